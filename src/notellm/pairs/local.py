@@ -1,0 +1,294 @@
+"""Related pairs on one machine: a compiled sparse kernel, one source note at a time.
+
+    for each source A
+        for each user u who viewed A                     (users ascending by 1 / N_u)
+            for each note B that u clicked after A:      (clicks by time, newest first: stop early)
+                score[B] += 1 / N_u; users[B] += 1
+        keep the best t of the B that were touched; set what was touched back to 0
+
+``score`` and ``users`` are dense over the notes, one of each a thread, so memory is
+O(distinct (user, note) + threads * notes + pairs kept), whatever the number of candidate pairs.
+The work is the number of ordered co-clicks, the sum over users of about N_u^2 / 2.
+
+Every source is computed by one thread, and users are added in the order of N_u: the sum, bit for
+bit, depends neither on the threads nor on the order of the rows nor on how users are named.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from queue import SimpleQueue
+
+import numba
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+from tqdm import tqdm
+
+from notellm.data.schema import CLICKS, PAIRS
+from notellm.errors import ConfigError, DataError
+from notellm.pairs.score import PairOptions, is_order_only
+
+Ints = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+
+#: Sources a thread takes at once: enough to hide the hand-over, few enough to share busy ones.
+_BLOCK = 256
+#: Stands for "never clicked" in the last click time of a (user, note); before every time.
+_NEVER = np.iinfo(np.int64).min
+
+
+def mine_pairs(
+    clicks: pa.Table,
+    options: PairOptions | None = None,
+    *,
+    threads: int | None = None,
+    progress: bool = True,
+) -> pa.Table:
+    """Related pairs of a click log, as defined in `notellm.pairs.score`.
+
+    Args:
+        clicks: table with the schema CLICKS, rows in any order.
+        options: thresholds and window; the defaults of `PairOptions` when None.
+        threads: worker threads; as many as numba may use (``NUMBA_NUM_THREADS``, else the cores)
+            when None. The result is the same for any number.
+        progress: show a bar that counts sources.
+
+    Returns:
+        Table with the schema PAIRS, sources ascending by id, best target first.
+
+    Raises:
+        DataError: the table has not the schema CLICKS, or a window is asked of a log that keeps
+            only the order of clicks.
+        ConfigError: ``threads`` is below 1.
+    """
+    options = options or PairOptions()
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads is {threads}: give 1 or more, or None for all cores")
+    log = _encode(_in_window(clicks, options))
+    sources = len(log.source_start) - 1
+    if sources == 0:
+        return PAIRS.empty_table()
+
+    workers = threads or numba.get_num_threads()
+    free: SimpleQueue[tuple[Floats, Codes, Codes]] = SimpleQueue()
+    for _ in range(workers):
+        scratch = np.zeros(sources), np.zeros(sources, np.int32), np.empty(sources, np.int32)
+        free.put(scratch)
+
+    def mine_block(first: int) -> tuple[Ints, Codes, Floats, Codes]:
+        last = min(first + _BLOCK, sources)
+        shape = (last - first, min(options.top, sources))
+        target, score = np.empty(shape, np.int32), np.empty(shape)
+        users, kept = np.empty(shape, np.int32), np.empty(last - first, np.int64)
+        scratch = free.get()
+        _mine(
+            first,
+            log.source_start,
+            log.viewer,
+            log.viewed_at,
+            log.click_start,
+            log.clicked,
+            log.clicked_at,
+            log.weight,
+            *scratch,
+            options.upper,
+            options.lower,
+            options.min_users,
+            target,
+            score,
+            users,
+            kept,
+        )
+        free.put(scratch)
+        filled = np.arange(shape[1]) < kept[:, None]  # sources of the block x top
+        return kept, target[filled], score[filled], users[filled]
+
+    blocks = []
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        tqdm(total=sources, desc="pairs", unit="note", disable=not progress) as bar,
+    ):
+        for block in pool.map(mine_block, range(0, sources, _BLOCK)):
+            blocks.append(block)
+            bar.update(len(block[0]))
+
+    kept, target, score, users = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    source = np.repeat(np.arange(sources), kept)
+    return pa.table(
+        [log.note_ids.take(source), log.note_ids.take(target), score, users], schema=PAIRS
+    )
+
+
+@dataclass(frozen=True)
+class _Log:
+    """A log as codes: note codes ascend with the ids, user codes with 1 / N_u.
+
+    Two compressed sparse lists: who viewed note a, ``source_start[a]:source_start[a + 1]`` of
+    ``viewer`` (ascending) and ``viewed_at``; and what user u clicked,
+    ``click_start[u]:click_start[u + 1]`` of ``clicked`` and ``clicked_at`` (descending).
+    """
+
+    note_ids: pa.Array  # notes
+    source_start: Ints  # notes + 1
+    viewer: Codes  # distinct (user, note)
+    viewed_at: Ints  # distinct (user, note), microseconds
+    click_start: Ints  # users + 1
+    clicked: Codes  # distinct (user, clicked note)
+    clicked_at: Ints  # distinct (user, clicked note), microseconds
+    weight: Floats  # users, 1 / N_u
+
+
+def _in_window(clicks: pa.Table, options: PairOptions) -> pa.Table:
+    """The rows of the last ``window_days`` days; a row exactly that old is out."""
+    if clicks.schema.names != CLICKS.names or clicks.schema.types != CLICKS.types:
+        raise DataError(f"clicks has {_columns(clicks.schema)}; give CLICKS: {_columns(CLICKS)}")
+    if options.window_days is None or clicks.num_rows == 0:
+        return clicks
+    if is_order_only(clicks):
+        raise DataError(
+            f"window_days is {options.window_days}, but the log keeps only the order of clicks "
+            "(every time is before 1971): use the whole log, window_days=None"
+        )
+    newest = pc.max(clicks["timestamp"])
+    start = pc.subtract(newest, pa.scalar(timedelta(days=options.window_days)))
+    return clicks.filter(pc.greater(clicks["timestamp"], start))
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def _encode(clicks: pa.Table) -> _Log:
+    """Reduce a log to distinct (user, note) with first time and last click, as codes."""
+    user, _ = _codes(clicks["user_id"])
+    note, ids = _codes(clicks["note_id"])
+    by_id = pc.sort_indices(ids).to_numpy()
+    note_rank = np.empty(len(ids), np.int32)
+    note_rank[by_id] = np.arange(len(ids), dtype=np.int32)
+    time = clicks["timestamp"].cast(pa.int64()).to_numpy()
+    is_click = pc.equal(clicks["event"], "click").to_numpy()
+
+    seen = (
+        pl.DataFrame(
+            {
+                "user": user,
+                "note": note_rank[note],
+                "first": time,
+                "last": np.where(is_click, time, _NEVER),
+            }
+        )
+        .group_by("user", "note")
+        .agg(pl.col("first").min(), pl.col("last").max())
+    )
+    user, note = seen["user"].to_numpy(), seen["note"].to_numpy()
+    last = seen["last"].to_numpy()
+    users = int(user.max(initial=-1)) + 1
+
+    clicked_row = last > _NEVER
+    distinct = np.bincount(user[clicked_row], minlength=users)  # N_u
+    by_clicks = np.argsort(-distinct, kind="stable")
+    user_rank = np.empty(users, np.int32)
+    user_rank[by_clicks] = np.arange(users, dtype=np.int32)
+    user = user_rank[user]
+
+    views = np.lexsort((user, note))
+    click_rows = np.flatnonzero(clicked_row)
+    click_rows = click_rows[np.lexsort((-last[click_rows], user[click_rows]))]
+    return _Log(
+        note_ids=ids.take(by_id),
+        source_start=_starts(note, len(ids)),
+        viewer=user[views],
+        viewed_at=seen["first"].to_numpy()[views],
+        click_start=_starts(user[click_rows], users),
+        clicked=note[click_rows],
+        clicked_at=last[click_rows],
+        weight=1.0 / np.maximum(distinct[by_clicks], 1),
+    )
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[Codes, pa.Array]:
+    """Codes of a string column, and the distinct strings they index."""
+    encoded = column.dictionary_encode().unify_dictionaries()
+    if encoded.num_chunks == 0:
+        return np.empty(0, np.int32), pa.array([], pa.string())
+    indices = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    return indices, encoded.chunk(0).dictionary
+
+
+def _starts(codes: Codes, count: int) -> Ints:
+    """Where each code's rows start once the rows are sorted by code, plus the end: count + 1."""
+    return np.concatenate(([0], np.cumsum(np.bincount(codes, minlength=count))))
+
+
+@numba.njit(nogil=True)  # compiles in under a second: no cache, nothing to write
+def _mine(  # pragma: no cover - compiled
+    first: int,
+    source_start: Ints,
+    viewer: Codes,
+    viewed_at: Ints,
+    click_start: Ints,
+    clicked: Codes,
+    clicked_at: Ints,
+    weight: Floats,
+    sums: Floats,
+    counts: Codes,
+    touched: Codes,
+    upper: float,
+    lower: float,
+    min_users: int,
+    target: Codes,
+    score: Floats,
+    users: Codes,
+    kept: Ints,
+) -> None:
+    """Fill the best targets of the sources from ``first`` on, one row of the outputs a source.
+
+    ``sums``, ``counts`` (zero on entry and on return) and ``touched`` are scratch over the notes.
+    """
+    for row in range(target.shape[0]):
+        source = first + row
+        reached = 0
+        for view in range(source_start[source], source_start[source + 1]):
+            user = viewer[view]
+            for click in range(click_start[user], click_start[user + 1]):
+                if clicked_at[click] <= viewed_at[view]:
+                    break
+                note = clicked[click]
+                if counts[note] == 0:
+                    touched[reached] = note
+                    reached += 1
+                counts[note] += 1
+                sums[note] += weight[user]
+        best = 0
+        for i in range(reached):
+            note = touched[i]
+            total, count = sums[note], counts[note]
+            sums[note], counts[note] = 0.0, 0
+            if note == source or total > upper or total < lower or count < min_users:
+                continue
+            # Insertion into the running best: `place` is where the note belongs among them.
+            place = best
+            while place > 0 and (
+                total > score[row, place - 1]
+                or (
+                    total == score[row, place - 1]
+                    and (
+                        count > users[row, place - 1]
+                        or (count == users[row, place - 1] and note < target[row, place - 1])
+                    )
+                )
+            ):
+                place -= 1
+            if place == target.shape[1]:
+                continue
+            best = min(best + 1, target.shape[1])
+            for j in range(best - 1, place, -1):
+                target[row, j] = target[row, j - 1]
+                score[row, j] = score[row, j - 1]
+                users[row, j] = users[row, j - 1]
+            target[row, place], score[row, place], users[row, place] = note, total, count
+        kept[row] = best

@@ -1,0 +1,228 @@
+import math
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from notellm.data.schema import CLICKS, PAIRS
+from notellm.errors import ConfigError, DataError
+from notellm.pairs import PairOptions, mine_pairs
+
+ALL = PairOptions(upper=math.inf, lower=0.0, top=1000)
+
+
+def log(rows, start=datetime(2024, 5, 1, tzinfo=UTC)):
+    """Clicks from (user, note, second) or (user, note, second, event)."""
+    names = CLICKS.names
+    full = [(u, n, start + timedelta(seconds=t), *(event or ["click"])) for u, n, t, *event in rows]
+    return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in full], CLICKS)
+
+
+def as_tuples(pairs):
+    return [(p["source"], p["target"], p["score"], p["users"]) for p in pairs.to_pylist()]
+
+
+def mine(clicks, options=ALL, threads=1):
+    return mine_pairs(clicks, options, threads=threads, progress=False)
+
+
+def brute_force(rows, options):
+    """The definition, read aloud."""
+    first, last = defaultdict(dict), defaultdict(dict)
+    for user, note, second, event in rows:
+        first[user][note] = min(second, first[user].get(note, second))
+        if event == "click":
+            last[user][note] = max(second, last[user].get(note, second))
+    found = defaultdict(list)
+    for user in first:
+        for a in first[user]:
+            for b in last[user]:
+                if a != b and first[user][a] < last[user][b]:
+                    found[a, b].append(1 / len(last[user]))
+    by_source = defaultdict(list)
+    for (a, b), parts in found.items():
+        score = sum(sorted(parts))
+        if options.lower <= score <= options.upper and len(parts) >= options.min_users:
+            by_source[a].append((-score, -len(parts), b))
+    return [
+        (a, b, -score, -users)
+        for a in sorted(by_source)
+        for score, users, b in sorted(by_source[a])[: options.top]
+    ]
+
+
+# Few users, notes and seconds: repeats, equal times and ties are the rule. Ids of several lengths
+# and scripts: their order is by code point.
+rows = st.lists(
+    st.tuples(
+        st.sampled_from(["u1", "u10", "u2", "u3"]),
+        st.sampled_from(["n1", "n10", "n2", "笔记", "é", "Z", "a", ""]),
+        st.integers(0, 12),
+        st.sampled_from(["click", "click", "view"]),
+    ),
+    max_size=60,
+)
+options_ = st.builds(
+    PairOptions,
+    upper=st.sampled_from([math.inf, 1.0, 0.5]),
+    lower=st.sampled_from([0.0, 0.2, 0.25]),
+    top=st.integers(1, 5),
+    min_users=st.integers(1, 2),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(rows, options_, st.integers(1, 3), st.randoms(use_true_random=False))
+def test_equals_the_definition(events, options, threads, random):
+    shuffled = random.sample(events, len(events))
+    assert as_tuples(mine(log(shuffled), options, threads)) == brute_force(events, options)
+
+
+def large_rows(seed=0, rows=9_000, users=300, notes=1_500):
+    """Enough notes for several blocks a thread."""
+    draw = np.random.default_rng(seed)
+    return [
+        (f"u{u}", f"n{n}", int(t), "view" if v < 0.2 else "click")
+        for u, n, t, v in zip(
+            draw.zipf(1.5, rows) % users,
+            draw.integers(0, notes, rows),
+            draw.integers(0, 10**6, rows),
+            draw.random(rows),
+            strict=True,
+        )
+    ]
+
+
+def test_large_log_is_the_same_for_any_threads_order_and_chunks():
+    events = large_rows()
+    clicks = log(events)
+    pairs = mine(clicks, PairOptions())
+    assert pairs.num_rows > 4_000
+    shuffle = np.random.default_rng(1).permutation(clicks.num_rows)
+    assert mine(clicks.take(shuffle), PairOptions()).equals(pairs)
+    assert mine(clicks, PairOptions(), threads=4).equals(pairs)
+    chunked = pa.concat_tables([clicks.slice(0, 7), clicks.slice(7, 5_000), clicks.slice(5_007)])
+    assert chunked["user_id"].num_chunks == 3
+    assert mine(chunked, PairOptions()).equals(pairs)
+    assert as_tuples(pairs) == brute_force(events, PairOptions())
+
+
+def test_result_does_not_depend_on_how_users_are_named():
+    events = large_rows(rows=3_000)
+    renamed = [(u[::-1] + "!", *rest) for u, *rest in events]
+    assert mine(log(renamed), PairOptions()).equals(mine(log(events), PairOptions()))
+
+
+def test_checkerboard_in_closed_form():
+    """Users of a colour click all k notes of it in order: s(i -> j) = users / k for i < j only."""
+    k, users = 6, 3
+    events = [
+        (f"{colour}{user}", f"{colour}{note}", note)
+        for colour in ("black", "white")
+        for user in range(users)
+        for note in range(k)
+    ]
+    pairs = as_tuples(mine(log(events)))
+    assert len(pairs) == 2 * k * (k - 1) // 2
+    for source, target, score, count in pairs:
+        assert source[:5] == target[:5]
+        assert source < target
+        assert score == pytest.approx(users / k)
+        assert count == users
+
+
+def test_a_view_is_a_source_but_never_a_target():
+    assert as_tuples(mine(log([("u", "seen", 1, "view"), ("u", "opened", 2)]))) == [
+        ("seen", "opened", 1.0, 1)
+    ]
+    assert mine(log([("u", "opened", 1), ("u", "seen", 2, "view")])).num_rows == 0
+
+
+def test_first_view_and_last_click_count():
+    """a at 1 and 3, b at 2: a -> b by the first a, b -> a by the last a."""
+    pairs = as_tuples(mine(log([("u", "a", 1), ("u", "b", 2), ("u", "a", 3)])))
+    assert pairs == [("a", "b", 0.5, 1), ("b", "a", 0.5, 1)]
+
+
+def test_equal_times_make_no_pair():
+    assert mine(log([("u", "a", 5), ("u", "b", 5)])).num_rows == 0
+
+
+def test_users_who_click_much_count_less():
+    """The light user clicks 2 notes, the heavy one 10 (views are not counted in N)."""
+    events = [("light", "a", 0), ("light", "b", 1), ("light", "seen", 0, "view")]
+    events += [("heavy", "a", 0), ("heavy", "c", 1)]
+    events += [("heavy", f"other{i}", 2 + i) for i in range(8)]
+    scores = {(a, b): score for a, b, score, _ in as_tuples(mine(log(events)))}
+    assert scores["a", "b"] == 1 / 2
+    assert scores["a", "c"] == 1 / 10
+
+
+def test_ties_go_to_more_users_then_to_the_smaller_id():
+    events = [("solo", "a", 0), ("solo", "one", 1)]  # 1 user x 1/2
+    for user in ("p", "q"):  # 2 users x 1/4
+        events += [(user, "a", 0), (user, "two", 1), (user, "also", 1), (user, "far", 0, "view")]
+        events += [(user, f"pad-{user}", 0)]
+    pairs = [p for p in as_tuples(mine(log(events))) if p[0] == "a"]
+    assert pairs == [
+        ("a", "also", 0.5, 2),
+        ("a", "two", 0.5, 2),
+        ("a", "one", 0.5, 1),
+    ]
+    top = as_tuples(mine(log(events), PairOptions(top=1)))
+    assert [p for p in top if p[0] == "a"] == pairs[:1]
+
+
+def test_thresholds_keep_their_own_value():
+    """a -> b has the score 1 (2 users x 1/2), c -> d 1/2."""
+    events = [(u, n, t) for u in ("u1", "u2") for t, n in enumerate("ab")]
+    events += [("u3", "c", 0), ("u3", "d", 1)]
+
+    def kept(**options):
+        return [p[:2] for p in as_tuples(mine(log(events), PairOptions(**options)))]
+
+    assert kept() == [("a", "b"), ("c", "d")]
+    assert kept(upper=1.0) == [("a", "b"), ("c", "d")]
+    assert kept(upper=0.99) == [("c", "d")]
+    assert kept(lower=0.5) == [("a", "b"), ("c", "d")]
+    assert kept(lower=0.51) == [("a", "b")]
+    assert kept(min_users=2) == [("a", "b")]
+
+
+def test_window_is_the_end_of_the_log_and_counts_n_in_it():
+    day = 86_400
+    events = [("u", "old", 0), ("u", "edge", 3 * day), ("u", "a", 9 * day), ("u", "b", 10 * day)]
+    seven = as_tuples(mine(log(events), PairOptions(window_days=7)))
+    assert seven == [("a", "b", 0.5, 1)]  # "edge" is exactly seven days old: out
+    assert len(as_tuples(mine(log(events), PairOptions(window_days=7.01)))) == 3
+    assert len(as_tuples(mine(log(events)))) == 6
+
+
+def test_window_on_positions_is_refused():
+    positions = log([("u", "a", 1), ("u", "b", 2)], start=datetime(1970, 1, 1, tzinfo=UTC))
+    assert mine(positions).num_rows == 1
+    with pytest.raises(DataError, match="only the order of clicks"):
+        mine(positions, PairOptions(window_days=7))
+
+
+@pytest.mark.parametrize(
+    "events",
+    [[], [("u", "a", 1)], [("u", "a", 1), ("u", "a", 2)], [("u", "a", 1), ("v", "b", 2)]],
+)
+def test_nothing_to_pair(events):
+    assert mine(log(events)).equals(PAIRS.empty_table())
+
+
+def test_result_has_the_schema():
+    assert mine(log([("u", "a", 1), ("u", "b", 2)])).schema.equals(PAIRS)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(DataError, match="timestamp int64"):
+        mine(CLICKS.empty_table().set_column(2, "timestamp", pa.array([], pa.int64())))
+    with pytest.raises(ConfigError, match="threads is 0"):
+        mine(CLICKS.empty_table(), threads=0)
