@@ -32,7 +32,8 @@ def mine(clicks, options=ALL, threads=1):
 
 def brute_force(rows, options):
     """The definition, read aloud."""
-    first, last = defaultdict(dict), defaultdict(dict)
+    first: dict[str, dict[str, int]] = defaultdict(dict)
+    last: dict[str, dict[str, int]] = defaultdict(dict)
     for user, note, second, event in rows:
         first[user][note] = min(second, first[user].get(note, second))
         if event == "click":
@@ -154,7 +155,8 @@ def test_equal_times_make_no_pair():
 
 def test_users_who_click_much_count_less():
     """The light user clicks 2 notes, the heavy one 10 (views are not counted in N)."""
-    events = [("light", "a", 0), ("light", "b", 1), ("light", "seen", 0, "view")]
+    events: list[tuple[object, ...]] = [("light", "seen", 0, "view")]
+    events += [("light", "a", 0), ("light", "b", 1)]
     events += [("heavy", "a", 0), ("heavy", "c", 1)]
     events += [("heavy", f"other{i}", 2 + i) for i in range(8)]
     scores = {(a, b): score for a, b, score, _ in as_tuples(mine(log(events)))}
@@ -163,7 +165,7 @@ def test_users_who_click_much_count_less():
 
 
 def test_ties_go_to_more_users_then_to_the_smaller_id():
-    events = [("solo", "a", 0), ("solo", "one", 1)]  # 1 user x 1/2
+    events: list[tuple[object, ...]] = [("solo", "a", 0), ("solo", "one", 1)]  # 1 user x 1/2
     for user in ("p", "q"):  # 2 users x 1/4
         events += [(user, "a", 0), (user, "two", 1), (user, "also", 1), (user, "far", 0, "view")]
         events += [(user, f"pad-{user}", 0)]
