@@ -1,0 +1,82 @@
+"""KuaiRec (Gao et al. 2022, arXiv:2202.10842): Chinese short-video captions, and who watched what.
+
+From the official folder:
+
+- ``kuairec_caption_category.csv``: video_id, manual_cover_text, caption, topic_tag as "[a,b]", and
+  names of three levels of categories; or the same columns as ``items_clean.csv``. Rows that
+  unquoted new lines tore apart are left out, with a warning in the log.
+- ``big_matrix.csv``, else ``small_matrix.csv``, if there is one: user_id, video_id, timestamp in
+  seconds, watch_ratio among others.
+
+A video is a note: the text on its cover is the title, the caption without its hashtags the content,
+the topic tags and the caption's hashtags the topics, the first-level category the category; UNKNOWN
+is none. A video watched to its end (a watch ratio of 1 or more) is a click. Without a matrix there
+are no clicks.
+"""
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from notellm.data.convert import RAW_CLICKS, RAW_NOTES, raw_clicks, raw_table
+from notellm.data.hashtags import add_topics, split_hashtags
+from notellm.data.read import find_file, read_delimited
+from notellm.data.report import Report
+from notellm.errors import DataError
+
+_COLUMNS = ("video_id", "manual_cover_text", "caption", "topic_tag", "first_level_category_name")
+_UNKNOWN = "UNKNOWN"
+_WATCHED = 1.0
+
+
+def read_kuairec(folder: str | Path) -> tuple[pa.Table, pa.Table]:
+    """Read KuaiRec.
+
+    Args:
+        folder: where the official files lie.
+
+    Returns:
+        Raw notes and raw clicks, for ``validate``; clicks has no rows where there is no matrix.
+
+    Raises:
+        StorageError: there is no such folder, or a file cannot be read.
+        DataError: the captions are missing, or a file is not what it should be.
+    """
+    path = find_file(folder, "kuairec_caption_category.csv", "items_clean.csv")
+    videos = pl.DataFrame(read_delimited(path, _COLUMNS)).with_columns(
+        pl.col(_COLUMNS).str.strip_chars().replace(_UNKNOWN, "")
+    )
+    split = [split_hashtags(caption) for caption in videos["caption"]]
+    own = [_tags(cell) for cell in videos["topic_tag"]]
+    topics = [add_topics(tags, more) for tags, (_, more) in zip(own, split, strict=True)]
+    notes = {
+        "note_id": videos["video_id"],
+        "title": videos["manual_cover_text"],
+        "content": pl.Series([text for text, _ in split], dtype=pl.String),
+        "topics": pl.Series(topics, dtype=pl.List(pl.String)),
+        "category": videos["first_level_category_name"],
+    }
+    matrix = find_file(folder, "big_matrix.csv", "small_matrix.csv", needed=False)
+    clicks = RAW_CLICKS.empty_table() if matrix is None else _clicks(matrix)
+    return raw_table(notes, RAW_NOTES), clicks
+
+
+def _tags(cell: str) -> list[str]:
+    """Tags of "[a,b]"."""
+    inside = cell.removeprefix("[").removesuffix("]")
+    return [tag.strip() for tag in inside.split(",") if tag.strip()]
+
+
+def _clicks(path: Path) -> pa.Table:
+    names = ["user_id", "video_id", "timestamp", "watch_ratio"]
+    try:
+        rows = pl.read_csv(path, columns=names, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"{path} must be a CSV with the columns {', '.join(names)}: {reason}"
+        ) from error
+    watched = rows.filter(pl.col("watch_ratio").cast(pl.Float64, strict=False) >= _WATCHED)
+    table = watched.drop("watch_ratio").rename({"video_id": "note_id"}).to_arrow()
+    return raw_clicks(table, path.name, Report())

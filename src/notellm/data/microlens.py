@@ -1,0 +1,67 @@
+"""MicroLens (Ni et al. 2023, arXiv:2309.15379): captions of short videos, and who commented.
+
+From the official folder of any size (50k, 100k, 1M):
+
+- ``MicroLens-*_titles.csv`` or ``MicroLens-*_title_en.csv``: item, caption.
+- ``MicroLens-*_pairs.csv``: user, item, milliseconds; or, where it is missing,
+  ``MicroLens-*_pairs.tsv``: user, TAB, items in time order with a space between, whose times then
+  say only the order.
+
+A caption is the note's content and the title stays empty: captions run up to thousands of
+characters, and the paper keeps 80 tokens of a content but only 20 of a title. Its hashtags, which
+run on to the next ``#``, are the topics. There is no category.
+"""
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from notellm.data.convert import RAW_CLICKS, RAW_NOTES, order_times, raw_clicks, raw_table
+from notellm.data.hashtags import split_running_hashtags
+from notellm.data.read import find_file, read_delimited
+from notellm.data.report import Report
+
+
+def read_microlens(folder: str | Path) -> tuple[pa.Table, pa.Table]:
+    """Read MicroLens.
+
+    Args:
+        folder: where the official files lie.
+
+    Returns:
+        Raw notes and raw clicks, for ``validate``.
+
+    Raises:
+        StorageError: there is no such folder, or a file cannot be read.
+        DataError: a file is missing or is not what it should be.
+    """
+    titles = find_file(folder, "MicroLens-*_titles.csv", "MicroLens-*_title_en.csv")
+    captions = read_delimited(titles, ("item", "title"))
+    split = [split_running_hashtags(caption) for caption in captions.column("title").to_pylist()]
+    notes = raw_table(
+        {
+            "note_id": pl.Series(captions.column("item")).str.strip_chars(),
+            "content": pl.Series([text for text, _ in split], dtype=pl.String),
+            "topics": pl.Series([topics for _, topics in split], dtype=pl.List(pl.String)),
+        },
+        RAW_NOTES,
+    )
+    return notes, _clicks(find_file(folder, "MicroLens-*_pairs.csv", "MicroLens-*_pairs.tsv"))
+
+
+def _clicks(path: Path) -> pa.Table:
+    if path.suffix == ".csv":
+        timed = read_delimited(path, ("user", "item", "timestamp"))
+        return raw_clicks(
+            timed.rename_columns(["user_id", "note_id", "timestamp"]), path.name, Report()
+        )
+    rows = pl.DataFrame(read_delimited(path, ("user", "items"), delimiter="\t", quoting=False))
+    items = rows.with_columns(pl.col("items").str.strip_chars().str.split(" ")).explode("items")
+    columns = {
+        "user_id": items["user"],
+        "note_id": items["items"],
+        "timestamp": order_times(items["user"]),
+        "event": pl.repeat("click", items.height, dtype=pl.String, eager=True),
+    }
+    return raw_table(columns, RAW_CLICKS)

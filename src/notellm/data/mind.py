@@ -1,0 +1,110 @@
+"""MIND (Wu et al. 2020), Microsoft's English news with impression logs.
+
+From the official folder (MINDsmall_train and its like), tab-separated, without headers or quoting:
+
+- ``news.tsv``: id, category, subcategory, title, abstract, URL, title entities, abstract entities.
+- ``behaviors.tsv``: impression id, user, time as "11/12/2019 2:14:46 PM", history (news ids, oldest
+  first), and the impression's news with ``-1`` clicked and ``-0`` not.
+
+A news item is a note: the abstract is the content, the labels of its entities are the topics, the
+(first-level) category is the category. Clicked impressions are clicks at the impression's time;
+what was not clicked is left out. A user's history has no times: that of the user's first impression
+comes before it, one second apart.
+"""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from notellm.data.convert import RAW_CLICKS, RAW_NOTES, raw_table
+from notellm.data.hashtags import add_topics
+from notellm.data.read import find_file, read_delimited
+from notellm.errors import DataError
+
+_NEWS = (
+    "id",
+    "category",
+    "subcategory",
+    "title",
+    "abstract",
+    "url",
+    "title_entities",
+    "abstract_entities",
+)
+_BEHAVIORS = ("impression", "user", "time", "history", "shown")
+_TIME_FORMAT = "%m/%d/%Y %I:%M:%S %p"
+
+
+def read_mind(folder: str | Path) -> tuple[pa.Table, pa.Table]:
+    """Read MIND.
+
+    Args:
+        folder: where ``news.tsv`` and ``behaviors.tsv`` lie.
+
+    Returns:
+        Raw notes and raw clicks, for ``validate``.
+
+    Raises:
+        StorageError: there is no such folder, or a file cannot be read.
+        DataError: a file is missing or is not what it should be.
+    """
+    path = find_file(folder, "news.tsv")
+    news = pl.DataFrame(read_delimited(path, _NEWS, delimiter="\t", quoting=False))
+    entities = zip(news["title_entities"], news["abstract_entities"], strict=True)
+    topics = [add_topics(_labels(title), _labels(abstract)) for title, abstract in entities]
+    notes = {
+        "note_id": news["id"].str.strip_chars(),
+        "title": news["title"],
+        "content": news["abstract"],
+        "topics": pl.Series(topics, dtype=pl.List(pl.String)),
+        "category": news["category"],
+    }
+    return raw_table(notes, RAW_NOTES), _clicks(find_file(folder, "behaviors.tsv"))
+
+
+def _labels(cell: str) -> list[str]:
+    """Labels of the entities in MIND's ``[{"Label": "...", ...}]``; some releases leave it empty."""
+    try:
+        return [entity["Label"] for entity in json.loads(cell or "[]")]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f'news.tsv: entities are {cell[:80]!r}; they must be JSON like [{{"Label": "x"}}]'
+        ) from error
+
+
+def _clicks(path: Path) -> pa.Table:
+    rows = pl.DataFrame(read_delimited(path, _BEHAVIORS, delimiter="\t", quoting=False))
+    time = pl.col("time").str.to_datetime(_TIME_FORMAT, strict=False, time_unit="us")
+    rows = rows.with_columns(timestamp=time.dt.replace_time_zone("UTC"), nth=pl.int_range(pl.len()))
+    if rows["timestamp"].null_count():
+        met = rows.filter(pl.col("timestamp").is_null())["time"][0]
+        raise DataError(f"{path}: a time is {met!r}; it must be like '11/12/2019 2:14:46 PM'")
+    past = (
+        rows.sort("timestamp", maintain_order=True)
+        .unique("user", keep="first", maintain_order=True)
+        .with_columns(pl.col("history").str.strip_chars().str.split(" "))
+        .with_columns(left=pl.int_ranges(pl.col("history").list.len(), 0, -1))
+        .explode("history", "left", empty_as_null=True)
+        .filter(pl.col("history") != "")
+    )
+    clicked = (
+        rows.with_columns(pl.col("shown").str.strip_chars().str.split(" "))
+        .explode("shown", empty_as_null=True)
+        .filter(pl.col("shown").str.ends_with("-1"))
+    )
+    clicks = pl.concat(
+        [
+            past.select(
+                user_id="user",
+                note_id="history",
+                timestamp=pl.col("timestamp") - pl.duration(seconds="left"),
+            ),
+            clicked.select(
+                "timestamp", user_id="user", note_id=pl.col("shown").str.strip_suffix("-1")
+            ).select("user_id", "note_id", "timestamp"),
+        ]
+    ).with_columns(event=pl.lit("click"))
+    clicks = clicks.sort("timestamp", maintain_order=True)
+    return raw_table(clicks.to_dict(), RAW_CLICKS)

@@ -1,0 +1,101 @@
+"""The list of what was wrong with the data and what was done about it.
+
+One row a kind of problem: ``problem``, ``where`` (file or table and column), ``count`` (rows),
+``example`` (the first one met) and ``action`` (what became of it). Readers and ``validate`` both
+return one; two are joined with ``+``.
+"""
+
+import unicodedata
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+#: One row a kind of problem.
+PROBLEMS = pa.schema(
+    [
+        pa.field("problem", pa.string(), nullable=False),
+        pa.field("where", pa.string(), nullable=False),
+        pa.field("count", pa.int64(), nullable=False),
+        pa.field("example", pa.string(), nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+    ]
+)
+
+_WIDEST_EXAMPLE = 48
+_WIDE = frozenset("WF")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One kind of problem: how many rows have it, the first of them, what was done."""
+
+    problem: str
+    where: str
+    count: int
+    example: str
+    action: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Problems in the order they were met; ``str(report)`` is the table that a person reads."""
+
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(self, problem: str, where: str, count: int, example: object, action: str) -> None:
+        """Add a kind of problem, unless ``count`` is 0."""
+        if count:
+            self.problems.append(Problem(problem, where, int(count), _one_line(example), action))
+
+    def table(self) -> pa.Table:
+        """The problems as an Arrow table with the schema ``PROBLEMS``."""
+        return pa.Table.from_pylist([vars(problem) for problem in self.problems], schema=PROBLEMS)
+
+    def __add__(self, other: "Report") -> "Report":
+        return Report(self.problems + other.problems)
+
+    def __len__(self) -> int:
+        return len(self.problems)
+
+    def __str__(self) -> str:
+        if not self.problems:
+            return "no problems found"
+        rows = [list(PROBLEMS.names)]
+        rows += [
+            [p.problem, p.where, f"{p.count:,}", _shorten(p.example), p.action]
+            for p in self.problems
+        ]
+        widths = [max(_width(row[i]) for row in rows) for i in range(len(PROBLEMS.names))]
+        rows.insert(1, ["-" * width for width in widths])
+        return "\n".join(
+            "  ".join(
+                _pad(cell, width, right=i == 2)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        )
+
+
+def _one_line(value: object) -> str:
+    """Text of an example: printable, on one line, at most 200 characters."""
+    text = str(value)[:200]
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _shorten(text: str) -> str:
+    kept = ""
+    for character in text:
+        if _width(kept + character) > _WIDEST_EXAMPLE - 1:
+            return kept + "…"
+        kept += character
+    return kept
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: a Chinese character takes two."""
+    return sum(2 if unicodedata.east_asian_width(c) in _WIDE else 1 for c in text)
+
+
+def _pad(text: str, width: int, *, right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if right else text + space
