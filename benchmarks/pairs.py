@@ -118,12 +118,13 @@ def by_scipy(clicks: pa.Table) -> pa.Table:
     width = 1 << bits
 
     def entries(frame: pl.DataFrame, place: Any, wanted: int) -> tuple[Any, Any]:
+        users = frame["user"].to_numpy().astype(np.int64)
         rows, columns = [], []
         for bit in range(bits):
             here = np.flatnonzero((place >> bit) & 1 == wanted)
             rows.append(here)
             prefix = place[here] >> (bit + 1)
-            columns.append((frame["user"].to_numpy()[here] * bits + bit) * width + prefix)
+            columns.append((users[here] * bits + bit) * width + prefix)
         return np.concatenate(rows), np.concatenate(columns)
 
     view, view_key = entries(seen, first, 0)
@@ -278,15 +279,15 @@ def table(facts: dict[str, int], runs: dict[str, list[dict[str, float]]], origin
         before = statistics.median(row["before_mib"] for row in rows)
         each = ", ".join(f"{row['seconds']:.2f}" for row in rows)
         ties = max(int(row["ties"]) for row in rows)
-        same = f"yes, but {ties:,} ties at the cut" if ties else "yes"
+        same = f"yes, up to {ties:,} ties at the cut" if ties else "yes"
         lines.append(f"| {title} | {median:.2f} | {peak:,.0f} ({before:,.0f}) | {each} | {same} |")
     lines += [
         "",
         (
             "Each run is a process of its own; the clock starts with the table in memory and the "
-            'kernel compiled. "Ties at the cut" are pairs with the same score (to 1e-9) as the last '
-            "one kept: the methods add the same numbers in another order. All methods are exact; "
-            "how each handles the order of the clicks is in the head of `benchmarks/pairs.py`."
+            'kernel compiled. "Ties at the cut" are pairs with the score (to 1e-9) of the last one '
+            "kept: the methods add the same numbers in another order. All methods are exact; how "
+            "each handles the order of the clicks is in the head of `benchmarks/pairs.py`."
         ),
     ]
     return "\n".join(lines) + "\n"

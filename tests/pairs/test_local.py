@@ -39,10 +39,10 @@ def brute_force(rows, options):
         if event == "click":
             last[user][note] = max(second, last[user].get(note, second))
     found = defaultdict(list)
-    for user in first:
-        for a in first[user]:
+    for user, seen in first.items():
+        for a in seen:
             for b in last[user]:
-                if a != b and first[user][a] < last[user][b]:
+                if a != b and seen[a] < last[user][b]:
                     found[a, b].append(1 / len(last[user]))
     by_source = defaultdict(list)
     for (a, b), parts in found.items():

@@ -13,7 +13,7 @@ For a log of views and clicks and its U users,
 Scores above ``upper`` or below ``lower`` are dropped, then the ``top`` best targets of each source
 are kept: by score, then by users (descending), then by target id (ascending, by code point).
 
-Source: NoteLLM, arXiv 2403.01744, section 3.2: one week of behaviour, upper 30, lower 0.01, top 10.
+Source: NoteLLM, arXiv 2403.01744: one week of behaviour, upper 30, lower 0.01, top 10.
 """
 
 import math
