@@ -1,0 +1,97 @@
+"""Results as tables for people and as plain values for JSON.
+
+A table has a row for each method and exposure group, and a column for each figure, in % with its
+95 % interval; pool size and number of queries stand in the caption. As JSON all figures are shares
+(0 to 1).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from notellm.errors import DataError
+from notellm.evaluate.retrieval import Interval, RetrievalResult
+
+_GROUPS = {"all": "all", "low": "low exposure", "high": "high exposure"}
+
+
+def markdown_table(results: Sequence[RetrievalResult]) -> str:
+    """Results on one pool as a Markdown table with its caption.
+
+    Raises:
+        DataError: no result, or results of different pools, queries or figures.
+    """
+    caption, head, rows = _cells(results)
+    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *rows]
+    return "\n".join([caption, "", *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+
+
+def text_table(results: Sequence[RetrievalResult]) -> str:
+    """Results on one pool as aligned plain text with its caption.
+
+    Raises:
+        DataError: no result, or results of different pools, queries or figures.
+    """
+    caption, head, rows = _cells(results)
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+    return "\n".join([caption, *lines]) + "\n"
+
+
+def as_json(result: RetrievalResult) -> dict[str, Any]:
+    """A result as JSON values: name, group, pool, queries, figures and the groups by exposure."""
+    values: dict[str, Any] = {
+        "name": result.name,
+        "group": result.group,
+        "pool": result.pool,
+        "queries": result.queries,
+        "figures": {name: dataclasses.asdict(value) for name, value in result.figures.items()},
+    }
+    if result.by_exposure:
+        values["by_exposure"] = {name: as_json(part) for name, part in result.by_exposure.items()}
+    return values
+
+
+def _cells(results: Sequence[RetrievalResult]) -> tuple[str, list[str], list[list[str]]]:
+    """Caption, head and rows: the groups of all methods one after the other."""
+    if not results:
+        raise DataError("there is no result to put in a table: give one or more")
+    first = results[0]
+    for result in results:
+        if (
+            result.pool != first.pool
+            or result.query_ids != first.query_ids
+            or list(result.figures) != list(first.figures)
+        ):
+            raise DataError(
+                f"{first.name} and {result.name} are not on the same pool, queries and figures: "
+                "put them in tables of their own"
+            )
+    counts = ", ".join(
+        [
+            f"{first.queries:,} queries",
+            *(f"{part.queries:,} of {_GROUPS[name]}" for name, part in first.by_exposure.items()),
+        ]
+    )
+    caption = (
+        f"{counts}; pool of {first.pool:,} notes, all but the query are candidates; "
+        "% [95 % bootstrap interval over queries]."
+    )
+    head = ["method", "queries", *first.figures]
+    rows = [
+        [part.name, _GROUPS[part.group], *map(_percent, part.figures.values())]
+        for group in ("all", *first.by_exposure)
+        for result in results
+        for part in [result if group == "all" else result.by_exposure[group]]
+    ]
+    return caption, head, rows
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
