@@ -1,8 +1,8 @@
 """Time and peak memory of mining related pairs: notellm, a scipy product, a Polars self-join.
 
-    python benchmarks/pairs.py                          # 100,000 notes, 5 million clicks, 3 runs
-    python benchmarks/pairs.py --notes 10000 --clicks 300000
-    python benchmarks/pairs.py --log clicks.parquet     # a log of your own (schema CLICKS)
+    python benchmarks/pairs.py                       # 5 million clicks of the sample world
+    python benchmarks/pairs.py --notes 10000 --users 12000 --clicks 300000
+    python benchmarks/pairs.py --log clicks.parquet  # a log of your own (schema CLICKS)
 
 All three compute the definition in `notellm.pairs.score`, exactly, from the same Arrow table to the
 same table of pairs, with the default options. Each run is a process of its own: the clock starts
@@ -178,10 +178,11 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def make_log(path: Path, notes: int, clicks: int, seed: int) -> None:
+def make_log(path: Path, notes: int, users: int, clicks: int, seed: int) -> None:
     from notellm.data.sample_world import sample_world  # noqa: PLC0415 - heavy, only this process
 
-    write_parquet(sample_world(notes=notes, clicks=clicks, seed=seed).clicks, path)
+    # No bots: one who clicks 100,000 notes twice makes 10^10 ordered co-clicks, too many to join.
+    write_parquet(sample_world(notes, users, clicks, bots=0, seed=seed).clicks, path)
 
 
 def measure(method: str, log: Path, pairs: Path) -> dict[str, float]:
@@ -296,6 +297,7 @@ def table(facts: dict[str, int], runs: dict[str, list[dict[str, float]]], origin
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time and peak memory of mining related pairs.")
     parser.add_argument("--notes", type=int, default=100_000)
+    parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--clicks", type=int, default=5_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=3)
@@ -307,7 +309,7 @@ def main() -> None:
     if options.step:
         step, *paths = options.step
         if step == "make":
-            make_log(Path(paths[0]), options.notes, options.clicks, options.seed)
+            make_log(Path(paths[0]), options.notes, options.users, options.clicks, options.seed)
         elif step == "facts":
             print(json.dumps(log_facts(Path(paths[0]))))
         elif step == "compare":
@@ -319,8 +321,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         log, origin = options.log, "a log from a file"
         if log is None:
-            log, origin = Path(folder) / "clicks.parquet", f"sample world, seed {options.seed}"
-            sizes = (f"--{name}={getattr(options, name)}" for name in ("notes", "clicks", "seed"))
+            log, origin = (
+                Path(folder) / "clicks.parquet",
+                f"sample world without bots, seed {options.seed}",
+            )
+            sizes = (
+                f"--{name}={getattr(options, name)}"
+                for name in ("notes", "users", "clicks", "seed")
+            )
             child(*sizes, "--step", "make", str(log))
         facts = child("--step", "facts", str(log))
         print(facts, flush=True)

@@ -8,7 +8,9 @@
 
 ``score`` and ``users`` are dense over the notes, one of each a thread, so memory is
 O(distinct (user, note) + threads * notes + pairs kept), whatever the number of candidate pairs.
-The work is the number of ordered co-clicks, the sum over users of about N_u^2 / 2.
+The work is the number of ordered co-clicks, the sum over users of about N_u^2 / 2, or N_u^2 for one
+who comes back to every note. So a bot costs more than all people: drop it from the log beforehand
+(its 1 / N_u hardly changes a score).
 
 Every source is computed by one thread, and users are added in the order of N_u: the sum, bit for
 bit, depends neither on the threads nor on the order of the rows nor on how users are named.
