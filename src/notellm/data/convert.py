@@ -22,7 +22,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from notellm.data.report import Report
+from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES
 from notellm.errors import DataError
 

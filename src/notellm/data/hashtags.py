@@ -3,7 +3,7 @@
 ``split_hashtags`` reads what people type:
 
 - ``#标签[话题]#`` (Xiaohongshu) is the tag from ``#`` to ``[话题]``, without white space.
-- ``#tag`` is a run of letters, digits and underscores after ``#`` (or the full-width ``＃``), in any
+- ``#tag`` is a run of letters, digits and underscores after ``#`` (or a full-width ``＃``), in any
   script; emoji, punctuation and white space end it. Tags may follow each other without a space
   (``#a#b``), and a closing ``#`` goes with the tag (``#tag#``).
 - No tag: one without a letter (``#1``, ``#2024``); one glued to a Latin letter, a digit or one of

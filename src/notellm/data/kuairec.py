@@ -21,8 +21,8 @@ import pyarrow as pa
 
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES, raw_clicks, raw_table
 from notellm.data.hashtags import add_topics, split_hashtags
+from notellm.data.problems import Report
 from notellm.data.read import find_file, read_delimited
-from notellm.data.report import Report
 from notellm.errors import DataError
 
 _COLUMNS = ("video_id", "manual_cover_text", "caption", "topic_tag", "first_level_category_name")

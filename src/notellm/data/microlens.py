@@ -19,8 +19,8 @@ import pyarrow as pa
 
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES, order_times, raw_clicks, raw_table
 from notellm.data.hashtags import split_running_hashtags
+from notellm.data.problems import Report
 from notellm.data.read import find_file, read_delimited
-from notellm.data.report import Report
 
 
 def read_microlens(folder: str | Path) -> tuple[pa.Table, pa.Table]:

@@ -65,7 +65,7 @@ def read_mind(folder: str | Path) -> tuple[pa.Table, pa.Table]:
 
 
 def _labels(cell: str) -> list[str]:
-    """Labels of the entities in MIND's ``[{"Label": "...", ...}]``; some releases leave it empty."""
+    """Labels of the entities in MIND's ``[{"Label": "...", ...}]``; none if it is empty."""
     try:
         return [entity["Label"] for entity in json.loads(cell or "[]")]
     except (ValueError, TypeError, KeyError) as error:

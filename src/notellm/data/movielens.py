@@ -22,8 +22,8 @@ import polars as pl
 import pyarrow as pa
 
 from notellm.data.convert import RAW_NOTES, raw_clicks, raw_table
+from notellm.data.problems import Report
 from notellm.data.read import find_file, read_delimited
-from notellm.data.report import Report
 from notellm.errors import DataError
 
 _LIKED = 4.0

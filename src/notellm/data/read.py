@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from notellm.data.convert import raw_clicks, raw_notes, require
 from notellm.data.hashtags import add_topics, split_hashtags
-from notellm.data.report import Report
+from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES
 from notellm.errors import ConfigError, DataError, StorageError
 
@@ -174,8 +174,8 @@ def find_file(folder: str | Path, *patterns: str, needed: bool = True) -> Path |
         found = sorted(place.glob(pattern))
         if len(found) > 1:
             raise DataError(
-                f"{place} has {len(found)} files {pattern}, as {found[0].name} and {found[1].name}; "
-                "keep one"
+                f"{place} has {len(found)} files {pattern}, as {found[0].name} and "
+                f"{found[1].name}; keep one"
             )
         if found:
             return found[0]
@@ -287,10 +287,10 @@ def _read_delimited(
         collect = _Columns(list(wanted), path, report)
         ragged, first_ragged, row, width = 0, "", first, len(header)
         for row in rows:
+            if row == [_END]:
+                break
             if len(row) == width or (len(row) > width and not any(row[width:])):
                 collect.add([row[i] for i in where], begins)
-            elif row == [_END]:
-                break
             elif row:
                 ragged += 1
                 first_ragged = first_ragged or f"line {begins}: {len(row)} cells, not {width}"

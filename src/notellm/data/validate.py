@@ -35,7 +35,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from notellm.data.convert import raw_clicks, raw_notes
-from notellm.data.report import Report
+from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES, TIME
 from notellm.errors import ConfigError, DataError
 
@@ -131,7 +131,8 @@ def validate(
         raise DataError(f"no note is left of {notes.num_rows}; see what was dropped\n{report}")
     if clicks.num_rows and not good_clicks.num_rows:
         raise DataError(
-            f"no click is left of {clicks.num_rows}; do both tables use the same note ids?\n{report}"
+            f"no click is left of {clicks.num_rows}; do both tables use the same note ids?\n"
+            f"{report}"
         )
     return good_notes, good_clicks, report
 
