@@ -1,0 +1,160 @@
+"""Loading a causal language model from the Hugging Face ecosystem, and what recall and rank need of it.
+
+Only this package knows about transformers' internals: which part of a model computes hidden states,
+how logits come out of them, how LoRA is put in and merged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from notellm.backbone.tokenizer import load_tokenizer
+from notellm.errors import ConfigError, MissingDependencyError, ModelError
+
+
+@dataclass(frozen=True)
+class LoraOptions:
+    """Low-rank adapters (peft). The defaults are BinLLM's: rank 8, alpha 16, dropout 0.05.
+
+    Attributes:
+        targets: names of the linear layers to adapt; None is what peft knows for the architecture.
+    """
+
+    rank: int = 8
+    alpha: int = 16
+    dropout: float = 0.05
+    targets: Sequence[str] | None = None
+
+
+def load_backbone(
+    name_or_path: str | Path, *new_tokens: str, dtype: torch.dtype | str = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its hardened tokenizer, by hub name or local path.
+
+    The embedding matrix grows where new tokens need it.
+
+    Raises:
+        ModelError: there is no causal language model, or no usable tokenizer.
+    """
+    path = Path(name_or_path)
+    if path.exists() and not (path / "config.json").is_file():
+        raise ModelError(f"{path} is not a model directory: it has no config.json")
+    try:
+        config = AutoConfig.from_pretrained(str(name_or_path))
+        model = AutoModelForCausalLM.from_pretrained(str(name_or_path), config=config, dtype=dtype)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"no causal language model at {name_or_path}: {reason} "
+            "(give a local model directory, or a hub name with a network connection)"
+        ) from error
+    tokenizer = load_tokenizer(name_or_path, *new_tokens)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    check_label_logits(model)
+    return model, tokenizer
+
+
+def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    """Last hidden states after the final norm, (batch, length, hidden); no logits are computed."""
+    output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    states: Tensor = output.last_hidden_state
+    return states
+
+
+def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Logits, (n, vocabulary), of chosen hidden states, (n, hidden), exactly as the model's own head.
+
+    Some architectures scale or cap what their output embedding gives; the known three ways are applied
+    here, and :func:`check_label_logits` refuses a model that does something else.
+    """
+    logits: Tensor = model.get_output_embeddings()(states)
+    config = model.config.get_text_config()
+    if getattr(config, "logit_scale", None) is not None:  # Cohere
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None) is not None:  # Granite
+        logits = logits / config.logits_scaling
+    cap = getattr(config, "final_logit_softcapping", None)  # Gemma
+    if cap is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
+
+
+def check_label_logits(model: PreTrainedModel) -> None:
+    """Make sure that :func:`label_logits` is the model's own head, on two tokens.
+
+    Raises:
+        ModelError: it is not; the architecture needs a line in :func:`label_logits`.
+    """
+    ids = torch.tensor([[1, 2]], device=model.device)
+    mask = torch.ones_like(ids)
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        full = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+        ours = label_logits(model, hidden_states(model, ids, mask)[0]).float()
+    model.train(training)
+    if not torch.allclose(full, ours, rtol=1e-2, atol=1e-2 * float(full.abs().max().clamp(min=1.0))):
+        raise ModelError(
+            f"{type(model).__name__} treats its logits in a way notellm does not know; "
+            "choose another backbone"
+        )
+
+
+def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
+    """Wrap a model with trainable low-rank adapters; everything else is frozen.
+
+    Returns:
+        peft's ``PeftModel``; its ``get_base_model()`` is ``model`` with the adapters inside.
+
+    Raises:
+        MissingDependencyError: peft is not installed.
+        ConfigError: a target does not exist in this architecture.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise MissingDependencyError("LoRA needs peft: pip install 'notellm[lora]'") from error
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=list(options.targets) if options.targets is not None else None,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        names = sorted(
+            {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
+        )
+        raise ConfigError(
+            f"LoRA targets {options.targets} do not fit this backbone; its linear layers are "
+            f"{', '.join(names)}"
+        ) from error
+
+
+def save_backbone(model: PreTrainedModel, folder: Path) -> None:
+    """Save a causal language model as transformers would; LoRA adapters are merged into the weights.
+
+    The model in memory stays as it is, adapters apart.
+    """
+    state = model.state_dict()
+    adapters = {
+        name: part for name, part in model.named_modules() if hasattr(part, "get_delta_weight")
+    }
+    if adapters:
+        for name, part in adapters.items():
+            delta = sum(part.get_delta_weight(adapter) for adapter in part.active_adapters)
+            state[f"{name}.base_layer.weight"] = part.base_layer.weight.detach() + delta
+        state = {
+            name.replace(".base_layer.", "."): weight
+            for name, weight in state.items()
+            if ".lora_" not in name
+        }
+    model.save_pretrained(folder, state_dict=state)

@@ -1,0 +1,201 @@
+"""The embedded default backbone: a tiny Llama initialised from the corpus, no download needed.
+
+Random weights need millions of texts before they mean anything; a note table has thousands. So the
+weights start where latent semantic analysis would put them, and training starts from there:
+
+1. a byte-level BPE (lower-cased) is trained on the notes;
+2. token vectors are the right singular vectors of the note x token TF-IDF matrix, scaled to unit norm;
+3. the last input dimension holds the log inverse document frequency of the token, idf_t;
+4. in layer 0 every head's query is a constant and its key reads that dimension, so that attention
+   weights are proportional to idf_t^p; value and output projections are the identity. The last
+   position thus sees the idf-weighted mean of the token vectors in front of it: an LSA vector;
+5. the other layers start silent (their output projections are zero) and learn what they can add.
+
+The architecture is plain ``LlamaForCausalLM``. RoPE turns queries and keys by position; the constant
+query sits in each head's slowest rotary pair, which hardly turns over a prompt's length.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from sklearn.utils.extmath import randomized_svd
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from notellm.backbone.tokenizer import harden
+from notellm.errors import DataError
+
+_BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
+
+
+@dataclass(frozen=True)
+class TinyOptions:
+    """Size of the tiny backbone; the defaults were measured on MicroLens (benchmarks/README.md).
+
+    Attributes:
+        vocabulary: the largest number of tokens of the BPE.
+        hidden: width of the model.
+        layers: number of layers, at least 1.
+        heads: attention heads; hidden / heads must be even.
+        intermediate: width of the feed-forward parts.
+        max_length: the longest sequence in tokens.
+        idf_power: p above; 0 is a plain mean.
+    """
+
+    vocabulary: int = 16_000
+    hidden: int = 256
+    layers: int = 2
+    heads: int = 4
+    intermediate: int = 512
+    max_length: int = 512
+    idf_power: float = 1.0
+
+
+def train_tokenizer(
+    texts: Sequence[str], *, vocabulary: int, new_tokens: Sequence[str]
+) -> PreTrainedTokenizerFast:
+    """A lower-casing byte-level BPE learnt from texts, safe for texts that are data.
+
+    Raises:
+        DataError: there is no text to learn from.
+    """
+    if not any(text.strip() for text in texts):
+        raise DataError("the notes hold no text to build a backbone from; give notes with titles")
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            min_frequency=2,
+            show_progress=False,
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            special_tokens=[_PAD, _BOS, _EOS, *new_tokens],
+        ),
+    )
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{_BOS} $A", special_tokens=[(_BOS, bpe.token_to_id(_BOS))]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=_BOS, eos_token=_EOS, pad_token=_PAD
+    )
+    return cast("PreTrainedTokenizerFast", harden(tokenizer, *new_tokens))
+
+
+def build_tiny(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    options: TinyOptions | None = None,
+    *,
+    seed: int = 0,
+) -> LlamaForCausalLM:
+    """A Llama whose last position starts as the idf-weighted mean of latent-semantic token vectors.
+
+    Args:
+        tokenizer: from :func:`train_tokenizer` on the same texts.
+        texts: the rendered prompts of the notes, as the model will read them.
+        options: its size.
+        seed: of the random parts (feed-forward weights, output head).
+
+    Returns:
+        The model in float32 on the CPU, in training mode.
+    """
+    size = options or TinyOptions()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        max_position_embeddings=size.max_length,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    model = LlamaForCausalLM(config)
+    vectors, idf = _token_vectors(tokenizer, texts, size.hidden - 1, seed)
+    with torch.no_grad():
+        spread = _write_embeddings(model, vectors, idf)
+        _write_first_layer(model, size.idf_power * spread)
+        for layer in model.model.layers[1:]:
+            layer.self_attn.o_proj.weight.zero_()
+        for layer in model.model.layers:
+            layer.mlp.down_proj.weight.zero_()
+    return model
+
+
+def _token_vectors(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], width: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit token vectors (tokens x width, float32) and smoothed idf (tokens, float64)."""
+    ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    lengths = [len(row) for row in ids]
+    size = len(tokenizer)
+    columns = np.fromiter((i for row in ids for i in row), dtype=np.int64, count=sum(lengths))
+    rows = np.repeat(np.arange(len(ids)), lengths)
+    counts = sp.csr_matrix(
+        (np.ones(len(columns), dtype=np.float32), (rows, columns)), shape=(len(ids), size)
+    )
+    counts.sum_duplicates()
+    frequency = np.bincount(counts.indices, minlength=size)
+    idf = np.log((1 + len(ids)) / (1 + frequency)) + 1
+    idf[frequency == 0] = 1.0  # special tokens and unused ones say nothing about a note
+    weighted = counts.copy()
+    weighted.data = (1 + np.log(weighted.data)).astype(np.float32)
+    weighted = (weighted @ sp.diags(idf.astype(np.float32))).tocsr()
+    norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
+    weighted = sp.diags(1 / np.maximum(norms, 1e-9)) @ weighted
+    rank = min(width, min(weighted.shape) - 1)
+    rng = np.random.default_rng(seed)
+    vectors = np.zeros((size, width), dtype=np.float32)
+    if rank > 0:
+        vectors[:, :rank] = randomized_svd(weighted, rank, random_state=seed)[2].T
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    random = rng.standard_normal(vectors.shape).astype(np.float32)
+    random /= np.linalg.norm(random, axis=1, keepdims=True)
+    # Tokens without a direction (special, unused) get a random one: training may move them apart.
+    return np.where(norms > 1e-6, vectors / np.maximum(norms, 1e-6), random), idf
+
+
+def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray) -> float:
+    """Token vectors and, as last dimension, log idf brought to [-0.5, 0.5]; root mean square 0.1.
+
+    Returns the largest log idf, by which a key must multiply the last dimension to restore it.
+    """
+    log_idf = np.log(idf)
+    spread = max(float(log_idf.max()), 1e-9)
+    channel = (log_idf / spread - 0.5).astype(np.float32)
+    table = np.concatenate([vectors, channel[:, None]], axis=1)
+    scale = 0.1 * math.sqrt(table.shape[1])
+    model.get_input_embeddings().weight.copy_(torch.from_numpy(table * scale))
+    return spread
+
+
+def _write_first_layer(model: LlamaForCausalLM, gain: float) -> None:
+    """Constant query on the slowest rotary pair, key = gain x last dimension, value and output = identity."""
+    config = model.config
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    head = hidden // heads
+    attention = model.model.layers[0].self_attn
+    for part in (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj):
+        part.weight.zero_()
+        part.bias.zero_()
+    slowest = torch.arange(heads) * head + head // 2 - 1
+    attention.q_proj.bias[slowest] = 1.0
+    # The input norm brings a token to root mean square 1, so the channel arrives times sqrt(hidden)
+    # (times 1/sqrt(1 + channel^2) <= 1, which is let go); scores are divided by sqrt(head).
+    attention.k_proj.weight[slowest, hidden - 1] = gain * math.sqrt(head) / math.sqrt(hidden)
+    attention.v_proj.weight.copy_(torch.eye(hidden))
+    attention.v_proj.weight[hidden - 1, hidden - 1] = 0.0
+    attention.o_proj.weight.copy_(torch.eye(hidden))

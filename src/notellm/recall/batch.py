@@ -1,0 +1,166 @@
+"""Training batches: B related pairs become 2B prompts, each with its task, labels and partner.
+
+A run is one **stream**: item k of the stream is a pair and owns the random draws of its two notes
+(task, number and choice of topics), all functions of (seed, k). So a resumed run, and a run on several
+processes, sees exactly what an uninterrupted run on one process sees.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from notellm.errors import DataError
+from notellm.recall.model import pad
+from notellm.recall.prompt import IGNORED, Note, PromptBuilder, Task
+
+
+@dataclass(frozen=True)
+class PairIndex:
+    """Related pairs as row numbers of the notes table.
+
+    Attributes:
+        source: (pairs,) int64.
+        target: (pairs,) int64.
+        weight: (pairs,) float64, the pair's score.
+        count: number of notes.
+        known: sorted keys ``a * count + b`` of every pair in both directions, int64.
+    """
+
+    source: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    count: int
+    known: np.ndarray
+
+    @classmethod
+    def build(cls, note_ids: Sequence[str], pairs: pa.Table) -> "PairIndex":
+        """Look the pairs' ids up among the notes.
+
+        Raises:
+            DataError: there is no pair, or a pair names a note that is not there.
+        """
+        if pairs.num_rows == 0:
+            raise DataError(
+                "there are no related pairs to train on; mine them from a longer log, or lower min_users"
+            )
+        row = {note_id: i for i, note_id in enumerate(note_ids)}
+        ends = []
+        for name in ("source", "target"):
+            ids = pairs.column(name).to_pylist()
+            unknown = next((note_id for note_id in ids if note_id not in row), None)
+            if unknown is not None:
+                raise DataError(
+                    f"the related pairs name the note {unknown!r}, which is not in the notes table; "
+                    "mine the pairs from clicks on these notes"
+                )
+            ends.append(np.array([row[note_id] for note_id in ids], dtype=np.int64))
+        source, target = ends
+        count = len(row)
+        known = np.unique(np.concatenate([source * count + target, target * count + source]))
+        weight = pairs.column("score").to_numpy().astype(np.float64)
+        return cls(source, target, weight, count, known)
+
+
+class PairStream(Dataset[tuple[int, int, int]]):
+    """The pairs of a whole run, in order; item k is (k, source row, target row).
+
+    Every pass over the data is a fresh permutation. Without pairs a stream of single notes results,
+    (k, row, -1), for training the generation alone.
+
+    Args:
+        pairs: the related pairs; None for single notes.
+        rows: with ``pairs=None``, the notes to go through.
+        length: number of items of the run.
+        seed: of the order.
+    """
+
+    def __init__(self, pairs: PairIndex | None, rows: np.ndarray, length: int, seed: int) -> None:
+        self.source = rows if pairs is None else pairs.source
+        self.target = np.full(len(rows), -1, dtype=np.int64) if pairs is None else pairs.target
+        passes = -(-length // len(self.source))
+        rng = np.random.default_rng((seed, 0))
+        order = [rng.permutation(len(self.source)) for _ in range(passes)]
+        self.order = np.concatenate(order)[:length]
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, k: int) -> tuple[int, int, int]:
+        item = self.order[k]
+        return k, int(self.source[item]), int(self.target[item])
+
+
+class PairCollator:
+    """Turns items of a :class:`PairStream` into one padded batch.
+
+    Args:
+        prompt: renders and tokenizes.
+        notes: every note, cut by ``prompt.cut``; rows as in the stream.
+        topic_share: the share r of notes that do the topics task (paper: 0.4).
+        seed: of tasks and topics.
+    """
+
+    def __init__(
+        self, prompt: PromptBuilder, notes: Sequence[Note], *, topic_share: float, seed: int
+    ) -> None:
+        self.prompt = prompt
+        self.notes = notes
+        self.topic_share = topic_share
+        self.seed = seed
+        texts: dict[tuple[str, str, tuple[str, ...]], int] = {}
+        self.text_keys = [
+            texts.setdefault((note.title, note.content, note.topics), len(texts)) for note in notes
+        ]
+
+    def __call__(self, items: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
+        """The batch: sources first, then targets in the same order.
+
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``labels`` (notes x length, int64), and per note
+            ``position``, ``note`` (row), ``text`` (key of the text) and ``partner`` (row of the batch,
+            -1 for single notes).
+        """
+        single = items[0][2] < 0
+        rows = [source for _, source, _ in items] + ([] if single else [target for _, _, target in items])
+        draws = [np.random.default_rng((self.seed, 1, k)) for k, _, _ in items]
+        draws *= 1 if single else 2
+        tasks: list[Task] = []
+        prompts, outputs, counts = [], [], []
+        for row, rng in zip(rows, draws, strict=True):
+            note = self.notes[row]
+            topics = bool(note.topics) and (
+                rng.random() < self.topic_share or (single and not note.category)
+            )
+            chosen: list[str] = []
+            if topics:
+                count = int(rng.integers(1, len(note.topics) + 1))
+                picks = rng.choice(len(note.topics), count, replace=False)
+                chosen = [note.topics[pick] for pick in picks]
+            tasks.append("topics" if topics else "category")
+            counts.append(len(chosen))
+            prompts.append(self.prompt.render(note, tasks[-1], len(chosen) or None))
+            outputs.append(self.prompt.output(tasks[-1], category=note.category, topics=chosen))
+        encoded = self.prompt.encode(prompts, tasks, outputs, counts)
+        batch = pad([item.ids for item in encoded], self.prompt.tokenizer)
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for i, item in enumerate(encoded):
+            labels[i, : len(item.labels)] = torch.tensor(item.labels, dtype=torch.int64)
+        half = len(items)
+        partner = (
+            torch.full((len(rows),), -1)
+            if single
+            else torch.cat([torch.arange(half, 2 * half), torch.arange(half)])
+        )
+        return {
+            **batch,
+            "position": torch.tensor([item.position for item in encoded], dtype=torch.int64),
+            "labels": labels,
+            "note": torch.tensor(rows, dtype=torch.int64),
+            "text": torch.tensor([self.text_keys[row] for row in rows], dtype=torch.int64),
+            "partner": partner,
+        }

@@ -1,0 +1,462 @@
+"""NoteLLM: a causal language model that squeezes a note into one vector and writes its topics and category.
+
+    vector(note) = normalize( W h_p + b )     h_p: last hidden state at the token before [EMB]
+
+W is one linear layer to ``dim`` dimensions; similarity is the cosine (NoteLLM, arXiv 2403.01744).
+
+On disk a model is a directory in the ecosystem's own format: ``AutoModelForCausalLM`` loads it as it
+is, ``SentenceTransformer(path).encode(prompts)`` gives the same vectors (last-token pooling, dense
+layer, normalization), and ``notellm.json`` holds the rest. No pickle anywhere.
+
+    model = NoteLLM.from_corpus(notes)              # tiny, no download
+    model = NoteLLM.from_pretrained("path/or/name") # a saved NoteLLM, or any causal language model
+    vectors = model.encode(notes)                   # (n, dim) float32, unit norm
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from notellm.backbone.load import LoraOptions, add_lora, hidden_states, label_logits, load_backbone, save_backbone
+from notellm.backbone.tiny import TinyOptions, build_tiny, train_tokenizer
+from notellm.errors import ConfigError, DataError, ModelError
+from notellm.files import read_json, write_aside
+from notellm.recall.losses import generation_loss
+from notellm.recall.prompt import (
+    EMB_TOKEN,
+    IGNORED,
+    Note,
+    PromptBuilder,
+    load_template,
+    notes_from_table,
+    template_from_dict,
+)
+
+CONFIG = "notellm.json"
+_DENSE = "2_Dense"
+#: Prompts of a batch together hold about this many tokens, padding included.
+TOKENS_PER_BATCH = 16_384
+
+Notes = pa.Table | Sequence[Note]
+
+
+@dataclass(frozen=True)
+class NoteLLMConfig:
+    """What a NoteLLM is besides its weights; saved as ``notellm.json``.
+
+    Attributes:
+        template: name or path of the prompt's wording.
+        dim: dimensions of the vector (paper: 128).
+        title_tokens: the title's budget (paper: 20).
+        content_tokens: the content's budget (paper: 80).
+        topics_tokens: the budget of the topics in the category prompt, together.
+        max_length: the longest sequence in tokens.
+        typical_topics: how many topics a prompt asks for when nobody says a number.
+        categories: the known categories, to which generation can be held.
+    """
+
+    template: str = "english"
+    dim: int = 128
+    title_tokens: int = 20
+    content_tokens: int = 80
+    topics_tokens: int = 40
+    max_length: int = 256
+    typical_topics: int = 3
+    categories: list[str] = field(default_factory=list)
+
+
+@dataclass
+class NoteLLMOutput:
+    """What one forward pass gives.
+
+    Attributes:
+        vectors: (n, dim) float32, unit norm.
+        generation_sum: sum of the negative log-likelihoods of the output tokens.
+        label_count: number of output tokens.
+    """
+
+    vectors: Tensor
+    generation_sum: Tensor
+    label_count: Tensor
+
+
+class NoteLLM(nn.Module):
+    """A causal language model with a projection, a temperature and a prompt.
+
+    Args:
+        backbone: the causal language model.
+        tokenizer: its hardened tokenizer, [EMB] included.
+        config: prompt, budgets, dimensions.
+        template: the wording, where it is not the one that ``config.template`` names.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: NoteLLMConfig,
+        *,
+        template: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.config = config
+        wording = (
+            load_template(config.template)
+            if template is None
+            else template_from_dict(template, config.template)
+        )
+        self.prompt = PromptBuilder(
+            tokenizer,
+            wording,
+            title_tokens=config.title_tokens,
+            content_tokens=config.content_tokens,
+            topics_tokens=config.topics_tokens,
+            max_length=config.max_length,
+        )
+        hidden = backbone.config.get_text_config().hidden_size
+        self.projection = nn.Linear(hidden, config.dim, dtype=torch.float32)
+        self.tau = nn.Parameter(torch.tensor(3.0))
+
+    # ---------------------------------------------------------------- making
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        lora: LoraOptions | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        **options: Any,
+    ) -> Self:
+        """A saved NoteLLM, or a fresh one on any causal language model.
+
+        Args:
+            name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
+            lora: train low-rank adapters only; None trains every weight.
+            dtype: of the backbone; the projection is always float32.
+            options: fields of :class:`NoteLLMConfig` that shall differ from the saved ones (or from
+                the defaults).
+
+        Raises:
+            ModelError: there is no usable model, or its files do not fit together.
+            ConfigError: an option is unknown or not allowed.
+        """
+        unknown = sorted(set(options) - set(NoteLLMConfig.__dataclass_fields__))
+        if unknown:
+            raise ConfigError(
+                f"unknown option {unknown[0]!r}; NoteLLM knows {', '.join(NoteLLMConfig.__dataclass_fields__)}"
+            )
+        path = Path(name_or_path)
+        saved = _read_config(path) if (path / CONFIG).is_file() else {}
+        backbone, tokenizer = load_backbone(name_or_path, EMB_TOKEN, dtype=dtype)
+        known = {**saved.get("config", {}), **options}
+        limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+        config = NoteLLMConfig(**known)
+        if limit is not None and config.max_length > limit:
+            config = replace(config, max_length=limit)
+        template = None if "template" in options else saved.get("template")
+        model = cls(backbone, tokenizer, config, template=template)
+        if saved:
+            model._load_heads(path, float(saved["tau"]))
+        if lora is not None:
+            add_lora(backbone, lora)
+        return model
+
+    @classmethod
+    def from_corpus(
+        cls,
+        notes: Notes,
+        *,
+        tiny: TinyOptions | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Self:
+        """The embedded default: a tiny Llama initialised from the notes themselves, no download.
+
+        Its vectors are close to latent-semantic ones before any training; the projection starts as
+        the principal components of the notes' hidden states.
+
+        Args:
+            notes: a notes table or a list of notes; those it will be trained on.
+            tiny: the size of the backbone.
+            seed: of everything random in it.
+            options: fields of :class:`NoteLLMConfig`.
+
+        Raises:
+            DataError: the notes hold no text.
+        """
+        rows = as_notes(notes)
+        size = tiny or TinyOptions()
+        known = {"template": "compact", "max_length": min(256, size.max_length), **options}
+        config = NoteLLMConfig(**known)
+        wording = load_template(config.template)
+        # The wording belongs to the corpus too: the BPE then has its words as tokens.
+        texts = [" ".join((note.title, *note.topics, note.content)) for note in rows]
+        categories = sorted({note.category for note in rows if note.category})
+        phrases = [
+            text
+            for task in (wording.category, wording.topics)
+            for text in (task.prompt, task.guidance, *categories)
+        ]
+        tokenizer = train_tokenizer(
+            [*texts, *phrases, *phrases], vocabulary=size.vocabulary, new_tokens=[EMB_TOKEN]
+        )
+        builder = PromptBuilder(
+            tokenizer,
+            wording,
+            title_tokens=config.title_tokens,
+            content_tokens=config.content_tokens,
+            topics_tokens=config.topics_tokens,
+            max_length=config.max_length,
+        )
+        rendered = [builder.render(note) for note in builder.cut(rows)]
+        backbone = build_tiny(tokenizer, rendered, size, seed=seed)
+        torch.manual_seed(seed + 1)
+        model = cls(backbone, tokenizer, config)
+        model._project_to_principal_components(rows, seed)
+        return model
+
+    # ---------------------------------------------------------------- computing
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.projection.weight.device
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position: Tensor, labels: Tensor | None = None
+    ) -> NoteLLMOutput:
+        """Vectors and generation loss of a batch from one forward pass.
+
+        Args:
+            input_ids: (n, length) int64.
+            attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
+            position: (n,) index of the token before [EMB].
+            labels: (n, length) int64 with -100 where there is no loss; None computes vectors only.
+        """
+        states = hidden_states(self.backbone, input_ids, attention_mask)  # (n, length, hidden)
+        rows = torch.arange(len(states), device=states.device)
+        vectors = self._to_vectors(states[rows, position])  # (n, dim)
+        if labels is None:
+            zero = vectors.new_zeros(())
+            return NoteLLMOutput(vectors, zero, zero)
+        # The state at t predicts the token at t + 1; logits are computed nowhere else.
+        predicts = labels[:, 1:] != IGNORED
+        wanted = labels[:, 1:][predicts]  # (labels,)
+        logits = label_logits(self.backbone, states[:, :-1][predicts])  # (labels, vocabulary)
+        return NoteLLMOutput(
+            vectors, generation_loss(logits, wanted), torch.tensor(float(len(wanted)), device=states.device)
+        )
+
+    @torch.inference_mode()
+    def encode(self, notes: Notes | Sequence[str], *, progress: bool = False) -> np.ndarray:
+        """Vectors of notes, (n, dim) float32 with unit norm, in the order given.
+
+        Args:
+            notes: a notes table, a list of notes, or prompts that :meth:`prompts` rendered.
+            progress: show a progress bar.
+        """
+        texts = list(notes) if _are_texts(notes) else self.prompts(notes)  # type: ignore[arg-type]
+        vectors = np.empty((len(texts), self.config.dim), dtype=np.float32)
+        training = self.training
+        self.eval()
+        with tqdm(total=len(texts), unit="note", desc="embed", disable=not progress) as bar:
+            for rows, batch in self._batches(texts):
+                vectors[rows] = self(**batch).vectors.float().cpu().numpy()
+                bar.update(len(rows))
+        self.train(training)
+        return vectors
+
+    def categorize(self, notes: Notes, **options: Any) -> list[str]:
+        """A category for each note; the options are those of ``generate.generate_categories``."""
+        from notellm.recall.generate import generate_categories  # noqa: PLC0415 - it imports this module
+
+        return generate_categories(self, notes, **options)
+
+    def write_topics(self, notes: Notes, **options: Any) -> list[list[str]]:
+        """Topics for each note; the options are those of ``generate.generate_topics``."""
+        from notellm.recall.generate import generate_topics  # noqa: PLC0415 - it imports this module
+
+        return generate_topics(self, notes, **options)
+
+    def prompts(self, notes: Notes) -> list[str]:
+        """The text in front of [EMB] of each note: what any embedding server must be sent."""
+        rows = self.prompt.cut(as_notes(notes))
+        return [self.prompt.render(note) for note in rows]
+
+    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+        """Batches of prompts of similar length, with the rows they belong to; longest first."""
+        ids = self.prompt.prompt_ids(texts)
+        lengths = np.array([len(row) for row in ids], dtype=np.int64)
+        order = np.argsort(-lengths, kind="stable")
+        start = 0
+        while start < len(order):
+            size = max(1, TOKENS_PER_BATCH // int(lengths[order[start]]))
+            rows = order[start : start + size]
+            start += size
+            yield rows, pad([ids[row] for row in rows], self.tokenizer, self.device)
+
+    def _to_vectors(self, states: Tensor) -> Tensor:
+        return functional.normalize(self.projection(states.to(self.projection.weight.dtype)), dim=-1)
+
+    @torch.inference_mode()
+    def _project_to_principal_components(self, notes: Sequence[Note], seed: int) -> None:
+        """Set the projection to the leading principal components of the notes' hidden states."""
+        texts = [self.prompt.render(note) for note in self.prompt.cut(notes)]
+        if len(texts) > 20_000:
+            chosen = np.random.default_rng(seed).choice(len(texts), 20_000, replace=False)
+            texts = [texts[i] for i in chosen]
+        self.eval()
+        pieces = []
+        for _, batch in self._batches(texts):
+            states = hidden_states(self.backbone, batch["input_ids"], batch["attention_mask"])
+            pieces.append(states[torch.arange(len(states)), batch["position"]])
+        states = torch.cat(pieces).double()
+        mean = states.mean(dim=0)
+        _, _, axes = torch.linalg.svd(torch.cov((states - mean).T))
+        rank = min(self.config.dim, len(axes))
+        self.projection.weight.data.normal_(std=1e-3)
+        self.projection.weight.data[:rank] = axes[:rank].float()
+        self.projection.bias.data = -(self.projection.weight.data.double() @ mean).float()
+        self.train()
+
+    # ---------------------------------------------------------------- disk
+
+    def save_pretrained(self, folder: str | Path, *, extra: dict[str, str] | None = None) -> None:
+        """Write the model as one directory, whole or not at all; adapters are merged into the weights.
+
+        Args:
+            folder: where; an existing directory is replaced.
+            extra: further text files to put in, by name (the model card, the record).
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with write_aside(folder) as aside:
+            aside.mkdir()
+            save_backbone(self.backbone, aside)
+            self.tokenizer.save_pretrained(aside)
+            _write_sentence_transformers(aside, self.projection, self.config.max_length)
+            saved = {
+                "config": asdict(self.config),
+                "template": self.prompt.template.to_dict(),
+                "tau": float(self.tau),
+            }
+            for name, text in {CONFIG: _json(saved), **(extra or {})}.items():
+                (aside / name).write_text(text, encoding="utf-8")
+
+    def _load_heads(self, path: Path, tau: float) -> None:
+        try:
+            weights = load_file(path / _DENSE / "model.safetensors")
+            self.projection.weight.data = weights["linear.weight"].float()
+            self.projection.bias.data = weights["linear.bias"].float()
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ModelError(f"{path} lacks its projection ({_DENSE}/model.safetensors): {error}") from error
+        self.config = replace(self.config, dim=len(self.projection.bias))
+        self.tau.data = torch.tensor(tau)
+
+
+def pad(
+    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """Token ids of prompts as one padded batch: ``input_ids``, ``attention_mask``, ``position``."""
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    width = int(lengths.max())
+    ids = torch.full((len(rows), width), int(tokenizer.pad_token_id), dtype=torch.int64)  # type: ignore[arg-type]
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    batch = {"input_ids": ids, "attention_mask": mask, "position": lengths - 1}
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> dict[str, Tensor]:
+    """Token ids as one batch padded on the left, for generation: ``input_ids``, ``attention_mask``."""
+    width = max(len(row) for row in rows)
+    filler = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+    ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def as_notes(notes: Notes) -> list[Note]:
+    """A notes table or list as a list of notes.
+
+    Raises:
+        DataError: it is empty.
+    """
+    rows = notes_from_table(notes) if isinstance(notes, pa.Table) else list(notes)
+    if not rows:
+        raise DataError("there are no notes: the table or list is empty")
+    return rows
+
+
+def _are_texts(notes: Notes | Sequence[str]) -> bool:
+    return not isinstance(notes, pa.Table) and len(notes) > 0 and isinstance(notes[0], str)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    saved = read_json(path / CONFIG)
+    if not isinstance(saved, dict) or not {"config", "template", "tau"} <= set(saved):
+        raise ModelError(f"{path / CONFIG} is not a NoteLLM configuration; save the model again")
+    unknown = sorted(set(saved["config"]) - set(NoteLLMConfig.__dataclass_fields__))
+    if unknown:
+        raise ModelError(f"{path / CONFIG} has the unknown field {unknown[0]!r}; it needs a newer notellm")
+    return saved
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
+
+
+def _write_sentence_transformers(folder: Path, projection: nn.Linear, max_length: int) -> None:
+    """The files by which SentenceTransformer(path) gives the same vectors."""
+    root = "sentence_transformers.models"  # the path that versions 2 to 6 all understand
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": f"{root}.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{root}.Pooling"},
+        {"idx": 2, "name": "2", "path": _DENSE, "type": f"{root}.Dense"},
+        {"idx": 3, "name": "3", "path": "3_Normalize", "type": f"{root}.Normalize"},
+    ]
+    dense = {
+        "in_features": projection.in_features,
+        "out_features": projection.out_features,
+        "bias": True,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    pooling = {"word_embedding_dimension": projection.in_features, "pooling_mode_lasttoken": True,
+               "pooling_mode_mean_tokens": False, "include_prompt": True}
+    texts = {
+        "modules.json": modules,
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
+        "1_Pooling/config.json": pooling,
+        f"{_DENSE}/config.json": dense,
+    }
+    for sub in ("1_Pooling", _DENSE, "3_Normalize"):
+        (folder / sub).mkdir()
+    for name, value in texts.items():
+        (folder / name).write_text(_json(value), encoding="utf-8")
+    save_file(
+        {
+            "linear.weight": projection.weight.detach().cpu().contiguous(),
+            "linear.bias": projection.bias.detach().cpu().contiguous(),
+        },
+        folder / _DENSE / "model.safetensors",
+    )

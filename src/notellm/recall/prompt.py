@@ -1,0 +1,372 @@
+"""The Note Compression Prompt: from a note to token ids, a vector position and labels.
+
+    [BOS] prompt(title, topics, content) [EMB] guidance output [EOS]
+                                       ^ the vector is read here, at the token before [EMB]
+
+Two tasks share the form (NoteLLM, arXiv 2403.01744, section 4.1): **category** (the note with its
+topics; the output is its category) and **topics** (the note without its topics; the output is a
+random subset of them). The wording lies in ``templates/*.json``.
+
+A note's text is data, never markup. It is cut at the token budgets *as text*, put into the template
+in one pass (a ``{title}`` inside a note stays as it is), and the whole prompt is tokenized once by a
+tokenizer that reads special tokens in text as plain characters (see ``backbone.tokenizer``). So the
+prompt string alone determines the vector: any tool that tokenizes :meth:`PromptBuilder.render`'s
+string and takes the last token computes the same one.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from notellm.errors import ConfigError, DataError
+from notellm.files import read_json
+
+Task = Literal["category", "topics"]
+
+#: Added to every tokenizer; stands where the compression word would be.
+EMB_TOKEN = "[EMB]"  # noqa: S105 - a token of text, not a secret
+IGNORED = -100  # the label of a position without loss, as in transformers
+
+_FIELD = re.compile(r"\{(title|topics|content|category|n)\}")
+_FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
+# No common tokenizer needs more characters than this for one token of prose, so a text of a million
+# characters is cut before it is tokenized, not after.
+_CHARACTERS_PER_TOKEN = 30
+
+
+@dataclass(frozen=True)
+class Note:
+    """One note as the prompt sees it; unknown parts are empty."""
+
+    title: str = ""
+    content: str = ""
+    topics: tuple[str, ...] = ()
+    category: str = ""
+
+
+def notes_from_table(table: pa.Table) -> list[Note]:
+    """The rows of a notes table (schema ``data.schema.NOTES``; only present columns are read)."""
+    names = [name for name in ("title", "content", "topics", "category") if name in table.schema.names]
+    if not {"title", "content"} & set(names):
+        raise DataError(
+            f"a notes table needs a column title or content; found {', '.join(table.schema.names)}"
+        )
+    columns = {name: table.column(name).to_pylist() for name in names}
+    empty: list[Any] = [None] * table.num_rows
+    return [
+        Note(title or "", content or "", tuple(topics or ()), category or "")
+        for title, content, topics, category in zip(
+            columns.get("title", empty),
+            columns.get("content", empty),
+            columns.get("topics", empty),
+            columns.get("category", empty),
+            strict=True,
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class TaskTemplate:
+    """The wording of one task: what stands before [EMB], between [EMB] and the output, and the output."""
+
+    prompt: str
+    guidance: str
+    output: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """The wording of the Note Compression Prompt in one language."""
+
+    name: str
+    about: str
+    topic_separator: str
+    category: TaskTemplate
+    topics: TaskTemplate
+
+    def task(self, task: Task) -> TaskTemplate:
+        """The wording of a task."""
+        return self.category if task == "category" else self.topics
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, which :func:`load_template` reads."""
+        return asdict(self)
+
+
+def builtin_templates() -> list[str]:
+    """Names of the templates that come with notellm."""
+    folder = files("notellm.recall").joinpath("templates")
+    return sorted(item.name.removesuffix(".json") for item in folder.iterdir())
+
+
+def load_template(name_or_path: str | Path) -> Template:
+    """A template by its name ("english", "chinese", "compact") or from a JSON file of one's own.
+
+    Raises:
+        ConfigError: no such template, or a part of it is missing or of the wrong form.
+    """
+    if str(name_or_path) in builtin_templates():
+        resource = files("notellm.recall").joinpath("templates", f"{name_or_path}.json")
+        return template_from_dict(json.loads(resource.read_text(encoding="utf-8")), str(name_or_path))
+    if not Path(name_or_path).is_file():
+        raise ConfigError(
+            f"no template {str(name_or_path)!r}: give one of {', '.join(builtin_templates())} "
+            "or the path of a template's JSON file"
+        )
+    return template_from_dict(read_json(name_or_path), str(name_or_path))
+
+
+def template_from_dict(value: Any, where: str) -> Template:
+    """Build and check a template; ``where`` names it in errors.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    problems = []
+    tasks: dict[str, TaskTemplate] = {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"template {where}: expected a JSON object, found {type(value).__name__}")
+    for task, needed in (("category", "category"), ("topics", "topics")):
+        parts = value.get(task)
+        if not isinstance(parts, dict) or not all(
+            isinstance(parts.get(part), str) for part in ("prompt", "guidance", "output")
+        ):
+            problems.append(f"{task} must be an object with the texts prompt, guidance and output")
+            continue
+        tasks[task] = TaskTemplate(parts["prompt"], parts["guidance"], parts["output"])
+        fields = set(_FIELD.findall(parts["prompt"]))
+        if not fields & {"title", "content"}:
+            problems.append(f"{task}.prompt must contain {{title}} or {{content}}")
+        leaked = fields & ({"category"} | ({"topics"} if task == "topics" else set()))
+        problems += [f"{task}.prompt must not contain {{{field}}}: it is the answer" for field in leaked]
+        if not parts["prompt"] or _FIELD_AT_END.search(parts["prompt"]):
+            problems.append(f"{task}.prompt must end in fixed text: the vector is read at its last token")
+        if needed not in _FIELD.findall(parts["output"]):
+            problems.append(f"{task}.output must contain {{{needed}}}")
+    separator = value.get("topic_separator", ", ")
+    if not isinstance(separator, str) or not separator.strip():
+        problems.append("topic_separator must be a text that is not only white space")
+    if problems:
+        raise ConfigError(f"template {where}: " + "; ".join(problems))
+    return Template(
+        str(value.get("name", where)), str(value.get("about", "")), separator, **tasks
+    )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One prompt as token ids.
+
+    Attributes:
+        ids: token ids of the whole sequence.
+        position: index of the token before [EMB], where the vector is read.
+        labels: one a token, ``IGNORED`` outside the output; empty output where nothing is to be learnt.
+    """
+
+    ids: list[int]
+    position: int
+    labels: list[int]
+
+
+class PromptBuilder:
+    """Renders and tokenizes prompts.
+
+    Args:
+        tokenizer: a tokenizer from ``backbone.tokenizer``.
+        template: the wording.
+        title_tokens: the title's budget in tokens (paper: 20).
+        content_tokens: the content's budget in tokens (paper: 80).
+        topics_tokens: the budget of the topics together, in tokens.
+        max_length: the longest sequence in tokens; content, then topics, then title are shortened to
+            fit, the wording and the compression word never are.
+
+    Raises:
+        ConfigError: a budget is not positive, or the wording alone does not fit.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
+        *,
+        title_tokens: int = 20,
+        content_tokens: int = 80,
+        topics_tokens: int = 40,
+        max_length: int = 256,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.title_tokens = title_tokens
+        self.content_tokens = content_tokens
+        self.topics_tokens = topics_tokens
+        self.max_length = max_length
+        self.emb_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))  # type: ignore[arg-type]
+        self.eos_id = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        budgets = {
+            "title_tokens": title_tokens,
+            "content_tokens": content_tokens,
+            "topics_tokens": topics_tokens,
+        }
+        for name, value in budgets.items():
+            if value < 1:
+                raise ConfigError(f"{name} is {value}; it must be at least 1")
+        wording = max(
+            len(self._ids(self._fill(self.template.task(task).prompt, Note(), 10)))
+            + len(self._plain_ids(self._fill(self.template.task(task).guidance, Note(), 10)))
+            + 2
+            for task in ("category", "topics")
+        )
+        # Joined texts may merge into other tokens at their seams: leave some room before trusting sums.
+        self._always_fits = (
+            wording + title_tokens + content_tokens + topics_tokens + 16 <= max_length
+        )
+        if wording + 8 > max_length:
+            raise ConfigError(
+                f"max_length is {max_length}, but the template {template.name!r} alone takes {wording} "
+                f"tokens: give at least {wording + 8}, or a shorter template"
+            )
+
+    def cut(self, notes: Sequence[Note]) -> list[Note]:
+        """The notes with title, content and topics cut at their budgets; do it once, then render often.
+
+        Topics are kept whole, in order, as long as they fit.
+        """
+        titles = self._cut_texts([note.title for note in notes], self.title_tokens)
+        contents = self._cut_texts([note.content for note in notes], self.content_tokens)
+        limit = self.topics_tokens * _CHARACTERS_PER_TOKEN
+        flat = [topic[:limit] for note in notes for topic in note.topics]
+        lengths = iter(len(ids) for ids in self._batch_ids(flat))
+        result = []
+        for note, title, content in zip(notes, titles, contents, strict=True):
+            room = self.topics_tokens
+            topics = []
+            for topic in note.topics:
+                room -= next(lengths) + 1  # one for the separator
+                if room >= 0:
+                    topics.append(topic)
+            result.append(replace(note, title=title, content=content, topics=tuple(topics)))
+        return result
+
+    def render(self, note: Note, task: Task = "category", n: int | None = None) -> str:
+        """The text before [EMB] of a note that :meth:`cut` has cut.
+
+        Args:
+            note: the note; its category is never part of it, nor are its topics in the topics task.
+            task: which wording.
+            n: how many topics the wording asks for; as many as the note has when None.
+        """
+        count = len(note.topics) if n is None else n
+        text = self._fill(self.template.task(task).prompt, note, count)
+        if self._always_fits:
+            return text
+        reserve = len(self._plain_ids(self._fill(self.template.task(task).guidance, Note(), count))) + 2
+        excess = len(self._ids(text)) + reserve - self.max_length
+        shorter = note
+        for part in ("content", "topics", "title"):
+            while excess > 0 and getattr(shorter, part):
+                shorter = replace(shorter, **{part: self._shorten(getattr(shorter, part), excess)})
+                text = self._fill(self.template.task(task).prompt, shorter, count)
+                excess = len(self._ids(text)) + reserve - self.max_length
+        return text
+
+    def encode(
+        self, prompts: Sequence[str], tasks: Sequence[Task], outputs: Sequence[str], counts: Sequence[int]
+    ) -> list[Encoded]:
+        """Token ids, vector position and labels of whole sequences, for training.
+
+        Args:
+            prompts: texts from :meth:`render`.
+            tasks: the task of each.
+            outputs: texts from :meth:`output`; "" where there is nothing to learn (the sequence then
+                ends with the prompt).
+            counts: how many topics each guidance names.
+        """
+        prompt_ids = self._batch_ids(prompts, special=True)
+        output_ids = self._batch_ids(outputs)
+        encoded = []
+        for ids, task, output, count in zip(prompt_ids, tasks, output_ids, counts, strict=True):
+            position = len(ids) - 1
+            if not output:
+                encoded.append(Encoded(ids, position, [IGNORED] * len(ids)))
+                continue
+            head = [*ids, self.emb_id, *self.guidance_ids(task, count)]
+            room = max(self.max_length - len(head) - 1, 0)
+            tail = [*output[:room], self.eos_id] if len(output) <= room else output[:room]
+            encoded.append(Encoded([*head, *tail], position, [IGNORED] * len(head) + tail))
+        return encoded
+
+    def output(self, task: Task, *, category: str = "", topics: Sequence[str] = ()) -> str:
+        """The output text of a task: the category, or the topics joined by the separator."""
+        wanted = category if task == "category" else topics
+        if not wanted:
+            return ""
+        note = Note(topics=tuple(topics), category=category)
+        return self._fill(self.template.task(task).output, note, len(topics))
+
+    def parse_topics(self, text: str) -> list[str]:
+        """The topics in a generated output: split at the separator, repeats and empties dropped."""
+        seen: dict[str, str] = {}
+        for piece in text.split(self.template.topic_separator.strip()):
+            topic = piece.strip()
+            if topic:
+                seen.setdefault(topic.casefold(), topic)
+        return list(seen.values())
+
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered prompts, [BOS] included; the last one is where the vector is read."""
+        return self._batch_ids(prompts, special=True)
+
+    def output_ids(self, outputs: Sequence[str]) -> list[list[int]]:
+        """Token ids of outputs as training labels them, without [EOS]."""
+        return self._batch_ids(outputs)
+
+    def guidance_ids(self, task: Task, n: int) -> list[int]:
+        """Token ids of the guidance that follows [EMB]."""
+        return self._plain_ids(self._fill(self.template.task(task).guidance, Note(), n))
+
+    def _fill(self, template: str, note: Note, n: int) -> str:
+        values = {
+            "title": note.title,
+            "content": note.content,
+            "topics": self.template.topic_separator.join(note.topics),
+            "category": note.category,
+            "n": str(n),
+        }
+        return _FIELD.sub(lambda match: values[match.group(1)], template)
+
+    def _shorten(self, value: Any, excess: int) -> Any:
+        """Take at least ``excess`` tokens off a text, or whole topics off a tuple of them."""
+        if isinstance(value, tuple):
+            return value[:-1]
+        keep = len(self._plain_ids(value)) - excess
+        shorter = self._cut_texts([value], keep)[0] if keep > 0 else ""
+        return shorter if len(shorter) < len(value) else value[:-1]
+
+    def _cut_texts(self, texts: Sequence[str], budget: int) -> list[str]:
+        if not texts:
+            return []
+        short = [text[: budget * _CHARACTERS_PER_TOKEN] for text in texts]
+        batch = self.tokenizer(short, add_special_tokens=False, return_offsets_mapping=True)
+        return [
+            text[: offsets[budget][0]].rstrip() if len(offsets) > budget else text
+            for text, offsets in zip(short, batch["offset_mapping"], strict=True)
+        ]
+
+    def _batch_ids(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        return self._batch_ids([text], special=True)[0]
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return self._batch_ids([text])[0]

@@ -1,0 +1,428 @@
+"""Training NoteLLM: generative-contrastive learning and collaborative supervised fine-tuning at once.
+
+:class:`NoteLLMTrainer` is transformers' ``Trainer`` with the two losses of ``losses.py`` from one
+forward pass, so logging, checkpoints, resuming, bf16, FSDP and DeepSpeed come with it.
+
+Several processes: vectors are gathered *with* their gradients, every sum is divided by its count over
+all processes and multiplied by the number of processes (which averages the gradients afterwards), so
+that N processes make the same update as one with the whole batch.
+
+Large batches: with ``chunk_notes`` a batch outgrows memory by gradient caching (Gao et al. 2021, arXiv
+2101.06983): vectors of all chunks without graph; the contrastive loss and its gradient with respect to
+the vectors; then each chunk again with graph, where (vector . cached gradient) has the true gradient.
+What bounds memory is one chunk's graph.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from notellm.errors import ConfigError, DataError, StorageError
+from notellm.evaluate import evaluate_related, targets_from_pairs, vector_scorer
+from notellm.recall.batch import PairCollator, PairIndex, PairStream
+from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss
+from notellm.recall.model import NoteLLM, NoteLLMOutput
+from notellm.recall.prompt import notes_from_table
+
+WEIGHTS = "model.safetensors"
+_CHUNK_KEYS = ("input_ids", "attention_mask", "position", "labels")
+
+
+@dataclass
+class NoteLLMTrainingArguments(TrainingArguments):
+    """transformers' ``TrainingArguments`` with what NoteLLM adds; the batch is counted in pairs.
+
+    Attributes:
+        alpha: weight of the generation loss (paper: 0.01); 0 is contrastive only.
+        topic_share: share r of notes that do the topics task (paper: 0.4).
+        embedding_learning_rate: of the token embeddings; the same as the rest when None.
+        chunk_notes: notes a forward pass holds at most, by gradient caching; None holds the whole batch.
+    """
+
+    alpha: float = 0.01
+    topic_share: float = 0.4
+    embedding_learning_rate: float | None = None
+    chunk_notes: int | None = None
+    per_device_train_batch_size: int = 64
+    weight_decay: float = 1e-3
+    warmup_steps: float = 0.1
+    report_to: str | list[str] | None = "none"
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    remove_unused_columns: bool = False
+    save_total_limit: int | None = 2
+    logging_steps: float = 20
+
+    def __post_init__(self) -> None:
+        """Check the fields that NoteLLM adds, all together.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        problems = []
+        if not 0 <= self.alpha:
+            problems.append(f"alpha is {self.alpha}; it must be 0 or more")
+        if not 0 <= self.topic_share <= 1:
+            problems.append(f"topic_share is {self.topic_share}; it must lie in 0 to 1")
+        if self.chunk_notes is not None and self.chunk_notes < 1:
+            problems.append(f"chunk_notes is {self.chunk_notes}; it must be at least 1")
+        if self.per_device_train_batch_size < 2:
+            problems.append(
+                f"per_device_train_batch_size is {self.per_device_train_batch_size}; contrastive learning "
+                "needs at least 2 pairs in a batch"
+            )
+        if problems:
+            raise ConfigError("; ".join(problems))
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Notes held out for choosing the best checkpoint: their Recall is measured during training.
+
+    Attributes:
+        notes: notes table; also the pool.
+        pairs: related pairs among them.
+    """
+
+    notes: pa.Table
+    pairs: pa.Table
+
+
+class NoteLLMTrainer(Trainer):
+    """Trains a :class:`NoteLLM` on notes and their related pairs.
+
+    Args:
+        model: the model.
+        args: options; ``num_train_epochs`` counts passes over the pairs.
+        notes: notes table (schema ``data.schema.NOTES``).
+        pairs: related pairs among them (schema ``data.schema.PAIRS``); None trains the generation
+            alone, on single notes.
+        validation: measured at every evaluation as ``eval_recall@10``, ``eval_recall@100``, ``eval_mrr``.
+
+    Raises:
+        DataError: the pairs are empty, or name other notes than these; or nothing can be learnt.
+    """
+
+    def __init__(
+        self,
+        model: NoteLLM,
+        args: NoteLLMTrainingArguments,
+        *,
+        notes: pa.Table,
+        pairs: pa.Table | None,
+        validation: Validation | None = None,
+        **trainer_options: Any,
+    ) -> None:
+        rows = model.prompt.cut(notes_from_table(notes))
+        self.pair_index = None
+        if pairs is not None:
+            self.pair_index = PairIndex.build(notes.column("note_id").to_pylist(), pairs)
+        teachable = np.array([i for i, n in enumerate(rows) if n.topics or n.category], dtype=np.int64)
+        if pairs is None and (len(teachable) == 0 or args.alpha == 0):
+            raise DataError(
+                "without related pairs only the generation can be trained, and these notes have neither "
+                "topics nor a category (or alpha is 0); give pairs, topics or categories"
+            )
+        items = len(teachable) if self.pair_index is None else len(self.pair_index.source)
+        per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        if args.max_steps <= 0:
+            args.max_steps = max(1, round(args.num_train_epochs * items / per_step))
+        stream = PairStream(self.pair_index, teachable, args.max_steps * per_step, args.seed)
+        known = np.empty(0, dtype=np.int64) if self.pair_index is None else self.pair_index.known
+        self._known = torch.from_numpy(known)
+        self._parts: list[Tensor] = []
+        self.validation = validation
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=stream,
+            data_collator=PairCollator(
+                model.prompt, rows, topic_share=args.topic_share, seed=args.seed
+            ),
+            eval_dataset=None if validation is None else stream,
+            **trainer_options,
+        )
+        self.model_accepts_loss_kwargs = False
+
+    # ---------------------------------------------------------------- the losses
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - the counts here are our own
+    ) -> Any:
+        """The joint loss of a batch, from one forward pass."""
+        output: NoteLLMOutput = model(*(inputs[key] for key in _CHUNK_KEYS))
+        contrastive = self._contrastive(output.vectors, inputs)
+        generation = self._generation(output.generation_sum, inputs)
+        loss = self._join(contrastive, generation)
+        return (loss, output) if return_outputs else loss
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """One step; with ``chunk_notes`` by gradient caching."""
+        if self.args.chunk_notes is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        size = self.args.chunk_notes
+        chunks = [
+            {key: inputs[key][start : start + size] for key in _CHUNK_KEYS}
+            for start in range(0, len(inputs["note"]), size)
+        ]
+        states, vectors = [], []
+        with torch.no_grad(), self.compute_loss_context_manager():
+            for chunk in chunks:
+                states.append(_random_state(self.args.device))
+                vectors.append(model(chunk["input_ids"], chunk["attention_mask"], chunk["position"]).vectors)
+        leaf = torch.cat(vectors).detach().requires_grad_()
+        contrastive = self._contrastive(leaf, inputs)
+        alpha = self.args.alpha
+        scale = 1 / (self.current_gradient_accumulation_steps * (1 + alpha))
+        if contrastive.requires_grad:
+            (contrastive * scale).backward()  # gradients of the vectors and of tau
+        cached = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        generation = leaf.new_zeros(())
+        count = _total(_label_count(inputs))
+        for i, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
+            last = i == len(chunks) - 1
+            _set_random_state(state, self.args.device)
+            sync = nullcontext() if last else self.accelerator.no_sync(model)
+            with sync:
+                with self.compute_loss_context_manager():
+                    output = model(*(chunk[key] for key in _CHUNK_KEYS))
+                part = self.args.world_size * output.generation_sum / count.clamp(min=1)
+                generation = generation + part.detach()
+                surrogate = (output.vectors * cached[i * size : (i + 1) * size]).sum()
+                self.accelerator.backward(surrogate + alpha * scale * part)
+        loss = self._join(contrastive.detach(), generation)
+        return loss / self.current_gradient_accumulation_steps
+
+    def _contrastive(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """This process's share of the GCL, times the number of processes."""
+        if self.pair_index is None:
+            return vectors.new_zeros(())
+        note, text, partner = inputs["note"], inputs["text"], inputs["partner"]
+        rank, world = self.args.process_index, self.args.world_size
+        first = 0
+        if world > 1:
+            sizes = _gather(torch.tensor([len(note)], device=note.device))
+            if len(set(sizes.tolist())) > 1:
+                raise DataError("processes hold batches of different size; drop the last partial batch")
+            first = rank * len(note)
+            everything = torch.cat(tuple(all_gather(vectors)))
+            all_notes, all_texts = _gather(note), _gather(text)
+        else:
+            everything, all_notes, all_texts = vectors, note, text
+        positive = partner + first
+        known = self._is_known(note, all_notes)
+        excluded = false_negatives(note, text, positive, all_notes, all_texts, known)
+        own = torch.arange(len(note), device=note.device)
+        excluded[own, own + first] = True
+        tau = self.accelerator.unwrap_model(self.model).tau
+        return world * contrastive_loss(vectors, everything, positive, excluded, tau) / len(all_notes)
+
+    def _generation(self, total: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """This process's share of the CSFT, times the number of processes."""
+        return self.args.world_size * total / _total(_label_count(inputs)).clamp(min=1)
+
+    def _join(self, contrastive: Tensor, generation: Tensor) -> Tensor:
+        self._parts.append(torch.stack([contrastive.detach(), generation.detach()]).cpu())
+        if self.pair_index is None:
+            return generation
+        return joint_loss(contrastive, generation, self.args.alpha)
+
+    def _is_known(self, note: Tensor, others: Tensor) -> Tensor:
+        """(n, N) bool: is (note, other) a related pair of the log, in either direction?"""
+        keys = note[:, None] * self.pair_index.count + others[None, :]  # type: ignore[union-attr]
+        known = self._known.to(keys.device)
+        at = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+        return known[at] == keys
+
+    # ---------------------------------------------------------------- the loop
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; embeddings may have their own rate; norms, biases and tau do not decay."""
+        target = self.model if model is None else model
+        tables = {id(part.weight) for part in target.modules() if isinstance(part, nn.Embedding)}
+        rate = self.args.learning_rate
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter in target.parameters():
+            if not parameter.requires_grad:
+                continue
+            table_rate = self.args.embedding_learning_rate
+            own = table_rate if id(parameter) in tables and table_rate is not None else rate
+            decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((own, decay), []).append(parameter)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)
+        options.pop("lr", None)
+        self.optimizer = kind(
+            [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
+            lr=rate,
+            **options,
+        )
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        """The stream is in order already, and the same for any number of processes."""
+        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Recall and MRR of the validation notes, over a pool of all of them."""
+        if self.validation is None:
+            raise ConfigError("this trainer has no validation notes; give Validation(notes, pairs)")
+        model = self.accelerator.unwrap_model(self.model)
+        metrics = {
+            f"{metric_key_prefix}_{name}": value
+            for name, value in validation_metrics(model, self.validation).items()
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the two losses, averaged since the last time, to what is logged."""
+        if "loss" in logs and self._parts:
+            contrastive, generation = torch.stack(self._parts).mean(dim=0).tolist()
+            self._parts.clear()
+            tau = float(self.accelerator.unwrap_model(self.model).tau)
+            logs |= {"contrastive": contrastive, "generation": generation, "tau": tau}
+        super().log(logs, start_time)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Save what is trained: with LoRA the adapters and heads only, not the frozen backbone."""
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        model = self.accelerator.unwrap_model(self.model)
+        try:
+            save_file(_trained(model), folder / WEIGHTS, metadata={"format": "pt"})
+        except OSError as error:
+            raise StorageError(f"cannot write the checkpoint {folder}: {error}") from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        target = self.accelerator.unwrap_model(self.model if model is None else model)
+        load_trained(target, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is not None:
+            load_trained(self.accelerator.unwrap_model(self.model), Path(best))
+
+
+def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, float]:
+    """Recall@10, Recall@100 and MRR of the validation notes; the target is a note's best related one."""
+    ids = validation.notes.column("note_id")
+    queries, targets = targets_from_pairs(validation.pairs, min_users=1)
+    result = evaluate_related(
+        vector_scorer(model.encode(validation.notes)),
+        ids,
+        queries,
+        targets,
+        ks=(10, 100),
+        resamples=1,
+        progress=False,
+    )
+    return {
+        "recall@10": result.figures["R@10"].mean,
+        "recall@100": result.figures["R@100"].mean,
+        "mrr": result.figures["MRR"].mean,
+    }
+
+
+def last_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, None if there is none; incomplete ones are removed.
+
+    ``trainer_state.json`` is the last file of a checkpoint that is written: a checkpoint that was cut
+    off by a kill has none, or half of one.
+    """
+    found = []
+    for folder in run.glob("checkpoint-*"):
+        try:
+            step = int(json.loads((folder / "trainer_state.json").read_text())["global_step"])
+            found.append((step, folder))
+        except (OSError, ValueError, KeyError):
+            shutil.rmtree(folder, ignore_errors=True)
+    return max(found)[1] if found else None
+
+
+def load_trained(model: nn.Module, checkpoint: Path) -> None:
+    """Load the trained weights of a checkpoint into a model made the same way.
+
+    Raises:
+        StorageError: the checkpoint has no weights.
+        ConfigError: they belong to a model of another shape.
+    """
+    try:
+        weights = load_file(checkpoint / WEIGHTS)
+    except OSError as error:
+        raise StorageError(f"the checkpoint {checkpoint} has no readable {WEIGHTS}: {error}") from error
+    own = dict(model.named_parameters())
+    if set(weights) != set(_trained(model)) or any(weights[n].shape != own[n].shape for n in weights):
+        raise ConfigError(
+            f"the checkpoint {checkpoint} belongs to another model; resume with the options it was "
+            "started with, or start anew in another folder"
+        )
+    with torch.no_grad():
+        for name, weight in weights.items():
+            own[name].copy_(weight)
+
+
+def _trained(model: nn.Module) -> dict[str, Tensor]:
+    """Trainable weights by name; weights shared between two names appear once."""
+    return {
+        name: weight.detach().contiguous()
+        for name, weight in model.named_parameters()
+        if weight.requires_grad
+    }
+
+
+def _label_count(inputs: Mapping[str, Tensor]) -> Tensor:
+    return (inputs["labels"][:, 1:] >= 0).sum().float()
+
+
+def _total(value: Tensor) -> Tensor:
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def _gather(value: Tensor) -> Tensor:
+    pieces = [torch.empty_like(value) for _ in range(dist.get_world_size())]
+    dist.all_gather(pieces, value.contiguous())
+    return torch.cat(pieces)
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), cuda
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    """Dropout of the second pass must be that of the first."""
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
