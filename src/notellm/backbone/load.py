@@ -145,9 +145,7 @@ def save_backbone(model: PreTrainedModel, folder: Path) -> None:
     The model in memory stays as it is, adapters apart.
     """
     state = model.state_dict()
-    adapters = {
-        name: part for name, part in model.named_modules() if hasattr(part, "get_delta_weight")
-    }
+    adapters = {name: part for name, part in model.named_modules() if hasattr(part, "get_delta_weight")}
     if adapters:
         for name, part in adapters.items():
             delta = sum(part.get_delta_weight(adapter) for adapter in part.active_adapters)

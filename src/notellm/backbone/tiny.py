@@ -83,9 +83,7 @@ def train_tokenizer(
     bpe.post_processor = processors.TemplateProcessing(
         single=f"{_BOS} $A", special_tokens=[(_BOS, bpe.token_to_id(_BOS))]
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=_BOS, eos_token=_EOS, pad_token=_PAD
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=_BOS, eos_token=_EOS, pad_token=_PAD)
     return cast("PreTrainedTokenizerFast", harden(tokenizer, *new_tokens))
 
 
@@ -144,9 +142,7 @@ def _token_vectors(
     size = len(tokenizer)
     columns = np.fromiter((i for row in ids for i in row), dtype=np.int64, count=sum(lengths))
     rows = np.repeat(np.arange(len(ids)), lengths)
-    counts = sp.csr_matrix(
-        (np.ones(len(columns), dtype=np.float32), (rows, columns)), shape=(len(ids), size)
-    )
+    counts = sp.csr_matrix((np.ones(len(columns), dtype=np.float32), (rows, columns)), shape=(len(ids), size))
     counts.sum_duplicates()
     frequency = np.bincount(counts.indices, minlength=size)
     idf = np.log((1 + len(ids)) / (1 + frequency)) + 1

@@ -279,14 +279,16 @@ def _read_delimited(
         if wanted is None:
             wanted = {name: name for name in names}
             where = list(range(len(wanted)))
-            rows, begins = itertools.chain([first], rows), reader.line_num
+            rows, after = itertools.chain([first], rows), reader.line_num
         else:
             _refuse_twice(header, list(wanted.values()), path)
             where = [header.index(theirs) for theirs in wanted.values()]
-            begins = reader.line_num + 1
+            after = reader.line_num + 1
         collect = _Columns(list(wanted), path, report)
         ragged, first_ragged, row, width = 0, "", first, len(header)
+        begins = after
         for row in rows:
+            begins, after = after, reader.line_num + 1
             if row == [_END]:
                 break
             if len(row) == width or (len(row) > width and not any(row[width:])):
@@ -294,7 +296,6 @@ def _read_delimited(
             elif row:
                 ragged += 1
                 first_ragged = first_ragged or f"line {begins}: {len(row)} cells, not {width}"
-            begins = reader.line_num + 1
         if row != [_END]:
             raise DataError(
                 f"{path}: the row that begins on line {begins} opens a double quote that is never "

@@ -133,9 +133,7 @@ class PairCollator:
         prompts, outputs, counts = [], [], []
         for row, rng in zip(rows, draws, strict=True):
             note = self.notes[row]
-            topics = bool(note.topics) and (
-                rng.random() < self.topic_share or (single and not note.category)
-            )
+            topics = bool(note.topics) and (rng.random() < self.topic_share or (single and not note.category))
             chosen: list[str] = []
             if topics:
                 count = int(rng.integers(1, len(note.topics) + 1))

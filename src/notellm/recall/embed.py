@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 from notellm.errors import DataError
 from notellm.files import read_parquet, write_aside, write_parquet
-from notellm.record import fingerprint
 from notellm.recall.model import NoteLLM
+from notellm.record import fingerprint
 
 SHARD = 4_096
 

@@ -157,7 +157,7 @@ def _generate_ids(
 
 
 def _allowed(trie: dict[int, Any], width: int, eos: int) -> Callable[[int, Tensor], list[int]]:
-    """transformers' hook: which tokens may follow what has been written after the prompt."""
+    """Transformers' hook: which tokens may follow what has been written after the prompt."""
 
     def follow(_: int, sequence: Tensor) -> list[int]:
         node: Any = trie

@@ -64,9 +64,7 @@ def false_negatives(
     """
     partner_note, partner_text = all_notes[positive], all_texts[positive]
     same = (all_notes[None, :] == note[:, None]) | (all_texts[None, :] == text[:, None])
-    same |= (all_notes[None, :] == partner_note[:, None]) | (
-        all_texts[None, :] == partner_text[:, None]
-    )
+    same |= (all_notes[None, :] == partner_note[:, None]) | (all_texts[None, :] == partner_text[:, None])
     masked = same | known
     masked[torch.arange(len(note), device=note.device), positive] = False
     return masked

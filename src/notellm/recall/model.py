@@ -29,7 +29,14 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.backbone.load import LoraOptions, add_lora, hidden_states, label_logits, load_backbone, save_backbone
+from notellm.backbone.load import (
+    LoraOptions,
+    add_lora,
+    hidden_states,
+    label_logits,
+    load_backbone,
+    save_backbone,
+)
 from notellm.backbone.tiny import TinyOptions, build_tiny, train_tokenizer
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import read_json, write_aside
@@ -440,8 +447,12 @@ def _write_sentence_transformers(folder: Path, projection: nn.Linear, max_length
         "bias": True,
         "activation_function": "torch.nn.modules.linear.Identity",
     }
-    pooling = {"word_embedding_dimension": projection.in_features, "pooling_mode_lasttoken": True,
-               "pooling_mode_mean_tokens": False, "include_prompt": True}
+    pooling = {
+        "word_embedding_dimension": projection.in_features,
+        "pooling_mode_lasttoken": True,
+        "pooling_mode_mean_tokens": False,
+        "include_prompt": True,
+    }
     texts = {
         "modules.json": modules,
         "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},

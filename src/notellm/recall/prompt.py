@@ -155,9 +155,7 @@ def template_from_dict(value: Any, where: str) -> Template:
         problems.append("topic_separator must be a text that is not only white space")
     if problems:
         raise ConfigError(f"template {where}: " + "; ".join(problems))
-    return Template(
-        str(value.get("name", where)), str(value.get("about", "")), separator, **tasks
-    )
+    return Template(str(value.get("name", where)), str(value.get("about", "")), separator, **tasks)
 
 
 @dataclass(frozen=True)
@@ -224,9 +222,7 @@ class PromptBuilder:
             for task in ("category", "topics")
         )
         # Joined texts may merge into other tokens at their seams: leave some room before trusting sums.
-        self._always_fits = (
-            wording + title_tokens + content_tokens + topics_tokens + 16 <= max_length
-        )
+        self._always_fits = wording + title_tokens + content_tokens + topics_tokens + 16 <= max_length
         if wording + 8 > max_length:
             raise ConfigError(
                 f"max_length is {max_length}, but the template {template.name!r} alone takes {wording} "

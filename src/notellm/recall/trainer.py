@@ -73,7 +73,7 @@ class NoteLLMTrainingArguments(TrainingArguments):
             ConfigError: with every problem found.
         """
         problems = []
-        if not 0 <= self.alpha:
+        if not self.alpha >= 0:
             problems.append(f"alpha is {self.alpha}; it must be 0 or more")
         if not 0 <= self.topic_share <= 1:
             problems.append(f"topic_share is {self.topic_share}; it must lie in 0 to 1")
@@ -150,9 +150,7 @@ class NoteLLMTrainer(Trainer):
             model=model,
             args=args,
             train_dataset=stream,
-            data_collator=PairCollator(
-                model.prompt, rows, topic_share=args.topic_share, seed=args.seed
-            ),
+            data_collator=PairCollator(model.prompt, rows, topic_share=args.topic_share, seed=args.seed),
             eval_dataset=None if validation is None else stream,
             **trainer_options,
         )
