@@ -66,6 +66,14 @@ class PairIndex:
         return cls(source, target, weight, count, known)
 
 
+    def log_frequency(self) -> np.ndarray:
+        """(count,) float32: log of how often each note stands in the pairs; 0 for notes in none."""
+        uses = np.bincount(self.source, minlength=self.count) + np.bincount(
+            self.target, minlength=self.count
+        )
+        return np.log(np.maximum(uses, 1)).astype(np.float32)
+
+
 class PairStream(Dataset[tuple[int, int, int]]):
     """The pairs of a whole run, in order; item k is (k, source row, target row).
 

@@ -7,6 +7,11 @@ total: L     = (L_cl + alpha L_gen) / (1 + alpha)
 N = 2B notes of B pairs, both members of a pair are queries, tau is learnt. C(i) is every note of the
 batch but i itself and but those that are no true negatives: the same note again, a note with the same
 text, or a known related note of i (the partner i+ always stays).
+
+A note stands in a batch as often as it stands in pairs, so plain in-batch negatives push popular notes
+away and the cosine learns the pointwise mutual information. With ``log_frequency`` the sampling is
+corrected for (Yi et al., RecSys 2019, "Sampling-bias-corrected neural modeling"): the cosine then learns
+what is clicked next, popularity included as far as the text tells it.
 """
 
 import torch
@@ -15,7 +20,12 @@ from torch.nn import functional
 
 
 def contrastive_loss(
-    queries: Tensor, candidates: Tensor, positive: Tensor, excluded: Tensor, tau: Tensor
+    queries: Tensor,
+    candidates: Tensor,
+    positive: Tensor,
+    excluded: Tensor,
+    tau: Tensor,
+    log_frequency: Tensor | None = None,
 ) -> Tensor:
     """Sum of the GCL terms of some queries; divide by the number of notes in the whole batch.
 
@@ -26,8 +36,12 @@ def contrastive_loss(
         excluded: (n, N) bool, candidates that are neither the partner nor a true negative: the query
             itself and the false negatives.
         tau: scalar, log of the inverse temperature.
+        log_frequency: (N,) log of how often each candidate is drawn into a batch, to correct for it; None
+            is the paper's loss.
     """
     scores = queries.float() @ candidates.float().T * tau.float().exp()
+    if log_frequency is not None:
+        scores = scores - log_frequency.float()[None, :]
     scores = scores.masked_fill(excluded, float("-inf"))
     return functional.cross_entropy(scores, positive, reduction="sum")
 

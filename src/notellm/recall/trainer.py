@@ -50,12 +50,17 @@ class NoteLLMTrainingArguments(TrainingArguments):
         alpha: weight of the generation loss (paper: 0.01); 0 is contrastive only.
         topic_share: share r of notes that do the topics task (paper: 0.4).
         embedding_learning_rate: of the token embeddings; the same as the rest when None.
+        sampling_correction: correct for popular notes standing in more batches (``losses.py``); False is
+            the paper's loss.
+        tau: the temperature's starting value, log of its inverse (paper: 3); None keeps the model's.
         chunk_notes: notes a forward pass holds at most, by gradient caching; None holds the whole batch.
     """
 
     alpha: float = 0.01
     topic_share: float = 0.4
     embedding_learning_rate: float | None = None
+    sampling_correction: bool = True
+    tau: float | None = None
     chunk_notes: int | None = None
     per_device_train_batch_size: int = 64
     weight_decay: float = 1e-3
@@ -144,6 +149,11 @@ class NoteLLMTrainer(Trainer):
         stream = PairStream(self.pair_index, teachable, args.max_steps * per_step, args.seed)
         known = np.empty(0, dtype=np.int64) if self.pair_index is None else self.pair_index.known
         self._known = torch.from_numpy(known)
+        self._log_frequency = None
+        if self.pair_index is not None and args.sampling_correction:
+            self._log_frequency = torch.from_numpy(self.pair_index.log_frequency())
+        if args.tau is not None:
+            model.tau.data.fill_(args.tau)
         self._parts: list[Tensor] = []
         self.validation = validation
         super().__init__(
@@ -238,7 +248,11 @@ class NoteLLMTrainer(Trainer):
         own = torch.arange(len(note), device=note.device)
         excluded[own, own + first] = True
         tau = self.accelerator.unwrap_model(self.model).tau
-        return world * contrastive_loss(vectors, everything, positive, excluded, tau) / len(all_notes)
+        frequency = self._log_frequency
+        if frequency is not None:
+            frequency = frequency.to(all_notes.device)[all_notes]
+        total = contrastive_loss(vectors, everything, positive, excluded, tau, frequency)
+        return world * total / len(all_notes)
 
     def _generation(self, total: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """This process's share of the CSFT, times the number of processes."""
