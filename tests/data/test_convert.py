@@ -101,7 +101,8 @@ def test_one_moment_in_every_form(value):
 
 
 @pytest.mark.parametrize(
-    "value", ["2024-02-29", date(2024, 2, 29), 20240229, "20240229", datetime(2024, 2, 29)]  # noqa: DTZ001
+    "value",
+    ["2024-02-29", date(2024, 2, 29), 20240229, "20240229", datetime(2024, 2, 29)],  # noqa: DTZ001
 )
 def test_one_day_in_every_form(value):
     assert read(times, [value])[0] == [datetime(2024, 2, 29, tzinfo=UTC)]
@@ -115,6 +116,12 @@ def test_times_with_fractions_and_without_seconds():
     assert read(times, [SECONDS + 0.5])[0] == [MOMENT + timedelta(seconds=0.5)]
     micro = SECONDS * 1_000_000 + 123_457
     assert read(times, [str(micro)])[0] == [MOMENT + timedelta(microseconds=123_457)]
+
+
+def test_times_of_different_forms_in_one_column():
+    forms = ["2024-02-29T07:30:15-05", "2024-02-29", str(SECONDS), "2024-02-29 12:30:15", "x", ""]
+    day = datetime(2024, 2, 29, tzinfo=UTC)
+    assert read(times, forms)[0] == [MOMENT, day, MOMENT, MOMENT, None, None]
 
 
 def test_unreadable_times_are_missing_and_reported():

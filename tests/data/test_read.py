@@ -124,7 +124,7 @@ def test_absent_optional_columns_are_reported(tmp_path):
         ("c.csv.gz", b"no gzip", "gzip"),
         ("c.csv.gz", gzip.compress(CLICKS_CSV.encode() * 99)[:-9], "gzip"),
         ("c.parquet", "no parquet", "not a readable Parquet file"),
-        ("c.csv", "user_id,note_id\nu,1\nu,\"2\nu,3\n", "line 3 opens a double quote"),
+        ("c.csv", 'user_id,note_id\nu,1\nu,"2\nu,3\n', "line 3 opens a double quote"),
         ("c.csv", "user_id,user_id,note_id\nu,v,1\n", "'user_id' more than once"),
         ("c.csv", "user;note\nu;1\n", r"no column 'user_id'; its columns are 'user;note'"),
         ("c.csv", "user_id,item\nu,1\n", "no column 'note_id'.*'item'.*columns option"),
@@ -209,9 +209,7 @@ def test_many_chunks_keep_order_and_lines(tmp_path):
     assert f"line {rows + 2}:" in str(result.report)
 
 
-cells = st.text(
-    alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12
-)
+cells = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
 
 
 @settings(max_examples=40)

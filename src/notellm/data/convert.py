@@ -35,7 +35,7 @@ _CHUNK = 1 << 15
 _TIME = pl.Datetime("us", "UTC")
 _LARGEST_EXACT_FLOAT = 2**53
 _FORMATS_WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z")
-_FORMATS_WITHOUT_ZONE = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
+_FORMATS_WITHOUT_ZONE = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
 
 
 def raw_table(columns: dict[str, pl.Series], schema: pa.Schema) -> pa.Table:
@@ -45,10 +45,7 @@ def raw_table(columns: dict[str, pl.Series], schema: pa.Schema) -> pa.Table:
     """
     rows = len(next(iter(columns.values())))
     table = pa.table(
-        {
-            name: columns[name].to_arrow() if name in columns else pa.nulls(rows)
-            for name in schema.names
-        }
+        {name: columns[name].to_arrow() if name in columns else pa.nulls(rows) for name in schema.names}
     )
     batches = [
         pa.table(
@@ -109,9 +106,7 @@ def raw_clicks(table: pa.Table, where: str, report: Report) -> pa.Table:
     """
     require(table.column_names, ("user_id", "note_id"), where)
     names = table.column_names
-    columns = {
-        name: ids(table.column(name), f"{where}: {name}", report) for name in ("user_id", "note_id")
-    }
+    columns = {name: ids(table.column(name), f"{where}: {name}", report) for name in ("user_id", "note_id")}
     if "timestamp" in names:
         columns["timestamp"] = times(table.column("timestamp"), f"{where}: timestamp", report)
     else:
@@ -176,11 +171,7 @@ def ids(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
     filled = filled.filter(filled != "")
     decimal = r"^-?\d+\.0+$"
     # A look at a few spares most columns the whole search.
-    if (
-        len(filled)
-        and all(filled.head(100).str.contains(decimal))
-        and all(filled.str.contains(decimal))
-    ):
+    if len(filled) and all(filled.head(100).str.contains(decimal)) and all(filled.str.contains(decimal)):
         return text.str.replace(r"\.0+$", "")
     _lost_digits(filled.filter(filled.str.contains(r"^\d\.\d+[eE]\+?\d+$")), where, report)
     return text
@@ -216,14 +207,11 @@ def topics(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
         DataError: the column is neither lists of text nor text.
     """
     kind = column.type
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(
-        kind.value_type
-    ):
+    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(kind.value_type):
         return _topic_lists(column, where, report)
     if not _is_text(_plain(column).type) and not pa.types.is_null(kind):
         raise DataError(
-            f"{where} is of type {kind}; topics are lists of text, or text: a JSON array or words "
-            "between |"
+            f"{where} is of type {kind}; topics are lists of text, or text: a JSON array or words between |"
         )
     unreadable: list[str] = []
     lists = [_topics_of(cell, unreadable) for cell in _utf8(_plain(column), where, report)]
@@ -279,8 +267,7 @@ def times(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
         return _number_times(_polars(column))
     if not _is_text(kind) and not pa.types.is_null(kind):
         raise DataError(
-            f"{where} is of type {kind}; a time is a timestamp, ISO 8601 text or a number since "
-            "1970"
+            f"{where} is of type {kind}; a time is a timestamp, ISO 8601 text or a number since 1970"
         )
     text = _utf8(column, where, report).str.strip_chars()
     read = _text_times(text)
@@ -293,20 +280,20 @@ def times(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
 def _text_times(text: pl.Series) -> pl.Series:
     whole = text.cast(pl.Int64, strict=False)
     number = text.cast(pl.Float64, strict=False)
-    from_number = pl.select(pl.coalesce(_number_times(whole), _number_times(number))).to_series()
-    if from_number.null_count() == text.null_count():
-        return from_number
-    iso = text.str.replace(r"^(\d{4}-\d{2}-\d{2})[ t]", "${1}T").str.replace(r"\s*[zZ]$", "+00:00")
-    iso = (
-        iso.str.replace(r"[+-]\d{2}$", "${0}:00")
-        if iso.str.contains(r":\d{2}.*[+-]\d{2}$").any()
-        else iso
-    )
-    zoned = [iso.str.to_datetime(f, strict=False, time_unit="us") for f in _FORMATS_WITH_ZONE]
-    local = [iso.str.to_datetime(f, strict=False, time_unit="us") for f in _FORMATS_WITHOUT_ZONE]
-    local.append(iso.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us")))
-    found = [from_number, *zoned, *(series.dt.replace_time_zone("UTC") for series in local)]
-    return pl.select(pl.coalesce(found).cast(_TIME)).to_series()
+    found = pl.select(pl.coalesce(_number_times(whole), _number_times(number)).alias("time")).to_series()
+    iso: pl.Series | None = None
+    for time_format in (*_FORMATS_WITH_ZONE, *_FORMATS_WITHOUT_ZONE):
+        if found.null_count() == text.null_count():
+            break
+        if iso is None:
+            iso = text.str.replace(r"^(\d{4}-\d{2}-\d{2})[ t]", "${1}T")
+            iso = iso.str.replace(r"\s*[zZ]$", "+00:00")
+            iso = iso.str.replace(r"(:\d{2}[^+-]*[+-]\d{2})$", "${1}:00")
+        more = iso.str.to_datetime(time_format, strict=False, time_unit="us")
+        if more.dtype == pl.Datetime("us"):
+            more = more.dt.replace_time_zone("UTC")
+        found = pl.select(pl.coalesce(found, more.cast(_TIME))).to_series()
+    return found
 
 
 def _number_times(number: pl.Series) -> pl.Series:
@@ -366,16 +353,12 @@ def _utf8(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
     if pa.types.is_null(column.type):
         return pl.Series([None] * len(column), dtype=pl.String)
     try:
-        text = (
-            column.cast(pa.large_string()) if not pa.types.is_large_string(column.type) else column
-        )
+        text = column.cast(pa.large_string()) if not pa.types.is_large_string(column.type) else column
         text.validate(full=True)
     except pa.ArrowInvalid:
         cells = column.cast(pa.large_binary()).to_pylist()
         decoded = [None if cell is None else cell.decode(errors="replace") for cell in cells]
-        broken = [
-            new for cell, new in zip(cells, decoded, strict=True) if cell != (new and new.encode())
-        ]
+        broken = [new for cell, new in zip(cells, decoded, strict=True) if cell != (new and new.encode())]
         report.add("broken UTF-8", where, len(broken), broken[0], "broken bytes became U+FFFD")
         return pl.Series(decoded, dtype=pl.String)
     return _polars(text)

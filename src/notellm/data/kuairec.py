@@ -74,9 +74,7 @@ def _clicks(path: Path) -> pa.Table:
         rows = pl.read_csv(path, columns=names, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{path} must be a CSV with the columns {', '.join(names)}: {reason}"
-        ) from error
+        raise DataError(f"{path} must be a CSV with the columns {', '.join(names)}: {reason}") from error
     watched = rows.filter(pl.col("watch_ratio").cast(pl.Float64, strict=False) >= _WATCHED)
     table = watched.drop("watch_ratio").rename({"video_id": "note_id"}).to_arrow()
     return raw_clicks(table, path.name, Report())

@@ -53,9 +53,7 @@ def read_microlens(folder: str | Path) -> tuple[pa.Table, pa.Table]:
 def _clicks(path: Path) -> pa.Table:
     if path.suffix == ".csv":
         timed = read_delimited(path, ("user", "item", "timestamp"))
-        return raw_clicks(
-            timed.rename_columns(["user_id", "note_id", "timestamp"]), path.name, Report()
-        )
+        return raw_clicks(timed.rename_columns(["user_id", "note_id", "timestamp"]), path.name, Report())
     rows = pl.DataFrame(read_delimited(path, ("user", "items"), delimiter="\t", quoting=False))
     items = rows.with_columns(pl.col("items").str.strip_chars().str.split(" ")).explode("items")
     columns = {

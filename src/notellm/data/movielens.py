@@ -79,9 +79,7 @@ def _texts(folder: Path) -> pl.DataFrame:
             "MovieLens alone has no text: add the TMDB 5000 file"
         )
     texts = pl.concat([part.select("movieId", "overview", "keywords") for part in parts])
-    texts = texts.with_columns(
-        pl.col("keywords").list.eval(pl.element().filter(pl.element() != ""))
-    )
+    texts = texts.with_columns(pl.col("keywords").list.eval(pl.element().filter(pl.element() != "")))
     told = (pl.col("overview").str.strip_chars() != "") | (pl.col("keywords").list.len() > 0)
     return texts.filter(told).unique("movieId", keep="first")
 
@@ -92,8 +90,7 @@ def _keywords(cell: str) -> list[str]:
         return [keyword["name"] for keyword in json.loads(cell or "[]")]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(
-            f"tmdb_5000_movies.csv: keywords are {cell[:80]!r}; they must be JSON like "
-            '[{"name": "x"}]'
+            f'tmdb_5000_movies.csv: keywords are {cell[:80]!r}; they must be JSON like [{{"name": "x"}}]'
         ) from error
 
 

@@ -61,10 +61,7 @@ class Report:
         if not self.problems:
             return "no problems found"
         rows = [list(PROBLEMS.names)]
-        rows += [
-            [p.problem, p.where, f"{p.count:,}", _shorten(p.example), p.action]
-            for p in self.problems
-        ]
+        rows += [[p.problem, p.where, f"{p.count:,}", _shorten(p.example), p.action] for p in self.problems]
         widths = [max(_width(row[i]) for row in rows) for i in range(len(PROBLEMS.names))]
         rows.insert(1, ["-" * width for width in widths])
         return "\n".join(

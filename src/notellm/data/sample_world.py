@@ -237,8 +237,7 @@ def _vocabulary() -> tuple[list[_Concept], dict[str, list[str]], dict[str, list[
                         category={n: f"{first[n]}/{second[n]}" for n in LANGUAGES},
                         words=words,
                         tags={
-                            n: list(dict.fromkeys([*words[n][:5], second[n], first[n]]))
-                            for n in LANGUAGES
+                            n: list(dict.fromkeys([*words[n][:5], second[n], first[n]])) for n in LANGUAGES
                         },
                     )
                 )
@@ -434,9 +433,7 @@ def _note_table(
 ) -> pa.Table:
     draw = random.Random(seed)
     titles, contents, topics, categories = [], [], [], []
-    for number, spoken in zip(
-        truth.note_concept.tolist(), truth.note_language.tolist(), strict=True
-    ):
+    for number, spoken in zip(truth.note_concept.tolist(), truth.note_language.tolist(), strict=True):
         language, concept = LANGUAGES[spoken], concepts[number]
         title, content = _write(concept.words[language], filler[language], language, draw)
         titles.append(title)
@@ -457,9 +454,7 @@ def _note_table(
     return pa.table(columns, schema=NOTES)
 
 
-def _write(
-    words: list[str], filler: list[str], language: str, draw: random.Random
-) -> tuple[str, str]:
+def _write(words: list[str], filler: list[str], language: str, draw: random.Random) -> tuple[str, str]:
     """A title of 3 to 10 words and a content of 10 to 60, with 5 to 10 of the concept's words."""
     own = draw.sample(words, draw.randint(5, 10))
     in_title = draw.randint(1, 3)
