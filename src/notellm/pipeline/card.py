@@ -1,0 +1,64 @@
+"""The model card that every trained model carries as its README.md."""
+
+from typing import Any
+
+
+def model_card(name: str, record: dict[str, Any], notes: int, pairs: int) -> str:
+    """A model card in Markdown, with the front matter that hubs read.
+
+    Args:
+        name: of the model.
+        record: its record.
+        notes: number of training notes.
+        pairs: number of training pairs, 0 where it learnt to generate only.
+    """
+    config, metrics = record["config"], record["metrics"]
+    measured = "\n".join(
+        f"| {figure} | {metrics['untrained'].get(figure, float('nan')):.4f} | {value:.4f} |"
+        for figure, value in metrics.get("validation", {}).items()
+    )
+    results = (
+        f"| validation | untrained | trained |\n|---|---:|---:|\n{measured}\n"
+        if measured
+        else "No validation notes were held out.\n"
+    )
+    options = "\n".join(f"| {option} | {value} |" for option, value in config.items())
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [notellm, recommendation, item-to-item]
+---
+
+# {name}
+
+A NoteLLM (arXiv 2403.01744): it compresses a note into one vector of {config["dim"]} dimensions whose
+neighbours are the notes people open together, and writes the note's topics and category. Trained on
+{notes:,} notes and {pairs:,} related pairs from a click log, from the backbone `{config["backbone"]}`.
+
+```python
+from notellm import NoteLLM, Note
+
+model = NoteLLM.from_pretrained("{name}")
+vectors = model.encode([Note(title="...", content="...", topics=("...",))])
+```
+
+Without notellm, send the text of `model.prompts(notes)` to any embedding server:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+vectors = SentenceTransformer("{name}").encode(prompts)
+```
+
+## Results
+
+{results}
+## Training
+
+| option | value |
+|---|---|
+{options}
+
+Data: notes `{record["data"]["notes"]}`, pairs `{record["data"]["pairs"]}` (fingerprints). Versions:
+{", ".join(f"{package} {version}" for package, version in record["versions"].items())}.
+"""

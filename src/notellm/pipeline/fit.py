@@ -1,0 +1,275 @@
+"""Training a NoteLLM as a job: a resolved configuration in, a model directory with its record out.
+
+The run's working folder ``OUTPUT.run`` beside the model holds checkpoints and TensorBoard logs, and what
+the run was started with; a killed run is resumed from there and ends with the weights an uninterrupted
+one ends with. When the model is written the checkpoints go, the logs stay.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from notellm.backbone.load import LoraOptions
+from notellm.backbone.tiny import TinyOptions
+from notellm.errors import ConfigError, DataError
+from notellm.files import read_json, write_json
+from notellm.pipeline.card import model_card
+from notellm.recall.model import NoteLLM
+from notellm.recall.trainer import (
+    NoteLLMTrainer,
+    NoteLLMTrainingArguments,
+    Validation,
+    last_checkpoint,
+    validation_metrics,
+)
+from notellm.record import RECORD, fingerprint, versions
+
+TINY = "tiny"
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """Everything a training run is made of. None means the default of the backbone's kind.
+
+    Attributes:
+        backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
+        template: the prompt's wording; tiny: "compact", pretrained: "english".
+        lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
+        epochs: passes over the related pairs.
+        max_steps: ends the run earlier (or later) than ``epochs`` says, where given.
+        batch_pairs: pairs in a batch, B (paper: 64).
+        learning_rate: of everything but the token embeddings.
+        embedding_learning_rate: of the token embeddings.
+        alpha: weight of the generation loss (paper: 0.01).
+        topic_share: share r of notes that do the topics task (paper: 0.4).
+        tau: starting value of the log inverse temperature (paper: 3).
+        sampling_correction: correct in-batch negatives for popularity (not in the paper).
+        dim: dimensions of the vector (paper: 128).
+        title_tokens: budget of the title (paper: 20).
+        content_tokens: budget of the content (paper: 80).
+        chunk_notes: notes per forward pass, by gradient caching, where a batch outgrows memory.
+        evaluations: how often the validation Recall is measured; the best checkpoint is kept.
+        bf16: compute in bfloat16 (for GPUs).
+        seed: of everything random.
+    """
+
+    backbone: str = TINY
+    template: str | None = None
+    lora: bool | None = None
+    epochs: float | None = None
+    max_steps: int | None = None
+    batch_pairs: int = 64
+    learning_rate: float | None = None
+    embedding_learning_rate: float | None = None
+    alpha: float = 0.01
+    topic_share: float = 0.4
+    tau: float | None = None
+    sampling_correction: bool = True
+    dim: int = 128
+    title_tokens: int = 20
+    content_tokens: int = 80
+    chunk_notes: int | None = None
+    evaluations: int = 5
+    bf16: bool = False
+    seed: int = 0
+
+    def resolved(self) -> "FitOptions":
+        """The options with every None filled in: tiny by measurement, pretrained by the papers."""
+        tiny = self.backbone == TINY
+        defaults: dict[str, Any] = (
+            {
+                "template": "compact",
+                "lora": False,
+                "epochs": 4.0,
+                "learning_rate": 2e-4,
+                "embedding_learning_rate": 1e-3,
+                "tau": 2.0,
+            }
+            if tiny
+            else {"template": "english", "lora": True, "epochs": 1.0, "tau": 3.0}
+        )
+        if not tiny:
+            adapters = True if self.lora is None else self.lora
+            defaults["learning_rate"] = 1e-4 if adapters else 3e-6
+        filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        resolved = replace(self, **filled)
+        if resolved.evaluations < 1:
+            raise ConfigError(f"evaluations is {resolved.evaluations}; measure at least once")
+        if tiny and resolved.lora:
+            raise ConfigError("the tiny backbone is trained whole; LoRA is for pretrained backbones")
+        return resolved
+
+
+def build_model(options: FitOptions, notes: pa.Table) -> NoteLLM:
+    """The untrained model of a run: the tiny one from the notes, or a pretrained backbone.
+
+    Raises:
+        ModelError: the backbone cannot be loaded.
+        DataError: there are no notes, or no text in them.
+    """
+    chosen = options.resolved()
+    topics, categories = _labels(notes)
+    known: dict[str, Any] = {
+        "template": chosen.template,
+        "dim": chosen.dim,
+        "title_tokens": chosen.title_tokens,
+        "content_tokens": chosen.content_tokens,
+        "typical_topics": topics,
+        "categories": categories,
+    }
+    if chosen.backbone == TINY:
+        return NoteLLM.from_corpus(notes, tiny=TinyOptions(), seed=chosen.seed, **known)
+    return NoteLLM.from_pretrained(
+        chosen.backbone,
+        lora=LoraOptions() if chosen.lora else None,
+        dtype="bfloat16" if chosen.bf16 else "float32",
+        **known,
+    )
+
+
+def fit(
+    notes: pa.Table,
+    pairs: pa.Table | None,
+    output: str | Path,
+    *,
+    validation: Validation | None = None,
+    options: FitOptions | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> NoteLLM:
+    """Train a model and write its directory; the record and the model card go with it.
+
+    Args:
+        notes: notes to train on.
+        pairs: related pairs among them; None trains category and topics alone.
+        output: the model directory; replaced when the run is complete.
+        validation: notes held out to choose the best checkpoint by; None takes the last.
+        options: the run's options.
+        resume: go on with the run that was cut off.
+        progress: show a progress bar with rate and remaining time.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        ConfigError: an option is not allowed, there is an unfinished run and ``resume`` is false, or it
+            was started with other options or data.
+        DataError: the tables do not fit together.
+        ModelError: the backbone cannot be loaded.
+        StorageError: something cannot be written.
+    """
+    chosen = (options or FitOptions()).resolved()
+    target = Path(output)
+    run = target.with_name(f"{target.name}.run")
+    started = {
+        "config": asdict(chosen),
+        "data": {
+            "notes": fingerprint(notes),
+            "pairs": None if pairs is None else fingerprint(pairs),
+            "validation": None if validation is None else fingerprint(validation.notes),
+        },
+    }
+    checkpoint = _find_unfinished(run, started, resume=resume)
+    model = build_model(chosen, notes)
+    steps = _steps(chosen, notes, pairs)
+    every = max(1, steps // chosen.evaluations)
+    arguments = NoteLLMTrainingArguments(
+        output_dir=str(run),
+        max_steps=steps,
+        per_device_train_batch_size=chosen.batch_pairs,
+        learning_rate=_number(chosen.learning_rate),
+        embedding_learning_rate=chosen.embedding_learning_rate,
+        alpha=chosen.alpha,
+        topic_share=chosen.topic_share,
+        tau=chosen.tau,
+        sampling_correction=chosen.sampling_correction,
+        chunk_notes=chosen.chunk_notes,
+        bf16=chosen.bf16,
+        seed=chosen.seed,
+        eval_strategy="no" if validation is None else "steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        load_best_model_at_end=validation is not None,
+        metric_for_best_model="recall@100",
+        greater_is_better=True,
+        disable_tqdm=not progress,
+        report_to="tensorboard" if find_spec("tensorboard") else "none",
+        logging_dir=None,
+    )
+    trainer = NoteLLMTrainer(model, arguments, notes=notes, pairs=pairs, validation=validation)
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(started, run / "started.json")
+    before = {} if validation is None or checkpoint is not None else validation_metrics(model, validation)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    metrics = {"steps": steps, "untrained": before, "history": _history(trainer.state.log_history)}
+    if validation is not None:
+        metrics["validation"] = validation_metrics(model, validation)
+    record = {"kind": "model", "versions": versions(), "seed": chosen.seed, **started, "metrics": metrics}
+    model.save_pretrained(
+        target,
+        extra={
+            RECORD: json.dumps(record, ensure_ascii=False, indent=2) + "\n",
+            "README.md": model_card(target.name, record, notes.num_rows, 0 if pairs is None else pairs.num_rows),
+        },
+    )
+    for folder in run.glob("checkpoint-*"):
+        shutil.rmtree(folder)
+    return model
+
+
+def _find_unfinished(run: Path, started: dict[str, Any], *, resume: bool) -> Path | None:
+    """The checkpoint to resume from; None for a new run."""
+    checkpoint = last_checkpoint(run)
+    if checkpoint is None:
+        return None
+    if not resume:
+        raise ConfigError(
+            f"{run} holds an unfinished run ({checkpoint.name}): go on with --resume, "
+            "or remove that folder to start anew"
+        )
+    before = read_json(run / "started.json")
+    changed = [
+        f"{name} was {before['config'].get(name)!r}, is {value!r}"
+        for name, value in started["config"].items()
+        if before["config"].get(name) != value
+    ] + [f"the {name} have changed" for name, value in started["data"].items() if before["data"][name] != value]
+    if changed:
+        raise ConfigError(
+            f"the unfinished run in {run} was started differently ({'; '.join(changed)}): give the same "
+            "options and data, or remove that folder to start anew"
+        )
+    return checkpoint
+
+
+def _steps(options: FitOptions, notes: pa.Table, pairs: pa.Table | None) -> int:
+    if options.max_steps is not None:
+        if options.max_steps < 1:
+            raise ConfigError(f"max_steps is {options.max_steps}; it must be at least 1")
+        return options.max_steps
+    items = notes.num_rows if pairs is None else pairs.num_rows
+    return max(1, round(_number(options.epochs) * items / options.batch_pairs))
+
+
+def _labels(notes: pa.Table) -> tuple[int, list[str]]:
+    """The typical number of topics (median of the notes that have some) and the categories."""
+    counts = sorted(len(topics) for topics in notes.column("topics").to_pylist() if topics)
+    typical = counts[len(counts) // 2] if counts else 3
+    return typical, sorted({name for name in notes.column("category").to_pylist() if name})
+
+
+def _history(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The validation measurements of a run."""
+    return [entry for entry in log if any(name.startswith("eval_") for name in entry)]
+
+
+def _number(value: float | None) -> float:
+    if value is None:
+        raise DataError("an option is not resolved")
+    return value

@@ -1,0 +1,145 @@
+"""What the stages leave on disk for each other: dataset folders and split folders.
+
+    DATA/   notes.parquet  clicks.parquet  [pairs.parquet]  record.json   problems.parquet
+    SPLIT/  train/  valid/  test/  (dataset folders each)   record.json
+
+A stage reads only what the stage before it wrote.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from notellm.data import CLICKS, NOTES, PAIRS, Report
+from notellm.errors import DataError
+from notellm.evaluate import Part, Split
+from notellm.files import read_json, read_parquet, write_aside, write_parquet
+from notellm.pairs import PairOptions, mine_pairs
+from notellm.record import RECORD, fingerprint, write_record
+
+NOTES_FILE, CLICKS_FILE, PAIRS_FILE = "notes.parquet", "clicks.parquet", "pairs.parquet"
+PARTS = ("train", "valid", "test")
+
+
+def save_dataset(
+    folder: str | Path, notes: pa.Table, clicks: pa.Table, report: Report, *, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write a dataset folder, whole or not at all; returns its record.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with write_aside(folder) as aside:
+        aside.mkdir()
+        write_parquet(notes, aside / NOTES_FILE)
+        write_parquet(clicks, aside / CLICKS_FILE)
+        write_parquet(report.table(), aside / "problems.parquet")
+        return write_record(
+            aside,
+            kind="dataset",
+            config=config,
+            data=_sizes(Part(notes, clicks)),
+            metrics={problem.problem: problem.count for problem in report.problems},
+        )
+
+
+def load_dataset(folder: str | Path) -> Part:
+    """Read a dataset folder.
+
+    Raises:
+        DataError: it is none.
+    """
+    path = Path(folder)
+    if not (path / NOTES_FILE).is_file():
+        raise DataError(
+            f"{path} is not a dataset folder (it has no {NOTES_FILE}); make one with: notellm prepare"
+        )
+    notes = read_parquet(path / NOTES_FILE, NOTES.names)
+    clicks = CLICKS.empty_table()
+    if (path / CLICKS_FILE).is_file():
+        clicks = read_parquet(path / CLICKS_FILE, CLICKS.names)
+    return Part(notes, clicks)
+
+
+def save_split(
+    folder: str | Path, split: Split, *, config: Mapping[str, Any], seed: int | None
+) -> dict[str, Any]:
+    """Write a split folder, whole or not at all; returns its record.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with write_aside(folder) as aside:
+        for name in PARTS:
+            part = getattr(split, name)
+            (aside / name).mkdir(parents=True)
+            write_parquet(part.notes, aside / name / NOTES_FILE)
+            write_parquet(part.clicks, aside / name / CLICKS_FILE)
+        data = {name: _sizes(getattr(split, name)) for name in PARTS}
+        return write_record(aside, kind="split", config=config, data=data, seed=seed)
+
+
+def load_split(folder: str | Path) -> Split:
+    """Read a split folder.
+
+    Raises:
+        DataError: it is none.
+    """
+    path = Path(folder)
+    if not is_split(path):
+        raise DataError(
+            f"{path} is not a split folder (it lacks train/, valid/ or test/); "
+            "make one with: notellm split"
+        )
+    return Split(*(load_dataset(path / name) for name in PARTS))
+
+
+def is_split(folder: str | Path) -> bool:
+    """Whether a folder is a split folder."""
+    return all((Path(folder) / name / NOTES_FILE).is_file() for name in PARTS)
+
+
+def split_config(folder: str | Path) -> dict[str, Any]:
+    """How a split was made: its record's configuration."""
+    config: dict[str, Any] = read_json(Path(folder) / RECORD)["config"]
+    return config
+
+
+def mine_folder(folder: str | Path, options: PairOptions, *, progress: bool = True) -> dict[str, int]:
+    """Mine the related pairs of a dataset folder, or of each part of a split folder, into it.
+
+    Returns:
+        The number of pairs by part ("" for a dataset folder).
+
+    Raises:
+        DataError: it is neither, or there are no clicks at all.
+    """
+    path = Path(folder)
+    names = PARTS if is_split(path) else ("",)
+    parts = {name: load_dataset(path / name) for name in names}
+    if not any(part.clicks.num_rows for part in parts.values()):
+        raise DataError(f"{path} has no clicks, so there are no related pairs; prepare it with --clicks")
+    found = {}
+    for name, part in parts.items():
+        empty = not part.clicks.num_rows
+        pairs = PAIRS.empty_table() if empty else mine_pairs(part.clicks, options, progress=progress)
+        write_parquet(pairs, path / name / PAIRS_FILE)
+        found[name] = pairs.num_rows
+    return found
+
+
+def load_pairs(folder: str | Path) -> pa.Table | None:
+    """The related pairs of a dataset folder; None where none were mined."""
+    path = Path(folder) / PAIRS_FILE
+    return read_parquet(path, PAIRS.names) if path.is_file() else None
+
+
+def _sizes(part: Part) -> dict[str, Any]:
+    return {
+        "notes": part.notes.num_rows,
+        "clicks": part.clicks.num_rows,
+        "notes_fingerprint": fingerprint(part.notes),
+        "clicks_fingerprint": fingerprint(part.clicks),
+    }
