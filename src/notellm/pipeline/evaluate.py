@@ -182,7 +182,7 @@ def _tagging(
     train = split.train.notes
     fresh = _not_in(_not_in(split.test.notes, train), split.valid.notes)
     with_category = _draw(fresh.filter(pc.not_equal(fresh.column("category"), "")), limit, seed)
-    categories = model.config.categories
+    categories = model.settings.categories
     if with_category.num_rows and categories:
         true = with_category.column("category").to_pylist()
         found = {

@@ -197,11 +197,10 @@ def fit(
         save_strategy="steps",
         save_steps=every,
         load_best_model_at_end=validation is not None,
-        metric_for_best_model="recall@100",
+        metric_for_best_model="recall@10",
         greater_is_better=True,
         disable_tqdm=not progress,
         report_to="tensorboard" if find_spec("tensorboard") else "none",
-        logging_dir=None,
     )
     trainer = NoteLLMTrainer(model, arguments, notes=notes, pairs=pairs, validation=validation)
     run.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def read_vectors(path: str | Path) -> tuple[list[str], np.ndarray]:
 
 def weights_fingerprint(model: NoteLLM) -> str:
     """SHA-256 of a model's weights and prompt, 16 hexadecimal digits: which vectors are whose."""
-    digest = hashlib.sha256(repr((model.config, model.prompt.template)).encode())
+    digest = hashlib.sha256(repr((model.settings, model.prompt.template)).encode())
     for name, weight in model.state_dict().items():
         digest.update(name.encode())
         digest.update(weight.detach().float().cpu().numpy().tobytes())

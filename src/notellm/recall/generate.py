@@ -46,7 +46,7 @@ def generate_categories(
     if not constrained:
         texts = _generate(model, notes, "category", [1], _LONGEST_CATEGORY, None, progress)
         return [text.strip() for text in texts]
-    names = list(dict.fromkeys(model.config.categories if categories is None else categories))
+    names = list(dict.fromkeys(model.settings.categories if categories is None else categories))
     if not names:
         raise ConfigError(
             "no category is known: the model was trained on notes without categories; "
@@ -90,7 +90,7 @@ def generate_topics(
     """
     if n is not None and n < 1:
         raise ConfigError(f"n is {n}; ask for at least 1 topic, or None to let the model end")
-    count = model.config.typical_topics if n is None else n
+    count = model.settings.typical_topics if n is None else n
     limit = _TOKENS_PER_TOPIC * max(count, 3 if n is None else count)
     texts = _generate(model, notes, "topics", [count], limit, None, progress)
     return [model.prompt.parse_topics(text)[:n] for text in texts]

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.load import (
     LoraOptions,
@@ -105,7 +105,7 @@ class NoteLLM(nn.Module):
     Args:
         backbone: the causal language model.
         tokenizer: its hardened tokenizer, [EMB] included.
-        config: prompt, budgets, dimensions.
+        config: prompt, budgets, dimensions; kept as ``settings``.
         template: the wording, where it is not the one that ``config.template`` names.
     """
 
@@ -120,7 +120,7 @@ class NoteLLM(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.tokenizer = tokenizer
-        self.config = config
+        self.settings = config
         wording = (
             load_template(config.template)
             if template is None
@@ -240,6 +240,11 @@ class NoteLLM(nn.Module):
     # ---------------------------------------------------------------- computing
 
     @property
+    def config(self) -> PretrainedConfig:
+        """The backbone's configuration, which transformers' Trainer looks at."""
+        return self.backbone.config
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.projection.weight.device
@@ -278,7 +283,7 @@ class NoteLLM(nn.Module):
             progress: show a progress bar.
         """
         texts = list(notes) if _are_texts(notes) else self.prompts(notes)  # type: ignore[arg-type]
-        vectors = np.empty((len(texts), self.config.dim), dtype=np.float32)
+        vectors = np.empty((len(texts), self.settings.dim), dtype=np.float32)
         training = self.training
         self.eval()
         with tqdm(total=len(texts), unit="note", desc="embed", disable=not progress) as bar:
@@ -335,7 +340,7 @@ class NoteLLM(nn.Module):
         states = torch.cat(pieces).double()
         mean = states.mean(dim=0)
         _, _, axes = torch.linalg.svd(torch.cov((states - mean).T))
-        rank = min(self.config.dim, len(axes))
+        rank = min(self.settings.dim, len(axes))
         self.projection.weight.data.normal_(std=1e-3)
         self.projection.weight.data[:rank] = axes[:rank].float()
         self.projection.bias.data = -(self.projection.weight.data.double() @ mean).float()
@@ -357,9 +362,9 @@ class NoteLLM(nn.Module):
             aside.mkdir()
             save_backbone(self.backbone, aside)
             self.tokenizer.save_pretrained(aside)
-            _write_sentence_transformers(aside, self.projection, self.config.max_length)
+            _write_sentence_transformers(aside, self.projection, self.settings.max_length)
             saved = {
-                "config": asdict(self.config),
+                "config": asdict(self.settings),
                 "template": self.prompt.template.to_dict(),
                 "tau": float(self.tau),
             }
@@ -373,7 +378,7 @@ class NoteLLM(nn.Module):
             self.projection.bias.data = weights["linear.bias"].float()
         except (OSError, SafetensorError, KeyError) as error:
             raise ModelError(f"{path} lacks its projection ({_DENSE}/model.safetensors): {error}") from error
-        self.config = replace(self.config, dim=len(self.projection.bias))
+        self.settings = replace(self.settings, dim=len(self.projection.bias))
         self.tau.data = torch.tensor(tau)
 
 
