@@ -1,3 +1,66 @@
-"""notellm: from a table of notes and a click log to an LLM recommender."""
+"""notellm: from a table of notes and a click log to an LLM recommender.
+
+The main names can be imported from here. Each is loaded when it is first asked for, so that
+``import notellm`` stays quick and the data tools work without loading torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from notellm.backbone.load import LoraOptions
+    from notellm.data import read_clicks, read_notes, sample_world, validate
+    from notellm.evaluate.split import split_by_note, split_by_time
+    from notellm.pairs import PairOptions, mine_pairs
+    from notellm.recall.model import NoteLLM
+    from notellm.recall.prompt import Note
+    from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "LoraOptions",
+    "Note",
+    "NoteLLM",
+    "NoteLLMTrainer",
+    "NoteLLMTrainingArguments",
+    "PairOptions",
+    "Validation",
+    "__version__",
+    "mine_pairs",
+    "read_clicks",
+    "read_notes",
+    "sample_world",
+    "split_by_note",
+    "split_by_time",
+    "validate",
+]
+
+_WHERE = {
+    "LoraOptions": "notellm.backbone.load",
+    "Note": "notellm.recall.prompt",
+    "NoteLLM": "notellm.recall.model",
+    "NoteLLMTrainer": "notellm.recall.trainer",
+    "NoteLLMTrainingArguments": "notellm.recall.trainer",
+    "PairOptions": "notellm.pairs",
+    "Validation": "notellm.recall.trainer",
+    "mine_pairs": "notellm.pairs",
+    "read_clicks": "notellm.data.read",
+    "read_notes": "notellm.data.read",
+    "sample_world": "notellm.data.sample_world",
+    "split_by_note": "notellm.evaluate.split",
+    "split_by_time": "notellm.evaluate.split",
+    "validate": "notellm.data.validate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'notellm' has no attribute {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

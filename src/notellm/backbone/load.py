@@ -7,9 +7,10 @@ how logits come out of them, how LoRA is put in and merged.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -47,14 +48,15 @@ def load_backbone(
     try:
         config = AutoConfig.from_pretrained(str(name_or_path))
         model = AutoModelForCausalLM.from_pretrained(str(name_or_path), config=config, dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"no causal language model at {name_or_path}: {reason} "
             "(give a local model directory, or a hub name with a network connection)"
         ) from error
     tokenizer = load_tokenizer(name_or_path, *new_tokens)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    embedding = cast("nn.Embedding", model.get_input_embeddings())
+    if len(tokenizer) > embedding.num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     check_label_logits(model)
     return model, tokenizer
@@ -73,7 +75,7 @@ def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
     Some architectures scale or cap what their output embedding gives; the known three ways are applied
     here, and :func:`check_label_logits` refuses a model that does something else.
     """
-    logits: Tensor = model.get_output_embeddings()(states)
+    logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[no-untyped-call]
     config = model.config.get_text_config()
     if getattr(config, "logit_scale", None) is not None:  # Cohere
         logits = logits * config.logit_scale
@@ -94,7 +96,7 @@ def check_label_logits(model: PreTrainedModel) -> None:
     ids = torch.tensor([[1, 2]], device=model.device)
     mask = torch.ones_like(ids)
     training = model.training
-    model.eval()
+    model.eval()  # type: ignore[no-untyped-call]
     with torch.no_grad():
         full = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
         ours = label_logits(model, hidden_states(model, ids, mask)[0]).float()
@@ -117,7 +119,7 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
         ConfigError: a target does not exist in this architecture.
     """
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an optional package
     except ImportError as error:
         raise MissingDependencyError("LoRA needs peft: pip install 'notellm[lora]'") from error
     config = LoraConfig(

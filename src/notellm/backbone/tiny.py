@@ -83,7 +83,9 @@ def train_tokenizer(
     bpe.post_processor = processors.TemplateProcessing(
         single=f"{_BOS} $A", special_tokens=[(_BOS, bpe.token_to_id(_BOS))]
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=_BOS, eos_token=_EOS, pad_token=_PAD)
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=bpe, bos_token=_BOS, eos_token=_EOS, pad_token=_PAD
+    )
     return cast("PreTrainedTokenizerFast", harden(tokenizer, *new_tokens))
 
 
@@ -174,7 +176,7 @@ def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndar
     channel = (log_idf / spread - 0.5).astype(np.float32)
     table = np.concatenate([vectors, channel[:, None]], axis=1)
     scale = 0.1 * math.sqrt(table.shape[1])
-    model.get_input_embeddings().weight.copy_(torch.from_numpy(table * scale))
+    model.model.embed_tokens.weight.copy_(torch.from_numpy(table * scale))
     return spread
 
 

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from notellm.errors import DataError
 from notellm.files import read_parquet, write_aside, write_parquet
 from notellm.recall.model import NoteLLM
+from notellm.recall.prompt import notes_from_table
 from notellm.record import fingerprint
 
 SHARD = 4_096
@@ -64,8 +65,7 @@ def embed_to_parquet(
 
 
 def _texts(notes: pa.Table) -> list[str]:
-    columns = [notes.column(name).to_pylist() for name in ("title", "content")]
-    return [f"{title}{content}" for title, content in zip(*columns, strict=True)]
+    return [note.title + note.content for note in notes_from_table(notes)]
 
 
 def _merge(parts: Path, target: Path, notes: pa.Table, shards: list[np.ndarray]) -> None:

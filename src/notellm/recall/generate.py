@@ -56,20 +56,20 @@ def generate_categories(
     spellings = prompt.output_ids([prompt.output("category", category=name) for name in names])
     trie: dict[int, Any] = {}
     for name, ids in zip(names, spellings, strict=True):
-        node = trie
+        branch = trie
         for token in ids:
-            node = node.setdefault(token, {})
-        node.setdefault(prompt.eos_id, name)  # of two names with one spelling the first counts
+            branch = branch.setdefault(token, {})
+        branch.setdefault(prompt.eos_id, name)  # of two names with one spelling the first counts
     longest = max(len(ids) for ids in spellings) + 1
     outputs = _generate_ids(model, notes, "category", [1], longest, trie, progress)
     found = []
     for ids in outputs:
-        node = trie
+        node: Any = trie
         for token in ids:
             node = node[token]
             if isinstance(node, str):
                 break
-        found.append(node if isinstance(node, str) else "")
+        found.append(node)
     return found
 
 
@@ -129,7 +129,7 @@ def _generate_ids(
     ]
     order = sorted(range(len(starts)), key=lambda row: -len(starts[row]))
     results: list[list[int]] = [[] for _ in starts]
-    config = GenerationConfig(
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=limit,
         do_sample=False,
         eos_token_id=prompt.eos_id,
@@ -143,7 +143,7 @@ def _generate_ids(
             chosen = order[first : first + BATCH]
             batch = pad_left([starts[row] for row in chosen], model.tokenizer, model.device)
             width = batch["input_ids"].shape[1]
-            output = model.backbone.generate(
+            output = model.backbone.generate(  # type: ignore[operator]
                 **batch,
                 generation_config=config,
                 prefix_allowed_tokens_fn=None if trie is None else _allowed(trie, width, prompt.eos_id),

@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias, cast
 
 import numpy as np
 import pyarrow as pa
@@ -56,7 +56,7 @@ _DENSE = "2_Dense"
 #: Prompts of a batch together hold about this many tokens, padding included.
 TOKENS_PER_BATCH = 16_384
 
-Notes = pa.Table | Sequence[Note]
+Notes: TypeAlias = pa.Table | Sequence[Note]
 
 
 @dataclass(frozen=True)
@@ -162,17 +162,16 @@ class NoteLLM(nn.Module):
             ModelError: there is no usable model, or its files do not fit together.
             ConfigError: an option is unknown or not allowed.
         """
-        unknown = sorted(set(options) - set(NoteLLMConfig.__dataclass_fields__))
-        if unknown:
-            raise ConfigError(
-                f"unknown option {unknown[0]!r}; NoteLLM knows {', '.join(NoteLLMConfig.__dataclass_fields__)}"
-            )
         path = Path(name_or_path)
         saved = _read_config(path) if (path / CONFIG).is_file() else {}
+        config = _checked_config({**saved.get("config", {}), **options})
+        if saved and config.dim != saved["config"]["dim"]:
+            raise ConfigError(
+                f"dim is {config.dim}, but the model saved at {path} has {saved['config']['dim']}; "
+                "leave dim out, or start from a backbone without a projection"
+            )
         backbone, tokenizer = load_backbone(name_or_path, EMB_TOKEN, dtype=dtype)
-        known = {**saved.get("config", {}), **options}
         limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-        config = NoteLLMConfig(**known)
         if limit is not None and config.max_length > limit:
             config = replace(config, max_length=limit)
         template = None if "template" in options else saved.get("template")
@@ -205,14 +204,16 @@ class NoteLLM(nn.Module):
 
         Raises:
             DataError: the notes hold no text.
+            ConfigError: an option is unknown or not allowed.
         """
         rows = as_notes(notes)
         size = tiny or TinyOptions()
-        known = {"template": "compact", "max_length": min(256, size.max_length), **options}
-        config = NoteLLMConfig(**known)
+        config = _checked_config({"template": "compact", "max_length": min(256, size.max_length), **options})
         wording = load_template(config.template)
         # The wording belongs to the corpus too: the BPE then has its words as tokens.
         texts = [" ".join((note.title, *note.topics, note.content)) for note in rows]
+        if not any(text.strip() for text in texts):
+            raise DataError("the notes hold no text to build a backbone from; give notes with titles")
         categories = sorted({note.category for note in rows if note.category})
         phrases = [
             text
@@ -282,7 +283,7 @@ class NoteLLM(nn.Module):
             notes: a notes table, a list of notes, or prompts that :meth:`prompts` rendered.
             progress: show a progress bar.
         """
-        texts = list(notes) if _are_texts(notes) else self.prompts(notes)  # type: ignore[arg-type]
+        texts = list(notes) if _are_texts(notes) else self.prompts(notes)
         vectors = np.empty((len(texts), self.settings.dim), dtype=np.float32)
         training = self.training
         self.eval()
@@ -374,11 +375,16 @@ class NoteLLM(nn.Module):
     def _load_heads(self, path: Path, tau: float) -> None:
         try:
             weights = load_file(path / _DENSE / "model.safetensors")
-            self.projection.weight.data = weights["linear.weight"].float()
-            self.projection.bias.data = weights["linear.bias"].float()
+            weight, bias = weights["linear.weight"], weights["linear.bias"]
         except (OSError, SafetensorError, KeyError) as error:
             raise ModelError(f"{path} lacks its projection ({_DENSE}/model.safetensors): {error}") from error
-        self.settings = replace(self.settings, dim=len(self.projection.bias))
+        if weight.shape != self.projection.weight.shape or bias.shape != self.projection.bias.shape:
+            raise ModelError(
+                f"the projection of {path} is {tuple(weight.shape)}, but {CONFIG} and the backbone ask for "
+                f"{tuple(self.projection.weight.shape)}; the files do not belong together"
+            )
+        self.projection.weight.data = weight.float()
+        self.projection.bias.data = bias.float()
         self.tau.data = torch.tensor(tau)
 
 
@@ -388,7 +394,7 @@ def pad(
     """Token ids of prompts as one padded batch: ``input_ids``, ``attention_mask``, ``position``."""
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
     width = int(lengths.max())
-    ids = torch.full((len(rows), width), int(tokenizer.pad_token_id), dtype=torch.int64)  # type: ignore[arg-type]
+    ids = torch.full((len(rows), width), int(tokenizer.pad_token_id), dtype=torch.int64)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
     mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
@@ -401,7 +407,7 @@ def pad_left(
 ) -> dict[str, Tensor]:
     """Token ids as one batch padded on the left, for generation: ``input_ids``, ``attention_mask``."""
     width = max(len(row) for row in rows)
-    filler = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
+    filler = int(tokenizer.pad_token_id)
     ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return {"input_ids": ids, "attention_mask": mask}
@@ -424,13 +430,44 @@ def _are_texts(notes: Notes | Sequence[str]) -> bool:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    saved = read_json(path / CONFIG)
-    if not isinstance(saved, dict) or not {"config", "template", "tau"} <= set(saved):
+    """The content of ``notellm.json``.
+
+    Raises:
+        ModelError: it is not what :meth:`NoteLLM.save_pretrained` writes.
+    """
+    try:
+        saved = read_json(path / CONFIG)
+    except DataError as error:
+        raise ModelError(f"{error}; save the model again") from error
+    whole = (
+        isinstance(saved, dict)
+        and isinstance(saved.get("config"), dict)
+        and "dim" in saved["config"]
+        and isinstance(saved.get("template"), dict)
+        and isinstance(saved.get("tau"), float)
+    )
+    if not whole:
         raise ModelError(f"{path / CONFIG} is not a NoteLLM configuration; save the model again")
     unknown = sorted(set(saved["config"]) - set(NoteLLMConfig.__dataclass_fields__))
     if unknown:
         raise ModelError(f"{path / CONFIG} has the unknown field {unknown[0]!r}; it needs a newer notellm")
-    return saved
+    return cast("dict[str, Any]", saved)
+
+
+def _checked_config(options: dict[str, Any]) -> NoteLLMConfig:
+    """The configuration of some options; those of the prompt are checked where it is built.
+
+    Raises:
+        ConfigError: an option is unknown, or dim is not a positive whole number.
+    """
+    unknown = sorted(set(options) - set(NoteLLMConfig.__dataclass_fields__))
+    if unknown:
+        names = ", ".join(NoteLLMConfig.__dataclass_fields__)
+        raise ConfigError(f"unknown option {unknown[0]!r}; NoteLLM knows {names}")
+    config = NoteLLMConfig(**options)
+    if not isinstance(config.dim, int) or config.dim < 1:
+        raise ConfigError(f"dim is {config.dim!r}; it must be a whole number of at least 1 (paper: 128)")
+    return config
 
 
 def _json(value: Any) -> str:

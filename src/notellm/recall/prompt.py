@@ -206,7 +206,7 @@ class PromptBuilder:
         self.topics_tokens = topics_tokens
         self.max_length = max_length
         self.emb_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))  # type: ignore[arg-type]
-        self.eos_id = int(tokenizer.eos_token_id)  # type: ignore[arg-type]
+        self.eos_id = int(tokenizer.eos_token_id)
         budgets = {
             "title_tokens": title_tokens,
             "content_tokens": content_tokens,

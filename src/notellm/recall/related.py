@@ -141,9 +141,7 @@ def vectors_fingerprint(ids: Sequence[str], vectors: np.ndarray) -> str:
     return fingerprint(table)
 
 
-def _named(
-    ids: Sequence[str], found: np.ndarray, cosines: np.ndarray
-) -> list[list[tuple[str, float]]]:
+def _named(ids: Sequence[str], found: np.ndarray, cosines: np.ndarray) -> list[list[tuple[str, float]]]:
     return [
         [(ids[row], float(cosine)) for row, cosine in zip(rows, values, strict=True) if row >= 0]
         for rows, values in zip(found, cosines, strict=True)
