@@ -19,7 +19,6 @@ from notellm.errors import DataError
 from notellm.evaluate import (
     CategoryResult,
     Interval,
-
     RetrievalResult,
     Split,
     TopicResult,
@@ -176,9 +175,7 @@ def _related(
     result.gain = dict(paired_difference(by_name[NAME], by_name["TF-IDF"], seed=seed))
 
 
-def _tagging(
-    result: Evaluation, model: NoteLLM, split: Split, limit: int, seed: int, progress: bool
-) -> None:
+def _tagging(result: Evaluation, model: NoteLLM, split: Split, limit: int, seed: int, progress: bool) -> None:
     train = split.train.notes
     fresh = _not_in(_not_in(split.test.notes, train), split.valid.notes)
     with_category = _draw(fresh.filter(pc.not_equal(fresh.column("category"), "")), limit, seed)
@@ -246,9 +243,9 @@ def _tagging_table(
         return f"{title}, %\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     return f"{title}, %\n" + "\n".join(lines) + "\n"
-
-

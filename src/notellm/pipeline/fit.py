@@ -43,7 +43,7 @@ class FitOptions:
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
         epochs: passes over the related pairs.
         max_steps: ends the run earlier (or later) than ``epochs`` says, where given.
-        batch_pairs: pairs in a batch, B (paper: 64).
+        batch_pairs: pairs in a batch, B (paper: 64; the tiny backbone affords more).
         learning_rate: of everything but the token embeddings.
         embedding_learning_rate: of the token embeddings.
         alpha: weight of the generation loss (paper: 0.01).
@@ -64,7 +64,7 @@ class FitOptions:
     lora: bool | None = None
     epochs: float | None = None
     max_steps: int | None = None
-    batch_pairs: int = 64
+    batch_pairs: int | None = None
     learning_rate: float | None = None
     embedding_learning_rate: float | None = None
     alpha: float = 0.01
@@ -87,12 +87,13 @@ class FitOptions:
                 "template": "compact",
                 "lora": False,
                 "epochs": 4.0,
+                "batch_pairs": 256,
                 "learning_rate": 2e-4,
                 "embedding_learning_rate": 1e-3,
                 "tau": 2.0,
             }
             if tiny
-            else {"template": "english", "lora": True, "epochs": 1.0, "tau": 3.0}
+            else {"template": "english", "lora": True, "epochs": 1.0, "batch_pairs": 64, "tau": 3.0}
         )
         if not tiny:
             adapters = True if self.lora is None else self.lora
@@ -182,7 +183,7 @@ def fit(
     arguments = NoteLLMTrainingArguments(
         output_dir=str(run),
         max_steps=steps,
-        per_device_train_batch_size=chosen.batch_pairs,
+        per_device_train_batch_size=int(_number(chosen.batch_pairs)),
         learning_rate=_number(chosen.learning_rate),
         embedding_learning_rate=chosen.embedding_learning_rate,
         alpha=chosen.alpha,
@@ -215,7 +216,9 @@ def fit(
         target,
         extra={
             RECORD: json.dumps(record, ensure_ascii=False, indent=2) + "\n",
-            "README.md": model_card(target.name, record, notes.num_rows, 0 if pairs is None else pairs.num_rows),
+            "README.md": model_card(
+                target.name, record, notes.num_rows, 0 if pairs is None else pairs.num_rows
+            ),
         },
     )
     for folder in run.glob("checkpoint-*"):
@@ -238,7 +241,9 @@ def _find_unfinished(run: Path, started: dict[str, Any], *, resume: bool) -> Pat
         f"{name} was {before['config'].get(name)!r}, is {value!r}"
         for name, value in started["config"].items()
         if before["config"].get(name) != value
-    ] + [f"the {name} have changed" for name, value in started["data"].items() if before["data"][name] != value]
+    ] + [
+        f"the {name} have changed" for name, value in started["data"].items() if before["data"][name] != value
+    ]
     if changed:
         raise ConfigError(
             f"the unfinished run in {run} was started differently ({'; '.join(changed)}): give the same "
@@ -253,7 +258,7 @@ def _steps(options: FitOptions, notes: pa.Table, pairs: pa.Table | None) -> int:
             raise ConfigError(f"max_steps is {options.max_steps}; it must be at least 1")
         return options.max_steps
     items = notes.num_rows if pairs is None else pairs.num_rows
-    return max(1, round(_number(options.epochs) * items / options.batch_pairs))
+    return max(1, round(_number(options.epochs) * items / _number(options.batch_pairs)))
 
 
 def _labels(notes: pa.Table) -> tuple[int, list[str]]:

@@ -90,8 +90,7 @@ def load_split(folder: str | Path) -> Split:
     path = Path(folder)
     if not is_split(path):
         raise DataError(
-            f"{path} is not a split folder (it lacks train/, valid/ or test/); "
-            "make one with: notellm split"
+            f"{path} is not a split folder (it lacks train/, valid/ or test/); make one with: notellm split"
         )
     return Split(*(load_dataset(path / name) for name in PARTS))
 

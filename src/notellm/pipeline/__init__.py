@@ -1,0 +1,1 @@
+"""The stages as jobs: folders in, folders out; what the command line calls."""
