@@ -10,6 +10,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -31,11 +32,38 @@ from notellm.data.schema import NOTES, PAIRS
 from notellm.recall.model import NoteLLM
 
 THEMES = {
-    "Cooking": "soup bread garlic oven butter pasta salad onion recipe kitchen pepper flour noodle sauce".split(),
-    "Astronomy": "star planet orbit comet galaxy moon telescope nebula rocket eclipse meteor saturn sky".split(),
+    "Cooking": [
+        "soup",
+        "bread",
+        "garlic",
+        "oven",
+        "butter",
+        "pasta",
+        "salad",
+        "onion",
+        "recipe",
+        "kitchen",
+        "pepper",
+        "flour",
+        "noodle",
+    ],
+    "Astronomy": [
+        "star",
+        "planet",
+        "orbit",
+        "comet",
+        "galaxy",
+        "moon",
+        "telescope",
+        "nebula",
+        "rocket",
+        "eclipse",
+        "meteor",
+        "saturn",
+    ],
     "旅行": ["海滩", "机票", "酒店", "攻略", "古镇", "雪山", "民宿", "自驾", "背包", "日出", "火车", "签证"],
 }
-FILLER = "today my best very good how to make the one thing about".split()
+FILLER = ["today", "my", "best", "very", "good", "how", "to", "make", "the", "one", "thing", "about"]
 NOTE_COUNT = 60
 
 
@@ -113,7 +141,12 @@ def checkpoints(notes: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> di
     """A random Llama, Qwen2 (tied embeddings, markup token) and GPT-NeoX (no padding token), on disk."""
     texts = [*notes.column("title").to_pylist(), *notes.column("content").to_pylist()]
     texts += ["Extract the note information in json format, compress it into one word 'title' 'topic'"] * 3
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     found = {}
     for name in ("llama", "qwen2", "neox"):
         torch.manual_seed(len(name))

@@ -55,6 +55,8 @@ CONFIG = "notellm.json"
 _DENSE = "2_Dense"
 #: Prompts of a batch together hold about this many tokens, padding included.
 TOKENS_PER_BATCH = 16_384
+#: Notes of similar length that pass the backbone together in training.
+GROUP = 32
 
 Notes: TypeAlias = pa.Table | Sequence[Note]
 
@@ -261,19 +263,24 @@ class NoteLLM(nn.Module):
             position: (n,) index of the token before [EMB].
             labels: (n, length) int64 with -100 where there is no loss; None computes vectors only.
         """
-        states = hidden_states(self.backbone, input_ids, attention_mask)  # (n, length, hidden)
-        rows = torch.arange(len(states), device=states.device)
-        vectors = self._to_vectors(states[rows, position])  # (n, dim)
-        if labels is None:
-            zero = vectors.new_zeros(())
-            return NoteLLMOutput(vectors, zero, zero)
-        # The state at t predicts the token at t + 1; logits are computed nowhere else.
-        predicts = labels[:, 1:] != IGNORED
-        wanted = labels[:, 1:][predicts]  # (labels,)
-        logits = label_logits(self.backbone, states[:, :-1][predicts])  # (labels, vocabulary)
-        return NoteLLMOutput(
-            vectors, generation_loss(logits, wanted), torch.tensor(float(len(wanted)), device=states.device)
-        )
+        vectors, total, count = [], input_ids.new_zeros((), dtype=torch.float32), 0
+        groups = _by_length(attention_mask)
+        for rows, width in groups:
+            states = hidden_states(self.backbone, input_ids[rows, :width], attention_mask[rows, :width])
+            own = torch.arange(len(rows), device=rows.device)
+            vectors.append(self._to_vectors(states[own, position[rows]]))  # (group, dim)
+            if labels is None:
+                continue
+            # The state at t predicts the token at t + 1; logits are computed nowhere else.
+            targets = labels[rows, 1:width]
+            predicts = targets != IGNORED
+            wanted = targets[predicts]  # (labels,)
+            logits = label_logits(self.backbone, states[:, :-1][predicts])  # (labels, vocabulary)
+            total = total + generation_loss(logits, wanted)
+            count += len(wanted)
+        back = torch.argsort(torch.cat([rows for rows, _ in groups]))
+        counted = torch.tensor(float(count), device=input_ids.device)
+        return NoteLLMOutput(torch.cat(vectors)[back], total, counted)
 
     @torch.inference_mode()
     def encode(self, notes: Notes | Sequence[str], *, progress: bool = False) -> np.ndarray:
@@ -367,7 +374,7 @@ class NoteLLM(nn.Module):
             saved = {
                 "config": asdict(self.settings),
                 "template": self.prompt.template.to_dict(),
-                "tau": float(self.tau),
+                "tau": float(self.tau.detach()),
             }
             for name, text in {CONFIG: _json(saved), **(extra or {})}.items():
                 (aside / name).write_text(text, encoding="utf-8")
@@ -411,6 +418,16 @@ def pad_left(
     ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def _by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
+    """Rows of a batch in groups of similar length, and each group's longest length.
+
+    Notes differ in length by an order of magnitude: one padded batch would be mostly padding.
+    """
+    lengths = attention_mask.sum(dim=1)
+    groups = torch.argsort(lengths, stable=True).split(GROUP)
+    return [(rows, int(lengths[rows[-1]])) for rows in groups]
 
 
 def as_notes(notes: Notes) -> list[Note]:
