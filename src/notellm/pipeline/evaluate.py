@@ -6,7 +6,7 @@ were not in training. All methods see the same queries, pool and notes.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,7 +227,7 @@ _COLUMNS = {
 
 
 def _tagging_table(
-    title: str, results: dict[str, CategoryResult] | dict[str, TopicResult], *, markdown: bool
+    title: str, results: Mapping[str, CategoryResult | TopicResult], *, markdown: bool
 ) -> str:
     """One row a method; figures in %."""
     first = next(iter(results.values()))

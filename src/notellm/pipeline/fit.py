@@ -257,7 +257,7 @@ def _steps(options: FitOptions, notes: pa.Table, pairs: pa.Table | None) -> int:
         if options.max_steps < 1:
             raise ConfigError(f"max_steps is {options.max_steps}; it must be at least 1")
         return options.max_steps
-    items = notes.num_rows if pairs is None else pairs.num_rows
+    items: int = notes.num_rows if pairs is None else pairs.num_rows
     return max(1, round(_number(options.epochs) * items / _number(options.batch_pairs)))
 
 
