@@ -94,11 +94,14 @@ class NoteLLMOutput:
         vectors: (n, dim) float32, unit norm.
         generation_sum: sum of the negative log-likelihoods of the output tokens.
         label_count: number of output tokens.
+        tau: the log inverse temperature. The loss takes it from here, not from the model: a parameter
+            used outside a forward pass has no place in distributed training.
     """
 
     vectors: Tensor
     generation_sum: Tensor
     label_count: Tensor
+    tau: Tensor
 
 
 class NoteLLM(nn.Module):
@@ -280,7 +283,7 @@ class NoteLLM(nn.Module):
             count += len(wanted)
         back = torch.argsort(torch.cat([rows for rows, _ in groups]))
         counted = torch.tensor(float(count), device=input_ids.device)
-        return NoteLLMOutput(torch.cat(vectors)[back], total, counted)
+        return NoteLLMOutput(torch.cat(vectors)[back], total, counted, self.tau.clone())
 
     @torch.inference_mode()
     def encode(self, notes: Notes | Sequence[str], *, progress: bool = False) -> np.ndarray:
@@ -340,6 +343,8 @@ class NoteLLM(nn.Module):
         if len(texts) > 20_000:
             chosen = np.random.default_rng(seed).choice(len(texts), 20_000, replace=False)
             texts = [texts[i] for i in chosen]
+        if len(set(texts)) < 2:
+            return  # a single text has no principal components; the random start stays
         self.eval()
         pieces = []
         for _, batch in self._batches(texts):
@@ -351,7 +356,7 @@ class NoteLLM(nn.Module):
         rank = min(self.settings.dim, len(axes))
         self.projection.weight.data.normal_(std=1e-3)
         self.projection.weight.data[:rank] = axes[:rank].float()
-        self.projection.bias.data = -(self.projection.weight.data.double() @ mean).float()
+        self.projection.bias.data.copy_(-(self.projection.weight.data.double() @ mean).float())
         self.train()
 
     # ---------------------------------------------------------------- disk

@@ -13,6 +13,7 @@ the vectors; then each chunk again with graph, where (vector . cached gradient) 
 What bounds memory is one chunk's graph.
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
@@ -132,6 +134,7 @@ class NoteLLMTrainer(Trainer):
         validation: Validation | None = None,
         **trainer_options: Any,
     ) -> None:
+        args = copy.copy(args)  # max_steps is set below, and the caller may use the arguments again
         rows = model.prompt.cut(notes_from_table(notes))
         self.pair_index = None
         if pairs is not None:
@@ -154,6 +157,9 @@ class NoteLLMTrainer(Trainer):
             self._log_frequency = torch.from_numpy(self.pair_index.log_frequency())
         if args.tau is not None:
             model.tau.data.fill_(args.tau)
+        # The generation alone says nothing about the vectors: what only they use must not decay.
+        for parameter in (*model.projection.parameters(), model.tau):
+            parameter.requires_grad_(pairs is not None)
         self._parts: list[Tensor] = []
         self.validation = validation
         super().__init__(
@@ -177,9 +183,10 @@ class NoteLLMTrainer(Trainer):
     ) -> Any:
         """The joint loss of a batch, from one forward pass."""
         output: NoteLLMOutput = model(*(inputs[key] for key in _CHUNK_KEYS))
-        contrastive = self._contrastive(output.vectors, inputs)
+        contrastive = self._contrastive(output.vectors, output.tau, inputs)
         generation = self._generation(output.generation_sum, inputs)
         loss = self._join(contrastive, generation)
+        self._note_parts(contrastive, generation)
         return (loss, output) if return_outputs else loss
 
     def training_step(
@@ -202,14 +209,13 @@ class NoteLLMTrainer(Trainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             for chunk in chunks:
                 states.append(_random_state(self.args.device))
-                vectors.append(model(chunk["input_ids"], chunk["attention_mask"], chunk["position"]).vectors)
-        leaf = torch.cat(vectors).detach().requires_grad_()
-        contrastive = self._contrastive(leaf, inputs)
-        alpha = self.args.alpha
-        scale = 1 / (self.current_gradient_accumulation_steps * (1 + alpha))
-        if contrastive.requires_grad:
-            (contrastive * scale).backward()  # gradients of the vectors and of tau
-        cached = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+                output = model(chunk["input_ids"], chunk["attention_mask"], chunk["position"])
+                vectors.append(output.vectors)
+        leaf, tau = torch.cat(vectors).requires_grad_(), output.tau.requires_grad_()
+        contrastive = self._contrastive(leaf, tau, inputs)
+        leaf.grad, tau.grad = torch.zeros_like(leaf), torch.zeros_like(tau)
+        if self.pair_index is not None:
+            contrastive.backward()
         generation = leaf.new_zeros(())
         count = _total(_label_count(inputs))
         for i, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
@@ -221,12 +227,14 @@ class NoteLLMTrainer(Trainer):
                     output = model(*(chunk[key] for key in _CHUNK_KEYS))
                 part = self.args.world_size * output.generation_sum / count.clamp(min=1)
                 generation = generation + part.detach()
-                surrogate = (output.vectors * cached[i * size : (i + 1) * size]).sum()
-                self.accelerator.backward(surrogate + alpha * scale * part)
-        loss = self._join(contrastive.detach(), generation)
-        return loss / self.current_gradient_accumulation_steps
+                surrogate = (output.vectors * leaf.grad[i * size : (i + 1) * size]).sum()
+                surrogate = surrogate + output.tau * tau.grad / len(chunks)
+                loss = self._join(surrogate, part) / self.current_gradient_accumulation_steps
+                self.accelerator.backward(loss)
+        self._note_parts(contrastive, generation)
+        return self._join(contrastive.detach(), generation) / self.current_gradient_accumulation_steps
 
-    def _contrastive(self, vectors: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    def _contrastive(self, vectors: Tensor, tau: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """This process's share of the GCL, times the number of processes."""
         if self.pair_index is None:
             return vectors.new_zeros(())
@@ -247,7 +255,6 @@ class NoteLLMTrainer(Trainer):
         excluded = false_negatives(note, text, positive, all_notes, all_texts, known)
         own = torch.arange(len(note), device=note.device)
         excluded[own, own + first] = True
-        tau = self.accelerator.unwrap_model(self.model).tau
         frequency = self._log_frequency
         if frequency is not None:
             frequency = frequency.to(all_notes.device)[all_notes]
@@ -259,10 +266,12 @@ class NoteLLMTrainer(Trainer):
         return self.args.world_size * total / _total(_label_count(inputs)).clamp(min=1)
 
     def _join(self, contrastive: Tensor, generation: Tensor) -> Tensor:
-        self._parts.append(torch.stack([contrastive.detach(), generation.detach()]).cpu())
         if self.pair_index is None:
             return generation
         return joint_loss(contrastive, generation, self.args.alpha)
+
+    def _note_parts(self, contrastive: Tensor, generation: Tensor) -> None:
+        self._parts.append(torch.stack([contrastive.detach(), generation.detach()]).cpu())
 
     def _is_known(self, note: Tensor, others: Tensor) -> Tensor:
         """(n, N) bool: is (note, other) a related pair of the log, in either direction?"""
@@ -317,7 +326,7 @@ class NoteLLMTrainer(Trainer):
         if "loss" in logs and self._parts:
             contrastive, generation = torch.stack(self._parts).mean(dim=0).tolist()
             self._parts.clear()
-            tau = float(self.accelerator.unwrap_model(self.model).tau)
+            tau = float(self.accelerator.unwrap_model(self.model).tau.detach())
             logs |= {"contrastive": contrastive, "generation": generation, "tau": tau}
         super().log(logs, start_time)
 
@@ -390,7 +399,7 @@ def load_trained(model: nn.Module, checkpoint: Path) -> None:
     """
     try:
         weights = load_file(checkpoint / WEIGHTS)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise StorageError(f"the checkpoint {checkpoint} has no readable {WEIGHTS}: {error}") from error
     own = dict(model.named_parameters())
     if set(weights) != set(_trained(model)) or any(weights[n].shape != own[n].shape for n in weights):
