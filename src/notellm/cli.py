@@ -233,6 +233,7 @@ def train(
             validation = Validation(load_dataset(folder / "valid").notes, held_out)
         else:
             print("the valid part has no related pairs: the last checkpoint is kept, not the best")
+    _hide_loading_bars()
     options = FitOptions(
         backbone=backbone,
         template=template,
@@ -429,6 +430,7 @@ def demo(
     """Do everything once on the built-in sample world: mine, train, evaluate, show. No download."""
     from notellm.pipeline.demo import run_demo
 
+    _hide_loading_bars()
     run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=print)
 
 
@@ -475,7 +477,15 @@ def _model(path: str) -> Any:
 
     if not (Path(path) / CONFIG).is_file():
         raise ModelError(f"{path} is not a NoteLLM directory (it has no {CONFIG}); train one: notellm train")
+    _hide_loading_bars()
     return NoteLLM.from_pretrained(path)
+
+
+def _hide_loading_bars() -> None:
+    """Loading and saving weights takes a moment; transformers' bars for it would hide what matters."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def _notes(path: Path) -> Any:

@@ -65,8 +65,8 @@ class Evaluation:
         """The tables, for a terminal or as Markdown."""
         pieces = []
         if self.related:
-            table = markdown_table if markdown else text_table
-            pieces.append(f"Related notes\n{table(self.related)}")
+            table, gap = (markdown_table, "\n\n") if markdown else (text_table, "\n")
+            pieces.append(f"Related notes{gap}{table(self.related)}")
             gains = ", ".join(
                 f"{name} {100 * gain.mean:+.1f} [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
                 for name, gain in self.gain.items()
@@ -226,9 +226,7 @@ _COLUMNS = {
 }
 
 
-def _tagging_table(
-    title: str, results: Mapping[str, CategoryResult | TopicResult], *, markdown: bool
-) -> str:
+def _tagging_table(title: str, results: Mapping[str, CategoryResult | TopicResult], *, markdown: bool) -> str:
     """One row a method; figures in %."""
     first = next(iter(results.values()))
     fields = [f.name for f in dataclasses.fields(first) if f.name in _COLUMNS]

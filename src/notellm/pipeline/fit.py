@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import torch
+from transformers import PrinterCallback
 
 from notellm.backbone.load import LoraOptions
 from notellm.backbone.tiny import TinyOptions
@@ -201,10 +203,11 @@ def fit(
         metric_for_best_model="recall@10",
         greater_is_better=True,
         disable_tqdm=not progress,
+        dataloader_pin_memory=torch.cuda.is_available(),
         report_to="tensorboard" if find_spec("tensorboard") else "none",
     )
     trainer = NoteLLMTrainer(model, arguments, notes=notes, pairs=pairs, validation=validation)
-    run.mkdir(parents=True, exist_ok=True)
+    trainer.remove_callback(PrinterCallback)  # what a quiet run would print instead of a bar
     write_json(started, run / "started.json")
     before = {} if validation is None or checkpoint is not None else validation_metrics(model, validation)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

@@ -1,0 +1,273 @@
+"""The command line end to end on a small world, and what it answers to a user's mistakes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from notellm import cli
+from notellm.data import sample_world
+from notellm.files import write_parquet
+
+
+def run(*arguments, capsys=None):
+    """The exit status of a command, run in this process."""
+    before = sys.argv
+    sys.argv = ["notellm", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Everything the README's commands make, once."""
+    folder = tmp_path_factory.mktemp("home")
+    world = sample_world(notes=300, users=200, clicks=6_000, bots=0, seed=1)
+    write_parquet(world.notes, folder / "notes.parquet")
+    write_parquet(world.clicks, folder / "clicks.parquet")
+    data, split, model = folder / "data", folder / "split", folder / "model"
+    notes, clicks = folder / "notes.parquet", folder / "clicks.parquet"
+    assert run("prepare", "--notes", notes, "--clicks", clicks, "-o", data) == 0
+    assert run("split", data, "-o", split, "--valid", "0.1") == 0
+    assert run("pairs", split, "-q") == 0
+    few = ("--max-steps", 4, "--batch-pairs", 8, "--evaluations", 2, "-q")
+    assert run("train", split, "-o", model, *few) == 0
+    assert run("embed", model, data, "-o", folder / "vectors.parquet", "-q") == 0
+    return folder
+
+
+def test_every_artifact_carries_its_record(home):
+    for folder, kind in (("data", "dataset"), ("split", "split"), ("model", "model")):
+        record = json.loads((home / folder / "record.json").read_text())
+        assert record["kind"] == kind
+        assert record["versions"]["notellm"]
+        assert record["data"]
+    record = json.loads((home / "model" / "record.json").read_text())
+    assert record["config"]["learning_rate"] > 0  # resolved, no None left for what has a default
+    assert record["metrics"]["validation"].keys() == {"recall@10", "recall@100", "mrr"}
+    assert "library_name: sentence-transformers" in (home / "model" / "README.md").read_text()
+    assert not list((home / "model.run").glob("checkpoint-*"))
+
+
+def test_related_by_id_by_text_and_for_all(home, capsys):
+    table = pq.read_table(home / "vectors.parquet")
+    note_id = table.column("note_id")[3].as_py()
+    assert run("related", home / "vectors.parquet", "--id", note_id, "--notes", home / "data", "-k", 4) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith(note_id)
+    assert all(note_id not in line.split()[1] for line in lines[1:])
+    notes = pq.read_table(home / "data" / "notes.parquet").to_pylist()
+    note = next(n for n in notes if n["note_id"] == note_id)
+    topics = [part for topic in note["topics"] for part in ("--topic", topic)]
+    text = ("--title", note["title"], "--content", note["content"], *topics)
+    assert run("related", home / "vectors.parquet", "--model", home / "model", *text, "-k", 1) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[1] == note_id  # its own text finds itself
+    assert run("related", home / "vectors.parquet", "--all", "-o", home / "all.parquet", "-q") == 0
+    bulk = pq.read_table(home / "all.parquet").to_pylist()
+    assert len(bulk) == table.num_rows
+    assert all(row["note_id"] not in row["related"] and len(row["related"]) == 10 for row in bulk)
+
+
+def test_tag_one_and_many(home, capsys):
+    assert run("tag", home / "model", "--title", "bread and butter", "--topics", 2) == 0
+    out = capsys.readouterr().out
+    known = json.loads((home / "model" / "notellm.json").read_text())["config"]["categories"]
+    assert re.search(r"^category: (.*)$", out, re.M).group(1) in known
+    few = pq.read_table(home / "data" / "notes.parquet").slice(0, 7)
+    write_parquet(few, home / "few.parquet")
+    assert run("tag", home / "model", "--notes", home / "few.parquet", "-o", home / "tags.parquet", "-q") == 0
+    tags = pq.read_table(home / "tags.parquet")
+    assert tags.column_names == ["note_id", "category", "topics"]
+    assert set(tags.column("category").to_pylist()) <= set(known)
+
+
+def test_evaluate_prints_all_methods_and_saves(home, capsys):
+    assert run("evaluate", home / "model", home / "split", "-o", home / "report", "-q") == 0
+    out = capsys.readouterr().out
+    for method in (
+        "popularity",
+        "TF-IDF",
+        "NoteLLM untrained",
+        "logistic regression",
+        "most similar train note",
+    ):
+        assert method in out
+    results = json.loads((home / "report" / "results.json").read_text())
+    assert [row["name"] for row in results["related"]][-1] == "NoteLLM"
+    assert results["categories"]["NoteLLM, constrained"]["ill_formed"] == 0
+    assert (home / "report" / "report.md").read_text().count("|") > 40
+
+
+def test_help_has_examples(capsys):
+    for name in ("prepare", "split", "pairs", "train", "embed", "related", "tag", "evaluate", "demo"):
+        assert run(name, "--help") == 0
+        out = capsys.readouterr().out
+        examples = [line for line in out.splitlines() if line.startswith("  " * 2 + f"notellm {name}")]
+        assert examples, out
+
+
+def test_help_is_quick_to_load():
+    """Loading the command line must not load torch; --help and mistakes answer at once."""
+    code = "import sys, notellm.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+NOTES_CSV = "note_id,title,content\n" + "\n".join(f"n{i},title {i % 7},text of {i}" for i in range(40))
+
+
+def _mistakes(home, tmp):  # noqa: PLR0915 - a list
+    """(name, command, what the one line must say)."""
+    good = _write(tmp / "good.csv", NOTES_CSV + "\n")
+    out = ("-o", tmp / "out")
+    clicks = _write(tmp / "clicks.csv", "user_id,note_id,timestamp\nu1,n1,1700000000\nu1,n2,1700000100\n")
+    yield "missing file", ("prepare", "--notes", tmp / "none.csv", *out), "none.csv"
+    yield "a folder for a file", ("prepare", "--notes", tmp, *out), str(tmp)
+    wrong = _write(tmp / "wrong.csv", "id,name\n1,a\n")
+    yield "wrong column", ("prepare", "--notes", wrong, *out), "note_id"
+    yield "unknown format", ("prepare", "--notes", _write(tmp / "notes.xyz", "a"), *out), "xyz"
+    yield "empty file", ("prepare", "--notes", _write(tmp / "empty.csv", ""), *out), "empty.csv"
+    header = _write(tmp / "header.csv", "note_id,title\n")
+    yield "header only", ("prepare", "--notes", header, *out), "header.csv"
+    strangers = _write(tmp / "strangers.csv", "user_id,note_id,timestamp\nu1,zzz,1700000000\n")
+    yield "clicks that name no note", ("prepare", "--notes", good, "--clicks", strangers, *out), "no click"
+    yield "not Parquet", ("prepare", "--notes", _write(tmp / "fake.parquet", "x"), *out), "fake.parquet"
+    yield "not JSON", ("prepare", "--notes", _write(tmp / "bad.jsonl", "{nope\n"), *out), "bad.jsonl"
+    twice = _write(tmp / "twice.csv", "note_id,title\nn1,a\nn1,b\n")
+    yield "strict", ("prepare", "--notes", twice, "--strict", *out), "strict"
+    yield "bad --column", ("prepare", "--notes", good, "--column", "oops", *out), "oops"
+    yield "no source", ("prepare", "--dataset", "mind", *out), "--source"
+    yield "not a dataset folder", ("split", tmp, *out), "notes.parquet"
+    yield "bad share", ("split", home / "data", "--test", "1.5", *out), "1.5"
+    yield "no clicks to mine", ("pairs", tmp / "noclicks"), "no clicks"
+    yield "bad thresholds", ("pairs", home / "split", "--upper", "-1", "--top", "0"), "top is 0"
+    yield "no pairs to train on", ("train", home / "data", *out), "notellm pairs"
+    yield "not a model", ("train", home / "split", "--backbone", tmp, "-q", *out), "config.json"
+    yield "bad template", ("train", home / "split", "--template", "klingon", "-q", *out), "klingon"
+    yield "negative alpha", ("train", home / "split", "--alpha", "-1", "-q", *out), "alpha"
+    yield "no steps", ("train", home / "split", "--max-steps", "0", "-q", *out), "max_steps"
+    yield "embed with no model", ("embed", tmp, home / "data", *out), "notellm.json"
+    yield "unknown note", ("related", home / "vectors.parquet", "--id", "nobody"), "nobody"
+    yield "no question", ("related", home / "vectors.parquet"), "--id"
+    yield "text without model", ("related", home / "vectors.parquet", "--title", "x"), "--model"
+    yield "vectors that are none", ("related", home / "notes.parquet", "--id", "x"), "vector"
+    yield "not a split", ("evaluate", home / "model", home / "data"), "split"
+    yield "no number of topics", ("tag", home / "model", "--title", "x", "--topics", "0"), "n is 0"
+    yield "unknown option", ("split", "--nonsense"), "nonsense"
+    assert clicks.exists()
+
+
+def test_mistakes_end_in_one_clear_line_and_leave_nothing(home, tmp_path, capsys):
+    world = tmp_path / "noclicks"
+    assert run("prepare", "--notes", _write(tmp_path / "n.csv", NOTES_CSV), "-o", world) == 0
+    capsys.readouterr()
+    met = 0
+    for name, command, says in _mistakes(home, tmp_path):
+        before = _files(tmp_path) | _files(home)
+        status = run(*command)
+        err = capsys.readouterr().err
+        assert status == 2, name
+        assert says in err, (name, err)
+        assert "Traceback" not in err, name
+        made = (_files(tmp_path) | _files(home)) - before - {tmp_path / "out.run" / "started.json"}
+        made = {
+            path
+            for path in made
+            if path.suffix not in {".csv", ".xyz", ".jsonl"} and path.name != "fake.parquet"
+        }
+        assert not made, (name, made)
+        met += 1
+    assert met >= 20
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("title", "content"),
+    [
+        ("x" * 1_000_000, "word " * 200_000),
+        ("👩‍👩‍👧‍👦🏳️‍🌈" * 50, "🎉" * 500),
+        ("مرحبا بالعالم ‮txet‬", "שלום עולם " * 40),
+        ("[EMB] </s> <s> <pad>", "{title} {content} {n}"),
+        ("\t\n\r", "​"),
+    ],
+)
+def test_odd_texts_are_embedded_and_tagged(home, title, content, capsys):
+    notes = [{"note_id": "a", "title": title, "content": content}, {"note_id": "b", "title": "plain"}]
+    source = home / "odd.jsonl"
+    source.write_text("".join(json.dumps(note) + "\n" for note in notes), encoding="utf-8")
+    assert run("embed", home / "model", source, "-o", home / "odd.parquet", "-q") == 0
+    vectors = pq.read_table(home / "odd.parquet").column("vector").to_pylist()
+    assert all(abs(sum(x * x for x in vector) - 1) < 1e-4 for vector in vectors)
+    assert run("tag", home / "model", "--notes", source, "-o", home / "odd-tags.parquet", "-q") == 0
+
+
+def test_one_note_and_one_user(tmp_path, capsys):
+    notes = _write(tmp_path / "one.csv", "note_id,title\nn1,the only one\n")
+    assert run("prepare", "--notes", notes, "-o", tmp_path / "one") == 0
+    assert run("split", tmp_path / "one", "-o", tmp_path / "split") == 2
+    assert "notes" in capsys.readouterr().err
+    rows = "\n".join(f"u1,n{i},{1_700_000_000 + i}" for i in range(40))
+    clicks = _write(tmp_path / "c.csv", f"user_id,note_id,timestamp\n{rows}\n")
+    many = _write(tmp_path / "many.csv", NOTES_CSV)
+    assert run("prepare", "--notes", many, "--clicks", clicks, "-o", tmp_path / "user") == 0
+    assert run("split", tmp_path / "user", "-o", tmp_path / "user-split") == 0
+    assert run("pairs", tmp_path / "user-split", "-q") == 0  # no two users agree on anything
+    capsys.readouterr()
+    assert run("train", tmp_path / "user-split", "-o", tmp_path / "m", "-q") == 2
+    assert "min_users" in capsys.readouterr().err
+
+
+def test_full_disk_leaves_no_half_file(home, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pq, "write_table", full)
+    assert (
+        run("tag", home / "model", "--notes", home / "few.parquet", "-o", tmp_path / "t.parquet", "-q") == 2
+    )
+    assert "No space left on device" in capsys.readouterr().err
+    assert run("prepare", "--notes", home / "notes.parquet", "-o", tmp_path / "data") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_read_only_folder_is_named(home, tmp_path, capsys):
+    if os.geteuid() == 0:  # root may write anywhere: a file in the way of a folder stands in for it
+        (tmp_path / "wall").write_text("")
+    else:
+        (tmp_path / "wall").mkdir(mode=0o500)
+    assert run("prepare", "--notes", home / "notes.parquet", "-o", tmp_path / "wall" / "data") == 2
+    assert str(tmp_path / "wall") in capsys.readouterr().err
+
+
+def test_unfinished_run_is_neither_lost_nor_mixed(home, tmp_path, capsys):
+    few = ("--max-steps", 4, "--batch-pairs", 8, "--evaluations", 4, "-q")
+    model = tmp_path / "model"
+    assert run("train", home / "split", "-o", model, *few) == 0
+    first = pa.OSFile(str(model / "model.safetensors")).read()
+    checkpoint = tmp_path / "model.run" / "checkpoint-2"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"global_step": 2}')
+    assert run("train", home / "split", "-o", model, *few) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run("train", home / "split", "-o", model, *few, "--resume", "--alpha", "0.5") == 2
+    assert "alpha" in capsys.readouterr().err
+    assert pa.OSFile(str(model / "model.safetensors")).read() == first
