@@ -1,0 +1,52 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help venv demo test real check format lint types bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(INSTALLED) ## install notellm and the development tools into .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "[1/2] virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/2] notellm and the development tools, versions of constraints.txt (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: venv ## the whole recall pipeline on built-in data, without any download
+	@$(BIN)/notellm demo
+
+test: venv ## the tests, but those on real data
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real"
+
+real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
+
+check: lint types test ## all that a change must pass: format, lint, types, tests
+
+format: venv ## format the code, and fix what ruff can fix
+	@$(BIN)/ruff check --fix --quiet || true
+	@$(BIN)/ruff format
+
+lint: venv ## ruff: format and rules
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+
+types: venv ## mypy, strict
+	@$(BIN)/mypy
+
+bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
+	@$(BIN)/python -m benchmarks.pairs
+	@$(BIN)/python -m benchmarks.microlens
+	@$(BIN)/python -m benchmarks.movielens
+	@$(BIN)/python -m benchmarks.tagging
+
+clean: ## remove what the targets made, but results
+	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
