@@ -1,8 +1,8 @@
 """Time and peak memory of mining related pairs: notellm, a scipy product, a Polars self-join.
 
-    python benchmarks/pairs.py                       # 5 million clicks of the sample world
-    python benchmarks/pairs.py --notes 10000 --users 12000 --clicks 300000
-    python benchmarks/pairs.py --log clicks.parquet  # a log of your own (schema CLICKS)
+    python -m benchmarks.pairs                       # 5 million clicks of the sample world
+    python -m benchmarks.pairs --notes 10000 --users 12000 --clicks 300000
+    python -m benchmarks.pairs --log clicks.parquet  # a log of your own (schema CLICKS)
 
 All three compute the definition in `notellm.pairs.score`, exactly, from the same Arrow table to the
 same table of pairs, with the default options. Each run is a process of its own: the clock starts
@@ -24,17 +24,14 @@ How each handles the order "first view of A before last click of B":
 
 import argparse
 import json
-import os
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +41,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
+from benchmarks.common import CORES, arguments, table, write_results
 from notellm.data.schema import PAIRS
-from notellm.files import read_parquet, write_aside, write_parquet
+from notellm.files import read_parquet, write_parquet
 from notellm.pairs import PairOptions, mine_pairs
 
-RESULT = Path(__file__).parent / "results" / "pairs.md"
 OPTIONS = PairOptions()
-CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 ROWS = 512  # source notes a block of the scipy product
 CLOSE = 1e-9  # methods add the same numbers in another order
 
@@ -237,42 +233,19 @@ def log_facts(log: Path) -> dict[str, int]:
 
 def child(*arguments: str) -> Any:
     """Run a step of this script in its own process and return what it prints."""
-    command = [sys.executable, __file__, *arguments]
+    command = [sys.executable, "-m", "benchmarks.pairs", *arguments]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout) if done.stdout else None
 
 
-def machine() -> str:
-    """Cores, processor and memory."""
-    model = platform.processor() or platform.machine()
-    facts = Path("/proc/cpuinfo")
-    if facts.exists():
-        names = [line for line in facts.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{CORES} cores, {model}, {memory:.0f} GiB memory, {platform.system()}"
-
-
-def table(facts: dict[str, int], runs: dict[str, list[dict[str, float]]], origin: str) -> str:
-    packages = ("numba", "numpy", "polars", "pyarrow", "scipy")
-    versions = ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in packages)]
+def report(facts: dict[str, int], runs: dict[str, list[dict[str, float]]], origin: str) -> Iterable[str]:
+    yield (
+        f"{facts['clicks']:,} clicks of {facts['users']:,} users on {facts['notes']:,} notes "
+        f"({origin}): {facts['distinct']:,} distinct (user, note), about "
+        f"{facts['candidates']:,} ordered co-clicks, "
+        f"{runs['notellm'][0]['pairs']:,} pairs kept."
     )
-    lines = [
-        "# Mining related pairs",
-        "",
-        (
-            f"{facts['clicks']:,} clicks of {facts['users']:,} users on {facts['notes']:,} notes "
-            f"({origin}): {facts['distinct']:,} distinct (user, note), about "
-            f"{facts['candidates']:,} ordered co-clicks, "
-            f"{runs['notellm'][0]['pairs']:,} pairs kept."
-        ),
-        "",
-        f"{machine()}. {versions}.",
-        "",
-        "| method | median s | peak MiB (before the clock) | s of each run | same pairs |",
-        "|---|---|---|---|---|",
-    ]
+    cells = []
     for method, (title, _) in METHODS.items():
         rows = runs[method]
         median = statistics.median(row["seconds"] for row in rows)
@@ -281,28 +254,24 @@ def table(facts: dict[str, int], runs: dict[str, list[dict[str, float]]], origin
         each = ", ".join(f"{row['seconds']:.2f}" for row in rows)
         ties = max(int(row["ties"]) for row in rows)
         same = f"yes, up to {ties:,} ties at the cut" if ties else "yes"
-        lines.append(f"| {title} | {median:.2f} | {peak:,.0f} ({before:,.0f}) | {each} | {same} |")
-    lines += [
-        "",
-        (
-            "Each run is a process of its own; the clock starts with the table in memory and the "
-            'kernel compiled. "Ties at the cut" are pairs with the score (to 1e-9) of the last one '
-            "kept: the methods add the same numbers in another order. All methods are exact; how "
-            "each handles the order of the clicks is in the head of `benchmarks/pairs.py`."
-        ),
-    ]
-    return "\n".join(lines) + "\n"
+        cells.append([title, f"{median:.2f}", f"{peak:,.0f} ({before:,.0f})", each, same])
+    yield table(["method", "median s", "peak MiB (before the clock)", "s of each run", "same pairs"], cells)
+    yield (
+        "Each run is a process of its own; the clock starts with the table in memory and the "
+        'kernel compiled. "Ties at the cut" are pairs with the score (to 1e-9) of the last one '
+        "kept: the methods add the same numbers in another order. All methods are exact; how "
+        "each handles the order of the clicks is in the head of `benchmarks/pairs.py`."
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Time and peak memory of mining related pairs.")
+    parser = arguments("Time and peak memory of mining related pairs.")
     parser.add_argument("--notes", type=int, default=100_000)
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--clicks", type=int, default=5_000_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--log", type=Path, help="a Parquet click log instead of the sample world")
-    parser.add_argument("--result", type=Path, default=RESULT, help="the Markdown table")
     parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
 
@@ -325,10 +294,7 @@ def main() -> None:
                 Path(folder) / "clicks.parquet",
                 f"sample world without bots, seed {options.seed}",
             )
-            sizes = (
-                f"--{name}={getattr(options, name)}"
-                for name in ("notes", "users", "clicks", "seed")
-            )
+            sizes = (f"--{name}={getattr(options, name)}" for name in ("notes", "users", "clicks", "seed"))
             child(*sizes, "--step", "make", str(log))
         facts = child("--step", "facts", str(log))
         print(facts, flush=True)
@@ -341,10 +307,13 @@ def main() -> None:
                 row["ties"] = child("--step", "compare", pairs, reference)
                 runs[method].append(row)
                 print(run + 1, method, row, flush=True)
-    text = table(facts, runs, origin)
-    with write_aside(options.result) as aside:
-        aside.write_text(text, encoding="utf-8")
-    print(text)
+    write_results(
+        options.results,
+        "pairs",
+        "Mining related pairs",
+        report(facts, runs, origin),
+        {"facts": facts, "origin": origin, "runs": runs},
+    )
 
 
 if __name__ == "__main__":

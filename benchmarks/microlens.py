@@ -1,0 +1,258 @@
+"""Related notes that were never seen: NoteLLM on MicroLens, against its baselines and its own variant.
+
+30 % of the notes are test and 5 % valid (split by note, seed 0), so nothing of a test note, text or
+click, is in training. A query is a test note, its target its best related test note, the candidates all
+other test notes; pairs, for training and as truth, have at least 2 users. Trained with several seeds, each
+
+- joint: the default `FitOptions`, that is GCL + alpha CSFT;
+- contrastive: the same with alpha = 0.
+
+Every finished training is kept in the working folder with its figures query by query. A benchmark that
+was killed goes on after the last of them, where options, data and code are still the same.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
+from benchmarks.training import MIN_USERS, load, points, train
+from notellm.evaluate import Interval, RetrievalResult, Split, TopicResult, paired_difference, split_by_note
+from notellm.files import read_json, write_json
+from notellm.pairs import PairOptions, mine_pairs
+from notellm.pipeline.evaluate import NAME, Evaluation, evaluate_model
+from notellm.pipeline.fit import FitOptions, build_model
+from notellm.recall.trainer import Validation
+from notellm.record import RECORD, fingerprint
+
+VARIANTS = {"joint": f"{NAME}", "contrastive": f"{NAME}, contrastive only"}
+UNTRAINED = f"{NAME} untrained"
+GROUPS = {"low": "low exposure", "high": "high exposure"}
+
+#: Figure -> share, of one method and group in one run.
+Figures = Mapping[str, float]
+
+
+def split_microlens() -> Split:
+    data = load("MicroLens")
+    return split_by_note(data.notes, data.clicks, test=0.3, valid=0.05, seed=0)
+
+
+def run_all(split: Split, wanted: list[tuple[str, FitOptions, bool]], work: Path) -> list[dict[str, Any]]:
+    """Train and measure each variant with its options (and topics, if asked), or read what is finished."""
+    mining = PairOptions(min_users=MIN_USERS)
+    pairs = {
+        name: mine_pairs(getattr(split, name).clicks, mining, progress=False)
+        for name in ("train", "valid", "test")
+    }
+    data = {
+        "notes": {name: fingerprint(getattr(split, name).notes) for name in pairs},
+        "pairs": {name: fingerprint(value) for name, value in pairs.items()},
+    }
+    validation = Validation(split.valid.notes, pairs["valid"])
+    runs = []
+    for variant, options, with_topics in wanted:
+        path = work / f"{variant}-{options.seed}.json"
+        made_of = {
+            "variant": variant,
+            "config": dataclasses.asdict(options.resolved()),
+            "data": data,
+            "code": code_fingerprint(),
+            "with_topics": with_topics,
+        }
+        if path.is_file() and (finished := read_json(path))["made_of"] == made_of:
+            print(f"{variant}, seed {options.seed}: finished before ({path})", flush=True)
+            runs.append(finished)
+            continue
+        print(f"{variant}, seed {options.seed}: training", flush=True)
+        output = work / f"{variant}-{options.seed}"
+        model, seconds = train(split.train.notes, pairs["train"], output, options, validation)
+        result = evaluate_model(
+            model,
+            split,
+            pairs["test"],
+            untrained=build_model(options, split.train.notes),
+            min_users=MIN_USERS,
+            tagged_notes=1_000 if with_topics else 0,
+        )
+        run = {
+            "made_of": made_of,
+            "seconds": seconds,
+            "training": read_json(output / RECORD)["metrics"],
+            "evaluation": result.to_json(),
+            "per_query": {
+                "pool": result.related[-1].pool,
+                "query_ids": list(result.related[-1].query_ids),
+                "figures": {name: v.tolist() for name, v in result.related[-1].per_query.items()},
+            },
+        }
+        write_json(run, path)
+        runs.append(run)
+    return runs
+
+
+def figures(run: dict[str, Any], method: str, group: str = "all") -> Figures:
+    for result in run["evaluation"]["related"]:
+        if result["name"] == method:
+            part = result if group == "all" else result["by_exposure"][group]
+            return {name: value["mean"] for name, value in part["figures"].items()}
+    raise KeyError(method)
+
+
+def baselines(run: dict[str, Any]) -> list[str]:
+    """The methods of a run that depend on no seed."""
+    names = [result["name"] for result in run["evaluation"]["related"]]
+    return [name for name in names if name not in (NAME, UNTRAINED)]
+
+
+def by_method(runs: list[dict[str, Any]], group: str = "all") -> dict[str, list[tuple[str, str, Figures]]]:
+    """Method -> its runs as (seed, training seconds, figures)."""
+    found: dict[str, list[tuple[str, str, Figures]]] = {
+        name: [("", "", figures(runs[0], name, group))] for name in baselines(runs[0])
+    }
+    untrained = {run["made_of"]["config"]["seed"]: figures(run, UNTRAINED, group) for run in runs}
+    found[UNTRAINED] = [(str(seed), "", values) for seed, values in untrained.items()]
+    for run in runs:
+        row = str(run["made_of"]["config"]["seed"]), f"{run['seconds']:,.0f}", figures(run, NAME, group)
+        found.setdefault(VARIANTS[run["made_of"]["variant"]], []).append(row)
+    return found
+
+
+def mean_and_deviation(values: Sequence[float], *, unit: float = 100, digits: int = 1) -> str:
+    mean = f"{unit * statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {unit * statistics.stdev(values):.{digits}f}"
+
+
+def per_run_table(methods: dict[str, list[tuple[str, str, Figures]]]) -> str:
+    rows = [
+        [method, seed, seconds, *(f"{100 * value:.1f}" for value in values.values())]
+        for method, runs in methods.items()
+        for seed, seconds, values in runs
+    ]
+    return table(["method", "seed", "training s", *methods["TF-IDF"][0][2]], rows)
+
+
+def summary_table(methods: dict[str, list[tuple[str, str, Figures]]]) -> str:
+    names = list(methods["TF-IDF"][0][2])
+    rows = [
+        [method, *(mean_and_deviation([values[name] for _, _, values in runs]) for name in names)]
+        for method, runs in methods.items()
+    ]
+    return table(["method", *names], rows)
+
+
+def ratio_table(methods: dict[str, list[tuple[str, str, Figures]]]) -> str:
+    """Each method's mean over TF-IDF's."""
+    base = methods["TF-IDF"][0][2]
+    rows = [
+        [
+            method,
+            *(
+                f"{statistics.mean(values[name] for _, _, values in runs) / base[name]:.2f}"
+                if base[name]
+                else "-"
+                for name in base
+            ),
+        ]
+        for method, runs in methods.items()
+        if method != "TF-IDF"
+    ]
+    return table(["method", *base], rows)
+
+
+def differences(runs: list[dict[str, Any]]) -> dict[str, dict[str, Interval]]:
+    """Seed -> joint less contrastive on the same queries, for the seeds that have both."""
+    found = {(run["made_of"]["variant"], run["made_of"]["config"]["seed"]): _per_query(run) for run in runs}
+    return {
+        str(seed): paired_difference(result, found["contrastive", seed])
+        for (variant, seed), result in found.items()
+        if variant == "joint" and ("contrastive", seed) in found
+    }
+
+
+def _per_query(run: dict[str, Any]) -> RetrievalResult:
+    kept = run["per_query"]
+    return RetrievalResult(
+        name=VARIANTS[run["made_of"]["variant"]],
+        group="all",
+        pool=kept["pool"],
+        queries=len(kept["query_ids"]),
+        figures={},
+        per_query={name: np.array(values) for name, values in kept["figures"].items()},
+        query_ids=tuple(kept["query_ids"]),
+    )
+
+
+def report(runs: list[dict[str, Any]], split: Split) -> Iterable[str]:
+    methods = by_method(runs)
+    first = runs[0]["evaluation"]["related"][0]
+    parts = ", ".join(
+        f"{getattr(split, name).notes.num_rows:,} {name}" for name in ("train", "valid", "test")
+    )
+    yield (
+        f"MicroLens, split by note (seed 0): {parts}. {first['queries']:,} queries in a pool of "
+        f"{first['pool']:,} notes; figures in %. Training seconds are those of `fit`: making the model, "
+        "training, measuring the validation notes, saving."
+    )
+    yield "## Every run"
+    yield per_run_table(methods)
+    yield "## Mean ± standard deviation over the seeds"
+    yield summary_table(methods)
+    yield "## Ratio to TF-IDF, of the means"
+    yield ratio_table(methods)
+    if gains := differences(runs):
+        yield "## Joint less contrastive"
+        yield "In points on the same queries, with the paired 95 % bootstrap interval."
+        rows = [[seed, *(points(value) for value in gain.values())] for seed, gain in gains.items()]
+        yield table(["seed", *next(iter(gains.values()))], rows)
+    for group, title in GROUPS.items():
+        yield f"## Queries of {title}"
+        count = first["by_exposure"][group]["queries"]
+        yield f"{count:,} queries; mean ± standard deviation over the seeds."
+        yield summary_table(by_method(runs, group))
+    for run in runs:
+        if topics := run["evaluation"]["topics"]:
+            yield f"## Topics ({run['made_of']['variant']}, seed {run['made_of']['config']['seed']})"
+            scored = Evaluation(topics={name: TopicResult(**values) for name, values in topics.items()})
+            yield scored.text(markdown=True)
+
+
+def main() -> None:
+    parser = arguments("NoteLLM and its baselines on unseen notes of MicroLens.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--max-steps", type=int, help="end every training earlier")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "benchmarks" / "microlens", help="working folder"
+    )
+    chosen = parser.parse_args()
+
+    wanted = []
+    for seed in chosen.seeds:
+        joint = FitOptions(seed=seed, max_steps=chosen.max_steps)
+        options = {"joint": joint, "contrastive": dataclasses.replace(joint, alpha=0.0)}
+        wanted += [
+            (variant, options[variant], variant == "joint" and seed == chosen.seeds[0])
+            for variant in chosen.variants
+        ]
+    split = split_microlens()
+    runs = run_all(split, wanted, chosen.work)
+    gains = differences(runs)
+    values = {
+        "runs": [{name: value for name, value in run.items() if name != "per_query"} for run in runs],
+        "joint_less_contrastive": {
+            seed: {name: dataclasses.asdict(value) for name, value in gain.items()}
+            for seed, gain in gains.items()
+        },
+    }
+    write_results(
+        chosen.results, "microlens", "Related notes that were never seen", report(runs, split), values
+    )
+
+
+if __name__ == "__main__":
+    main()

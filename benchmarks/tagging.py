@@ -1,0 +1,64 @@
+"""Category and topics of unseen notes: NoteLLM on MIND (English) and KuaiRec (Chinese).
+
+80 % of the notes are train, 20 % test (split by note, seed 0). Trained without pairs, so on generation
+alone. Categories, of the first level, against TF-IDF with logistic regression, generated freely and
+constrained to the known ones; topics against those of the most similar train note. The topics of MIND are
+labels of entities, most of which the text spells out; those of KuaiRec are hashtags.
+"""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks.common import arguments, write_results
+from benchmarks.training import load, train
+from notellm.data import CLICKS
+from notellm.evaluate import split_by_note
+from notellm.files import read_json
+from notellm.pipeline.evaluate import evaluate_model
+from notellm.pipeline.fit import FitOptions
+from notellm.record import RECORD
+
+DATASETS = ("MIND", "KuaiRec")
+
+
+def main() -> None:
+    parser = arguments("Category and topics of unseen notes of MIND and KuaiRec.")
+    parser.add_argument("--datasets", nargs="+", choices=DATASETS, default=list(DATASETS))
+    parser.add_argument("--seed", type=int, default=0, help="seed of the training")
+    parser.add_argument("--max-steps", type=int, help="end every training earlier")
+    chosen = parser.parse_args()
+
+    body, values = [], {}
+    for name in chosen.datasets:
+        print(name, flush=True)
+        split = split_by_note(load(name).notes, CLICKS.empty_table(), test=0.2, valid=0.0, seed=0)
+        notes, tested = split.train.notes, split.test.notes
+        options = FitOptions(seed=chosen.seed, max_steps=chosen.max_steps)
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "model"
+            model, seconds = train(notes, None, output, options)
+            record = read_json(output / RECORD)
+        result = evaluate_model(model, split, None, tagged_notes=tested.num_rows)
+        categories = len(model.settings.categories)
+        body += [
+            f"## {name}",
+            (
+                f"{notes.num_rows:,} train and {tested.num_rows:,} test notes, {categories} categories. "
+                f"Trained in {seconds:,.0f} s ({record['metrics']['steps']:,} steps) with seed {chosen.seed}."
+            ),
+            result.text(markdown=True),
+        ]
+        values[name] = {
+            "train_notes": notes.num_rows,
+            "test_notes": tested.num_rows,
+            "categories": categories,
+            "seconds": seconds,
+            "config": record["config"],
+            "training": record["metrics"],
+            "evaluation": result.to_json(),
+        }
+    write_results(chosen.results, "tagging", "Category and topics of unseen notes", body, values)
+
+
+if __name__ == "__main__":
+    main()
