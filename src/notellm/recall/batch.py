@@ -65,13 +65,11 @@ class PairIndex:
         weight = pairs.column("score").to_numpy().astype(np.float64)
         return cls(source, target, weight, count, known)
 
-
     def log_frequency(self) -> np.ndarray:
         """(count,) float32: log of how often each note stands in the pairs; 0 for notes in none."""
-        uses = np.bincount(self.source, minlength=self.count) + np.bincount(
-            self.target, minlength=self.count
-        )
-        return np.log(np.maximum(uses, 1)).astype(np.float32)
+        uses = np.bincount(self.source, minlength=self.count) + np.bincount(self.target, minlength=self.count)
+        frequency: np.ndarray = np.log(np.maximum(uses, 1)).astype(np.float32)
+        return frequency
 
 
 class PairStream(Dataset[tuple[int, int, int]]):

@@ -431,7 +431,7 @@ def _by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
     Notes differ in length by an order of magnitude: one padded batch would be mostly padding.
     """
     lengths = attention_mask.sum(dim=1)
-    groups = torch.argsort(lengths, stable=True).split(GROUP)
+    groups = torch.argsort(lengths, stable=True).split(GROUP)  # type: ignore[no-untyped-call]
     return [(rows, int(lengths[rows[-1]])) for rows in groups]
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +93,7 @@ class NoteLLMTrainingArguments(TrainingArguments):
             )
         if problems:
             raise ConfigError("; ".join(problems))
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ class NoteLLMTrainer(Trainer):
     Raises:
         DataError: the pairs are empty, or name other notes than these; or nothing can be learnt.
     """
+
+    args: NoteLLMTrainingArguments
 
     def __init__(
         self,
@@ -215,7 +217,7 @@ class NoteLLMTrainer(Trainer):
         contrastive = self._contrastive(leaf, tau, inputs)
         leaf.grad, tau.grad = torch.zeros_like(leaf), torch.zeros_like(tau)
         if self.pair_index is not None:
-            contrastive.backward()
+            contrastive.backward()  # type: ignore[no-untyped-call]
         generation = leaf.new_zeros(())
         count = _total(_label_count(inputs))
         for i, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
@@ -246,7 +248,7 @@ class NoteLLMTrainer(Trainer):
             if len(set(sizes.tolist())) > 1:
                 raise DataError("processes hold batches of different size; drop the last partial batch")
             first = rank * len(note)
-            everything = torch.cat(tuple(all_gather(vectors)))
+            everything = torch.cat(tuple(all_gather(vectors)))  # type: ignore[no-untyped-call]
             all_notes, all_texts = _gather(note), _gather(text)
         else:
             everything, all_notes, all_texts = vectors, note, text
@@ -259,11 +261,13 @@ class NoteLLMTrainer(Trainer):
         if frequency is not None:
             frequency = frequency.to(all_notes.device)[all_notes]
         total = contrastive_loss(vectors, everything, positive, excluded, tau, frequency)
-        return world * total / len(all_notes)
+        loss: Tensor = world * total / len(all_notes)
+        return loss
 
     def _generation(self, total: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
         """This process's share of the CSFT, times the number of processes."""
-        return self.args.world_size * total / _total(_label_count(inputs)).clamp(min=1)
+        loss: Tensor = self.args.world_size * total / _total(_label_count(inputs)).clamp(min=1)
+        return loss
 
     def _join(self, contrastive: Tensor, generation: Tensor) -> Tensor:
         if self.pair_index is None:
@@ -284,7 +288,7 @@ class NoteLLMTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW; embeddings may have their own rate; norms, biases and tau do not decay."""
-        target = self.model if model is None else model
+        target = cast("nn.Module", self.model if model is None else model)
         tables = {id(part.weight) for part in target.modules() if isinstance(part, nn.Embedding)}
         rate = self.args.learning_rate
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -295,7 +299,7 @@ class NoteLLMTrainer(Trainer):
             own = table_rate if id(parameter) in tables and table_rate is not None else rate
             decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((own, decay), []).append(parameter)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
         options.pop("lr", None)
         self.optimizer = kind(
             [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
@@ -306,7 +310,7 @@ class NoteLLMTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """The stream is in order already, and the same for any number of processes."""
-        return SequentialSampler(self.train_dataset if train_dataset is None else train_dataset)
+        return SequentialSampler(cast("PairStream", train_dataset or self.train_dataset))
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """Recall and MRR of the validation notes, over a pool of all of them."""
@@ -336,7 +340,7 @@ class NoteLLMTrainer(Trainer):
         """Save what is trained: with LoRA the adapters and heads only, not the frozen backbone."""
         if not self.args.should_save:
             return
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(cast("str", output_dir or self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         model = self.accelerator.unwrap_model(self.model)
         try:
