@@ -10,7 +10,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from notellm import __version__
@@ -19,7 +18,6 @@ from notellm.errors import ConfigError, DataError, NotellmError
 app = typer.Typer(
     name="notellm",
     help="From a table of notes and a click log to related notes, topics and categories (NoteLLM).",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -436,11 +434,13 @@ def demo(
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
         print(__version__)
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main() -> None:
@@ -452,10 +452,10 @@ def main() -> None:
     except NotellmError as error:
         print(f"notellm: {error}", file=sys.stderr)
         sys.exit(2)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except typer.TyperException as error:
+        print(f"notellm: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (typer.Abort, KeyboardInterrupt):
         print("notellm: stopped", file=sys.stderr)
         sys.exit(130)
 
