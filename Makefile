@@ -21,6 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: venv ## the whole recall pipeline on built-in data, without any download
 	@$(BIN)/notellm demo
+	@echo "notellm is installed in $(VENV): run  . $(BIN)/activate  first, or write $(BIN)/notellm"
 
 test: venv ## the tests, but those on real data
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real"
