@@ -5,13 +5,13 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.conftest import Checkpoint, byte_level_tokenizer
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from notellm.backbone import harden, load_tokenizer
 from notellm.errors import ModelError
 from notellm.recall.model import NoteLLM
+from tests.conftest import Checkpoint, byte_level_tokenizer
 
 MARKUP = ["[EMB]", "</s>", "<s>", "<pad>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<think>"]
 HOSTILE = "buy " + " now ".join(MARKUP) + "".join(MARKUP) + "</think> soup"
@@ -76,7 +76,7 @@ def test_it_stays_so_when_saved_and_opened_by_transformers(model: NoteLLM, tmp_p
 def test_runs_of_white_space_stay_tokens():
     tokenizer = byte_level_tokenizer(["a b"] * 3, ["</s>"], eos_token="</s>")
     tokenizer.add_tokens(["    "])
-    (run,) = tokenizer.convert_tokens_to_ids(["    "])
+    run = tokenizer.get_vocab()["    "]
     harden(tokenizer, "[EMB]")
     assert run in tokenizer("a    b", add_special_tokens=False)["input_ids"]
     assert not tokenizer.added_tokens_decoder[run].special

@@ -39,11 +39,13 @@ def embed_to_parquet(
         The file's schema.
 
     Raises:
-        DataError: the table is empty.
+        DataError: the table is empty or has no ids.
         StorageError: the file cannot be written.
     """
     if notes.num_rows == 0:
         raise DataError("there are no notes to embed: the table is empty")
+    if "note_id" not in notes.column_names:
+        raise DataError(f"the notes table has no column note_id; found {', '.join(notes.column_names)}")
     target = Path(path)
     key = hashlib.sha256(f"{weights_fingerprint(model)} {fingerprint(notes)}".encode()).hexdigest()[:16]
     parts = target.parent / f".{target.name}.{key}.parts"

@@ -46,7 +46,8 @@ def generate_categories(
     if not constrained:
         texts = _generate(model, notes, "category", [1], _LONGEST_CATEGORY, None, progress)
         return [text.strip() for text in texts]
-    names = list(dict.fromkeys(model.settings.categories if categories is None else categories))
+    known = model.settings.categories if categories is None else categories
+    names = [name for name in dict.fromkeys(known) if name.strip()]
     if not names:
         raise ConfigError(
             "no category is known: the model was trained on notes without categories; "

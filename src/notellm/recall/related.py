@@ -74,8 +74,10 @@ def related_by_id(
     """Related notes of known notes: for each, up to k (note_id, cosine), best first, never itself.
 
     Raises:
-        DataError: a note has no vector here.
+        DataError: a note has no vector here, or there is no vector at all.
     """
+    if not ids:
+        raise DataError("there are no embedded notes to search among; embed the notes first")
     row = {note_id: i for i, note_id in enumerate(ids)}
     unknown = next((note_id for note_id in note_ids if note_id not in row), None)
     if unknown is not None:
@@ -122,8 +124,11 @@ def write_item_to_item(
         The number of notes in it.
 
     Raises:
+        DataError: there are no notes.
         StorageError: the file cannot be written.
     """
+    if not ids:
+        raise DataError("there are no embedded notes to relate; embed the notes first")
     with write_aside(path) as aside, tqdm(total=len(ids), unit="note", disable=not progress) as bar:
         writer = None
         for table in item_to_item(ids, vectors, k=k):
@@ -137,8 +142,8 @@ def write_item_to_item(
 
 def vectors_fingerprint(ids: Sequence[str], vectors: np.ndarray) -> str:
     """Fingerprint of ids and vectors, for records."""
-    table = pa.table({"note_id": pa.array(ids, pa.string()), "value": vectors.sum(axis=1)})
-    return fingerprint(table)
+    table = {f"d{i}": column for i, column in enumerate(np.asarray(vectors, dtype=np.float32).T)}
+    return fingerprint(pa.table({"note_id": pa.array(ids, pa.string()), **table}))
 
 
 def _named(ids: Sequence[str], found: np.ndarray, cosines: np.ndarray) -> list[list[tuple[str, float]]]:

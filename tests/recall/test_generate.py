@@ -1,0 +1,136 @@
+"""What the model writes: categories of the list only, and exactly the greedy choice."""
+
+import pyarrow as pa
+import pytest
+import torch
+
+import notellm.recall.generate as generate_module
+from notellm.errors import ConfigError, DataError
+from notellm.recall.generate import generate_categories, generate_topics
+from notellm.recall.model import NoteLLM
+from notellm.recall.prompt import notes_from_table
+
+NAMES = ["Cook", "Cooking", "Cooking at home", "旅行", "旅行攻略", "[EMB]", "</s>", "a, b"]
+
+
+def next_logits(model: NoteLLM, ids: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return model.backbone(torch.tensor([ids])).logits[0, -1]
+
+
+def start_ids(model: NoteLLM, note, task, n: int) -> list[int]:
+    prompt = model.prompt
+    (ids,) = prompt.prompt_ids([prompt.render(prompt.cut([note])[0], task, n)])
+    return [*ids, prompt.emb_id, *prompt.guidance_ids(task, n)]
+
+
+def greedy_category(model: NoteLLM, note, names: list[str]) -> str:
+    """Among the spellings that begin with what is written: the most likely next token, until one ends."""
+    prompt = model.prompt
+    spelled = {
+        tuple(prompt.output_ids([prompt.output("category", category=name)])[0]) + (prompt.eos_id,): name
+        for name in reversed(names)
+    }
+    written: tuple[int, ...] = ()
+    while written not in spelled:
+        logits = next_logits(model, [*start_ids(model, note, "category", 1), *written])
+        allowed = {s[len(written)] for s in spelled if s[: len(written)] == written}
+        written = (*written, max(allowed, key=lambda token: float(logits[token])))
+    return spelled[written]
+
+
+def test_a_constrained_category_is_the_greedy_choice_among_the_names(model: NoteLLM, notes: pa.Table):
+    model.eval()
+    rows = notes_from_table(notes)[:15]
+    found = generate_categories(model, rows, categories=NAMES)
+    assert set(found) <= set(NAMES)
+    assert found == [greedy_category(model, note, NAMES) for note in rows]
+
+
+def test_notes_differ_in_their_category(tiny: NoteLLM, notes: pa.Table):
+    """Not vacuous: an untrained model picks several of the names."""
+    names = ["soup", "star", "旅行", "bread", "moon", "garlic"]
+    found = generate_categories(tiny, notes, categories=names)
+    assert set(found) <= set(names)
+    assert len(set(found)) > 1
+
+
+@pytest.mark.parametrize("names", [["旅行", "旅行攻略"], ["Cook", "Cooking", "Cook"], ["one"]])
+def test_whatever_the_list_the_category_is_from_it(model: NoteLLM, notes: pa.Table, names: list[str]):
+    assert set(generate_categories(model, notes.slice(0, 20), categories=names)) <= set(names)
+
+
+def test_of_two_names_with_one_spelling_the_first_counts(tiny: NoteLLM, notes: pa.Table):
+    assert set(generate_categories(tiny, notes, categories=["SOUP", "soup"])) == {"SOUP"}
+
+
+def test_many_notes_at_once_write_what_each_writes_alone(model: NoteLLM, notes: pa.Table, monkeypatch):
+    rows = notes_from_table(notes)[:10]
+    lengths = {len(start_ids(model, note, "category", 1)) for note in rows}
+    assert len(lengths) > 3
+    for write in (
+        lambda some: generate_categories(model, some, categories=NAMES),
+        lambda some: generate_categories(model, some, constrained=False),
+        lambda some: generate_topics(model, some, n=2),
+    ):
+        together = write(rows)
+        assert together == [write([note])[0] for note in rows]
+        monkeypatch.setattr(generate_module, "BATCH", 3)
+        assert write(rows) == together
+        monkeypatch.undo()
+
+
+def test_free_writing_is_greedy_too(model: NoteLLM, notes: pa.Table):
+    model.eval()
+    prompt = model.prompt
+    rows = notes_from_table(notes)[:4]
+    found = generate_categories(model, rows, constrained=False)
+    assert any(found)
+    for note, text in zip(rows, found, strict=True):
+        ids = start_ids(model, note, "category", 1)
+        written: list[int] = []
+        while len(written) < generate_module._LONGEST_CATEGORY:
+            token = int(next_logits(model, [*ids, *written]).argmax())
+            if token == prompt.eos_id:
+                break
+            written.append(token)
+        assert text == str(model.tokenizer.decode(written, skip_special_tokens=True)).strip()
+
+
+def test_the_number_of_topics(model: NoteLLM, notes: pa.Table):
+    rows = notes.slice(0, 12)
+    for n in (1, 3):
+        found = generate_topics(model, rows, n=n)
+        assert len(found) == 12
+        assert all(len(topics) <= n for topics in found)
+        assert all(len({topic.casefold() for topic in topics}) == len(topics) for topics in found)
+    assert any(found)
+    assert len(generate_topics(model, rows)) == 12
+
+
+def test_a_notes_own_topics_and_category_are_not_read(tiny: NoteLLM, notes: pa.Table):
+    bare = notes.select(["note_id", "title", "content"])
+    assert generate_topics(tiny, notes, n=2) == generate_topics(tiny, bare, n=2)
+    untitled = notes.drop_columns(["category"])
+    assert tiny.categorize(notes, categories=NAMES) == tiny.categorize(untitled, categories=NAMES)
+
+
+def test_the_models_own_categories_and_methods(tiny: NoteLLM, notes: pa.Table, tmp_path):
+    tiny.save_pretrained(tmp_path / "model")
+    model = NoteLLM.from_pretrained(tmp_path / "model", categories=["Cooking", "旅行"])
+    assert set(model.categorize(notes.slice(0, 5))) <= {"Cooking", "旅行"}
+    assert model.write_topics(notes.slice(0, 5), n=2) == generate_topics(tiny, notes.slice(0, 5), n=2)
+    model.train()
+    model.categorize(notes.slice(0, 2))
+    assert model.training
+
+
+def test_what_cannot_be_written_is_refused(tiny: NoteLLM, notes: pa.Table):
+    with pytest.raises(ConfigError, match="no category is known"):
+        generate_categories(tiny, notes, categories=[])
+    with pytest.raises(ConfigError, match="no category is known"):
+        generate_categories(tiny, notes, categories=[" ", ""])
+    with pytest.raises(ConfigError, match="n is 0; ask for at least 1 topic"):
+        generate_topics(tiny, notes, n=0)
+    with pytest.raises(DataError, match="there are no notes"):
+        generate_topics(tiny, [])

@@ -1,0 +1,316 @@
+"""One forward pass, four architectures, and the same vectors wherever the model is opened."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import notellm.recall.model as model_module
+from notellm.backbone import LoraOptions
+from notellm.errors import ConfigError, DataError, ModelError, StorageError
+from notellm.recall.model import NoteLLM, pad
+from notellm.recall.prompt import IGNORED, Note, notes_from_table
+from tests.conftest import ARCHITECTURES, PRETRAINED, SMALL, Checkpoint, fresh
+
+TOLERANCE: Any = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def training_batch(model: NoteLLM, notes: pa.Table, count: int = 40) -> dict[str, torch.Tensor]:
+    """Whole sequences with labels; every third note has nothing to learn."""
+    rows = model.prompt.cut(notes_from_table(notes))[:count]
+    outputs = [model.prompt.output("category", category="Cooking" if i % 3 else "") for i in range(count)]
+    prompts = [model.prompt.render(note) for note in rows]
+    encoded = model.prompt.encode(prompts, ["category"] * count, outputs, [0] * count)
+    batch = pad([item.ids for item in encoded], model.tokenizer)
+    batch["position"] = torch.tensor([item.position for item in encoded])
+    labels = torch.full_like(batch["input_ids"], IGNORED)
+    for i, item in enumerate(encoded):
+        labels[i, : len(item.labels)] = torch.tensor(item.labels)
+    return batch | {"labels": labels}
+
+
+# ---------------------------------------------------------------- vectors
+
+
+def test_vectors_are_finite_unit_and_tell_notes_apart(model: NoteLLM, notes: pa.Table):
+    vectors = model.encode(notes)
+    assert vectors.shape == (60, 16)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    scores = vectors @ vectors.T
+    assert scores[0, 57] == pytest.approx(1, abs=1e-5)  # the same text
+    assert np.partition(scores, -3, axis=1)[:, -3].max() < 1 - 1e-5  # no third note is as near
+
+
+def test_padding_and_batching_do_not_change_a_vector(model: NoteLLM, notes: pa.Table, monkeypatch):
+    together = model.encode(notes)
+    one_by_one = np.concatenate([model.encode(notes.slice(i, 1)) for i in range(len(notes))])
+    lengths = {len(ids) for ids in model.prompt.prompt_ids(model.prompts(notes))}
+    assert len(lengths) > 10
+    np.testing.assert_allclose(together, one_by_one, **TOLERANCE)
+    monkeypatch.setattr(model_module, "TOKENS_PER_BATCH", 200)
+    np.testing.assert_allclose(model.encode(notes), together, **TOLERANCE)
+
+
+def test_order_of_the_notes_does_not_matter(model: NoteLLM, notes: pa.Table):
+    order = np.random.default_rng(0).permutation(len(notes))
+    np.testing.assert_allclose(model.encode(notes.take(order)), model.encode(notes)[order], **TOLERANCE)
+
+
+def test_tables_lists_and_prompts_are_the_same(model: NoteLLM, notes: pa.Table):
+    from_table = model.encode(notes)
+    np.testing.assert_array_equal(from_table, model.encode(notes_from_table(notes)))
+    np.testing.assert_array_equal(from_table, model.encode(model.prompts(notes)))
+
+
+def test_what_follows_emb_does_not_change_the_vector(model: NoteLLM, notes: pa.Table):
+    model.eval()
+    with torch.no_grad():
+        trained = model(**training_batch(model, notes)).vectors.numpy()
+    np.testing.assert_allclose(trained, model.encode(notes)[:40], **TOLERANCE)
+
+
+def test_the_category_is_never_seen(model: NoteLLM):
+    one, two = model.encode([Note("soup", "bread", (), "Cooking"), Note("soup", "bread", (), "Astronomy")])
+    np.testing.assert_array_equal(one, two)
+
+
+def test_the_mode_is_left_as_it_was(tiny: NoteLLM, notes: pa.Table):
+    for training in (True, False):
+        tiny.train(training)
+        tiny.encode(notes.slice(0, 2))
+        assert tiny.training is training
+        assert tiny.backbone.training is training
+
+
+def test_no_notes_are_refused(tiny: NoteLLM, notes: pa.Table):
+    for nothing in ([], notes.slice(0, 0)):
+        with pytest.raises(DataError, match="there are no notes"):
+            tiny.encode(nothing)
+
+
+def test_a_lower_precision_backbone_gives_float32_vectors(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table
+):
+    full = fresh("llama", checkpoints, notes)
+    half = fresh("llama", checkpoints, notes, dtype=torch.bfloat16)
+    assert half.backbone.dtype == torch.bfloat16
+    assert half.projection.weight.dtype == torch.float32
+    near = (full.encode(notes) * half.encode(notes)).sum(axis=1)
+    assert half.encode(notes).dtype == np.float32
+    assert near.min() > 0.99
+
+
+# ---------------------------------------------------------------- the generation loss
+
+
+def test_the_generation_loss_is_transformers_own(model: NoteLLM, notes: pa.Table):
+    model.eval()
+    batch = training_batch(model, notes)
+    with torch.no_grad():
+        output = model(**batch)
+        theirs = model.backbone(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]
+        ).loss
+    assert int(output.label_count) == int((batch["labels"] != IGNORED).sum()) > 5
+    assert float(output.generation_sum / output.label_count) == pytest.approx(float(theirs), rel=1e-5)
+
+
+def test_without_labels_there_is_no_generation_loss(tiny: NoteLLM, notes: pa.Table):
+    batch = training_batch(tiny, notes)
+    empty = batch | {"labels": torch.full_like(batch["labels"], IGNORED)}
+    with torch.no_grad():
+        for output in (tiny(**empty), tiny(batch["input_ids"], batch["attention_mask"], batch["position"])):
+            assert float(output.generation_sum) == 0
+            assert float(output.label_count) == 0
+
+
+# ---------------------------------------------------------------- disk
+
+
+@pytest.mark.parametrize(
+    ("name", "lora"), [*((name, False) for name in ARCHITECTURES), *((name, True) for name in PRETRAINED)]
+)
+def test_every_way_of_opening_it_gives_the_same_vectors(
+    name: str, lora: bool, checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path: Path
+):
+    model = fresh(name, checkpoints, notes, **({"lora": LoraOptions(rank=4)} if lora else {}))
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        model.tau.fill_(2.5)
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.3)
+    vectors = model.encode(notes)
+    if lora:
+        assert np.abs(vectors - fresh(name, checkpoints, notes).encode(notes)).max() > 1e-2
+    state = {key: weight.clone() for key, weight in model.state_dict().items()}
+    trained = {key for key, weight in model.named_parameters() if weight.requires_grad}
+    path = tmp_path / "model"
+    model.save_pretrained(path, extra={"README.md": "# a model\n"})
+
+    # in memory nothing has changed
+    assert all(torch.equal(weight, state[key]) for key, weight in model.state_dict().items())
+    assert {key for key, weight in model.named_parameters() if weight.requires_grad} == trained
+    assert bool(lora) == all("lora_" in key or "backbone" not in key for key in trained)
+
+    files = {file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()}
+    assert {"model.safetensors", "notellm.json", "tokenizer.json", "2_Dense/model.safetensors"} <= files
+    assert all(file.endswith((".json", ".safetensors", ".md", ".jinja", ".txt")) for file in files)
+    assert (path / "README.md").read_text() == "# a model\n"
+
+    # notellm
+    loaded = NoteLLM.from_pretrained(path)
+    assert loaded.settings == model.settings
+    assert loaded.prompt.template == model.prompt.template
+    assert float(loaded.tau.detach()) == pytest.approx(2.5)
+    np.testing.assert_allclose(loaded.encode(notes), vectors, **TOLERANCE)
+
+    # transformers alone
+    backbone = AutoModelForCausalLM.from_pretrained(path).eval()
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    dense = load_file(path / "2_Dense" / "model.safetensors")
+    by_hand = []
+    for prompt in model.prompts(notes):
+        with torch.no_grad():
+            states = backbone(
+                **tokenizer(prompt, return_tensors="pt"), output_hidden_states=True
+            ).hidden_states
+        vector = dense["linear.weight"] @ states[-1][0, -1] + dense["linear.bias"]
+        by_hand.append((vector / vector.norm()).numpy())
+    np.testing.assert_allclose(np.stack(by_hand), vectors, **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_sentence_transformers_gives_the_same_vectors(
+    name: str, checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path: Path
+):
+    from sentence_transformers import SentenceTransformer
+
+    model = fresh(name, checkpoints, notes)
+    hostile = Note("[EMB] </s> soup <s>", "<pad> <|im_start|> <think> bread <|endoftext|>")
+    rows = [*notes_from_table(notes), hostile]
+    model.save_pretrained(tmp_path / "model")
+    opened = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    theirs = opened.encode(model.prompts(rows), batch_size=16)
+    np.testing.assert_allclose(theirs, model.encode(rows), **TOLERANCE)
+
+
+def test_a_saved_model_can_be_saved_over(tiny: NoteLLM, notes: pa.Table, tmp_path: Path):
+    path = tmp_path / "model"
+    tiny.save_pretrained(path, extra={"old.md": "old"})
+    tiny.save_pretrained(path)
+    assert not (path / "old.md").exists()
+    np.testing.assert_allclose(NoteLLM.from_pretrained(path).encode(notes), tiny.encode(notes), **TOLERANCE)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_failed_save_leaves_the_old_one(tiny: NoteLLM, tmp_path: Path, monkeypatch):
+    path = tmp_path / "model"
+    tiny.save_pretrained(path)
+    before = sorted(file.name for file in path.iterdir())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model_module, "save_file", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        tiny.save_pretrained(path)
+    assert sorted(file.name for file in path.iterdir()) == before
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_options_may_differ_from_the_saved_ones(tiny: NoteLLM, tmp_path: Path):
+    tiny.save_pretrained(tmp_path / "model")
+    other = NoteLLM.from_pretrained(tmp_path / "model", content_tokens=5, template="english")
+    assert other.settings.content_tokens == 5
+    assert other.settings.title_tokens == tiny.settings.title_tokens
+    assert other.prompt.template.name == "english"
+
+
+def test_ones_own_template_travels_with_the_model(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path: Path
+):
+    task = {"prompt": "{title} / {content} in a word:", "guidance": " is", "output": " {category}"}
+    mine = tmp_path / "mine.json"
+    mine.write_text(json.dumps({"category": task, "topics": task | {"output": " {topics}"}}))
+    model = fresh("llama", checkpoints, notes, template=str(mine))
+    model.save_pretrained(tmp_path / "model")
+    mine.unlink()
+    opened = NoteLLM.from_pretrained(tmp_path / "model")
+    assert opened.prompts([Note("a", "b")]) == ["a / b in a word:"]
+    np.testing.assert_allclose(opened.encode(notes), model.encode(notes), **TOLERANCE)
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.fixture(scope="module")
+def saved(tiny: NoteLLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "model"
+    tiny.save_pretrained(path)
+    return path
+
+
+def edit(path: Path, **changes) -> None:
+    value = json.loads((path / "notellm.json").read_text())
+    (path / "notellm.json").write_text(json.dumps(value | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (lambda p: (p / "notellm.json").write_text("{"), ModelError, "not valid JSON"),
+        (lambda p: (p / "notellm.json").write_text("[1]"), ModelError, "is not a NoteLLM configuration"),
+        (lambda p: edit(p, config=3), ModelError, "is not a NoteLLM configuration"),
+        (lambda p: edit(p, tau="warm"), ModelError, "is not a NoteLLM configuration"),
+        (lambda p: edit(p, config={"dim": 16, "future": 1}), ModelError, "unknown field 'future'"),
+        (lambda p: edit(p, template={}), ConfigError, "category must be an object"),
+        (lambda p: edit(p, config={"dim": 8}), ModelError, r"projection of .* is \(16, 32\)"),
+        (lambda p: (p / "2_Dense" / "model.safetensors").unlink(), ModelError, "lacks its projection"),
+        (
+            lambda p: (p / "2_Dense" / "model.safetensors").write_bytes(b"x"),
+            ModelError,
+            "lacks its projection",
+        ),
+        (
+            lambda p: save_file({"other": torch.zeros(2)}, p / "2_Dense" / "model.safetensors"),
+            ModelError,
+            "lacks its projection",
+        ),
+        (lambda p: (p / "model.safetensors").write_bytes(b"x" * 50), ModelError, "no causal language model"),
+        (lambda p: (p / "config.json").unlink(), ModelError, "is not a model directory"),
+        (lambda p: (p / "tokenizer.json").write_text("{"), ModelError, "no usable tokenizer"),
+    ],
+)
+def test_a_damaged_directory(saved: Path, tmp_path: Path, damage, error: type[Exception], message: str):
+    path = tmp_path / "model"
+    shutil.copytree(saved, path)
+    damage(path)
+    with pytest.raises(error, match=message) as caught:
+        NoteLLM.from_pretrained(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_options(saved: Path, notes: pa.Table):
+    with pytest.raises(ConfigError, match="unknown option 'width'; NoteLLM knows template, dim"):
+        NoteLLM.from_pretrained(saved, width=3)
+    with pytest.raises(ConfigError, match="unknown option 'width'"):
+        NoteLLM.from_corpus(notes, tiny=SMALL, width=3)
+    with pytest.raises(ConfigError, match=r"dim is 8, but the model saved at .* has 16"):
+        NoteLLM.from_pretrained(saved, dim=8)
+    with pytest.raises(ConfigError, match="dim is 0; it must be a whole number of at least 1"):
+        NoteLLM.from_corpus(notes, tiny=SMALL, dim=0)
+    with pytest.raises(ConfigError, match="no template 'klingon'"):
+        NoteLLM.from_corpus(notes, tiny=SMALL, template="klingon")
+
+
+def test_the_longest_sequence_is_the_backbones(checkpoints: dict[str, Checkpoint], notes: pa.Table):
+    assert fresh("neox", checkpoints, notes, max_length=4_000).settings.max_length == 512

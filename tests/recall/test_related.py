@@ -1,0 +1,122 @@
+"""Exact search against a sort in plain Python, ties included."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import notellm.recall.related as related_module
+from notellm.errors import ConfigError, DataError
+from notellm.recall.related import (
+    item_to_item,
+    related_by_id,
+    related_by_vector,
+    search,
+    vectors_fingerprint,
+    write_item_to_item,
+)
+
+
+def by_sorting(vectors: np.ndarray, query: np.ndarray, k: int, barred: int = -1) -> list[int]:
+    scores = [(-float(row @ query), i) for i, row in enumerate(vectors) if i != barred]
+    return [i for _, i in sorted(scores)[:k]]
+
+
+def whole_numbers(n: int, dim: int, seed: int) -> np.ndarray:
+    """Few different small whole numbers: many exact ties, and sums without rounding."""
+    return np.random.default_rng(seed).integers(-1, 2, (n, dim)).astype(np.float32)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 50), st.integers(0, 10**6), st.booleans())
+def test_search_is_a_sort_with_ties_to_the_first(n: int, dim: int, k: int, seed: int, excluded: bool):
+    vectors, queries = whole_numbers(n, dim, seed), whole_numbers(7, dim, seed + 1)
+    barred = np.random.default_rng(seed).integers(-1, n, 7) if excluded else np.full(7, -1)
+    found, cosines = search(vectors, queries, k, exclude=barred if excluded else None)
+    assert found.shape == cosines.shape == (7, k)
+    for query, bar, rows, values in zip(queries, barred, found, cosines, strict=True):
+        wanted = by_sorting(vectors, query, k, int(bar))
+        assert rows.tolist() == wanted + [-1] * (k - len(wanted))
+        assert values[: len(wanted)].tolist() == [float(vectors[i] @ query) for i in wanted]
+        assert np.isneginf(values[len(wanted) :]).all()
+
+
+def test_there_are_ties_to_break():
+    vectors = whole_numbers(40, 2, 0)
+    found, cosines = search(vectors, vectors[:1], 10)
+    assert len(set(cosines[0].tolist())) < 5
+    assert found[0].tolist() == by_sorting(vectors, vectors[0], 10)
+
+
+def test_blocks_do_not_matter(monkeypatch):
+    vectors = whole_numbers(30, 3, 2)
+    whole = search(vectors, vectors, 5, exclude=np.arange(30))
+    monkeypatch.setattr(related_module, "_BLOCK_BYTES", 4 * 30 * 4)
+    blocked = search(vectors, vectors, 5, exclude=np.arange(30))
+    np.testing.assert_array_equal(whole[0], blocked[0])
+    np.testing.assert_array_equal(whole[1], blocked[1])
+
+
+def test_related_by_id_never_gives_the_note_itself():
+    vectors = np.eye(3, dtype=np.float32)[[0, 0, 1, 2]]
+    ids = ["a", "b", "c", "d"]
+    assert related_by_id(ids, vectors, ["b", "a"], k=1) == [[("a", 1.0)], [("b", 1.0)]]
+    (everything,) = related_by_id(ids, vectors, ["c"], k=10)
+    assert [name for name, _ in everything] == ["a", "b", "d"]
+    assert related_by_id(ids, vectors, []) == []
+
+
+def test_related_by_vector_gives_names_and_cosines():
+    vectors = np.eye(3, dtype=np.float32)
+    query = np.array([[0.6, 0.8, 0.0]], dtype=np.float32)
+    (found,) = related_by_vector(["a", "b", "c"], vectors, query, k=2)
+    assert [name for name, _ in found] == ["b", "a"]
+    assert [cosine for _, cosine in found] == pytest.approx([0.8, 0.6])
+
+
+def test_the_table_of_all_notes(tmp_path: Path):
+    vectors = whole_numbers(25, 3, 4)
+    ids = [f"n{i}" for i in range(25)]
+    assert write_item_to_item(ids, vectors, tmp_path / "i2i.parquet", k=4, progress=False) == 25
+    table = pq.read_table(tmp_path / "i2i.parquet")
+    assert table.column("note_id").to_pylist() == ids
+    for i, (related, scores) in enumerate(
+        zip(table.column("related").to_pylist(), table.column("scores").to_pylist(), strict=True)
+    ):
+        wanted = by_sorting(vectors, vectors[i], 4, i)
+        assert related == [ids[j] for j in wanted]
+        assert scores == [float(vectors[j] @ vectors[i]) for j in wanted]
+
+
+def test_more_related_notes_than_there_are():
+    (table,) = item_to_item(["a", "b"], np.eye(2, dtype=np.float32), k=5)
+    assert table.to_pydict() == {"note_id": ["a", "b"], "related": [["b"], ["a"]], "scores": [[0.0], [0.0]]}
+    (alone,) = item_to_item(["a"], np.ones((1, 2), dtype=np.float32))
+    assert alone.column("related").to_pylist() == [[]]
+
+
+def test_what_cannot_be_searched(tmp_path: Path):
+    vectors = np.eye(2, dtype=np.float32)
+    with pytest.raises(ConfigError, match="k is 0; ask for at least 1 related note"):
+        search(vectors, vectors, 0)
+    with pytest.raises(DataError, match="the vectors have 2 dimensions and the queries 3"):
+        search(vectors, np.eye(3, dtype=np.float32), 1)
+    with pytest.raises(DataError, match="the note 'z' is not among the 2 embedded notes"):
+        related_by_id(["a", "b"], vectors, ["z"])
+    with pytest.raises(DataError, match="there are no embedded notes"):
+        write_item_to_item([], np.empty((0, 2), dtype=np.float32), tmp_path / "i2i.parquet")
+    with pytest.raises(DataError, match="there are no embedded notes"):
+        related_by_id([], np.empty((0, 2), dtype=np.float32), ["z"])
+
+
+def test_the_fingerprint_knows_ids_and_vectors():
+    vectors = whole_numbers(5, 3, 1) + 0.5
+    ids = list("abcde")
+    same = vectors_fingerprint(ids, vectors.copy())
+    assert vectors_fingerprint(ids, vectors) == same
+    assert vectors_fingerprint(list("abcdx"), vectors) != same
+    assert vectors_fingerprint(ids, vectors[:, ::-1] + np.float32(1e-3)) != same
+    assert vectors_fingerprint(ids, vectors[:, ::-1]) != same
