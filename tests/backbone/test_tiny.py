@@ -2,16 +2,17 @@
 
 import math
 from collections import Counter
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from transformers import LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from notellm.backbone import TinyOptions, train_tokenizer
 from notellm.errors import DataError
-from notellm.recall.model import NoteLLM
+from notellm.recall.model import NoteLLM, pad
 from notellm.recall.prompt import Note, notes_from_table
 from tests.conftest import SMALL
 
@@ -42,7 +43,7 @@ def test_it_finds_the_same_concept_before_training_and_random_weights_do_not(con
     size = TinyOptions(vocabulary=600, hidden=64, layers=2, heads=4, intermediate=64)
     model = NoteLLM.from_corpus(concepts, tiny=size, dim=16)
     torch.manual_seed(0)
-    config = model.backbone.config
+    config = cast("LlamaConfig", model.backbone.config)
     random = NoteLLM(LlamaForCausalLM(config), model.tokenizer, model.settings)
     random._project_to_principal_components(concepts, 0)
     ours, theirs = same_concept(model.encode(concepts)), same_concept(random.encode(concepts))
@@ -91,7 +92,7 @@ def test_the_last_state_is_the_idf_weighted_mean_of_the_token_vectors(tiny: Note
     tiny.backbone.set_attn_implementation("eager")
     with torch.no_grad():
         output = backbone(torch.tensor([ids]), output_attentions=True, output_hidden_states=True)
-    table = backbone.get_input_embeddings().weight[ids].detach()  # type: ignore[union-attr, index]
+    table = backbone.get_input_embeddings().weight[ids].detach()
     normed = table / table.pow(2).mean(dim=1, keepdim=True).sqrt()
     normed[:, -1] = 0  # the channel of the idf is no part of the mean
     head_width = table.shape[1] // 4
@@ -121,11 +122,9 @@ def test_notes_without_any_text_are_refused():
         train_tokenizer(["", "\n"], vocabulary=300, new_tokens=[])
 
 
-def test_weights_can_be_trained(tiny: NoteLLM, notes: pa.Table):
+def test_weights_can_be_trained(notes: pa.Table):
     """Nothing in the model is left over from inference mode."""
     model = NoteLLM.from_corpus(notes, tiny=SMALL, dim=16)
-    from notellm.recall.model import pad
-
     batch = pad(model.prompt.prompt_ids(model.prompts(notes_from_table(notes)[:4])), model.tokenizer)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(**batch).vectors[0].sum().backward()

@@ -91,7 +91,7 @@ def test_the_order_is_the_seeds(index: PairIndex):
     assert one.order.tolist() != other.order.tolist()
 
 
-def test_single_notes(index: PairIndex):
+def test_single_notes():
     stream = PairStream(None, np.array([4, 8, 9]), 6, seed=0)
     items = [stream[k] for k in range(6)]
     assert sorted(row for _, row, _ in items[:3]) == sorted(row for _, row, _ in items[3:]) == [4, 8, 9]

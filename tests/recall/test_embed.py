@@ -51,9 +51,10 @@ def test_ids_and_vectors_are_in_the_tables_order(tiny: NoteLLM, notes: pa.Table,
 def test_a_killed_run_goes_on_where_it_stopped(tiny: NoteLLM, notes: pa.Table, tmp_path: Path, monkeypatch):
     embed_to_parquet(tiny, notes, tmp_path / "whole.parquet", progress=False)
     target = tmp_path / "run" / "vectors.parquet"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         Counting(tiny, patch, kill_after=1)
-        embed_to_parquet(tiny, notes, target, progress=False)
+        with pytest.raises(KeyboardInterrupt):
+            embed_to_parquet(tiny, notes, target, progress=False)
     assert not target.exists()
     (parts,) = target.parent.iterdir()
     assert len(list(parts.iterdir())) == 1
@@ -69,9 +70,10 @@ def test_shards_of_another_model_or_other_notes_are_not_used(
     tiny: NoteLLM, notes: pa.Table, tmp_path: Path, monkeypatch
 ):
     target = tmp_path / "vectors.parquet"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         Counting(tiny, patch, kill_after=2)
-        embed_to_parquet(tiny, notes, target, progress=False)
+        with pytest.raises(KeyboardInterrupt):
+            embed_to_parquet(tiny, notes, target, progress=False)
     other = NoteLLM.from_corpus(notes, tiny=SMALL, dim=16, seed=9)
     assert weights_fingerprint(other) != weights_fingerprint(tiny)
     for model, table in ((other, notes), (tiny, notes.slice(1))):

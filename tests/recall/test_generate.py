@@ -15,7 +15,8 @@ NAMES = ["Cook", "Cooking", "Cooking at home", "旅行", "旅行攻略", "[EMB]"
 
 def next_logits(model: NoteLLM, ids: list[int]) -> torch.Tensor:
     with torch.no_grad():
-        return model.backbone(torch.tensor([ids])).logits[0, -1]
+        logits: torch.Tensor = model.backbone(torch.tensor([ids])).logits
+    return logits[0, -1]
 
 
 def start_ids(model: NoteLLM, note, task, n: int) -> list[int]:
@@ -28,7 +29,7 @@ def greedy_category(model: NoteLLM, note, names: list[str]) -> str:
     """Among the spellings that begin with what is written: the most likely next token, until one ends."""
     prompt = model.prompt
     spelled = {
-        tuple(prompt.output_ids([prompt.output("category", category=name)])[0]) + (prompt.eos_id,): name
+        (*prompt.output_ids([prompt.output("category", category=name)])[0], prompt.eos_id): name
         for name in reversed(names)
     }
     written: tuple[int, ...] = ()

@@ -91,6 +91,7 @@ def test_the_mode_is_left_as_it_was(tiny: NoteLLM, notes: pa.Table):
 
 
 def test_no_notes_are_refused(tiny: NoteLLM, notes: pa.Table):
+    nothing: Any
     for nothing in ([], notes.slice(0, 0)):
         with pytest.raises(DataError, match="there are no notes"):
             tiny.encode(nothing)
