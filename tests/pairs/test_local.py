@@ -12,7 +12,7 @@ from notellm.data.schema import CLICKS, PAIRS
 from notellm.errors import ConfigError, DataError
 from notellm.pairs import PairOptions, mine_pairs
 
-ALL = PairOptions(upper=math.inf, lower=0.0, top=1000)
+ALL = PairOptions(min_users=1, upper=math.inf, lower=0.0, top=1000)
 
 
 def log(rows, start=datetime(2024, 5, 1, tzinfo=UTC)):
@@ -101,21 +101,21 @@ def large_rows(seed=0, rows=9_000, users=300, notes=1_500):
 def test_large_log_is_the_same_for_any_threads_order_and_chunks():
     events = large_rows()
     clicks = log(events)
-    pairs = mine(clicks, PairOptions())
+    pairs = mine(clicks, PairOptions(min_users=1))
     assert pairs.num_rows > 4_000
     shuffle = np.random.default_rng(1).permutation(clicks.num_rows)
-    assert mine(clicks.take(shuffle), PairOptions()).equals(pairs)
-    assert mine(clicks, PairOptions(), threads=4).equals(pairs)
+    assert mine(clicks.take(shuffle), PairOptions(min_users=1)).equals(pairs)
+    assert mine(clicks, PairOptions(min_users=1), threads=4).equals(pairs)
     chunked = pa.concat_tables([clicks.slice(0, 7), clicks.slice(7, 5_000), clicks.slice(5_007)])
     assert chunked["user_id"].num_chunks == 3
-    assert mine(chunked, PairOptions()).equals(pairs)
-    assert as_tuples(pairs) == brute_force(events, PairOptions())
+    assert mine(chunked, PairOptions(min_users=1)).equals(pairs)
+    assert as_tuples(pairs) == brute_force(events, PairOptions(min_users=1))
 
 
 def test_result_does_not_depend_on_how_users_are_named():
     events = large_rows(rows=3_000)
     renamed = [(u[::-1] + "!", *rest) for u, *rest in events]
-    assert mine(log(renamed), PairOptions()).equals(mine(log(events), PairOptions()))
+    assert mine(log(renamed), PairOptions(min_users=1)).equals(mine(log(events), PairOptions(min_users=1)))
 
 
 def test_checkerboard_in_closed_form():
@@ -175,7 +175,7 @@ def test_ties_go_to_more_users_then_to_the_smaller_id():
         ("a", "two", 0.5, 2),
         ("a", "one", 0.5, 1),
     ]
-    top = as_tuples(mine(log(events), PairOptions(top=1)))
+    top = as_tuples(mine(log(events), PairOptions(min_users=1, top=1)))
     assert [p for p in top if p[0] == "a"] == pairs[:1]
 
 
@@ -185,7 +185,7 @@ def test_thresholds_keep_their_own_value():
     events += [("u3", "c", 0), ("u3", "d", 1)]
 
     def kept(**options):
-        return [p[:2] for p in as_tuples(mine(log(events), PairOptions(**options)))]
+        return [p[:2] for p in as_tuples(mine(log(events), PairOptions(**{"min_users": 1} | options)))]
 
     assert kept() == [("a", "b"), ("c", "d")]
     assert kept(upper=1.0) == [("a", "b"), ("c", "d")]
@@ -198,9 +198,9 @@ def test_thresholds_keep_their_own_value():
 def test_window_is_the_end_of_the_log_and_counts_n_in_it():
     day = 86_400
     events = [("u", "old", 0), ("u", "edge", 3 * day), ("u", "a", 9 * day), ("u", "b", 10 * day)]
-    seven = as_tuples(mine(log(events), PairOptions(window_days=7)))
+    seven = as_tuples(mine(log(events), PairOptions(min_users=1, window_days=7)))
     assert seven == [("a", "b", 0.5, 1)]  # "edge" is exactly seven days old: out
-    assert len(as_tuples(mine(log(events), PairOptions(window_days=7.01)))) == 3
+    assert len(as_tuples(mine(log(events), PairOptions(min_users=1, window_days=7.01)))) == 3
     assert len(as_tuples(mine(log(events)))) == 6
 
 
@@ -208,7 +208,7 @@ def test_window_on_positions_is_refused():
     positions = log([("u", "a", 1), ("u", "b", 2)], start=datetime(1970, 1, 1, tzinfo=UTC))
     assert mine(positions).num_rows == 1
     with pytest.raises(DataError, match="only the order of clicks"):
-        mine(positions, PairOptions(window_days=7))
+        mine(positions, PairOptions(min_users=1, window_days=7))
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ class PairOptions:
         lower: a pair with a lower score is dropped.
         top: how many targets a source keeps.
         window_days: days at the end of the log that count, None for the whole log.
-        min_users: a pair made by fewer users is dropped.
+        min_users: a pair made by fewer users is dropped; one user alone is chance more often than not
+            (not in the paper; measured in benchmarks/README.md).
 
     Raises:
         ConfigError: values that are not allowed; the message names all of them.
@@ -48,7 +49,7 @@ class PairOptions:
     lower: float = 0.01
     top: int = 10
     window_days: float | None = None
-    min_users: int = 1
+    min_users: int = 2
 
     def __post_init__(self) -> None:
         problems = []

@@ -46,8 +46,9 @@ class FitOptions:
         epochs: passes over the related pairs.
         max_steps: ends the run earlier (or later) than ``epochs`` says, where given.
         batch_pairs: pairs in a batch, B (paper: 64; the tiny backbone affords more).
-        learning_rate: of everything but the token embeddings.
-        embedding_learning_rate: of the token embeddings.
+        learning_rate: of the transformer's layers.
+        embedding_learning_rate: of the token embeddings, input and output.
+        projection_learning_rate: of the projection and tau.
         alpha: weight of the generation loss (paper: 0.01).
         topic_share: share r of notes that do the topics task (paper: 0.4).
         tau: starting value of the log inverse temperature (paper: 3).
@@ -69,6 +70,7 @@ class FitOptions:
     batch_pairs: int | None = None
     learning_rate: float | None = None
     embedding_learning_rate: float | None = None
+    projection_learning_rate: float | None = None
     alpha: float = 0.01
     topic_share: float = 0.4
     tau: float | None = None
@@ -89,10 +91,11 @@ class FitOptions:
                 "template": "compact",
                 "lora": False,
                 "epochs": 4.0,
-                "batch_pairs": 256,
-                "learning_rate": 2e-4,
-                "embedding_learning_rate": 1e-3,
-                "tau": 2.0,
+                "batch_pairs": 128,
+                "learning_rate": 3e-5,
+                "embedding_learning_rate": 5e-4,
+                "projection_learning_rate": 1e-3,
+                "tau": 2.3,
             }
             if tiny
             else {"template": "english", "lora": True, "epochs": 1.0, "batch_pairs": 64, "tau": 3.0}
@@ -188,6 +191,7 @@ def fit(
         per_device_train_batch_size=int(_number(chosen.batch_pairs)),
         learning_rate=_number(chosen.learning_rate),
         embedding_learning_rate=chosen.embedding_learning_rate,
+        projection_learning_rate=chosen.projection_learning_rate,
         alpha=chosen.alpha,
         topic_share=chosen.topic_share,
         tau=chosen.tau,
@@ -200,7 +204,7 @@ def fit(
         save_strategy="steps",
         save_steps=every,
         load_best_model_at_end=validation is not None,
-        metric_for_best_model="recall@10",
+        metric_for_best_model="mrr",
         greater_is_better=True,
         disable_tqdm=not progress,
         dataloader_pin_memory=torch.cuda.is_available(),

@@ -51,7 +51,8 @@ class NoteLLMTrainingArguments(TrainingArguments):
     Attributes:
         alpha: weight of the generation loss (paper: 0.01); 0 is contrastive only.
         topic_share: share r of notes that do the topics task (paper: 0.4).
-        embedding_learning_rate: of the token embeddings; the same as the rest when None.
+        embedding_learning_rate: of the token embeddings, input and output; as the rest when None.
+        projection_learning_rate: of the projection and tau; as the rest when None.
         sampling_correction: correct for popular notes standing in more batches (``losses.py``); False is
             the paper's loss.
         tau: the temperature's starting value, log of its inverse (paper: 3); None keeps the model's.
@@ -61,6 +62,7 @@ class NoteLLMTrainingArguments(TrainingArguments):
     alpha: float = 0.01
     topic_share: float = 0.4
     embedding_learning_rate: float | None = None
+    projection_learning_rate: float | None = None
     sampling_correction: bool = True
     tau: float | None = None
     chunk_notes: int | None = None
@@ -287,18 +289,24 @@ class NoteLLMTrainer(Trainer):
     # ---------------------------------------------------------------- the loop
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; embeddings may have their own rate; norms, biases and tau do not decay."""
+        """AdamW; embeddings and projection may have their own rates; norms, biases and tau do not decay."""
         target = cast("nn.Module", self.model if model is None else model)
-        tables = {id(part.weight) for part in target.modules() if isinstance(part, nn.Embedding)}
         rate = self.args.learning_rate
+        rates = {}
+        bare = cast("NoteLLM", self.accelerator.unwrap_model(target))
+        for part, own in (
+            (bare.backbone.get_input_embeddings(), self.args.embedding_learning_rate),
+            (bare.backbone.get_output_embeddings(), self.args.embedding_learning_rate),
+            (bare.projection, self.args.projection_learning_rate),
+        ):
+            rates |= {id(parameter): rate if own is None else own for parameter in part.parameters()}
+        if self.args.projection_learning_rate is not None:
+            rates[id(bare.tau)] = self.args.projection_learning_rate
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in target.parameters():
-            if not parameter.requires_grad:
-                continue
-            table_rate = self.args.embedding_learning_rate
-            own = table_rate if id(parameter) in tables and table_rate is not None else rate
-            decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((own, decay), []).append(parameter)
+            if parameter.requires_grad:
+                decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((rates.get(id(parameter), rate), decay), []).append(parameter)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
         options.pop("lr", None)
         self.optimizer = kind(
