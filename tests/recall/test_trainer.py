@@ -412,20 +412,27 @@ def test_tau_may_start_elsewhere(make: Make):
     assert float(make("plain").model.tau.detach()) == 3.0
 
 
-def test_embeddings_may_have_their_own_rate(make: Make):
-    trainer = make("plain", embedding_learning_rate=0.7, weight_decay=0.2)
-    groups = trainer.create_optimizer().param_groups
-    table = trainer.model.backbone.get_input_embeddings().weight
-    (own,) = [group for group in groups if any(p is table for p in group["params"])]
-    assert own["lr"] == 0.7
-    assert len(own["params"]) == 1
-    rest = [group for group in groups if group is not own]
-    assert {group["lr"] for group in rest} == {0.1}
-    for group in rest:
+def test_embeddings_and_projection_may_have_their_own_rates(make: Make):
+    trainer = make("plain", embedding_learning_rate=0.7, projection_learning_rate=0.3, weight_decay=0.2)
+    model = trainer.model
+    tables = [model.backbone.get_input_embeddings().weight, model.backbone.get_output_embeddings().weight]
+    heads = [model.projection.weight, model.projection.bias, model.tau]
+    seen = 0
+    for group in trainer.create_optimizer().param_groups:
         for parameter in group["params"]:
+            own = (
+                0.7
+                if any(parameter is p for p in tables)
+                else 0.3
+                if any(parameter is p for p in heads)
+                else 0.1
+            )
+            assert group["lr"] == own
             assert (group["weight_decay"] > 0) == (parameter.ndim > 1)
-    counted = sum(len(group["params"]) for group in groups)
-    assert counted == len([p for p in trainer.model.parameters() if p.requires_grad])
+            seen += 1
+    assert seen == len([p for p in model.parameters() if p.requires_grad]) > len(tables) + len(heads)
+    rates = {group["lr"] for group in make("plain").create_optimizer().param_groups}
+    assert rates == {0.1}
 
 
 def test_every_wrong_argument_is_named(tmp_path: Path):

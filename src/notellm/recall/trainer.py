@@ -292,11 +292,12 @@ class NoteLLMTrainer(Trainer):
         """AdamW; embeddings and projection may have their own rates; norms, biases and tau do not decay."""
         target = cast("nn.Module", self.model if model is None else model)
         rate = self.args.learning_rate
-        rates = {}
+        rates: dict[int, float] = {}
         bare = cast("NoteLLM", self.accelerator.unwrap_model(target))
+        head = bare.backbone.get_output_embeddings()  # type: ignore[no-untyped-call]
         for part, own in (
             (bare.backbone.get_input_embeddings(), self.args.embedding_learning_rate),
-            (bare.backbone.get_output_embeddings(), self.args.embedding_learning_rate),
+            (head, self.args.embedding_learning_rate),
             (bare.projection, self.args.projection_learning_rate),
         ):
             rates |= {id(parameter): rate if own is None else own for parameter in part.parameters()}
