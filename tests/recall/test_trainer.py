@@ -151,6 +151,16 @@ def test_with_dropout_the_cached_gradient_is_that_of_the_same_draw(make: Make):
     assert_close(gradients, {k: w.grad for k, w in other.model.named_parameters() if w.grad is not None})
 
 
+@pytest.mark.parametrize("name", ["plain", "chunks", "lora"])
+def test_activation_checkpointing_changes_nothing(make: Make, name: str):
+    plain, saving = make(name), make(name, gradient_checkpointing=True)
+    plain.train()
+    saving.train()
+    assert saving.model.backbone.is_gradient_checkpointing
+    assert jobs.losses(plain) == pytest.approx(jobs.losses(saving), rel=1e-5)
+    assert_close(jobs.trained(plain.model), jobs.trained(saving.model))
+
+
 def test_accumulated_batches(make: Make):
     plain, chunked = make("plain", gradient_accumulation_steps=2), make("accumulated")
     plain.train()

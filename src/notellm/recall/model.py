@@ -285,6 +285,10 @@ class NoteLLM(nn.Module):
         counted = torch.tensor(float(count), device=input_ids.device)
         return NoteLLMOutput(torch.cat(vectors)[back], total, counted, self.tau.clone())
 
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Compute activations twice rather than keep them; the Trainer calls this when asked to."""
+        self.backbone.activation_checkpointing_enable(**options)
+
     @torch.inference_mode()
     def encode(self, notes: Notes | Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Vectors of notes, (n, dim) float32 with unit norm, in the order given.
