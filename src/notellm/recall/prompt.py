@@ -207,14 +207,10 @@ class PromptBuilder:
         self.max_length = max_length
         self.emb_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))  # type: ignore[arg-type]
         self.eos_id = int(tokenizer.eos_token_id)
-        budgets = {
-            "title_tokens": title_tokens,
-            "content_tokens": content_tokens,
-            "topics_tokens": topics_tokens,
-        }
+        budgets = {"title": title_tokens, "content": content_tokens, "topics": topics_tokens}
         for name, value in budgets.items():
             if value < 1:
-                raise ConfigError(f"{name} is {value}; it must be at least 1")
+                raise ConfigError(f"{name}_tokens is {value}; it must be at least 1")
         wording = max(
             len(self._ids(self._fill(self.template.task(task).prompt, Note(), 10)))
             + len(self._plain_ids(self._fill(self.template.task(task).guidance, Note(), 10)))
@@ -222,7 +218,11 @@ class PromptBuilder:
             for task in ("category", "topics")
         )
         # Joined texts may merge into other tokens at their seams: leave some room before trusting sums.
-        self._always_fits = wording + title_tokens + content_tokens + topics_tokens + 16 <= max_length
+        filled = max(  # a template may say a part twice
+            sum(budgets.get(name, 0) for name in _FIELD.findall(self.template.task(task).prompt))
+            for task in ("category", "topics")
+        )
+        self._always_fits = wording + filled + 16 <= max_length
         if wording + 8 > max_length:
             raise ConfigError(
                 f"max_length is {max_length}, but the template {template.name!r} alone takes {wording} "
