@@ -93,9 +93,7 @@ def test_click_matrix_cosine_is_co_occurrence():
 
 
 def test_tfidf_reads_title_topics_and_content():
-    notes = note_table(
-        [("t", "mango", "", [], ""), ("c", "", "mango", [], ""), ("k", "", "", ["mango"], "")]
-    )
+    notes = note_table([("t", "mango", "", [], ""), ("c", "", "mango", [], ""), ("k", "", "", ["mango"], "")])
     assert tfidf_matrix(notes).toarray() @ tfidf_matrix(notes).toarray().T == pytest.approx(1)
 
 

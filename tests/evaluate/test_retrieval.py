@@ -146,9 +146,7 @@ def test_checkerboard_recall_is_exactly_one():
 
 
 def pair_table(rows):
-    return pa.Table.from_pylist(
-        [dict(zip(PAIRS.names, row, strict=True)) for row in rows], schema=PAIRS
-    )
+    return pa.Table.from_pylist([dict(zip(PAIRS.names, row, strict=True)) for row in rows], schema=PAIRS)
 
 
 def test_targets():

@@ -68,9 +68,7 @@ def test_by_note_has_no_leak_and_loses_nothing():
     notes, clicks = sample()
     split = split_by_note(notes, clicks)
     assert [part.notes.num_rows for part in parts(split)] == [130, 10, 60]
-    assert sorted(i for part in parts(split) for i in ids(part)) == sorted(
-        notes["note_id"].to_pylist()
-    )
+    assert sorted(i for part in parts(split) for i in ids(part)) == sorted(notes["note_id"].to_pylist())
     for part in parts(split):
         assert part.clicks.num_rows > 0
         assert set(part.clicks["note_id"].to_pylist()) <= set(ids(part))

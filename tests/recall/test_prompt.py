@@ -112,7 +112,7 @@ def test_every_field_is_filled(tiny: NoteLLM, name: str):
     builder = PromptBuilder(tiny.tokenizer, load_template(name), max_length=512)
     note = Note("TITLE", "CONTENT", ("ONE", "TWO"), "ANSWER")
     category, topics = builder.render(note), builder.render(note, "topics", 2)
-    assert all(category.count(part) == 1 for part in ("TITLE", "CONTENT", "ONE", "TWO"))
+    assert all(part in category for part in ("TITLE", "CONTENT", "ONE", "TWO"))
     assert all(topics.count(part) == 1 for part in ("TITLE", "CONTENT"))
     assert "ANSWER" not in category + topics
     assert "ONE" not in topics

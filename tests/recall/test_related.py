@@ -15,7 +15,6 @@ from notellm.recall.related import (
     related_by_id,
     related_by_vector,
     search,
-    vectors_fingerprint,
     write_item_to_item,
 )
 
@@ -110,13 +109,3 @@ def test_what_cannot_be_searched(tmp_path: Path):
         write_item_to_item([], np.empty((0, 2), dtype=np.float32), tmp_path / "i2i.parquet")
     with pytest.raises(DataError, match="there are no embedded notes"):
         related_by_id([], np.empty((0, 2), dtype=np.float32), ["z"])
-
-
-def test_the_fingerprint_knows_ids_and_vectors():
-    vectors = whole_numbers(5, 3, 1) + 0.5
-    ids = list("abcde")
-    same = vectors_fingerprint(ids, vectors.copy())
-    assert vectors_fingerprint(ids, vectors) == same
-    assert vectors_fingerprint(list("abcdx"), vectors) != same
-    assert vectors_fingerprint(ids, vectors[:, ::-1] + np.float32(1e-3)) != same
-    assert vectors_fingerprint(ids, vectors[:, ::-1]) != same

@@ -173,7 +173,9 @@ def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndar
     """
     log_idf = np.log(idf)
     spread = max(float(log_idf.max()), 1e-9)
-    channel = (log_idf / spread - 0.5).astype(np.float32)
+    wanted = log_idf / spread - 0.5
+    # What remains after the norm of a row with a unit vector beside it is then exactly ``wanted``.
+    channel = (wanted / np.sqrt(1 - wanted**2)).astype(np.float32)
     table = np.concatenate([vectors, channel[:, None]], axis=1)
     scale = 0.1 * math.sqrt(table.shape[1])
     model.model.embed_tokens.weight.copy_(torch.from_numpy(table * scale))
@@ -191,8 +193,8 @@ def _write_first_layer(model: LlamaForCausalLM, gain: float) -> None:
         part.bias.zero_()
     slowest = torch.arange(heads) * head + head // 2 - 1
     attention.q_proj.bias[slowest] = 1.0
-    # The input norm brings a token to root mean square 1, so the channel arrives times sqrt(hidden)
-    # (times 1/sqrt(1 + channel^2) <= 1, which is let go); scores are divided by sqrt(head).
+    # The input norm brings a token to root mean square 1, so the channel arrives times sqrt(hidden);
+    # scores are divided by sqrt(head).
     attention.k_proj.weight[slowest, hidden - 1] = gain * math.sqrt(head) / math.sqrt(hidden)
     attention.v_proj.weight.copy_(torch.eye(hidden))
     attention.v_proj.weight[hidden - 1, hidden - 1] = 0.0

@@ -157,9 +157,7 @@ def evaluate_related(
         raise DataError("pool_ids holds an id twice: give each note of the pool once")
     query, target = _positions("query", queries, pool), _positions("target", targets, pool)
     if len(query) != len(target) or len(query) == 0:
-        raise DataError(
-            f"{len(query)} queries and {len(target)} targets: give one target for each, and some"
-        )
+        raise DataError(f"{len(query)} queries and {len(target)} targets: give one target for each, and some")
     if (query == target).any():
         own = pool[int(query[query == target][0])].as_py()
         raise DataError(f"query {own!r} is its own target: related notes are other notes")
@@ -286,9 +284,7 @@ def _ranks(
     return ranks
 
 
-def _intervals(
-    values: Mapping[str, npt.NDArray[Any]], resamples: int, seed: int
-) -> dict[str, Interval]:
+def _intervals(values: Mapping[str, npt.NDArray[Any]], resamples: int, seed: int) -> dict[str, Interval]:
     """Mean of each column and the 2.5 % and 97.5 % percentiles of its resampled means."""
     columns = np.stack(list(values.values()), axis=1).astype(np.float64)  # queries x metrics
     count = len(columns)
@@ -307,9 +303,7 @@ def _intervals(
     }
 
 
-def _exposure_groups(
-    exposure: npt.NDArray[Any], asked: Ints, pool: int
-) -> dict[str, npt.NDArray[np.bool_]]:
+def _exposure_groups(exposure: npt.NDArray[Any], asked: Ints, pool: int) -> dict[str, npt.NDArray[np.bool_]]:
     if exposure.shape != (pool,):
         raise DataError(f"exposure has shape {exposure.shape}: give one number a note, ({pool},)")
     low, high = np.quantile(exposure, [LOW_QUANTILE, HIGH_QUANTILE])

@@ -78,9 +78,7 @@ def split_by_note(
     )
 
 
-def split_by_time(
-    notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid: float = 0.1
-) -> Split:
+def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid: float = 0.1) -> Split:
     """Split into parts that share no moment.
 
     The newest ``test`` share of the log is test, the ``valid`` share before it valid. Rows with the

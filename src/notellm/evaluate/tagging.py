@@ -92,9 +92,7 @@ def evaluate_categories(
     )
 
 
-def evaluate_topics(
-    generated: Sequence[Sequence[str]], true: Sequence[Sequence[str]]
-) -> TopicResult:
+def evaluate_topics(generated: Sequence[Sequence[str]], true: Sequence[Sequence[str]]) -> TopicResult:
     """BLEU-4, ROUGE and exact precision, recall and F1 of generated topics.
 
     Args:

@@ -121,9 +121,7 @@ def mine_pairs(
 
     kept, target, score, users = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     source = np.repeat(np.arange(sources), kept)
-    return pa.table(
-        [log.note_ids.take(source), log.note_ids.take(target), score, users], schema=PAIRS
-    )
+    return pa.table([log.note_ids.take(source), log.note_ids.take(target), score, users], schema=PAIRS)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from tqdm.auto import tqdm
 
 from notellm.errors import ConfigError, DataError
 from notellm.files import write_aside
-from notellm.record import fingerprint
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -138,12 +137,6 @@ def write_item_to_item(
         if writer is not None:
             writer.close()
     return len(ids)
-
-
-def vectors_fingerprint(ids: Sequence[str], vectors: np.ndarray) -> str:
-    """Fingerprint of ids and vectors, for records."""
-    table = {f"d{i}": column for i, column in enumerate(np.asarray(vectors, dtype=np.float32).T)}
-    return fingerprint(pa.table({"note_id": pa.array(ids, pa.string()), **table}))
 
 
 def _named(ids: Sequence[str], found: np.ndarray, cosines: np.ndarray) -> list[list[tuple[str, float]]]:
