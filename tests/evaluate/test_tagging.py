@@ -1,8 +1,6 @@
-import sys
-
 import pytest
 
-from notellm.errors import DataError, MissingDependencyError
+from notellm.errors import DataError
 from notellm.evaluate import evaluate_categories, evaluate_topics
 
 
@@ -67,10 +65,3 @@ def test_bad_input_is_named():
         evaluate_topics([["a"]], [[]])
     with pytest.raises(DataError, match="none of 2 notes has categories"):
         evaluate_categories(["a", "b"], ["", ""], ["a"])
-
-
-@pytest.mark.parametrize("package", ["sacrebleu.metrics.bleu", "rouge_score.rouge_scorer"])
-def test_a_missing_package_is_named(monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingDependencyError, match=r"pip install notellm\[evaluate\]"):
-        evaluate_topics([["a"]], [["a"]])

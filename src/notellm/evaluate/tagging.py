@@ -21,10 +21,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from notellm.errors import DataError, MissingDependencyError
+from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics.bleu import BLEU
+
+from notellm.errors import DataError
 from notellm.evaluate.baselines import UNSPACED
 
-_INSTALL = "install it with: pip install notellm[evaluate]"
 _TOKENS = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 T = TypeVar("T", bound=Sequence[str])
 _ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -101,7 +103,6 @@ def evaluate_topics(generated: Sequence[Sequence[str]], true: Sequence[Sequence[
 
     Raises:
         DataError: lengths differ, or no note has topics.
-        MissingDependencyError: sacrebleu or rouge_score is not installed.
     """
     pairs = _with_truth("topics", generated, true)
     found, own = ([", ".join(topics) for topics in side] for side in zip(*pairs, strict=True))
@@ -144,10 +145,6 @@ def _exact(found: Sequence[str], own: Sequence[str]) -> tuple[float, float, floa
 
 
 def _bleu4(found: list[str], own: list[str]) -> float:
-    try:
-        from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise MissingDependencyError(f"BLEU needs sacrebleu; {_INSTALL}") from error
     return float(BLEU(tokenize="zh").corpus_score(found, [own]).score) / 100
 
 
@@ -160,10 +157,6 @@ class _Tokens:
 
 def _rouge(found: list[str], own: list[str]) -> tuple[float, ...]:
     """Mean F1 of ROUGE-1, -2 and -L."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise MissingDependencyError(f"ROUGE needs rouge_score; {_INSTALL}") from error
     scorer = RougeScorer(_ROUGE, tokenizer=_Tokens())
     scores = [scorer.score(truth, text) for text, truth in zip(found, own, strict=True)]
     return tuple(sum(score[kind].fmeasure for score in scores) / len(scores) for kind in _ROUGE)
