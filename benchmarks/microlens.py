@@ -1,6 +1,6 @@
 """Related notes that were never seen: NoteLLM on MicroLens, against its baselines and its own variant.
 
-30 % of the notes are test and 5 % valid (split by note, seed 0), so nothing of a test note, text or
+30 % of the notes are test and 5 % valid (split by note, seed 7), so nothing of a test note, text or
 click, is in training. A query is a test note, its target its best related test note, the candidates all
 other test notes; pairs, for training and as truth, have at least 2 users. Trained with several seeds, each
 
@@ -33,13 +33,15 @@ VARIANTS = {"joint": f"{NAME}", "contrastive": f"{NAME}, contrastive only"}
 UNTRAINED = f"{NAME} untrained"
 GROUPS = {"low": "low exposure", "high": "high exposure"}
 
+#: A draw that no default was chosen on: those were tried on other draws.
+SPLIT_SEED = 7
 #: Figure -> share, of one method and group in one run.
 Figures = Mapping[str, float]
 
 
 def split_microlens() -> Split:
     data = load("MicroLens")
-    return split_by_note(data.notes, data.clicks, test=0.3, valid=0.05, seed=0)
+    return split_by_note(data.notes, data.clicks, test=0.3, valid=0.05, seed=SPLIT_SEED)
 
 
 def run_all(split: Split, wanted: list[tuple[str, FitOptions, bool]], work: Path) -> list[dict[str, Any]]:
@@ -194,7 +196,7 @@ def report(runs: list[dict[str, Any]], split: Split) -> Iterable[str]:
         f"{getattr(split, name).notes.num_rows:,} {name}" for name in ("train", "valid", "test")
     )
     yield (
-        f"MicroLens, split by note (seed 0): {parts}. {first['queries']:,} queries in a pool of "
+        f"MicroLens, split by note (seed {SPLIT_SEED}): {parts}. {first['queries']:,} queries in a pool of "
         f"{first['pool']:,} notes; figures in %. Training seconds are those of `fit`: making the model, "
         "training, measuring the validation notes, saving."
     )

@@ -487,7 +487,7 @@ def _hide_loading_bars() -> None:
     """Loading and saving weights takes a moment; transformers' bars for it would hide what matters."""
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _notes(path: Path) -> Any:

@@ -94,7 +94,7 @@ def test_the_last_state_is_the_idf_weighted_mean_of_the_token_vectors(tiny: Note
         output = backbone(torch.tensor([ids]), output_attentions=True, output_hidden_states=True)
     table = backbone.get_input_embeddings().weight[ids].detach()
     normed = table / table.pow(2).mean(dim=1, keepdim=True).sqrt()
-    normed[:, -1] = 0  # the channel of the idf is no part of the mean
+    normed[:, -1 - normed.shape[1] // 4 :] = 0  # bigrams and the channel of the idf are no part of the mean
     head_width = table.shape[1] // 4
     weights = output.attentions[0][0, :, -1].repeat_interleave(head_width, dim=0)  # (hidden, length)
     wanted = table[-1] + (weights.T * normed).sum(dim=0)

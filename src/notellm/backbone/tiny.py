@@ -9,7 +9,11 @@ weights start where latent semantic analysis would put them, and training starts
 4. in layer 0 every head's query is a constant and its key reads that dimension, so that attention
    weights are proportional to idf_t^p; value and output projections are the identity. The last
    position thus sees the idf-weighted mean of the token vectors in front of it: an LSA vector;
-5. the other layers start silent (their output projections are zero) and learn what they can add.
+5. the last quarter of the width holds bigram vectors: a truncated SVD of log(1 + c P(next | token)) over
+   the outputs (categories and topics as they are to be written). The output head reads both, so that a
+   token's first logit is what it has in common with the note plus how often it follows the last token;
+   the two scales are those with the least loss on a sample of the notes;
+6. the other layers start silent (their output projections are zero) and learn what they can add.
 
 The architecture is plain ``LlamaForCausalLM``. RoPE turns queries and keys by position; the constant
 query sits in each head's slowest rotary pair, which hardly turns over a prompt's length.
@@ -25,6 +29,7 @@ import scipy.sparse as sp
 import torch
 from sklearn.utils.extmath import randomized_svd
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from notellm.backbone.tokenizer import harden
@@ -92,6 +97,7 @@ def train_tokenizer(
 def build_tiny(
     tokenizer: PreTrainedTokenizerFast,
     texts: Sequence[str],
+    outputs: Sequence[tuple[Sequence[int], int]],
     options: TinyOptions | None = None,
     *,
     seed: int = 0,
@@ -101,6 +107,8 @@ def build_tiny(
     Args:
         tokenizer: from :func:`train_tokenizer` on the same texts.
         texts: the rendered prompts of the notes, as the model will read them.
+        outputs: token ids of whole sequences and the position from which on they are output, guidance
+            included; may be empty where there is nothing to write.
         options: its size.
         seed: of the random parts (feed-forward weights, output head).
 
@@ -124,14 +132,18 @@ def build_tiny(
         dtype="float32",
     )
     model = LlamaForCausalLM(config)
-    vectors, idf = _token_vectors(tokenizer, texts, size.hidden - 1, seed)
+    bigram = size.hidden // 4
+    vectors, idf = _token_vectors(tokenizer, texts, size.hidden - 1 - bigram, seed)
+    before, after = _bigram_vectors(outputs, len(tokenizer), bigram, seed)
     with torch.no_grad():
-        spread = _write_embeddings(model, vectors, idf)
-        _write_first_layer(model, size.idf_power * spread)
+        spread = _write_embeddings(model, np.concatenate([vectors, before], axis=1), idf)
+        _write_first_layer(model, size.idf_power * spread, vectors.shape[1])
         for layer in model.model.layers[1:]:
             layer.self_attn.o_proj.weight.zero_()
         for layer in model.model.layers:
             layer.mlp.down_proj.weight.zero_()
+        if outputs:
+            _write_head(model, vectors, after, outputs, seed)
     return model
 
 
@@ -166,24 +178,52 @@ def _token_vectors(
     return np.where(norms > 1e-6, vectors / np.maximum(norms, 1e-6), random), idf
 
 
+def _bigram_vectors(
+    outputs: Sequence[tuple[Sequence[int], int]], size: int, width: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of tokens as the last one and as the next one, (tokens, width) float32 each.
+
+    Their inner product approximates log(1 + c P(next | token)), c = 1000: zero for what never follows. The
+    first ones are scaled to a root mean square norm of 0.2 over the tokens that occur: beside a unit token
+    vector they must not take much of what the input norm leaves to it.
+    """
+    ends = [(ids[i], ids[i + 1]) for ids, start in outputs for i in range(start, len(ids) - 1)]
+    before, after = np.zeros((2, size, width), dtype=np.float32)
+    if not ends:
+        return before, after
+    last, following = np.array(ends).T
+    counts = sp.csr_matrix((np.ones(len(last)), (last, following)), shape=(size, size))
+    counts.sum_duplicates()
+    totals = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
+    chance = (sp.diags(1 / totals) @ counts).tocsr()
+    chance.data = np.log1p(1000 * chance.data)
+    rank = min(width, len(np.unique(last)), len(np.unique(following)))
+    left, strength, right = randomized_svd(chance.astype(np.float32), rank, random_state=seed)
+    before[:, :rank] = left * np.sqrt(strength)
+    after[:, :rank] = right.T * np.sqrt(strength)
+    scale = 5 * np.sqrt((before[np.unique(last)] ** 2).sum(axis=1).mean())
+    return before / max(scale, 1e-9), after * scale
+
+
 def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray) -> float:
-    """Token vectors and, as last dimension, log idf brought to [-0.5, 0.5]; root mean square 0.1.
+    """Token vectors and, as last dimension, log idf brought to [-0.5, 0.5]; root mean square about 0.1.
 
     Returns the largest log idf, by which a key must multiply the last dimension to restore it.
     """
     log_idf = np.log(idf)
     spread = max(float(log_idf.max()), 1e-9)
     wanted = log_idf / spread - 0.5
-    # What remains after the norm of a row with a unit vector beside it is then exactly ``wanted``.
-    channel = (wanted / np.sqrt(1 - wanted**2)).astype(np.float32)
+    # What remains of it after the norm of the row is then exactly ``wanted``.
+    squares = (vectors.astype(np.float64) ** 2).sum(axis=1)
+    channel = wanted * np.sqrt(squares / (1 - wanted**2))
     table = np.concatenate([vectors, channel[:, None]], axis=1)
     scale = 0.1 * math.sqrt(table.shape[1])
     model.model.embed_tokens.weight.copy_(torch.from_numpy(table * scale))
     return spread
 
 
-def _write_first_layer(model: LlamaForCausalLM, gain: float) -> None:
-    """Constant query on the slowest rotary pair, key = gain x last dimension, value and output = identity."""
+def _write_first_layer(model: LlamaForCausalLM, gain: float, width: int) -> None:
+    """Constant query on the slowest rotary pair, key = gain x last dimension, ``width`` values pass."""
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads
     head = hidden // heads
@@ -196,6 +236,37 @@ def _write_first_layer(model: LlamaForCausalLM, gain: float) -> None:
     # The input norm brings a token to root mean square 1, so the channel arrives times sqrt(hidden);
     # scores are divided by sqrt(head).
     attention.k_proj.weight[slowest, hidden - 1] = gain * math.sqrt(head) / math.sqrt(hidden)
-    attention.v_proj.weight.copy_(torch.eye(hidden))
-    attention.v_proj.weight[hidden - 1, hidden - 1] = 0.0
+    attention.v_proj.weight[:width, :width] = torch.eye(width)
     attention.o_proj.weight.copy_(torch.eye(hidden))
+
+
+def _write_head(
+    model: LlamaForCausalLM,
+    vectors: np.ndarray,
+    after: np.ndarray,
+    outputs: Sequence[tuple[Sequence[int], int]],
+    seed: int,
+) -> None:
+    """Set the output head to a x (in common with the note) + b x (follows the last token)."""
+    chosen = np.random.default_rng(seed).permutation(len(outputs))[:200]
+    states, labels = [], []
+    for row in chosen:
+        ids, start = outputs[row]
+        hidden = model.model(torch.tensor([ids])).last_hidden_state[0]
+        states.append(hidden[start:-1])
+        labels.append(torch.tensor(ids[start + 1 :]))
+    state, label = torch.cat(states), torch.cat(labels)
+    width = vectors.shape[1]
+    ever = np.unique([token for ids, start in outputs for token in ids[start:]])
+    own = np.zeros_like(vectors)
+    own[ever] = vectors[ever]  # what is never written needs no push
+    common = state[:, :width] @ torch.from_numpy(own).T
+    follows = state[:, width : width + after.shape[1]] @ torch.from_numpy(after).T
+    scales = [(a, b) for a in (0.0, 0.1, 0.2, 0.4, 0.8) for b in (0.05, 0.1, 0.2, 0.4, 0.8)]
+    losses = [float(functional.cross_entropy(a * common + b * follows, label)) for a, b in scales]
+    a, b = scales[int(np.argmin(losses))]
+    head = np.zeros((len(vectors), model.config.hidden_size), dtype=np.float32)
+    head[:, :width] = a * own
+    head[:, width : width + after.shape[1]] = b * after
+    head += 0.002 * np.random.default_rng(seed).standard_normal(head.shape).astype(np.float32)
+    model.lm_head.weight.copy_(torch.from_numpy(head))

@@ -90,11 +90,11 @@ class FitOptions:
             {
                 "template": "compact",
                 "lora": False,
-                "epochs": 4.0,
+                "epochs": 1.0,
                 "batch_pairs": 128,
-                "learning_rate": 3e-5,
-                "embedding_learning_rate": 5e-4,
-                "projection_learning_rate": 1e-3,
+                "learning_rate": 5e-5,
+                "embedding_learning_rate": 8e-4,
+                "projection_learning_rate": 2e-3,
                 "tau": 2.3,
             }
             if tiny
@@ -204,7 +204,7 @@ def fit(
         save_strategy="steps",
         save_steps=every,
         load_best_model_at_end=validation is not None,
-        metric_for_best_model="mrr",
+        metric_for_best_model="recall@100",
         greater_is_better=True,
         disable_tqdm=not progress,
         dataloader_pin_memory=torch.cuda.is_available(),

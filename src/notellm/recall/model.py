@@ -46,6 +46,7 @@ from notellm.recall.prompt import (
     IGNORED,
     Note,
     PromptBuilder,
+    Task,
     load_template,
     notes_from_table,
     template_from_dict,
@@ -236,8 +237,9 @@ class NoteLLM(nn.Module):
             topics_tokens=config.topics_tokens,
             max_length=config.max_length,
         )
-        rendered = [builder.render(note) for note in builder.cut(rows)]
-        backbone = build_tiny(tokenizer, rendered, size, seed=seed)
+        cut = builder.cut(rows)
+        rendered = [builder.render(note) for note in cut]
+        backbone = build_tiny(tokenizer, rendered, _outputs(builder, cut), size, seed=seed)
         torch.manual_seed(seed + 1)
         model = cls(backbone, tokenizer, config)
         model._project_to_principal_components(rows, seed)
@@ -437,6 +439,19 @@ def _by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
     lengths = attention_mask.sum(dim=1)
     groups = torch.argsort(lengths, stable=True).split(GROUP)  # type: ignore[no-untyped-call]
     return [(rows, int(lengths[rows[-1]])) for rows in groups]
+
+
+def _outputs(builder: PromptBuilder, notes: Sequence[Note]) -> list[tuple[list[int], int]]:
+    """Every category and list of topics as a whole sequence, with the position of its [EMB]."""
+    tasks: list[tuple[Note, Task]] = [(note, "category") for note in notes if note.category]
+    tasks += [(note, "topics") for note in notes if note.topics]
+    encoded = builder.encode(
+        [builder.render(note, task) for note, task in tasks],
+        [task for _, task in tasks],
+        [builder.output(task, category=note.category, topics=note.topics) for note, task in tasks],
+        [len(note.topics) for note, _ in tasks],
+    )
+    return [(item.ids, item.position + 1) for item in encoded]
 
 
 def as_notes(notes: Notes) -> list[Note]:
