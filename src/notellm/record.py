@@ -52,9 +52,16 @@ def fingerprint(table: pa.Table) -> str:
     digest = hashlib.sha256()
     for name in table.column_names:
         column = table.column(name)
-        digest.update(f"{name}:{column.type}:{len(column)}".encode())
+        digest.update(f"{name}:{_kind(column.type)}:{len(column)}".encode())
         _hash_column(digest, column)
     return digest.hexdigest()[:16]
+
+
+def _kind(type_: pa.DataType) -> str:
+    """A type's name without what Parquet does not keep: the name of a list's items."""
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return f"list of {_kind(type_.value_type)}"
+    return str(type_)
 
 
 def _hash_column(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:

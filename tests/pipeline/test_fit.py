@@ -1,0 +1,87 @@
+"""Training as a job: defaults, records, resuming."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+from notellm.data import sample_world
+from notellm.errors import ConfigError
+from notellm.evaluate import split_by_note
+from notellm.files import read_json
+from notellm.pairs import mine_pairs
+from notellm.pipeline.fit import FitOptions, fit
+
+JOB = """
+import sys
+from notellm.data import sample_world
+from notellm.evaluate import split_by_note
+from notellm.pairs import mine_pairs
+from notellm.pipeline.fit import FitOptions, fit
+
+world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
+part = split_by_note(world.notes, world.clicks, valid=0).train
+options = FitOptions(max_steps=8, batch_pairs=4, evaluations=8)
+fit(part.notes, mine_pairs(part.clicks, progress=False), sys.argv[1], options=options,
+    resume="--resume" in sys.argv, progress=False)
+"""
+
+
+def job(target, *more):
+    return subprocess.Popen(
+        [sys.executable, "-c", JOB, str(target), *more], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+
+
+def test_defaults_come_with_the_kind_of_backbone():
+    tiny, large = FitOptions().resolved(), FitOptions(backbone="some/model").resolved()
+    assert (tiny.template, tiny.lora, large.template, large.lora) == ("compact", False, "english", True)
+    assert (large.tau, large.alpha, large.topic_share, large.dim, large.batch_pairs) == (
+        3.0,
+        0.01,
+        0.4,
+        128,
+        64,
+    )
+    assert FitOptions(backbone="some/model", lora=False).resolved().learning_rate == 3e-6
+    assert FitOptions(tau=1.0, epochs=7).resolved().tau == 1.0
+    with pytest.raises(ConfigError, match="LoRA"):
+        FitOptions(lora=True).resolved()
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    whole = job(tmp_path / "whole")
+    killed = job(tmp_path / "killed")
+    checkpoint = tmp_path / "killed.run" / "checkpoint-3" / "trainer_state.json"
+    end = time.monotonic() + 120
+    while not checkpoint.is_file() and killed.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists()
+    assert whole.wait() == 0
+    assert job(tmp_path / "killed", "--resume").wait() == 0
+    one = load_file(tmp_path / "whole" / "model.safetensors")
+    two = load_file(tmp_path / "killed" / "model.safetensors")
+    assert all((one[name] == two[name]).all() for name in one)
+    assert one.keys() == two.keys()
+
+
+def test_the_record_is_resolved_and_checkpoints_go(tmp_path):
+    world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
+    part = split_by_note(world.notes, world.clicks, valid=0).train
+    pairs = mine_pairs(part.clicks, progress=False)
+    options = FitOptions(max_steps=2, batch_pairs=4, seed=9)
+    fit(part.notes, pairs, tmp_path / "model", options=options, progress=False)
+    record = read_json(tmp_path / "model" / "record.json")
+    assert record["config"]["template"] == "compact"
+    assert record["seed"] == 9
+    assert record["metrics"]["steps"] == 2
+    assert not list((tmp_path / "model.run").glob("checkpoint-*"))
+    with pytest.raises(ConfigError, match="max_steps is 0"):
+        fit(part.notes, pairs, tmp_path / "none", options=FitOptions(max_steps=0), progress=False)
+    assert not (tmp_path / "none").exists()
