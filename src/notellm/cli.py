@@ -199,7 +199,7 @@ def train(
     embedding_learning_rate: Annotated[float | None, typer.Option(help="Of the token embeddings.")] = None,
     projection_learning_rate: Annotated[float | None, typer.Option(help="Of the projection and tau.")] = None,
     alpha: Annotated[float, typer.Option(help="Weight of the generation loss.")] = 0.01,
-    topic_share: Annotated[float, typer.Option(help="Share of notes that do topics (r).")] = 0.4,
+    topic_share: Annotated[float | None, typer.Option(help="Share of notes that do topics (r).")] = None,
     tau: Annotated[float | None, typer.Option(help="Starting log inverse temperature.")] = None,
     dim: Annotated[int, typer.Option(help="Dimensions of the vector (d).", min=1)] = 128,
     title_tokens: Annotated[int, typer.Option(help="Budget of the title.")] = 20,

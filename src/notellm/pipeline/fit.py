@@ -50,7 +50,7 @@ class FitOptions:
         embedding_learning_rate: of the token embeddings, input and output.
         projection_learning_rate: of the projection and tau.
         alpha: weight of the generation loss (paper: 0.01).
-        topic_share: share r of notes that do the topics task (paper: 0.4).
+        topic_share: share r of notes that do the topics task (paper: 0.4; tiny: 0.2, its vectors rely on topics).
         tau: starting value of the log inverse temperature (paper: 3).
         sampling_correction: correct in-batch negatives for popularity (not in the paper).
         dim: dimensions of the vector (paper: 128).
@@ -72,7 +72,7 @@ class FitOptions:
     embedding_learning_rate: float | None = None
     projection_learning_rate: float | None = None
     alpha: float = 0.01
-    topic_share: float = 0.4
+    topic_share: float | None = None
     tau: float | None = None
     sampling_correction: bool = True
     dim: int = 128
@@ -92,13 +92,21 @@ class FitOptions:
                 "lora": False,
                 "epochs": 1.0,
                 "batch_pairs": 128,
+                "topic_share": 0.2,
                 "learning_rate": 5e-5,
                 "embedding_learning_rate": 8e-4,
                 "projection_learning_rate": 2e-3,
                 "tau": 2.3,
             }
             if tiny
-            else {"template": "english", "lora": True, "epochs": 1.0, "batch_pairs": 64, "tau": 3.0}
+            else {
+                "template": "english",
+                "lora": True,
+                "epochs": 1.0,
+                "batch_pairs": 64,
+                "topic_share": 0.4,
+                "tau": 3.0,
+            }
         )
         if not tiny:
             adapters = True if self.lora is None else self.lora
@@ -193,7 +201,7 @@ def fit(
         embedding_learning_rate=chosen.embedding_learning_rate,
         projection_learning_rate=chosen.projection_learning_rate,
         alpha=chosen.alpha,
-        topic_share=chosen.topic_share,
+        topic_share=_number(chosen.topic_share),
         tau=chosen.tau,
         sampling_correction=chosen.sampling_correction,
         chunk_notes=chosen.chunk_notes,
