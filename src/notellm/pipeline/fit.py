@@ -35,6 +35,30 @@ from notellm.record import RECORD, fingerprint, versions
 TINY = "tiny"
 
 
+#: Defaults by kind of backbone: tiny by measurement (benchmarks/README.md), pretrained by the papers.
+_TINY: dict[str, Any] = {
+    "template": "compact",
+    "lora": False,
+    "epochs": 1.0,
+    "batch_pairs": 128,
+    "topic_share": 0.2,
+    "learning_rate": 5e-5,
+    "embedding_learning_rate": 8e-4,
+    "projection_learning_rate": 2e-3,
+    "tau": 2.3,
+}
+_TINY_WITHOUT_PAIRS: dict[str, Any] = {"epochs": 10.0, "topic_share": 0.4, "learning_rate": 5e-4}
+_PRETRAINED: dict[str, Any] = {
+    "template": "english",
+    "lora": True,
+    "epochs": 1.0,
+    "batch_pairs": 64,
+    "topic_share": 0.4,
+    "learning_rate": 1e-4,
+    "tau": 3.0,
+}
+
+
 @dataclass(frozen=True)
 class FitOptions:
     """Everything a training run is made of. None means the default of the backbone's kind.
@@ -50,7 +74,8 @@ class FitOptions:
         embedding_learning_rate: of the token embeddings, input and output.
         projection_learning_rate: of the projection and tau.
         alpha: weight of the generation loss (paper: 0.01).
-        topic_share: share r of notes that do the topics task (paper: 0.4; tiny: 0.2, its vectors rely on topics).
+        topic_share: share r of notes that do the topics task (paper: 0.4; tiny: 0.2, as its vectors lean
+            on the topics that this task hides).
         tau: starting value of the log inverse temperature (paper: 3).
         sampling_correction: correct in-batch negatives for popularity (not in the paper).
         dim: dimensions of the vector (paper: 128).
@@ -83,34 +108,22 @@ class FitOptions:
     bf16: bool = False
     seed: int = 0
 
-    def resolved(self) -> "FitOptions":
-        """The options with every None filled in: tiny by measurement, pretrained by the papers."""
+    def resolved(self, *, pairs: bool = True) -> "FitOptions":
+        """The options with every None filled in: tiny by measurement, pretrained by the papers.
+
+        Args:
+            pairs: whether there are related pairs; the tiny backbone learns category and topics alone
+                with more passes and without holding its layers back.
+
+        Raises:
+            ConfigError: options that do not go together.
+        """
         tiny = self.backbone == TINY
-        defaults: dict[str, Any] = (
-            {
-                "template": "compact",
-                "lora": False,
-                "epochs": 1.0,
-                "batch_pairs": 128,
-                "topic_share": 0.2,
-                "learning_rate": 5e-5,
-                "embedding_learning_rate": 8e-4,
-                "projection_learning_rate": 2e-3,
-                "tau": 2.3,
-            }
-            if tiny
-            else {
-                "template": "english",
-                "lora": True,
-                "epochs": 1.0,
-                "batch_pairs": 64,
-                "topic_share": 0.4,
-                "tau": 3.0,
-            }
-        )
-        if not tiny:
-            adapters = True if self.lora is None else self.lora
-            defaults["learning_rate"] = 1e-4 if adapters else 3e-6
+        defaults = dict(_TINY if tiny else _PRETRAINED)
+        if tiny and not pairs:
+            defaults |= _TINY_WITHOUT_PAIRS
+        if not tiny and self.lora is False:
+            defaults["learning_rate"] = 3e-6  # the authors' script, every weight
         filled = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         resolved = replace(self, **filled)
         if resolved.evaluations < 1:
@@ -178,7 +191,7 @@ def fit(
         ModelError: the backbone cannot be loaded.
         StorageError: something cannot be written.
     """
-    chosen = (options or FitOptions()).resolved()
+    chosen = (options or FitOptions()).resolved(pairs=pairs is not None)
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
     started = {
