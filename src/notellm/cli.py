@@ -422,8 +422,8 @@ def evaluate(
 @app.command(epilog=_examples("notellm demo", "notellm demo --notes 600 --max-steps 50 -o quick-demo"))
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to work.")] = Path("notellm-demo"),
-    notes: Annotated[int, typer.Option(help="Notes of the sample world.", min=200)] = 3_000,
-    max_steps: Annotated[int | None, typer.Option(help="Training steps instead of the default.")] = None,
+    notes: Annotated[int, typer.Option(help="Notes of the sample world.", min=200)] = 2_000,
+    max_steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 70,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:

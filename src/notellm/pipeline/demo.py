@@ -22,8 +22,8 @@ from notellm.recall.trainer import Validation
 def run_demo(
     output: str | Path,
     *,
-    notes: int = 3_000,
-    max_steps: int | None = None,
+    notes: int = 2_000,
+    max_steps: int = 70,
     seed: int = 0,
     progress: bool = True,
     say: Callable[[str], object],
@@ -33,7 +33,7 @@ def run_demo(
     Args:
         output: working folder; what a former demo left there is replaced.
         notes: size of the sample world; it has 20 clicks a note.
-        max_steps: training steps; the default of the tiny backbone when None.
+        max_steps: training steps; a few, so that the demo stays within minutes on two cores.
         seed: of everything.
         progress: show progress bars.
         say: called with every piece of text to show.
