@@ -54,7 +54,7 @@ def test_every_artifact_carries_its_record(home):
         assert record["data"]
     record = json.loads((home / "model" / "record.json").read_text())
     assert record["config"]["learning_rate"] > 0  # resolved, no None left for what has a default
-    assert record["metrics"]["validation"].keys() == {"recall@10", "recall@100", "mrr"}
+    assert record["metrics"]["validation"].keys() == {"recall@10", "recall@100", "mrr", "mean"}
     assert "library_name: sentence-transformers" in (home / "model" / "README.md").read_text()
     assert not list((home / "model.run").glob("checkpoint-*"))
 

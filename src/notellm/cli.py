@@ -197,7 +197,9 @@ def train(
     batch_pairs: Annotated[int | None, typer.Option(help="Pairs in a batch (B).")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the transformer's layers.")] = None,
     embedding_learning_rate: Annotated[float | None, typer.Option(help="Of the token embeddings.")] = None,
-    projection_learning_rate: Annotated[float | None, typer.Option(help="Of the projection and tau.")] = None,
+    head_learning_rate: Annotated[
+        float | None, typer.Option(help="Of projection, output embeddings, tau.")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Weight of the generation loss.")] = 0.01,
     topic_share: Annotated[float | None, typer.Option(help="Share of notes that do topics (r).")] = None,
     tau: Annotated[float | None, typer.Option(help="Starting log inverse temperature.")] = None,
@@ -242,7 +244,7 @@ def train(
         batch_pairs=batch_pairs,
         learning_rate=learning_rate,
         embedding_learning_rate=embedding_learning_rate,
-        projection_learning_rate=projection_learning_rate,
+        head_learning_rate=head_learning_rate,
         alpha=alpha,
         topic_share=topic_share,
         tau=tau,

@@ -44,7 +44,7 @@ _TINY: dict[str, Any] = {
     "topic_share": 0.2,
     "learning_rate": 5e-5,
     "embedding_learning_rate": 8e-4,
-    "projection_learning_rate": 2e-3,
+    "head_learning_rate": 2e-3,
     "tau": 2.3,
 }
 _TINY_WITHOUT_PAIRS: dict[str, Any] = {"epochs": 10.0, "topic_share": 0.4, "learning_rate": 5e-4}
@@ -71,8 +71,8 @@ class FitOptions:
         max_steps: ends the run earlier (or later) than ``epochs`` says, where given.
         batch_pairs: pairs in a batch, B (paper: 64; the tiny backbone affords more).
         learning_rate: of the transformer's layers.
-        embedding_learning_rate: of the token embeddings, input and output.
-        projection_learning_rate: of the projection and tau.
+        embedding_learning_rate: of the token embeddings.
+        head_learning_rate: of the projection, the output embeddings and tau.
         alpha: weight of the generation loss (paper: 0.01).
         topic_share: share r of notes that do the topics task (paper: 0.4; tiny: 0.2, as its vectors lean
             on the topics that this task hides).
@@ -95,7 +95,7 @@ class FitOptions:
     batch_pairs: int | None = None
     learning_rate: float | None = None
     embedding_learning_rate: float | None = None
-    projection_learning_rate: float | None = None
+    head_learning_rate: float | None = None
     alpha: float = 0.01
     topic_share: float | None = None
     tau: float | None = None
@@ -212,7 +212,7 @@ def fit(
         per_device_train_batch_size=int(_number(chosen.batch_pairs)),
         learning_rate=_number(chosen.learning_rate),
         embedding_learning_rate=chosen.embedding_learning_rate,
-        projection_learning_rate=chosen.projection_learning_rate,
+        head_learning_rate=chosen.head_learning_rate,
         alpha=chosen.alpha,
         topic_share=_number(chosen.topic_share),
         tau=chosen.tau,
@@ -225,7 +225,7 @@ def fit(
         save_strategy="steps",
         save_steps=every,
         load_best_model_at_end=validation is not None,
-        metric_for_best_model="recall@100",
+        metric_for_best_model="mean",
         greater_is_better=True,
         disable_tqdm=not progress,
         dataloader_pin_memory=torch.cuda.is_available(),

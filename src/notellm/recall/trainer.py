@@ -51,8 +51,8 @@ class NoteLLMTrainingArguments(TrainingArguments):
     Attributes:
         alpha: weight of the generation loss (paper: 0.01); 0 is contrastive only.
         topic_share: share r of notes that do the topics task (paper: 0.4).
-        embedding_learning_rate: of the token embeddings, input and output; as the rest when None.
-        projection_learning_rate: of the projection and tau; as the rest when None.
+        embedding_learning_rate: of the token embeddings; as the rest when None.
+        head_learning_rate: of the projection, the output embeddings and tau; as the rest when None.
         sampling_correction: correct for popular notes standing in more batches (``losses.py``); False is
             the paper's loss.
         tau: the temperature's starting value, log of its inverse (paper: 3); None keeps the model's.
@@ -62,7 +62,7 @@ class NoteLLMTrainingArguments(TrainingArguments):
     alpha: float = 0.01
     topic_share: float = 0.4
     embedding_learning_rate: float | None = None
-    projection_learning_rate: float | None = None
+    head_learning_rate: float | None = None
     sampling_correction: bool = True
     tau: float | None = None
     chunk_notes: int | None = None
@@ -298,11 +298,11 @@ class NoteLLMTrainer(Trainer):
         for part, own in (
             (bare.backbone.get_input_embeddings(), self.args.embedding_learning_rate),
             (head, self.args.embedding_learning_rate),
-            (bare.projection, self.args.projection_learning_rate),
+            (bare.projection, self.args.head_learning_rate),
         ):
             rates |= {id(parameter): rate if own is None else own for parameter in part.parameters()}
-        if self.args.projection_learning_rate is not None:
-            rates[id(bare.tau)] = self.args.projection_learning_rate
+        if self.args.head_learning_rate is not None:
+            rates[id(bare.tau)] = self.args.head_learning_rate
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in target.parameters():
             if parameter.requires_grad:
@@ -368,7 +368,7 @@ class NoteLLMTrainer(Trainer):
 
 
 def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, float]:
-    """Recall@10, Recall@100 and MRR of the validation notes; the target is a note's best related one."""
+    """Recall@10, Recall@100, MRR and their mean; the target of a validation note is its best related one."""
     ids = validation.notes.column("note_id")
     queries, targets = targets_from_pairs(validation.pairs, min_users=1)
     result = evaluate_related(
@@ -380,11 +380,14 @@ def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, floa
         resamples=1,
         progress=False,
     )
-    return {
+    figures = {
         "recall@10": result.figures["R@10"].mean,
         "recall@100": result.figures["R@100"].mean,
         "mrr": result.figures["MRR"].mean,
     }
+    # One of them alone is a poor judge of checkpoints: Recall@100 of a hundred notes is always 1, MRR of a
+    # hundred queries is noise.
+    return figures | {"mean": sum(figures.values()) / len(figures)}
 
 
 def last_checkpoint(run: Path) -> Path | None:
