@@ -23,7 +23,9 @@ def collator(tiny: NoteLLM, notes: pa.Table, **options) -> PairCollator:
 
 
 def is_topics(tiny: NoteLLM, ids: torch.Tensor) -> bool:
-    return "topics:" in str(tiny.tokenizer.decode(ids))
+    guidance = tiny.prompt.guidance_ids("topics", 1)
+    after = ids.tolist().index(tiny.prompt.emb_id) + 1
+    return bool(ids[after : after + len(guidance)].tolist() == guidance)
 
 
 # ---------------------------------------------------------------- the index

@@ -49,8 +49,9 @@ def test_a_constrained_category_is_the_greedy_choice_among_the_names(model: Note
 
 
 def test_notes_differ_in_their_category(tiny: NoteLLM, notes: pa.Table):
-    """Not vacuous: an untrained model picks several of the names."""
-    names = ["soup", "star", "旅行", "bread", "moon", "garlic"]
+    """Not vacuous: even untrained, the corpus-initialised model picks several of the notes' categories."""
+    own = notes.column("category").to_pylist()
+    names = sorted({name for name in own if name})
     found = generate_categories(tiny, notes, categories=names)
     assert set(found) <= set(names)
     assert len(set(found)) > 1
