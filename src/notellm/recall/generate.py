@@ -44,8 +44,8 @@ def generate_categories(
         ConfigError: constrained, but no category is known.
     """
     if not constrained:
-        texts = _generate(model, notes, "category", [1], _LONGEST_CATEGORY, None, progress)
-        return [text.strip() for text in texts]
+        written = _generate(model, notes, "category", 1, limit=_LONGEST_CATEGORY, progress=progress)
+        return [text.strip() for text in _texts(model, written)]
     known = model.settings.categories if categories is None else categories
     names = [name for name in dict.fromkeys(known) if name.strip()]
     if not names:
@@ -62,7 +62,7 @@ def generate_categories(
             branch = branch.setdefault(token, {})
         branch.setdefault(prompt.eos_id, name)  # of two names with one spelling the first counts
     longest = max(len(ids) for ids in spellings) + 1
-    outputs = _generate_ids(model, notes, "category", [1], longest, trie, progress)
+    outputs = _generate(model, notes, "category", 1, limit=longest, progress=progress, trie=trie)
     found = []
     for ids in outputs:
         node: Any = trie
@@ -93,40 +93,32 @@ def generate_topics(
         raise ConfigError(f"n is {n}; ask for at least 1 topic, or None to let the model end")
     count = model.settings.typical_topics if n is None else n
     limit = _TOKENS_PER_TOPIC * max(count, 3 if n is None else count)
-    texts = _generate(model, notes, "topics", [count], limit, None, progress)
-    return [model.prompt.parse_topics(text)[:n] for text in texts]
+    written = _generate(model, notes, "topics", count, limit=limit, progress=progress)
+    return [model.prompt.parse_topics(text)[:n] for text in _texts(model, written)]
 
 
-def _generate(
-    model: NoteLLM,
-    notes: Notes,
-    task: Task,
-    counts: Sequence[int],
-    limit: int,
-    trie: dict[int, Any] | None,
-    progress: bool,
-) -> list[str]:
-    ids = _generate_ids(model, notes, task, counts, limit, trie, progress)
-    texts: list[str] = model.tokenizer.batch_decode(ids, skip_special_tokens=True)
+def _texts(model: NoteLLM, written: list[list[int]]) -> list[str]:
+    texts: list[str] = model.tokenizer.batch_decode(written, skip_special_tokens=True)
     return texts
 
 
 @torch.inference_mode()
-def _generate_ids(
+def _generate(
     model: NoteLLM,
     notes: Notes,
     task: Task,
-    counts: Sequence[int],
+    count: int,
+    *,
     limit: int,
-    trie: dict[int, Any] | None,
     progress: bool,
+    trie: dict[int, Any] | None = None,
 ) -> list[list[int]]:
-    """Generated token ids of each note, in the order given, without [EOS]."""
+    """Generated token ids of each note, in the order given, without [EOS] unless a trie holds them."""
     prompt = model.prompt
     rows = prompt.cut(as_notes(notes))
     starts = [
-        [*ids, prompt.emb_id, *prompt.guidance_ids(task, counts[0])]
-        for ids in prompt.prompt_ids([prompt.render(note, task, counts[0]) for note in rows])
+        [*ids, prompt.emb_id, *prompt.guidance_ids(task, count)]
+        for ids in prompt.prompt_ids([prompt.render(note, task, count) for note in rows])
     ]
     order = sorted(range(len(starts)), key=lambda row: -len(starts[row]))
     results: list[list[int]] = [[] for _ in starts]
