@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -14,7 +15,8 @@ from notellm.errors import ConfigError
 from notellm.evaluate import split_by_note
 from notellm.files import read_json
 from notellm.pairs import mine_pairs
-from notellm.pipeline.fit import FitOptions, fit
+from notellm.pipeline.fit import FitOptions, build_model, fit
+from notellm.recall.model import NoteLLM
 
 JOB = """
 import sys
@@ -85,3 +87,26 @@ def test_the_record_is_resolved_and_checkpoints_go(tmp_path):
     with pytest.raises(ConfigError, match="max_steps is 0"):
         fit(part.notes, pairs, tmp_path / "none", options=FitOptions(max_steps=0), progress=False)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("lora", [True, False])
+def test_a_pretrained_backbone_is_trained_and_opens_again(lora, checkpoints, notes, pairs, tmp_path):
+    """By path, with adapters or whole; what is written needs neither peft nor the checkpoint it came from."""
+    path = checkpoints["llama"].path
+    options = FitOptions(
+        backbone=str(path),
+        lora=lora,
+        max_steps=3,
+        batch_pairs=4,
+        dim=16,
+        learning_rate=1e-2,
+        template="compact",
+    )
+    before = build_model(options, notes).encode(notes)
+    np.testing.assert_array_equal(build_model(options, notes).encode(notes), before)
+    trained = fit(notes, pairs, tmp_path / "model", options=options, progress=False)
+    again = NoteLLM.from_pretrained(tmp_path / "model")
+    np.testing.assert_allclose(again.encode(notes), trained.encode(notes), atol=1e-5)
+    assert not any("lora" in name for name, _ in again.named_parameters())
+    assert np.abs(before - again.encode(notes)).max() > 1e-3  # it has learnt something
+    assert sorted(set(notes.column("category").to_pylist()) - {""}) == again.settings.categories

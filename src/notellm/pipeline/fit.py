@@ -152,6 +152,7 @@ def build_model(options: FitOptions, notes: pa.Table) -> NoteLLM:
     }
     if chosen.backbone == TINY:
         return NoteLLM.from_corpus(notes, tiny=TinyOptions(), seed=chosen.seed, **known)
+    torch.manual_seed(chosen.seed)  # of the projection, the row of [EMB] and the adapters
     return NoteLLM.from_pretrained(
         chosen.backbone,
         lora=LoraOptions() if chosen.lora else None,
