@@ -270,3 +270,13 @@ def test_unfinished_run_is_neither_lost_nor_mixed(home, tmp_path, capsys):
     assert run("train", home / "split", "-o", model, *few, "--resume", "--alpha", "0.5") == 2
     assert "alpha" in capsys.readouterr().err
     assert pa.OSFile(str(model / "model.safetensors")).read() == first
+
+
+def test_the_demo_shows_all_it_promises(tmp_path, capsys):
+    assert run("demo", "--notes", 200, "--max-steps", 2, "-o", tmp_path / "demo", "-q") == 0
+    out = capsys.readouterr().out
+    assert out.count("(true:") == 10  # five notes, category and topics of each
+    for part in ("TF-IDF", "popularity", "NoteLLM untrained", "ROUGE-L", "notellm prepare --notes"):
+        assert part in out
+    assert (tmp_path / "demo" / "report" / "report.md").is_file()
+    assert (tmp_path / "demo" / "model" / "modules.json").is_file()
