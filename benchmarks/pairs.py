@@ -46,7 +46,7 @@ from notellm.data.schema import PAIRS
 from notellm.files import read_parquet, write_parquet
 from notellm.pairs import PairOptions, mine_pairs
 
-OPTIONS = PairOptions()
+OPTIONS = PairOptions(min_users=1)  # the paper's definition, which all three compute
 ROWS = 512  # source notes a block of the scipy product
 CLOSE = 1e-9  # methods add the same numbers in another order
 
