@@ -33,7 +33,7 @@ VARIANTS = {"joint": f"{NAME}", "contrastive": f"{NAME}, contrastive only"}
 UNTRAINED = f"{NAME} untrained"
 GROUPS = {"low": "low exposure", "high": "high exposure"}
 
-#: A draw that no default was chosen on: those were tried on other draws.
+#: The defaults were tried on other draws, but for one run of an earlier setting (README, log of experiments).
 SPLIT_SEED = 7
 #: Figure -> share, of one method and group in one run.
 Figures = Mapping[str, float]
