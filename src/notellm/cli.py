@@ -197,9 +197,7 @@ def train(
     batch_pairs: Annotated[int | None, typer.Option(help="Pairs in a batch (B).")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the transformer's layers.")] = None,
     embedding_learning_rate: Annotated[float | None, typer.Option(help="Of the token embeddings.")] = None,
-    head_learning_rate: Annotated[
-        float | None, typer.Option(help="Of projection, output embeddings, tau.")
-    ] = None,
+    head_learning_rate: Annotated[float | None, typer.Option(help="Of the projection and tau.")] = None,
     alpha: Annotated[float, typer.Option(help="Weight of the generation loss.")] = 0.01,
     topic_share: Annotated[float | None, typer.Option(help="Share of notes that do topics (r).")] = None,
     tau: Annotated[float | None, typer.Option(help="Starting log inverse temperature.")] = None,

@@ -97,7 +97,7 @@ def write_record(
 
     Args:
         folder: the artifact's folder, which exists.
-        kind: what the artifact is: "dataset", "split", "pairs", "model", "vectors" or "evaluation".
+        kind: what the artifact is: "dataset", "split" or "model".
         config: the resolved options, JSON values only.
         data: fingerprints and sizes of the inputs.
         seed: the seed that makes it reproducible, None where nothing is drawn.

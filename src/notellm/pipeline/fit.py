@@ -71,8 +71,8 @@ class FitOptions:
         max_steps: ends the run earlier (or later) than ``epochs`` says, where given.
         batch_pairs: pairs in a batch, B (paper: 64; the tiny backbone affords more).
         learning_rate: of the transformer's layers.
-        embedding_learning_rate: of the token embeddings.
-        head_learning_rate: of the projection, the output embeddings and tau.
+        embedding_learning_rate: of the token embeddings, input and output.
+        head_learning_rate: of the projection and tau.
         alpha: weight of the generation loss (paper: 0.01).
         topic_share: share r of notes that do the topics task (paper: 0.4; tiny: 0.2, as its vectors lean
             on the topics that this task hides).

@@ -15,9 +15,9 @@ import pyarrow as pa
 from notellm.data import CLICKS, NOTES, PAIRS, Report
 from notellm.errors import DataError
 from notellm.evaluate import Part, Split
-from notellm.files import read_json, read_parquet, write_aside, write_parquet
+from notellm.files import read_parquet, write_aside, write_parquet
 from notellm.pairs import PairOptions, mine_pairs
-from notellm.record import RECORD, fingerprint, write_record
+from notellm.record import fingerprint, write_record
 
 NOTES_FILE, CLICKS_FILE, PAIRS_FILE = "notes.parquet", "clicks.parquet", "pairs.parquet"
 PARTS = ("train", "valid", "test")
@@ -98,12 +98,6 @@ def load_split(folder: str | Path) -> Split:
 def is_split(folder: str | Path) -> bool:
     """Whether a folder is a split folder."""
     return all((Path(folder) / name / NOTES_FILE).is_file() for name in PARTS)
-
-
-def split_config(folder: str | Path) -> dict[str, Any]:
-    """How a split was made: its record's configuration."""
-    config: dict[str, Any] = read_json(Path(folder) / RECORD)["config"]
-    return config
 
 
 def mine_folder(folder: str | Path, options: PairOptions, *, progress: bool = True) -> dict[str, int]:

@@ -51,8 +51,8 @@ class NoteLLMTrainingArguments(TrainingArguments):
     Attributes:
         alpha: weight of the generation loss (paper: 0.01); 0 is contrastive only.
         topic_share: share r of notes that do the topics task (paper: 0.4).
-        embedding_learning_rate: of the token embeddings; as the rest when None.
-        head_learning_rate: of the projection, the output embeddings and tau; as the rest when None.
+        embedding_learning_rate: of the token embeddings, input and output; as the rest when None.
+        head_learning_rate: of the projection and tau; as the rest when None.
         sampling_correction: correct for popular notes standing in more batches (``losses.py``); False is
             the paper's loss.
         tau: the temperature's starting value, log of its inverse (paper: 3); None keeps the model's.
