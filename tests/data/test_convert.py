@@ -2,6 +2,7 @@ from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -11,6 +12,9 @@ from notellm.data.convert import (
     RAW_CLICKS,
     RAW_NOTES,
     ids,
+    is_order_only,
+    labels,
+    order_times,
     raw_clicks,
     raw_notes,
     texts,
@@ -18,6 +22,7 @@ from notellm.data.convert import (
     topics,
 )
 from notellm.data.problems import Report
+from notellm.data.schema import TIME
 from notellm.errors import DataError
 
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, tzinfo=UTC)
@@ -159,6 +164,26 @@ def test_topics(values, kind, expected):
     found, report = read(topics, values, kind)
     assert found == expected
     assert len(report) == 0
+
+
+def test_order_only():
+    def log(*seconds):
+        return pa.table({"timestamp": pa.array([second * 10**6 for second in seconds], TIME)})
+
+    year = 365 * 86_400
+    assert is_order_only(log(0, 2, year - 1))
+    assert not is_order_only(log(1, 2, year))
+    assert not is_order_only(log(-1, 2))
+    assert not is_order_only(log())
+    assert is_order_only(pa.table({"timestamp": order_times(pl.Series(["u", "v", "u"])).to_arrow()}))
+
+
+def test_labels():
+    assert labels('[{"id": 1, "name": "a"}, {"name": "b"}]', "name", "t") == ["a", "b"]
+    assert labels("", "name", "t") == labels("[]", "name", "t") == []
+    for cell in ("oops", "[1]", '[{"Name": "a"}]'):
+        with pytest.raises(DataError, match=r't are .*; they must be JSON like \[\{"name": "x"\}\]'):
+            labels(cell, "name", "t")
 
 
 def test_topics_that_are_no_json_are_reported():

@@ -1,12 +1,9 @@
 import math
-from datetime import UTC, datetime
 
-import pyarrow as pa
 import pytest
 
-from notellm.data.schema import CLICKS
 from notellm.errors import ConfigError
-from notellm.pairs import PairOptions, is_order_only
+from notellm.pairs import PairOptions
 
 
 def test_defaults_are_the_papers():
@@ -29,14 +26,3 @@ def test_all_problems_are_in_one_message():
 def test_values_that_are_no_number_are_refused(options):
     with pytest.raises(ConfigError):
         PairOptions(**options)
-
-
-def test_order_only():
-    def log(*seconds):
-        times = [datetime.fromtimestamp(second, UTC) for second in seconds]
-        columns = ["u"] * len(times), ["a"] * len(times), times, ["click"] * len(times)
-        return pa.table([pa.array(c, f.type) for c, f in zip(columns, CLICKS, strict=True)], CLICKS)
-
-    assert is_order_only(log(1, 2, 365 * 86_400 - 1))
-    assert not is_order_only(log(1, 2, 365 * 86_400))
-    assert not is_order_only(log())

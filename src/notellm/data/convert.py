@@ -17,10 +17,12 @@ reported.
 """
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES
@@ -33,6 +35,7 @@ RAW_CLICKS = pa.schema([column.with_nullable(True) for column in CLICKS])
 # Rows of one Arrow chunk: its offsets are 32-bit, so a chunk may not hold over 2 GiB of text.
 _CHUNK = 1 << 15
 _TIME = pl.Datetime("us", "UTC")
+_YEAR_OF_ORDER = datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC)
 _LARGEST_EXACT_FLOAT = 2**53
 _FORMATS_WITH_ZONE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z")
 _FORMATS_WITHOUT_ZONE = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d")
@@ -140,6 +143,34 @@ def order_times(users: pl.Series) -> pl.Series:
     frame = pl.DataFrame({"user": users})
     nth = frame.select(pl.int_range(1, pl.len() + 1).over("user")).to_series()
     return (nth * 1_000_000).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+
+
+def is_order_only(clicks: pa.Table) -> bool:
+    """Whether a log keeps only the order of clicks: it has times, and all of them lie in 1970.
+
+    Args:
+        clicks: table with the column ``timestamp`` of ``CLICKS``.
+    """
+    found = pc.min_max(clicks["timestamp"]).as_py()
+    first, end = _YEAR_OF_ORDER
+    return found["min"] is not None and first <= found["min"] and found["max"] < end
+
+
+def labels(cell: str, key: str, where: str) -> list[str]:
+    """The names in a cell with a JSON list of objects, as ``[{"name": "x", ...}]``; none if it is empty.
+
+    Args:
+        cell: the text.
+        key: under which an object has its name.
+        where: what an error calls the column, as "news.tsv: entities".
+
+    Raises:
+        DataError: it is no such list.
+    """
+    try:
+        return [entry[key] for entry in json.loads(cell or "[]")]
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f'{where} are {cell[:80]!r}; they must be JSON like [{{"{key}": "x"}}]') from error
 
 
 def ids(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:

@@ -12,13 +12,12 @@ what was not clicked is left out. A user's history has no times: that of the use
 comes before it, one second apart.
 """
 
-import json
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
-from notellm.data.convert import RAW_CLICKS, RAW_NOTES, raw_table
+from notellm.data.convert import RAW_CLICKS, RAW_NOTES, labels, raw_table
 from notellm.data.hashtags import add_topics
 from notellm.data.read import find_file, read_delimited
 from notellm.errors import DataError
@@ -52,8 +51,11 @@ def read_mind(folder: str | Path) -> tuple[pa.Table, pa.Table]:
     """
     path = find_file(folder, "news.tsv")
     news = pl.DataFrame(read_delimited(path, _NEWS, delimiter="\t", quoting=False))
-    entities = zip(news["title_entities"], news["abstract_entities"], strict=True)
-    topics = [add_topics(_labels(title), _labels(abstract)) for title, abstract in entities]
+    of_title, of_abstract = (
+        [labels(cell, "Label", "news.tsv: entities") for cell in news[column]]
+        for column in ("title_entities", "abstract_entities")
+    )
+    topics = [add_topics(title, abstract) for title, abstract in zip(of_title, of_abstract, strict=True)]
     notes = {
         "note_id": news["id"].str.strip_chars(),
         "title": news["title"],
@@ -62,16 +64,6 @@ def read_mind(folder: str | Path) -> tuple[pa.Table, pa.Table]:
         "category": news["category"],
     }
     return raw_table(notes, RAW_NOTES), _clicks(find_file(folder, "behaviors.tsv"))
-
-
-def _labels(cell: str) -> list[str]:
-    """Labels of the entities in MIND's ``[{"Label": "...", ...}]``; none if it is empty."""
-    try:
-        return [entity["Label"] for entity in json.loads(cell or "[]")]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f'news.tsv: entities are {cell[:80]!r}; they must be JSON like [{{"Label": "x"}}]'
-        ) from error
 
 
 def _clicks(path: Path) -> pa.Table:

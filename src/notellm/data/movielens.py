@@ -15,13 +15,12 @@ rating of 4 stars or more is a click; lower ones are left out. Movies have no ``
 a film came out says nothing about when the site began to show it.
 """
 
-import json
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
-from notellm.data.convert import RAW_NOTES, raw_clicks, raw_table
+from notellm.data.convert import RAW_NOTES, labels, raw_clicks, raw_table
 from notellm.data.problems import Report
 from notellm.data.read import find_file, read_delimited
 from notellm.errors import DataError
@@ -67,7 +66,8 @@ def _texts(folder: Path) -> pl.DataFrame:
     if links and tmdb:
         link = pl.DataFrame(read_delimited(links, ("movieId", "imdbId", "tmdbId")))
         film = pl.DataFrame(read_delimited(tmdb, ("id", "overview", "keywords")))
-        words = pl.Series([_keywords(cell) for cell in film["keywords"]], dtype=pl.List(pl.String))
+        names = [labels(cell, "name", "tmdb_5000_movies.csv: keywords") for cell in film["keywords"]]
+        words = pl.Series(names, dtype=pl.List(pl.String))
         film = film.with_columns(words.alias("keywords")).unique("id", keep="first")
         parts.append(link.join(film, left_on="tmdbId", right_on="id", maintain_order="left"))
     if joined:
@@ -82,16 +82,6 @@ def _texts(folder: Path) -> pl.DataFrame:
     texts = texts.with_columns(pl.col("keywords").list.eval(pl.element().filter(pl.element() != "")))
     told = (pl.col("overview").str.strip_chars() != "") | (pl.col("keywords").list.len() > 0)
     return texts.filter(told).unique("movieId", keep="first")
-
-
-def _keywords(cell: str) -> list[str]:
-    """Names of TMDB's ``[{"id": 1, "name": "..."}]``."""
-    try:
-        return [keyword["name"] for keyword in json.loads(cell or "[]")]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(
-            f'tmdb_5000_movies.csv: keywords are {cell[:80]!r}; they must be JSON like [{{"name": "x"}}]'
-        ) from error
 
 
 def _clicks(path: Path) -> pa.Table:

@@ -34,7 +34,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm.data.convert import raw_clicks, raw_notes
+from notellm.data.convert import is_order_only, raw_clicks, raw_notes
 from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES, TIME
 from notellm.errors import ConfigError, DataError
@@ -42,7 +42,6 @@ from notellm.errors import ConfigError, DataError
 EVENTS = ("view", "click")
 
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
-_ONLY_ORDER_BEFORE = datetime(1971, 1, 1, tzinfo=UTC)
 _CHUNK = 1 << 22
 _SHOWN = ("user_id", "note_id")
 
@@ -287,7 +286,7 @@ def _clean_clicks(
     drop(~_is_in(events, pa.array(EVENTS))[event[rows]], "unknown event", "event")
     drop(unknown_time[rows], "missing time", "timestamp")
 
-    if not _only_order(time[rows]):
+    if not is_order_only(raw.select(["timestamp"]).take(rows)):
         drop(time[rows] < _micro(first), f"before {first:%Y-%m-%d}", "timestamp")
         drop(time[rows] > _micro(last), f"after {last:%Y-%m-%d}", "timestamp")
 
@@ -352,10 +351,6 @@ def _equal(values: pa.Array, text: str) -> _Mask:
 def _is_in(values: pa.Array, allowed: pa.Array | pa.ChunkedArray) -> _Mask:
     mask: _Mask = pc.is_in(values, allowed).to_numpy(zero_copy_only=False)
     return mask
-
-
-def _only_order(time: npt.NDArray[np.int64]) -> bool:
-    return bool(((time >= 0) & (time < _micro(_ONLY_ORDER_BEFORE))).all())
 
 
 def _micro(time: datetime) -> int:

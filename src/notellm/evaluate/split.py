@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from notellm.data.convert import is_order_only
 from notellm.errors import ConfigError, DataError
-from notellm.pairs import is_order_only
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid
     _check_shares(test, valid)
     if is_order_only(clicks):
         raise DataError(
-            "this log keeps only the order of each user's clicks (every time is before 1971), so "
+            "this log keeps only the order of each user's clicks (every time lies in 1970), so "
             "there is no moment to split at: use split_by_note, or give a log with times"
         )
     ids = notes["note_id"]

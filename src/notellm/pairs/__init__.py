@@ -1,6 +1,6 @@
 """Related pairs from a click log: the score and a local engine."""
 
 from notellm.pairs.local import mine_pairs
-from notellm.pairs.score import PairOptions, is_order_only
+from notellm.pairs.score import PairOptions
 
-__all__ = ["PairOptions", "is_order_only", "mine_pairs"]
+__all__ = ["PairOptions", "mine_pairs"]

@@ -29,9 +29,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from notellm.data.convert import is_order_only
 from notellm.data.schema import CLICKS, PAIRS
 from notellm.errors import ConfigError, DataError
-from notellm.pairs.score import PairOptions, is_order_only
+from notellm.pairs.score import PairOptions
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -152,7 +153,7 @@ def _in_window(clicks: pa.Table, options: PairOptions) -> pa.Table:
     if is_order_only(clicks):
         raise DataError(
             f"window_days is {options.window_days}, but the log keeps only the order of clicks "
-            "(every time is before 1971): use the whole log, window_days=None"
+            "(every time lies in 1970): use the whole log, window_days=None"
         )
     newest = pc.max(clicks["timestamp"])
     start = pc.subtract(newest, pa.scalar(timedelta(days=options.window_days)))

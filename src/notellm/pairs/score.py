@@ -18,15 +18,8 @@ Source: NoteLLM, arXiv 2403.01744: one week of behaviour, upper 30, lower 0.01, 
 
 import math
 from dataclasses import dataclass
-from datetime import UTC, datetime
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from notellm.errors import ConfigError
-
-#: A log whose newest row is older holds positions (n-th click = 1970-01-01 plus n s), not times.
-FIRST_REAL_TIME = datetime(1971, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -65,13 +58,3 @@ class PairOptions:
             problems.append(f"min_users is {self.min_users}: give 1 or more")
         if problems:
             raise ConfigError("; ".join(problems))
-
-
-def is_order_only(clicks: pa.Table) -> bool:
-    """Whether a click log keeps only the order of clicks: it has rows, and all are before 1971.
-
-    Args:
-        clicks: table with the schema CLICKS.
-    """
-    newest = pc.max(clicks["timestamp"]).as_py()
-    return newest is not None and newest < FIRST_REAL_TIME
