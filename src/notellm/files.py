@@ -2,13 +2,17 @@
 
 A reader sees the old file or the whole new one, never a part; a failed or killed write leaves at most
 a hidden ``.NAME.PID.part``, which a failing write removes itself.
+
+A Parquet file that is an artifact of its own carries its record (``notellm.record``) in its schema
+metadata, under ``RECORD_KEY``, as JSON: nobody can part the two.
 """
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from notellm.errors import DataError, StorageError
+
+RECORD_KEY = b"notellm.record"
 
 
 @contextmanager
@@ -55,18 +61,42 @@ def write_aside(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
         raise
 
 
-def write_parquet(table: pa.Table, path: str | Path) -> None:
+def write_parquet(table: pa.Table, path: str | Path, *, record: Mapping[str, Any] | None = None) -> None:
     """Write an Arrow table as one Parquet file (zstd), whole or not at all.
+
+    Args:
+        table: the table.
+        path: the file; replaced when complete.
+        record: what made it; None where the record lies beside it in its folder.
 
     Raises:
         StorageError: the file cannot be written.
     """
     with write_aside(path) as aside:
-        pq.write_table(table, aside, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(_metadata(record)), aside, compression="zstd")
+
+
+def write_parquet_pieces(
+    pieces: Iterable[pa.Table], path: str | Path, *, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write a table that comes in pieces, one at least, as :func:`write_parquet` writes one."""
+    rest = iter(pieces)
+    first = next(rest)
+    with (
+        write_aside(path) as aside,
+        pq.ParquetWriter(aside, first.schema.with_metadata(_metadata(record)), compression="zstd") as writer,
+    ):
+        for piece in chain([first], rest):
+            writer.write_table(piece)
+
+
+def _metadata(record: Mapping[str, Any] | None) -> dict[bytes, str] | None:
+    """Schema metadata that is the record alone; one that came with the table is of another file."""
+    return None if record is None else {RECORD_KEY: json_text(record)}
 
 
 def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file that notellm wrote.
+    """Read a Parquet file; its record stays behind, since a table in memory may be changed.
 
     Args:
         path: the file.
@@ -86,7 +116,7 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table
             raise DataError(
                 f"{source} has no column {missing[0]!r}; its columns are {', '.join(schema.names)}"
             )
-        return pq.read_table(source, columns=columns)
+        return pq.read_table(source, columns=columns).replace_schema_metadata()
     except pa.ArrowException as error:
         raise DataError(f"{source} is not a readable Parquet file: {error}") from error
 
@@ -98,7 +128,12 @@ def write_json(value: Any, path: str | Path) -> None:
         StorageError: the file cannot be written.
     """
     with write_aside(path) as aside:
-        aside.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON that ends in a line feed."""
+    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
 def read_json(path: str | Path) -> Any:

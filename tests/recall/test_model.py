@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import notellm.recall.checkpoint as checkpoint_module
 import notellm.recall.model as model_module
 from notellm.backbone import LoraOptions
 from notellm.errors import ConfigError, DataError, ModelError, StorageError
@@ -221,7 +222,7 @@ def test_a_failed_save_leaves_the_old_one(tiny: NoteLLM, tmp_path: Path, monkeyp
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(model_module, "save_file", full)
+    monkeypatch.setattr(checkpoint_module, "save_file", full)
     with pytest.raises(StorageError, match="No space left on device"):
         tiny.save_pretrained(path)
     assert sorted(file.name for file in path.iterdir()) == before

@@ -3,9 +3,10 @@
 prompt -> model -> trainer (two losses, one forward pass) -> embed, related notes, generate.
 """
 
+from notellm.recall.config import NoteLLMConfig
 from notellm.recall.embed import embed_to_parquet, read_vectors
 from notellm.recall.generate import generate_categories, generate_topics
-from notellm.recall.model import NoteLLM, NoteLLMConfig, NoteLLMOutput
+from notellm.recall.model import NoteLLM, NoteLLMOutput
 from notellm.recall.prompt import (
     Note,
     PromptBuilder,

@@ -2,28 +2,23 @@
 
     vector(note) = normalize( W h_p + b )     h_p: last hidden state at the token before [EMB]
 
-W is one linear layer to ``dim`` dimensions; similarity is the cosine (NoteLLM, arXiv 2403.01744).
-
-On disk a model is a directory in the ecosystem's own format: ``AutoModelForCausalLM`` loads it as it
-is, ``SentenceTransformer(path).encode(prompts)`` gives the same vectors (last-token pooling, dense
-layer, normalization), and ``notellm.json`` holds the rest. No pickle anywhere.
+W is one linear layer to ``dim`` dimensions; similarity is the cosine (NoteLLM, arXiv 2403.01744). What a
+model is on disk, ``checkpoint.py`` says.
 
     model = NoteLLM.from_corpus(notes)              # tiny, no download
     model = NoteLLM.from_pretrained("path/or/name") # a saved NoteLLM, or any causal language model
     vectors = model.encode(notes)                   # (n, dim) float32, unit norm
 """
 
-import json
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
@@ -35,11 +30,17 @@ from notellm.backbone.load import (
     hidden_states,
     label_logits,
     load_backbone,
-    save_backbone,
 )
 from notellm.backbone.tiny import TinyOptions, build_tiny, train_tokenizer
-from notellm.errors import ConfigError, DataError, ModelError
-from notellm.files import read_json, write_aside
+from notellm.errors import ConfigError, DataError
+from notellm.recall.checkpoint import (
+    Settings,
+    is_checkpoint,
+    load_projection,
+    read_settings,
+    write_checkpoint,
+)
+from notellm.recall.config import NoteLLMConfig, checked_config
 from notellm.recall.losses import generation_loss
 from notellm.recall.prompt import (
     EMB_TOKEN,
@@ -47,44 +48,18 @@ from notellm.recall.prompt import (
     Note,
     PromptBuilder,
     Task,
+    Template,
     load_template,
     notes_from_table,
     template_from_dict,
 )
 
-CONFIG = "notellm.json"
-_DENSE = "2_Dense"
 #: Prompts of a batch together hold about this many tokens, padding included.
 TOKENS_PER_BATCH = 16_384
 #: Notes of similar length that pass the backbone together in training.
 GROUP = 32
 
 Notes: TypeAlias = pa.Table | Sequence[Note]
-
-
-@dataclass(frozen=True)
-class NoteLLMConfig:
-    """What a NoteLLM is besides its weights; saved as ``notellm.json``.
-
-    Attributes:
-        template: name or path of the prompt's wording.
-        dim: dimensions of the vector (paper: 128).
-        title_tokens: the title's budget (paper: 20).
-        content_tokens: the content's budget (paper: 80).
-        topics_tokens: the budget of the topics in the category prompt, together.
-        max_length: the longest sequence in tokens.
-        typical_topics: how many topics a prompt asks for when nobody says a number.
-        categories: the known categories, to which generation can be held.
-    """
-
-    template: str = "english"
-    dim: int = 128
-    title_tokens: int = 20
-    content_tokens: int = 80
-    topics_tokens: int = 40
-    max_length: int = 256
-    typical_topics: int = 3
-    categories: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -132,14 +107,7 @@ class NoteLLM(nn.Module):
             if template is None
             else template_from_dict(template, config.template)
         )
-        self.prompt = PromptBuilder(
-            tokenizer,
-            wording,
-            title_tokens=config.title_tokens,
-            content_tokens=config.content_tokens,
-            topics_tokens=config.topics_tokens,
-            max_length=config.max_length,
-        )
+        self.prompt = _prompt_builder(tokenizer, wording, config)
         hidden = backbone.config.get_text_config().hidden_size
         self.projection = nn.Linear(hidden, config.dim, dtype=torch.float32)
         self.tau = nn.Parameter(torch.tensor(3.0))
@@ -169,21 +137,22 @@ class NoteLLM(nn.Module):
             ConfigError: an option is unknown or not allowed.
         """
         path = Path(name_or_path)
-        saved = _read_config(path) if (path / CONFIG).is_file() else {}
-        config = _checked_config({**saved.get("config", {}), **options})
-        if saved and config.dim != saved["config"]["dim"]:
+        saved = read_settings(path) if is_checkpoint(path) else None
+        config = checked_config({**(saved.config if saved else {}), **options})
+        if saved and config.dim != saved.config["dim"]:
             raise ConfigError(
-                f"dim is {config.dim}, but the model saved at {path} has {saved['config']['dim']}; "
+                f"dim is {config.dim}, but the model saved at {path} has {saved.config['dim']}; "
                 "leave dim out, or start from a backbone without a projection"
             )
         backbone, tokenizer = load_backbone(name_or_path, EMB_TOKEN, dtype=dtype)
         limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
         if limit is not None and config.max_length > limit:
             config = replace(config, max_length=limit)
-        template = None if "template" in options else saved.get("template")
+        template = saved.template if saved and "template" not in options else None
         model = cls(backbone, tokenizer, config, template=template)
         if saved:
-            model._load_heads(path, float(saved["tau"]))
+            load_projection(path, model.projection)
+            model.tau.data = torch.tensor(saved.tau)
         if lora is not None:
             add_lora(backbone, lora)
         return model
@@ -214,7 +183,7 @@ class NoteLLM(nn.Module):
         """
         rows = as_notes(notes)
         size = tiny or TinyOptions()
-        config = _checked_config({"template": "compact", "max_length": min(256, size.max_length), **options})
+        config = checked_config({"template": "compact", "max_length": min(256, size.max_length), **options})
         wording = load_template(config.template)
         # The wording belongs to the corpus too: the BPE then has its words as tokens.
         texts = [" ".join((note.title, *note.topics, note.content)) for note in rows]
@@ -229,14 +198,7 @@ class NoteLLM(nn.Module):
         tokenizer = train_tokenizer(
             [*texts, *phrases, *phrases], vocabulary=size.vocabulary, new_tokens=[EMB_TOKEN]
         )
-        builder = PromptBuilder(
-            tokenizer,
-            wording,
-            title_tokens=config.title_tokens,
-            content_tokens=config.content_tokens,
-            topics_tokens=config.topics_tokens,
-            max_length=config.max_length,
-        )
+        builder = _prompt_builder(tokenizer, wording, config)
         cut = builder.cut(rows)
         rendered = [builder.render(note) for note in cut]
         backbone = build_tiny(tokenizer, rendered, _outputs(builder, cut), size, seed=seed)
@@ -377,33 +339,19 @@ class NoteLLM(nn.Module):
         Raises:
             StorageError: it cannot be written.
         """
-        with write_aside(folder) as aside:
-            aside.mkdir()
-            save_backbone(self.backbone, aside)
-            self.tokenizer.save_pretrained(aside)
-            _write_sentence_transformers(aside, self.projection, self.settings.max_length)
-            saved = {
-                "config": asdict(self.settings),
-                "template": self.prompt.template.to_dict(),
-                "tau": float(self.tau.detach()),
-            }
-            for name, text in {CONFIG: _json(saved), **(extra or {})}.items():
-                (aside / name).write_text(text, encoding="utf-8")
+        settings = Settings(asdict(self.settings), self.prompt.template.to_dict(), float(self.tau.detach()))
+        write_checkpoint(folder, self.backbone, self.tokenizer, self.projection, settings, extra or {})
 
-    def _load_heads(self, path: Path, tau: float) -> None:
-        try:
-            weights = load_file(path / _DENSE / "model.safetensors")
-            weight, bias = weights["linear.weight"], weights["linear.bias"]
-        except (OSError, SafetensorError, KeyError) as error:
-            raise ModelError(f"{path} lacks its projection ({_DENSE}/model.safetensors): {error}") from error
-        if weight.shape != self.projection.weight.shape or bias.shape != self.projection.bias.shape:
-            raise ModelError(
-                f"the projection of {path} is {tuple(weight.shape)}, but {CONFIG} and the backbone ask for "
-                f"{tuple(self.projection.weight.shape)}; the files do not belong together"
-            )
-        self.projection.weight.data = weight.float()
-        self.projection.bias.data = bias.float()
-        self.tau.data = torch.tensor(tau)
+    def fingerprint(self) -> str:
+        """SHA-256 of settings, prompt and weights, 16 hexadecimal digits: which vectors are whose.
+
+        A saved model has it again when it is opened, unless adapters were merged by saving it.
+        """
+        digest = hashlib.sha256(repr((self.settings, self.prompt.template)).encode())
+        for name, weight in self.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
 
 def pad(
@@ -441,6 +389,19 @@ def _by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
     return [(rows, int(lengths[rows[-1]])) for rows in groups]
 
 
+def _prompt_builder(
+    tokenizer: PreTrainedTokenizerBase, wording: Template, config: NoteLLMConfig
+) -> PromptBuilder:
+    return PromptBuilder(
+        tokenizer,
+        wording,
+        title_tokens=config.title_tokens,
+        content_tokens=config.content_tokens,
+        topics_tokens=config.topics_tokens,
+        max_length=config.max_length,
+    )
+
+
 def _outputs(builder: PromptBuilder, notes: Sequence[Note]) -> list[tuple[list[int], int]]:
     """Every category and list of topics as a whole sequence, with the position of its [EMB]."""
     tasks: list[tuple[Note, Task]] = [(note, "category") for note in notes if note.category]
@@ -468,89 +429,3 @@ def as_notes(notes: Notes) -> list[Note]:
 
 def _are_texts(notes: Notes | Sequence[str]) -> bool:
     return not isinstance(notes, pa.Table) and len(notes) > 0 and isinstance(notes[0], str)
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    """The content of ``notellm.json``.
-
-    Raises:
-        ModelError: it is not what :meth:`NoteLLM.save_pretrained` writes.
-    """
-    try:
-        saved = read_json(path / CONFIG)
-    except DataError as error:
-        raise ModelError(f"{error}; save the model again") from error
-    whole = (
-        isinstance(saved, dict)
-        and isinstance(saved.get("config"), dict)
-        and "dim" in saved["config"]
-        and isinstance(saved.get("template"), dict)
-        and isinstance(saved.get("tau"), float)
-    )
-    if not whole:
-        raise ModelError(f"{path / CONFIG} is not a NoteLLM configuration; save the model again")
-    unknown = sorted(set(saved["config"]) - set(NoteLLMConfig.__dataclass_fields__))
-    if unknown:
-        raise ModelError(f"{path / CONFIG} has the unknown field {unknown[0]!r}; it needs a newer notellm")
-    return cast("dict[str, Any]", saved)
-
-
-def _checked_config(options: dict[str, Any]) -> NoteLLMConfig:
-    """The configuration of some options; those of the prompt are checked where it is built.
-
-    Raises:
-        ConfigError: an option is unknown, or dim is not a positive whole number.
-    """
-    unknown = sorted(set(options) - set(NoteLLMConfig.__dataclass_fields__))
-    if unknown:
-        names = ", ".join(NoteLLMConfig.__dataclass_fields__)
-        raise ConfigError(f"unknown option {unknown[0]!r}; NoteLLM knows {names}")
-    config = NoteLLMConfig(**options)
-    if not isinstance(config.dim, int) or config.dim < 1:
-        raise ConfigError(f"dim is {config.dim!r}; it must be a whole number of at least 1 (paper: 128)")
-    return config
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
-
-
-def _write_sentence_transformers(folder: Path, projection: nn.Linear, max_length: int) -> None:
-    """The files by which SentenceTransformer(path) gives the same vectors."""
-    root = "sentence_transformers.models"  # the path that versions 2 to 6 all understand
-    modules = [
-        {"idx": 0, "name": "0", "path": "", "type": f"{root}.Transformer"},
-        {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{root}.Pooling"},
-        {"idx": 2, "name": "2", "path": _DENSE, "type": f"{root}.Dense"},
-        {"idx": 3, "name": "3", "path": "3_Normalize", "type": f"{root}.Normalize"},
-    ]
-    dense = {
-        "in_features": projection.in_features,
-        "out_features": projection.out_features,
-        "bias": True,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
-    pooling = {
-        "word_embedding_dimension": projection.in_features,
-        "pooling_mode_lasttoken": True,
-        "pooling_mode_mean_tokens": False,
-        "include_prompt": True,
-    }
-    texts = {
-        "modules.json": modules,
-        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
-        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
-        "1_Pooling/config.json": pooling,
-        f"{_DENSE}/config.json": dense,
-    }
-    for sub in ("1_Pooling", _DENSE, "3_Normalize"):
-        (folder / sub).mkdir()
-    for name, value in texts.items():
-        (folder / name).write_text(_json(value), encoding="utf-8")
-    save_file(
-        {
-            "linear.weight": projection.weight.detach().cpu().contiguous(),
-            "linear.bias": projection.bias.detach().cpu().contiguous(),
-        },
-        folder / _DENSE / "model.safetensors",
-    )
