@@ -34,7 +34,6 @@ def test_any_change_of_a_value_counts(change):
 
 
 def test_a_record_says_what_made_the_artifact(tmp_path):
-    write_record(tmp_path, kind="dataset", config={"x": 1}, data={"notes": 2}, seed=3, metrics={"m": 0.5})
-    record = read_json(tmp_path / RECORD)
+    record = make_record(kind="dataset", config={"x": 1}, data={"notes": 2}, seed=3, metrics={"m": 0.5})
     assert (record["kind"], record["seed"], record["config"]["x"]) == ("dataset", 3, 1)
     assert {"notellm", "python", "torch", "transformers"} <= record["versions"].keys()

@@ -1,13 +1,18 @@
 """The record that travels with every artifact: what made it, from what, and how good it is.
 
-``record.json`` holds the resolved configuration, the versions, the seed, the fingerprint of the data
-and the metrics, so that an artifact found a year later explains itself.
+    {"kind", "versions", "seed", "config", "data", "metrics", "fingerprint"}
+
+A folder (dataset, split, model, report) has it as ``record.json``; a Parquet file that is an artifact of
+its own (related pairs, vectors, item-to-item table, tags) carries it in its schema metadata.
+:func:`read_record` reads both, ``notellm record PATH`` prints it. ``data`` names each input by its
+fingerprint, by which the record of the stage before is found. There is no time of making in it: the same
+inputs make the same bytes.
 """
 
 import hashlib
+import json
 import platform
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,16 +20,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from notellm import __version__
-from notellm.files import write_json
+from notellm.errors import DataError, StorageError
+from notellm.files import RECORD_KEY, read_json, write_json
 
 RECORD = "record.json"
 _PACKAGES = (
     "numpy",
+    "scipy",
     "polars",
     "pyarrow",
     "numba",
+    "scikit-learn",
+    "sacrebleu",
+    "rouge-score",
     "tokenizers",
     "torch",
     "transformers",
@@ -61,6 +72,8 @@ def _kind(type_: pa.DataType) -> str:
     """A type's name without what Parquet does not keep: the name of a list's items."""
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         return f"list of {_kind(type_.value_type)}"
+    if pa.types.is_fixed_size_list(type_):
+        return f"list of {type_.list_size} {_kind(type_.value_type)}"
     return str(type_)
 
 
@@ -78,42 +91,85 @@ def _hash_column(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:
             first, last = offsets[chunk.offset], offsets[chunk.offset + len(chunk)]
             if last > first:
                 digest.update(memoryview(chunk.buffers()[2])[first:last])
+    elif pa.types.is_fixed_size_list(column.type):
+        _hash_column(digest, pc.list_flatten(column))
     elif pa.types.is_timestamp(column.type):
         digest.update(column.cast(pa.int64()).fill_null(0).to_numpy().tobytes())
     else:
         digest.update(column.fill_null(0).to_numpy().tobytes())
 
 
-def write_record(
-    folder: str | Path,
+def describe(table: pa.Table) -> dict[str, Any]:
+    """How a record names a table among its data: ``rows`` and ``fingerprint``."""
+    return {"rows": table.num_rows, "fingerprint": fingerprint(table)}
+
+
+def make_record(
     *,
     kind: str,
     config: Mapping[str, Any],
     data: Mapping[str, Any],
     seed: int | None = None,
     metrics: Mapping[str, Any] | None = None,
+    fingerprint: str | None = None,
 ) -> dict[str, Any]:
-    """Write ``record.json`` into an artifact's folder and return its content.
+    """The record of an artifact; give it to what writes the artifact.
 
     Args:
-        folder: the artifact's folder, which exists.
-        kind: what the artifact is: "dataset", "split" or "model".
+        kind: what the artifact is: "dataset", "split", "pairs", "model", "vectors", "related", "tags" or
+            "report".
         config: the resolved options, JSON values only.
-        data: fingerprints and sizes of the inputs.
+        data: what it was made from: each table by :func:`describe`, a model by its ``fingerprint``. Of a
+            dataset and a split the tables that they hold, since later stages read those.
         seed: the seed that makes it reproducible, None where nothing is drawn.
-        metrics: figures measured while it was made.
-
-    Raises:
-        StorageError: the file cannot be written.
+        metrics: figures measured while it was made, and counts of what came out.
+        fingerprint: its own, where records of other artifacts name it by that.
     """
-    record = {
+    return {
         "kind": kind,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": versions(),
         "seed": seed,
         "config": dict(config),
         "data": dict(data),
         "metrics": dict(metrics or {}),
+        "fingerprint": fingerprint,
     }
+
+
+def write_record(folder: str | Path, record: Mapping[str, Any]) -> None:
+    """Write ``record.json`` into an artifact's folder, which exists.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
     write_json(record, Path(folder) / RECORD)
-    return record
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """The record of an artifact, a folder or a Parquet file.
+
+    Raises:
+        StorageError: there is no such folder or file.
+        DataError: it carries no record.
+    """
+    source = Path(path)
+    if source.is_dir():
+        found = read_json(source / RECORD) if (source / RECORD).is_file() else None
+    elif source.is_file():
+        found = _record_of_parquet(source)
+    else:
+        raise StorageError(f"no such file or folder: {source}")
+    if not isinstance(found, dict):
+        raise DataError(
+            f"{source} carries no record (no {RECORD}, or nothing in the Parquet file's metadata); "
+            "make it again with notellm"
+        )
+    return found
+
+
+def _record_of_parquet(path: Path) -> Any:
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return json.loads(metadata.get(RECORD_KEY, "null"))
+    except (pa.ArrowException, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error

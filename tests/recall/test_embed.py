@@ -9,7 +9,7 @@ import pytest
 
 import notellm.recall.embed as embed_module
 from notellm.errors import DataError, StorageError
-from notellm.recall.embed import embed_to_parquet, read_vectors, vector_table, weights_fingerprint
+from notellm.recall.embed import embed_to_parquet, read_vectors, vector_table
 from notellm.recall.model import NoteLLM
 from tests.conftest import SMALL
 
@@ -75,7 +75,7 @@ def test_shards_of_another_model_or_other_notes_are_not_used(
         with pytest.raises(KeyboardInterrupt):
             embed_to_parquet(tiny, notes, target, progress=False)
     other = NoteLLM.from_corpus(notes, tiny=SMALL, dim=16, seed=9)
-    assert weights_fingerprint(other) != weights_fingerprint(tiny)
+    assert other.fingerprint() != tiny.fingerprint()
     for model, table in ((other, notes), (tiny, notes.slice(1))):
         with monkeypatch.context() as patch:
             counting = Counting(model, patch)

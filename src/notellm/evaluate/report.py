@@ -21,9 +21,8 @@ def markdown_table(results: Sequence[RetrievalResult]) -> str:
     Raises:
         DataError: no result, or results of different pools, queries or figures.
     """
-    caption, head, rows = _cells(results)
-    lines = [head, ["---", "---", *["---:"] * (len(head) - 2)], *rows]
-    return "\n".join([caption, "", *("| " + " | ".join(line) + " |" for line in lines)]) + "\n"
+    caption, rows = _cells(results)
+    return "\n".join([caption, "", *markdown_lines(rows, texts=2)]) + "\n"
 
 
 def text_table(results: Sequence[RetrievalResult]) -> str:
@@ -32,16 +31,26 @@ def text_table(results: Sequence[RetrievalResult]) -> str:
     Raises:
         DataError: no result, or results of different pools, queries or figures.
     """
-    caption, head, rows = _cells(results)
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
+    caption, rows = _cells(results)
+    return "\n".join([caption, *aligned_lines(rows, texts=2)]) + "\n"
+
+
+def markdown_lines(rows: Sequence[Sequence[str]], *, texts: int) -> list[str]:
+    """Rows, the head first, as lines of a Markdown table; all but the first ``texts`` columns are figures."""
+    ruler = [*["---"] * texts, *["---:"] * (len(rows[0]) - texts)]
+    return ["| " + " | ".join(row) + " |" for row in (rows[0], ruler, *rows[1:])]
+
+
+def aligned_lines(rows: Sequence[Sequence[str]], *, texts: int) -> list[str]:
+    """Rows, the head first, in columns: the first ``texts`` to the left, the figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
         "  ".join(
-            cell.ljust(width) if i < 2 else cell.rjust(width)
+            cell.ljust(width) if i < texts else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for row in [head, *rows]
+        for row in rows
     ]
-    return "\n".join([caption, *lines]) + "\n"
 
 
 def as_json(result: RetrievalResult) -> dict[str, Any]:
@@ -58,8 +67,8 @@ def as_json(result: RetrievalResult) -> dict[str, Any]:
     return values
 
 
-def _cells(results: Sequence[RetrievalResult]) -> tuple[str, list[str], list[list[str]]]:
-    """Caption, head and rows: the groups of all methods one after the other."""
+def _cells(results: Sequence[RetrievalResult]) -> tuple[str, list[list[str]]]:
+    """Caption and rows, the head first: the groups of all methods one after the other."""
     if not results:
         raise DataError("there is no result to put in a table: give one or more")
     first = results[0]
@@ -90,7 +99,7 @@ def _cells(results: Sequence[RetrievalResult]) -> tuple[str, list[str], list[lis
         for result in results
         for part in [result if group == "all" else result.by_exposure[group]]
     ]
-    return caption, head, rows
+    return caption, [head, *rows]
 
 
 def _percent(value: Interval) -> str:

@@ -3,16 +3,15 @@
 from typing import Any
 
 
-def model_card(name: str, record: dict[str, Any], notes: int, pairs: int) -> str:
+def model_card(name: str, record: dict[str, Any]) -> str:
     """A model card in Markdown, with the front matter that hubs read.
 
     Args:
         name: of the model.
         record: its record.
-        notes: number of training notes.
-        pairs: number of training pairs, 0 where it learnt to generate only.
     """
-    config, metrics = record["config"], record["metrics"]
+    config, data, metrics = record["config"], record["data"], record["metrics"]
+    notes, pairs = data["notes"], data["pairs"] or {"rows": 0, "fingerprint": "none"}
     measured = "\n".join(
         f"| {figure} | {metrics['untrained'].get(figure, float('nan')):.4f} | {value:.4f} |"
         for figure, value in metrics.get("validation", {}).items()
@@ -33,7 +32,8 @@ tags: [notellm, recommendation, item-to-item]
 
 A NoteLLM (arXiv 2403.01744): it compresses a note into one vector of {config["dim"]} dimensions whose
 neighbours are the notes people open together, and writes the note's topics and category. Trained on
-{notes:,} notes and {pairs:,} related pairs from a click log, from the backbone `{config["backbone"]}`.
+{notes["rows"]:,} notes and {pairs["rows"]:,} related pairs from a click log, from the backbone
+`{config["backbone"]}`.
 
 ```python
 from notellm import NoteLLM, Note
@@ -59,6 +59,6 @@ vectors = SentenceTransformer("{name}").encode(prompts)
 |---|---|
 {options}
 
-Data: notes `{record["data"]["notes"]}`, pairs `{record["data"]["pairs"]}` (fingerprints). Versions:
+Data: notes `{notes["fingerprint"]}`, pairs `{pairs["fingerprint"]}` (fingerprints). Versions:
 {", ".join(f"{package} {version}" for package, version in record["versions"].items())}.
 """

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from notellm.data import sample_world, validate
-from notellm.evaluate import split_by_note
+from notellm.evaluate import Part, split_by_note
 from notellm.pairs import PairOptions
 from notellm.pipeline.evaluate import evaluate_model
 from notellm.pipeline.fit import FitOptions, build_model, fit
@@ -44,14 +44,16 @@ def run_demo(
     begin = time.monotonic()
     home = Path(output)
     say(f"1/5  A sample world of {notes:,} notes (English and Chinese), its clicks, its bots")
-    world = sample_world(notes, users=max(300, 2 * notes // 3), clicks=20 * notes, seed=seed)
+    size = {"notes": notes, "users": max(300, 2 * notes // 3), "clicks": 20 * notes}
+    world = sample_world(**size, seed=seed)
     good_notes, clicks, report = validate(world.notes, world.clicks, max_user_clicks=min(5_000, notes))
     say(f"{report}\n")
-    save_dataset(home / "data", good_notes, clicks, report, config={"sample_world": notes, "seed": seed})
+    save_dataset(home / "data", good_notes, clicks, report, config={"sample": size}, seed=seed)
 
     say("2/5  70 % of the notes train, 30 % are never seen; related pairs from the click log")
-    split = split_by_note(good_notes, clicks, seed=seed)
-    save_split(home / "split", split, config={"by": "note"}, seed=seed)
+    shares = {"test": 0.3, "valid": 0.05}
+    split = split_by_note(good_notes, clicks, seed=seed, **shares)
+    save_split(home / "split", split, Part(good_notes, clicks), config={"by": "note", **shares}, seed=seed)
     counts = mine_folder(home / "split", PairOptions(), progress=False)
     say("     " + ", ".join(f"{name}: {count:,} pairs" for name, count in counts.items()) + "\n")
 

@@ -39,8 +39,11 @@ from notellm.evaluate import (
     tfidf_matrix,
     vector_scorer,
 )
+from notellm.evaluate.report import aligned_lines, markdown_lines
 from notellm.files import write_aside, write_json
+from notellm.pipeline.folders import describe_split
 from notellm.recall.model import NoteLLM
+from notellm.record import describe, make_record, write_record
 
 NAME = "NoteLLM"
 
@@ -54,12 +57,14 @@ class Evaluation:
         gain: NoteLLM's figures less TF-IDF's on the same queries.
         categories: by method; empty where the notes have none.
         topics: by method; empty where the notes have none.
+        record: what was measured, on what and how; with NoteLLM's own figures.
     """
 
     related: list[RetrievalResult] = field(default_factory=list)
     gain: dict[str, Interval] = field(default_factory=dict)
     categories: dict[str, CategoryResult] = field(default_factory=dict)
     topics: dict[str, TopicResult] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
     def text(self, *, markdown: bool = False) -> str:
         """The tables, for a terminal or as Markdown."""
@@ -88,7 +93,7 @@ class Evaluation:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write ``report.md`` and ``results.json`` into a folder, whole or not at all.
+        """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
 
         Raises:
             StorageError: it cannot be written.
@@ -97,6 +102,7 @@ class Evaluation:
             aside.mkdir()
             (aside / "report.md").write_text(f"# Evaluation\n\n{self.text(markdown=True)}", encoding="utf-8")
             write_json(self.to_json(), aside / "results.json")
+            write_record(aside, self.record)
 
 
 def evaluate_model(
@@ -133,7 +139,31 @@ def evaluate_model(
     _tagging(result, model, split, tagged_notes, seed, progress)
     if not (result.related or result.categories or result.topics):
         raise DataError("the test part has no related pairs, categories or topics: nothing can be measured")
+    result.record = make_record(
+        kind="report",
+        config={"ks": list(ks), "min_users": min_users, "tagged_notes": tagged_notes},
+        data={
+            "model": {"fingerprint": model.fingerprint()},
+            "untrained": None if untrained is None else {"fingerprint": untrained.fingerprint()},
+            **describe_split(split),
+            "pairs": None if pairs is None else describe(pairs),
+        },
+        seed=seed,
+        metrics=_own_figures(result),
+    )
     return result
+
+
+def _own_figures(result: Evaluation) -> dict[str, Any]:
+    """NoteLLM's figures alone, as shares; the baselines and intervals are in ``results.json``."""
+    figures: dict[str, Any] = {}
+    if result.related:
+        figures["related"] = {name: value.mean for name, value in result.related[-1].figures.items()}
+    if result.categories:
+        figures["category"] = dataclasses.asdict(result.categories[f"{NAME}, constrained"])
+    if result.topics:
+        figures["topics"] = dataclasses.asdict(result.topics[NAME])
+    return figures
 
 
 def _related(
@@ -236,14 +266,5 @@ def _tagging_table(title: str, results: Mapping[str, CategoryResult | TopicResul
         rows.append(
             [method, *(f"{values[f]:,}" if f == "notes" else f"{100 * values[f]:.1f}" for f in fields)]
         )
-    if markdown:
-        rows.insert(1, ["---", *["---:"] * len(fields)])
-        return f"{title}, %\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
-    return f"{title}, %\n" + "\n".join(lines) + "\n"
+    lines = markdown_lines(rows, texts=1) if markdown else aligned_lines(rows, texts=1)
+    return "\n".join([f"{title}, %", *([""] if markdown else []), *lines]) + "\n"

@@ -5,7 +5,6 @@ the run was started with; a killed run is resumed from there and ends with the w
 one ends with. When the model is written the checkpoints go, the logs stay.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from transformers import PrinterCallback
 from notellm.backbone.load import LoraOptions
 from notellm.backbone.tiny import TinyOptions
 from notellm.errors import ConfigError, DataError
-from notellm.files import read_json, write_json
+from notellm.files import json_text, read_json, write_json
 from notellm.pipeline.card import model_card
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import (
@@ -30,7 +29,7 @@ from notellm.recall.trainer import (
     last_checkpoint,
     validation_metrics,
 )
-from notellm.record import RECORD, fingerprint, versions
+from notellm.record import RECORD, describe, make_record
 
 TINY = "tiny"
 
@@ -198,9 +197,11 @@ def fit(
     started = {
         "config": asdict(chosen),
         "data": {
-            "notes": fingerprint(notes),
-            "pairs": None if pairs is None else fingerprint(pairs),
-            "validation": None if validation is None else fingerprint(validation.notes),
+            "notes": describe(notes),
+            "pairs": None if pairs is None else describe(pairs),
+            "validation": None
+            if validation is None
+            else {"notes": describe(validation.notes), "pairs": describe(validation.pairs)},
         },
     }
     checkpoint = _find_unfinished(run, started, resume=resume)
@@ -240,16 +241,16 @@ def fit(
     metrics = {"steps": steps, "untrained": before, "history": _history(trainer.state.log_history)}
     if validation is not None:
         metrics["validation"] = validation_metrics(model, validation)
-    record = {"kind": "model", "versions": versions(), "seed": chosen.seed, **started, "metrics": metrics}
-    model.save_pretrained(
-        target,
-        extra={
-            RECORD: json.dumps(record, ensure_ascii=False, indent=2) + "\n",
-            "README.md": model_card(
-                target.name, record, notes.num_rows, 0 if pairs is None else pairs.num_rows
-            ),
-        },
+    record = make_record(
+        kind="model",
+        **started,
+        seed=chosen.seed,
+        metrics=metrics,
+        # Adapters are merged when the model is saved: what is opened again has other weights than this.
+        fingerprint=None if chosen.lora else model.fingerprint(),
     )
+    card = model_card(target.name, record)
+    model.save_pretrained(target, extra={RECORD: json_text(record), "README.md": card})
     for folder in run.glob("checkpoint-*"):
         shutil.rmtree(folder)
     return model
@@ -271,7 +272,9 @@ def _find_unfinished(run: Path, started: dict[str, Any], *, resume: bool) -> Pat
         for name, value in started["config"].items()
         if before["config"].get(name) != value
     ] + [
-        f"the {name} have changed" for name, value in started["data"].items() if before["data"][name] != value
+        f"the {name} have changed"
+        for name, value in started["data"].items()
+        if before["data"].get(name) != value
     ]
     if changed:
         raise ConfigError(

@@ -3,46 +3,65 @@
     DATA/   notes.parquet  clicks.parquet  [pairs.parquet]  record.json   problems.parquet
     SPLIT/  train/  valid/  test/  (dataset folders each)   record.json
 
-A stage reads only what the stage before it wrote.
+``record.json`` tells how a dataset or a split was made; ``pairs.parquet``, which is mined later, carries a
+record of its own. A stage reads only what the stage before it wrote.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from notellm.data import CLICKS, NOTES, PAIRS, Report
 from notellm.errors import DataError
 from notellm.evaluate import Part, Split
 from notellm.files import read_parquet, write_aside, write_parquet
 from notellm.pairs import PairOptions, mine_pairs
-from notellm.record import fingerprint, write_record
+from notellm.record import describe, fingerprint, make_record, write_record
 
 NOTES_FILE, CLICKS_FILE, PAIRS_FILE = "notes.parquet", "clicks.parquet", "pairs.parquet"
 PARTS = ("train", "valid", "test")
 
 
 def save_dataset(
-    folder: str | Path, notes: pa.Table, clicks: pa.Table, report: Report, *, config: Mapping[str, Any]
+    folder: str | Path,
+    notes: pa.Table,
+    clicks: pa.Table,
+    report: Report,
+    *,
+    config: Mapping[str, Any],
+    seed: int | None = None,
 ) -> dict[str, Any]:
     """Write a dataset folder, whole or not at all; returns its record.
+
+    Args:
+        folder: where; replaced when complete.
+        notes: clean notes.
+        clicks: clean clicks.
+        report: what was wrong with them.
+        config: the resolved options by which they were read.
+        seed: of generated data, None for what was read.
 
     Raises:
         StorageError: it cannot be written.
     """
+    record = make_record(
+        kind="dataset",
+        config=config,
+        data=describe_part(Part(notes, clicks)),
+        seed=seed,
+        metrics={problem.problem: problem.count for problem in report.problems},
+    )
     with write_aside(folder) as aside:
         aside.mkdir()
         write_parquet(notes, aside / NOTES_FILE)
         write_parquet(clicks, aside / CLICKS_FILE)
         write_parquet(report.table(), aside / "problems.parquet")
-        return write_record(
-            aside,
-            kind="dataset",
-            config=config,
-            data=_sizes(Part(notes, clicks)),
-            metrics={problem.problem: problem.count for problem in report.problems},
-        )
+        write_record(aside, record)
+    return record
 
 
 def load_dataset(folder: str | Path) -> Part:
@@ -64,21 +83,30 @@ def load_dataset(folder: str | Path) -> Part:
 
 
 def save_split(
-    folder: str | Path, split: Split, *, config: Mapping[str, Any], seed: int | None
+    folder: str | Path, split: Split, source: Part, *, config: Mapping[str, Any], seed: int | None
 ) -> dict[str, Any]:
     """Write a split folder, whole or not at all; returns its record.
+
+    Args:
+        folder: where; replaced when complete.
+        split: the three parts.
+        source: the notes and clicks that were split.
+        config: the resolved options of the split.
+        seed: of the draw, None where nothing was drawn.
 
     Raises:
         StorageError: it cannot be written.
     """
+    data = {"source": describe_part(source), **describe_split(split)}
+    record = make_record(kind="split", config=config, data=data, seed=seed)
     with write_aside(folder) as aside:
         for name in PARTS:
             part = getattr(split, name)
             (aside / name).mkdir(parents=True)
             write_parquet(part.notes, aside / name / NOTES_FILE)
             write_parquet(part.clicks, aside / name / CLICKS_FILE)
-        data = {name: _sizes(getattr(split, name)) for name in PARTS}
-        return write_record(aside, kind="split", config=config, data=data, seed=seed)
+        write_record(aside, record)
+    return record
 
 
 def load_split(folder: str | Path) -> Split:
@@ -118,7 +146,14 @@ def mine_folder(folder: str | Path, options: PairOptions, *, progress: bool = Tr
     for name, part in parts.items():
         empty = not part.clicks.num_rows
         pairs = PAIRS.empty_table() if empty else mine_pairs(part.clicks, options, progress=progress)
-        write_parquet(pairs, path / name / PAIRS_FILE)
+        record = make_record(
+            kind="pairs",
+            config=asdict(options),
+            data={"clicks": describe(part.clicks)},
+            metrics={"pairs": pairs.num_rows, "sources": pc.count_distinct(pairs["source"]).as_py()},
+            fingerprint=fingerprint(pairs),
+        )
+        write_parquet(pairs, path / name / PAIRS_FILE, record=record)
         found[name] = pairs.num_rows
     return found
 
@@ -129,10 +164,11 @@ def load_pairs(folder: str | Path) -> pa.Table | None:
     return read_parquet(path, PAIRS.names) if path.is_file() else None
 
 
-def _sizes(part: Part) -> dict[str, Any]:
-    return {
-        "notes": part.notes.num_rows,
-        "clicks": part.clicks.num_rows,
-        "notes_fingerprint": fingerprint(part.notes),
-        "clicks_fingerprint": fingerprint(part.clicks),
-    }
+def describe_part(part: Part) -> dict[str, Any]:
+    """How a record names notes and clicks among its data."""
+    return {"notes": describe(part.notes), "clicks": describe(part.clicks)}
+
+
+def describe_split(split: Split) -> dict[str, Any]:
+    """How a record names the three parts of a split among its data."""
+    return {name: describe_part(getattr(split, name)) for name in PARTS}

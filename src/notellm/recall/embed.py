@@ -3,12 +3,16 @@
 Notes are embedded in order of length (little padding) in shards of ``SHARD`` notes. Every finished
 shard is a Parquet file of its own in ``OUTPUT.parts/``, named by the fingerprint of model and notes, so a
 new call skips what is there. At the end the shards are streamed into one file, in the table's order,
-``note_id`` (string) and ``vector`` (fixed-size list of float32), and the shards are removed.
+``note_id`` (string) and ``vector`` (fixed-size list of float32), with its record, and the shards are
+removed.
 """
 
 import hashlib
 import shutil
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +20,13 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from notellm.errors import DataError
-from notellm.files import read_parquet, write_aside, write_parquet
+from notellm.files import read_parquet, write_parquet, write_parquet_pieces
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import notes_from_table
-from notellm.record import fingerprint
+from notellm.record import describe, fingerprint, make_record
 
 SHARD = 4_096
+_ROWS = 65_536  # of a row group of the file
 
 
 def embed_to_parquet(
@@ -47,7 +52,8 @@ def embed_to_parquet(
     if "note_id" not in notes.column_names:
         raise DataError(f"the notes table has no column note_id; found {', '.join(notes.column_names)}")
     target = Path(path)
-    key = hashlib.sha256(f"{weights_fingerprint(model)} {fingerprint(notes)}".encode()).hexdigest()[:16]
+    data = {"model": {"fingerprint": model.fingerprint()}, "notes": describe(notes)}
+    key = hashlib.sha256(repr(data).encode()).hexdigest()[:16]
     parts = target.parent / f".{target.name}.{key}.parts"
     parts.mkdir(parents=True, exist_ok=True)
     # Length in characters is near enough to length in tokens, and needs no tokenizing of everything.
@@ -61,7 +67,15 @@ def embed_to_parquet(
                 vectors = model.encode(notes.take(rows))
                 write_parquet(vector_table(notes.column("note_id").take(rows), vectors), shard)
             bar.update(len(rows))
-    _merge(parts, target, notes, shards)
+    table = vector_table(notes.column("note_id"), _merge(parts, shards, model.settings.dim))
+    record = make_record(
+        kind="vectors",
+        config=_settings(model),
+        data=data,
+        metrics={"notes": table.num_rows},
+        fingerprint=fingerprint(table),
+    )
+    write_parquet_pieces(_pieces(table), target, record=record)
     shutil.rmtree(parts)
     return pq.read_schema(target)
 
@@ -70,26 +84,22 @@ def _texts(notes: pa.Table) -> list[str]:
     return [note.title + note.content for note in notes_from_table(notes)]
 
 
-def _merge(parts: Path, target: Path, notes: pa.Table, shards: list[np.ndarray]) -> None:
-    """Put the shards into the table's order; all vectors are held once, as float32."""
-    vectors: np.ndarray | None = None
+def _settings(model: NoteLLM) -> dict[str, Any]:
+    """The settings that shape a vector: all but the names that generation is held to."""
+    return {name: value for name, value in asdict(model.settings).items() if name != "categories"}
+
+
+def _merge(parts: Path, shards: list[np.ndarray], dim: int) -> np.ndarray:
+    """The vectors of all shards in the table's order, held once, as float32."""
+    vectors = np.empty((sum(map(len, shards)), dim), dtype=np.float32)
     for number, rows in enumerate(shards):
-        _, piece = read_vectors(parts / f"{number:06d}.parquet")
-        if vectors is None:
-            vectors = np.empty((notes.num_rows, piece.shape[1]), dtype=np.float32)
-        vectors[rows] = piece
-    if vectors is None:
-        raise DataError("there are no vectors to merge")
-    with write_aside(target) as aside:
-        ids = notes.column("note_id")
-        writer = None
-        for start in range(0, notes.num_rows, 65_536):
-            stop = start + 65_536
-            table = vector_table(ids.slice(start, 65_536), vectors[start:stop])
-            writer = writer or pq.ParquetWriter(aside, table.schema, compression="zstd")
-            writer.write_table(table)
-        if writer is not None:
-            writer.close()
+        _, vectors[rows] = read_vectors(parts / f"{number:06d}.parquet")
+    return vectors
+
+
+def _pieces(table: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, table.num_rows, _ROWS):
+        yield table.slice(start, _ROWS)
 
 
 def vector_table(ids: pa.Array | pa.ChunkedArray, vectors: np.ndarray) -> pa.Table:
@@ -117,12 +127,3 @@ def read_vectors(path: str | Path) -> tuple[list[str], np.ndarray]:
     flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
     ids: list[str] = table.column("note_id").to_pylist()
     return ids, flat.astype(np.float32, copy=False).reshape(-1, kind.list_size)
-
-
-def weights_fingerprint(model: NoteLLM) -> str:
-    """SHA-256 of a model's weights and prompt, 16 hexadecimal digits: which vectors are whose."""
-    digest = hashlib.sha256(repr((model.settings, model.prompt.template)).encode())
-    for name, weight in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(weight.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from notellm.errors import ConfigError, DataError
-from notellm.files import write_aside
+from notellm.files import write_parquet_pieces
+from notellm.recall.embed import vector_table
+from notellm.record import describe, make_record
 
 _BLOCK_BYTES = 64 * 2**20
 
@@ -128,15 +129,23 @@ def write_item_to_item(
     """
     if not ids:
         raise DataError("there are no embedded notes to relate; embed the notes first")
-    with write_aside(path) as aside, tqdm(total=len(ids), unit="note", disable=not progress) as bar:
-        writer = None
-        for table in item_to_item(ids, vectors, k=k):
-            writer = writer or pq.ParquetWriter(aside, table.schema, compression="zstd")
-            writer.write_table(table)
-            bar.update(table.num_rows)
-        if writer is not None:
-            writer.close()
+    record = make_record(
+        kind="related",
+        config={"k": k},
+        data={"vectors": describe(vector_table(pa.array(ids, pa.string()), vectors))},
+        metrics={"notes": len(ids)},
+    )
+    with tqdm(total=len(ids), unit="note", disable=not progress) as bar:
+        pieces = _counted(item_to_item(ids, vectors, k=k), bar)
+        write_parquet_pieces(pieces, path, record=record)
     return len(ids)
+
+
+def _counted(pieces: Iterator[pa.Table], bar: tqdm) -> Iterator[pa.Table]:
+    """The pieces as they are; the bar counts their rows once they are written."""
+    for piece in pieces:
+        yield piece
+        bar.update(piece.num_rows)
 
 
 def _named(ids: Sequence[str], found: np.ndarray, cosines: np.ndarray) -> list[list[tuple[str, float]]]:
