@@ -1,0 +1,5 @@
+"""``python -m notellm.cli``."""
+
+from notellm.cli import main
+
+main()

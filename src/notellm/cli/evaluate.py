@@ -1,0 +1,72 @@
+"""Commands that show what comes out: evaluate, demo, record."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from notellm.cli.common import Quiet, Seed, examples, group, hide_loading_bars, load_model
+
+commands = group()
+
+
+@commands.command(epilog=examples("notellm evaluate model split -o report"))
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model directory.")],
+    folder: Annotated[Path, typer.Argument(help="The split folder it was trained on, with pairs.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder for the report.")] = None,
+    min_users: Annotated[int, typer.Option(help="Related pairs of fewer users are no truth.")] = 2,
+    untrained: Annotated[
+        bool, typer.Option("--untrained/--no-untrained", help="Measure the model before training, too.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a model on the test part beside popularity, TF-IDF, co-occurrence and itself untrained."""
+    from notellm.pipeline.evaluate import evaluate_model
+    from notellm.pipeline.fit import FitOptions, build_model
+    from notellm.pipeline.folders import load_pairs, load_split
+    from notellm.record import read_record
+
+    parts = load_split(folder)
+    trained = load_model(model)
+    before = None
+    if untrained:
+        before = build_model(FitOptions(**read_record(model)["config"]), parts.train.notes)
+    result = evaluate_model(
+        trained,
+        parts,
+        load_pairs(folder / "test"),
+        untrained=before,
+        min_users=min_users,
+        progress=not quiet,
+    )
+    print(result.text())
+    if output is not None:
+        result.save(output)
+        print(f"report -> {output}")
+
+
+@commands.command(epilog=examples("notellm demo", "notellm demo --notes 600 --max-steps 50 -o quick-demo"))
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to work.")] = Path("notellm-demo"),
+    notes: Annotated[int, typer.Option(help="Notes of the sample world.", min=200)] = 2_000,
+    max_steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 70,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Do everything once on the built-in sample world: mine, train, evaluate, show. No download."""
+    from notellm.pipeline.demo import run_demo
+
+    hide_loading_bars()
+    run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=print)
+
+
+@commands.command(epilog=examples("notellm record model", "notellm record vectors.parquet"))
+def record(
+    path: Annotated[Path, typer.Argument(help="A folder or Parquet file that notellm wrote.")],
+) -> None:
+    """Show how something was made: options, versions, seed, fingerprints of its data, figures."""
+    from notellm.files import json_text
+    from notellm.record import read_record
+
+    print(json_text(read_record(path)), end="")

@@ -1,0 +1,175 @@
+"""Commands that prepare the data: prepare, split, pairs."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from notellm.cli.common import Output, Quiet, Seed, examples, group
+from notellm.errors import ConfigError, DataError
+
+commands = group()
+
+
+class Dataset(StrEnum):
+    """Public datasets that can be read as they are distributed."""
+
+    microlens = "microlens"
+    movielens = "movielens"
+    mind = "mind"
+    kuairec = "kuairec"
+    sample = "sample"
+
+
+class By(StrEnum):
+    """What separates train from test."""
+
+    note = "note"
+    time = "time"
+
+
+_SHARES = {By.note: {"test": 0.3, "valid": 0.05}, By.time: {"test": 0.2, "valid": 0.1}}
+
+
+@commands.command(
+    epilog=examples(
+        "notellm prepare --notes notes.csv --clicks clicks.parquet -o data",
+        "notellm prepare --notes items.jsonl --column note_id=item_id --column content=text -o data",
+        "notellm prepare --dataset microlens --source MicroLens-50k -o data",
+        "notellm prepare --dataset sample --sample-notes 3000 -o data",
+    )
+)
+def prepare(
+    output: Output,
+    notes: Annotated[Path | None, typer.Option(help="Notes: Parquet, CSV, TSV or JSON lines.")] = None,
+    clicks: Annotated[Path | None, typer.Option(help="Clicks: the same formats; may be left out.")] = None,
+    dataset: Annotated[Dataset | None, typer.Option(help="A public dataset instead of own files.")] = None,
+    source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="OURS=THEIRS, where a column is called otherwise; repeatable.")
+    ] = None,
+    hashtags: Annotated[
+        bool, typer.Option("--hashtags", help="Move #hashtags of the text to topics.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at any problem instead of repairing.")
+    ] = False,
+    sample_notes: Annotated[int, typer.Option(help="Notes of --dataset sample.", min=1)] = 3_000,
+    sample_users: Annotated[int, typer.Option(help="Users of --dataset sample.", min=1)] = 2_000,
+    sample_clicks: Annotated[int, typer.Option(help="Clicks of --dataset sample.", min=0)] = 60_000,
+    seed: Seed = 0,
+) -> None:
+    """Read notes and clicks, check and clean them, and report every problem in one table."""
+    from notellm import data
+    from notellm.pipeline.folders import save_dataset
+
+    report = data.Report()
+    names: dict[str, str] = {}
+    if (dataset is None) == (notes is None):
+        raise ConfigError("give either --notes (and --clicks), or --dataset")
+    if dataset is Dataset.sample:
+        world = data.sample_world(sample_notes, sample_users, sample_clicks, seed=seed)
+        raw_notes, raw_clicks = world.notes, world.clicks
+    elif dataset is not None:
+        if source is None:
+            raise ConfigError(f"--dataset {dataset} needs --source, the folder where its files lie")
+        readers = {
+            Dataset.microlens: data.read_microlens,
+            Dataset.movielens: data.read_movielens,
+            Dataset.mind: data.read_mind,
+            Dataset.kuairec: data.read_kuairec,
+        }
+        raw_notes, raw_clicks = readers[dataset](source)
+    else:
+        names = _columns(column or [])
+        note_columns = {ours: theirs for ours, theirs in names.items() if ours in data.NOTES.names}
+        click_columns = {ours: theirs for ours, theirs in names.items() if ours in data.CLICKS.names}
+        read = data.read_notes(str(notes), columns=note_columns, hashtags=hashtags)
+        raw_notes, report = read.table, read.report
+        raw_clicks = data.CLICKS.empty_table()
+        if clicks is not None:
+            read = data.read_clicks(clicks, columns=click_columns)
+            raw_clicks, report = read.table, report + read.report
+    if strict and len(report):
+        raise DataError(f"strict: the files have {len(report)} kinds of problems\n{report}")
+    good_notes, good_clicks, found = data.validate(raw_notes, raw_clicks, strict=strict)
+    sample = dataset is Dataset.sample
+    config = {
+        "dataset": dataset and dataset.value,
+        "source": source and str(source),
+        "notes": notes and str(notes),
+        "clicks": clicks and str(clicks),
+        "columns": names,
+        "hashtags": hashtags,
+        "strict": strict,
+        "sample": {"notes": sample_notes, "users": sample_users, "clicks": sample_clicks} if sample else None,
+    }
+    save_dataset(
+        output, good_notes, good_clicks, report + found, config=config, seed=seed if sample else None
+    )
+    print(report + found)
+    print(f"{good_notes.num_rows:,} notes, {good_clicks.num_rows:,} clicks -> {output}")
+
+
+@commands.command(
+    epilog=examples("notellm split data -o split", "notellm split data --by time --test 0.2 -o split")
+)
+def split(
+    data: Annotated[Path, typer.Argument(help="A dataset folder from: notellm prepare.")],
+    output: Output,
+    by: Annotated[By, typer.Option(help="Unseen notes, or later clicks.")] = By.note,
+    test: Annotated[float | None, typer.Option(help="Share of test: 0.3 by note, 0.2 by time.")] = None,
+    valid: Annotated[
+        float | None, typer.Option(help="Share of validation: 0.05 by note, 0.1 by time.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Split a dataset into train, valid and test without leaks: by note or by time."""
+    from notellm.evaluate import split_by_note, split_by_time
+    from notellm.pipeline.folders import PARTS, load_dataset, save_split
+
+    part = load_dataset(data)
+    given = {name: value for name, value in (("test", test), ("valid", valid)) if value is not None}
+    shares = {**_SHARES[by], **given}
+    if by is By.note:
+        made = split_by_note(part.notes, part.clicks, seed=seed, **shares)
+    else:
+        made = split_by_time(part.notes, part.clicks, **shares)
+    config = {"by": by.value, **shares}
+    save_split(output, made, part, config=config, seed=seed if by is By.note else None)
+    for name in PARTS:
+        piece = getattr(made, name)
+        print(f"{name:5}  {piece.notes.num_rows:>9,} notes  {piece.clicks.num_rows:>11,} clicks")
+    print(f"-> {output}")
+
+
+@commands.command(
+    epilog=examples("notellm pairs split", "notellm pairs data --window-days 7 --top 10 --min-users 2")
+)
+def pairs(
+    folder: Annotated[Path, typer.Argument(help="A dataset or split folder; pairs.parquet goes into it.")],
+    upper: Annotated[float, typer.Option(help="Drop pairs that score more (u).")] = 30.0,
+    lower: Annotated[float, typer.Option(help="Drop pairs that score less (l).")] = 0.01,
+    top: Annotated[int, typer.Option(help="Keep so many targets a note (t).")] = 10,
+    window_days: Annotated[float | None, typer.Option(help="Only the last days of the log.")] = None,
+    min_users: Annotated[int, typer.Option(help="Drop pairs that fewer users made.")] = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Mine related pairs: who views one note and afterwards clicks another."""
+    from notellm.pairs import PairOptions
+    from notellm.pipeline.folders import mine_folder
+
+    options = PairOptions(upper, lower, top, window_days, min_users)
+    for name, count in mine_folder(folder, options, progress=not quiet).items():
+        print(f"{name or folder}: {count:,} related pairs")
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    names = {}
+    for entry in given:
+        ours, equals, theirs = entry.partition("=")
+        if not (ours and equals and theirs):
+            raise ConfigError(f"--column {entry!r}: give OURS=THEIRS, for example note_id=item_id")
+        names[ours] = theirs
+    return names
