@@ -13,6 +13,7 @@ import pytest
 from notellm import cli
 from notellm.data import sample_world
 from notellm.files import write_parquet
+from notellm.record import read_record
 
 
 def run(*arguments):
@@ -57,6 +58,37 @@ def test_every_artifact_carries_its_record(home):
     assert record["metrics"]["validation"].keys() == {"recall@10", "recall@100", "mrr", "mean"}
     assert "library_name: sentence-transformers" in (home / "model" / "README.md").read_text()
     assert not list((home / "model.run").glob("checkpoint-*"))
+
+
+def test_records_are_a_chain_from_the_data_to_the_vectors(home, capsys):
+    """Every artifact names its inputs by what the record of the stage before says of itself."""
+    names = (
+        "data",
+        "split",
+        "split/train/pairs.parquet",
+        "split/valid/pairs.parquet",
+        "model",
+        "vectors.parquet",
+    )
+    data, split, pairs, valid_pairs, model, vectors = (read_record(home / name) for name in names)
+    assert run("related", home / "vectors.parquet", "--all", "-o", home / "chain.parquet", "-q") == 0
+    related = read_record(home / "chain.parquet")
+    assert split["data"]["source"] == data["data"]
+    assert (split["config"], split["seed"]) == ({"by": "note", "test": 0.3, "valid": 0.1}, 0)
+    assert pairs["data"]["clicks"] == split["data"]["train"]["clicks"]
+    assert model["data"]["notes"] == split["data"]["train"]["notes"]
+    assert model["data"]["pairs"]["fingerprint"] == pairs["fingerprint"]
+    assert model["data"]["validation"]["pairs"]["fingerprint"] == valid_pairs["fingerprint"]
+    assert vectors["data"]["model"]["fingerprint"] == model["fingerprint"]
+    assert vectors["data"]["notes"] == data["data"]["notes"]
+    assert related["data"]["vectors"]["fingerprint"] == vectors["fingerprint"]
+    capsys.readouterr()
+    assert run("record", home / "vectors.parquet") == 0
+    assert json.loads(capsys.readouterr().out) == vectors
+    assert run("record", home / "notes.parquet") == 2
+    assert "carries no record" in capsys.readouterr().err
+    assert run("record", "--help") == 0
+    assert "notellm record model" in capsys.readouterr().out
 
 
 def test_related_by_id_by_text_and_for_all(home, capsys):

@@ -3,10 +3,18 @@
 import os
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from notellm.errors import DataError, StorageError
-from notellm.files import read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.files import (
+    read_json,
+    read_parquet,
+    write_aside,
+    write_json,
+    write_parquet,
+    write_parquet_pieces,
+)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
@@ -61,3 +69,27 @@ def test_readers_name_what_is_wrong(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
         read_json(tmp_path / "bad.json")
+
+
+def test_pieces_make_one_file(tmp_path):
+    table = pa.table({"a": list(range(10)), "b": [[str(i)] * i for i in range(10)]})
+    record = {"kind": "x"}
+    pieces = (table.slice(start, 4) for start in range(0, 10, 4))
+    write_parquet_pieces(pieces, tmp_path / "pieces.parquet", record=record)
+    write_parquet(table, tmp_path / "whole.parquet", record=record)
+    assert read_parquet(tmp_path / "pieces.parquet") == read_parquet(tmp_path / "whole.parquet") == table
+    schemas = [pq.read_schema(tmp_path / f"{name}.parquet") for name in ("pieces", "whole")]
+    assert schemas[0].equals(schemas[1], check_metadata=True)
+    assert schemas[0].metadata
+
+
+def test_a_piece_that_fails_leaves_what_was_there(tmp_path):
+    def pieces():
+        yield pa.table({"a": [2]})
+        raise ZeroDivisionError
+
+    write_parquet(pa.table({"a": [1]}), tmp_path / "t.parquet")
+    with pytest.raises(ZeroDivisionError):
+        write_parquet_pieces(pieces(), tmp_path / "t.parquet")
+    assert read_parquet(tmp_path / "t.parquet").to_pydict() == {"a": [1]}
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]

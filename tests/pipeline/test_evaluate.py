@@ -8,7 +8,9 @@ from notellm.errors import DataError
 from notellm.evaluate import Part, Split, split_by_note, split_by_time
 from notellm.pairs import mine_pairs
 from notellm.pipeline.evaluate import evaluate_model
+from notellm.pipeline.folders import PARTS, describe_split
 from notellm.recall.model import NoteLLM
+from notellm.record import describe, read_record
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +23,15 @@ def categories(world):
     return sorted(set(world.notes.column("category").to_pylist()))
 
 
-def test_by_note_popularity_is_said_to_be_of_the_test_clicks(world, categories):
+@pytest.fixture(scope="module")
+def cold(world, categories):
+    """A split by note, and a model of its train part."""
     split = split_by_note(world.notes, world.clicks)
-    model = NoteLLM.from_corpus(split.train.notes, categories=categories)
+    return split, NoteLLM.from_corpus(split.train.notes, categories=categories)
+
+
+def test_by_note_popularity_is_said_to_be_of_the_test_clicks(cold):
+    split, model = cold
     pairs = mine_pairs(split.test.clicks, progress=False)
     result = evaluate_model(model, split, pairs, untrained=model, tagged_notes=20, progress=False)
     names = [item.name for item in result.related]
@@ -32,8 +40,29 @@ def test_by_note_popularity_is_said_to_be_of_the_test_clicks(world, categories):
     assert len({item.query_ids for item in result.related}) == 1
     assert result.categories["NoteLLM, constrained"].ill_formed == 0
     assert result.categories["NoteLLM, constrained"].notes == 20
+    assert result.record["data"]["pairs"] == describe(pairs)
+    assert result.record["data"]["model"] == {"fingerprint": model.fingerprint()}
+    assert {name: result.record["data"][name] for name in PARTS} == describe_split(split)
+    assert result.record["config"] == {"ks": [10, 100, 1000], "min_users": 2, "tagged_notes": 20}
+    assert result.record["metrics"]["related"]["MRR"] == result.related[-1].figures["MRR"].mean
     table = result.text()
     assert all(name in table for name in [*names, "ROUGE-L", "ill-formed"])
+
+
+def test_a_report_is_saved_with_its_record(cold, tmp_path):
+    split, model = cold
+    result = evaluate_model(model, split, None, tagged_notes=5, seed=3, progress=False)
+    result.save(tmp_path / "report")
+    record = read_record(tmp_path / "report")
+    assert record == result.record
+    assert (record["kind"], record["seed"], record["data"]["pairs"]) == ("report", 3, None)
+    assert record["metrics"].keys() == {"category", "topics"}
+    assert record["metrics"]["category"]["notes"] == 5
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "record.json",
+        "report.md",
+        "results.json",
+    }
 
 
 def test_by_time_only_notes_unknown_to_training_are_tagged(world, categories):
@@ -48,10 +77,9 @@ def test_by_time_only_notes_unknown_to_training_are_tagged(world, categories):
     assert 0 < result.categories["NoteLLM, free"].notes == len(fresh) < split.test.notes.num_rows
 
 
-def test_nothing_to_measure_is_said(world, categories):
-    split = split_by_note(world.notes, world.clicks)
+def test_nothing_to_measure_is_said(cold):
+    split, model = cold
     bare = split.test.notes.filter(pc.equal(split.test.notes.column("note_id"), "none"))
-    model = NoteLLM.from_corpus(split.train.notes, categories=categories)
     empty = Split(split.train, split.valid, Part(bare, split.test.clicks))
     with pytest.raises(DataError, match="nothing can be measured"):
         evaluate_model(model, empty, None, progress=False)

@@ -17,6 +17,7 @@ from notellm.files import read_json
 from notellm.pairs import mine_pairs
 from notellm.pipeline.fit import FitOptions, build_model, fit
 from notellm.recall.model import NoteLLM
+from notellm.record import describe
 
 JOB = """
 import sys
@@ -83,6 +84,10 @@ def test_the_record_is_resolved_and_checkpoints_go(tmp_path):
     assert record["config"]["template"] == "compact"
     assert record["seed"] == 9
     assert record["metrics"]["steps"] == 2
+    assert record["data"] == {"notes": describe(part.notes), "pairs": describe(pairs), "validation": None}
+    assert record["fingerprint"] == NoteLLM.from_pretrained(tmp_path / "model").fingerprint()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert f"{part.notes.num_rows:,} notes and {pairs.num_rows:,} related pairs" in card
     assert not list((tmp_path / "model.run").glob("checkpoint-*"))
     with pytest.raises(ConfigError, match="max_steps is 0"):
         fit(part.notes, pairs, tmp_path / "none", options=FitOptions(max_steps=0), progress=False)

@@ -9,8 +9,10 @@ import pytest
 
 import notellm.recall.embed as embed_module
 from notellm.errors import DataError, StorageError
+from notellm.files import read_parquet
 from notellm.recall.embed import embed_to_parquet, read_vectors, vector_table
 from notellm.recall.model import NoteLLM
+from notellm.record import describe, fingerprint, read_record
 from tests.conftest import SMALL
 
 
@@ -82,6 +84,21 @@ def test_shards_of_another_model_or_other_notes_are_not_used(
             embed_to_parquet(model, table, target, progress=False)
         assert counting.notes == len(table)
         np.testing.assert_allclose(read_vectors(target)[1], model.encode(table), atol=1e-5)
+
+
+def test_the_file_says_whose_vectors_it_holds(tiny: NoteLLM, notes: pa.Table, tmp_path: Path):
+    other = NoteLLM.from_corpus(notes, tiny=SMALL, dim=16, seed=9)
+    made = [(tiny, notes), (other, notes), (tiny, notes.slice(1))]
+    for number, (model, table) in enumerate(made):
+        embed_to_parquet(model, table, tmp_path / f"{number}.parquet", progress=False)
+        record = read_record(tmp_path / f"{number}.parquet")
+        assert record["kind"] == "vectors"
+        assert record["data"] == {"model": {"fingerprint": model.fingerprint()}, "notes": describe(table)}
+        assert record["fingerprint"] == fingerprint(read_parquet(tmp_path / f"{number}.parquet"))
+        assert record["metrics"] == {"notes": len(table)}
+        assert (record["config"]["dim"], record["config"]["template"]) == (16, "compact")
+    records = [read_record(tmp_path / f"{number}.parquet") for number in range(len(made))]
+    assert len({record["fingerprint"] for record in records}) == len(made)
 
 
 def test_titles_alone_are_enough(tiny: NoteLLM, notes: pa.Table, tmp_path: Path):

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 import notellm.recall.related as related_module
 from notellm.errors import ConfigError, DataError
+from notellm.recall.embed import vector_table
 from notellm.recall.related import (
     item_to_item,
     related_by_id,
@@ -17,6 +19,7 @@ from notellm.recall.related import (
     search,
     write_item_to_item,
 )
+from notellm.record import describe, read_record
 
 
 def by_sorting(vectors: np.ndarray, query: np.ndarray, k: int, barred: int = -1) -> list[int]:
@@ -88,6 +91,17 @@ def test_the_table_of_all_notes(tmp_path: Path):
         wanted = by_sorting(vectors, vectors[i], 4, i)
         assert related == [ids[j] for j in wanted]
         assert scores == [float(vectors[j] @ vectors[i]) for j in wanted]
+
+
+def test_the_table_says_which_vectors_it_is_made_of(tmp_path: Path):
+    ids = [f"n{i}" for i in range(25)]
+    for seed in (4, 5):
+        vectors = whole_numbers(25, 3, seed)
+        write_item_to_item(ids, vectors, tmp_path / f"{seed}.parquet", k=4, progress=False)
+        record = read_record(tmp_path / f"{seed}.parquet")
+        assert (record["kind"], record["config"], record["metrics"]) == ("related", {"k": 4}, {"notes": 25})
+        assert record["data"] == {"vectors": describe(vector_table(pa.array(ids), vectors))}
+    assert record["data"] != read_record(tmp_path / "4.parquet")["data"]
 
 
 def test_more_related_notes_than_there_are():
