@@ -5,12 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import notellm.record as record_module
 from notellm.data import sample_world
 from notellm.errors import DataError, StorageError
 from notellm.files import RECORD_KEY, read_parquet, write_json, write_parquet
 from notellm.record import RECORD, describe, fingerprint, make_record, read_record, write_record
 
-BASE = {"a": ["x", None, "yy"], "t": [["p", "q"], [], ["r"]], "n": [1.0, 2.0, None]}
+BASE = {"a": ["x", None, "yy"], "t": [["p", "q"], [], ["r"]], "n": [1.0, 2.0, None], "b": [True, False, None]}
 
 
 def test_chunks_and_a_trip_to_disk_do_not_count(tmp_path):
@@ -34,6 +35,13 @@ def test_vectors_have_a_fingerprint(tmp_path):
     assert fingerprint(table(numbers)) != fingerprint(table(numbers[::-1]))
 
 
+def test_blocks_do_not_count(monkeypatch):
+    clicks = sample_world(notes=200, users=50, clicks=500, seed=3).clicks
+    whole = fingerprint(clicks)
+    monkeypatch.setattr(record_module, "_BLOCK", 7)
+    assert fingerprint(clicks) == whole
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -43,6 +51,8 @@ def test_vectors_have_a_fingerprint(tmp_path):
         {"t": [["pq"], [], ["r"]]},
         {"n": [1.0, 2.0, 0.0]},
         {"n": [2.0, 1.0, None]},
+        {"b": [True, False, False]},
+        {"b": [False, True, None]},
     ],
 )
 def test_any_change_of_a_value_counts(change):

@@ -12,7 +12,7 @@ inputs make the same bytes.
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from notellm.errors import DataError, StorageError
 from notellm.files import RECORD_KEY, read_json, write_json
 
 RECORD = "record.json"
+_BLOCK = 1 << 20
 _PACKAGES = (
     "numpy",
     "scipy",
@@ -79,7 +80,8 @@ def _kind(type_: pa.DataType) -> str:
 
 def _hash_column(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:
     """Add a column's nulls, lengths and values, none of which depend on chunks or offsets."""
-    digest.update(column.is_null().to_numpy().tobytes())
+    for block in _blocks(column):
+        digest.update(block.is_null().to_numpy().tobytes())
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         digest.update(pc.list_value_length(column).fill_null(0).to_numpy().tobytes())
         _hash_column(digest, pc.list_flatten(column))
@@ -94,9 +96,22 @@ def _hash_column(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:
     elif pa.types.is_fixed_size_list(column.type):
         _hash_column(digest, pc.list_flatten(column))
     elif pa.types.is_timestamp(column.type):
-        digest.update(column.cast(pa.int64()).fill_null(0).to_numpy().tobytes())
+        _hash_numbers(digest, column.cast(pa.int64()))
+    elif pa.types.is_boolean(column.type):
+        _hash_numbers(digest, column.cast(pa.uint8()))
     else:
-        digest.update(column.fill_null(0).to_numpy().tobytes())
+        _hash_numbers(digest, column)
+
+
+def _hash_numbers(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:
+    for block in _blocks(column):
+        digest.update(block.fill_null(0).to_numpy().tobytes())
+
+
+def _blocks(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
+    """A column in pieces: the numbers of a table of vectors are many, and are copied to be hashed."""
+    for start in range(0, len(column), _BLOCK):
+        yield column.slice(start, _BLOCK)
 
 
 def describe(table: pa.Table) -> dict[str, Any]:
