@@ -1,0 +1,123 @@
+"""The MovieLens-1M split of CoLLM (arXiv 2310.19488) and BinLLM (arXiv 2406.03210).
+
+From one folder:
+
+- ``train.parquet``, ``valid.parquet``, ``test.parquet`` and, if it is there, ``valid_small.parquet``
+  (the half of valid, in another order, that the public code chooses models by): ``uid``, ``iid``,
+  ``label``, ``timestamp`` (seconds), ``his`` (item ids liked before, oldest first) and ``not_cold``.
+- ``items.parquet``: ``iid`` and ``title``.
+- ``movies_text.csv`` (movie_id, title, genres, rating, summary), joined by title: there, letters
+  beyond ASCII are lost, so any such letter matches any other. The summaries were written by a
+  language model from the title; the rating likewise, and it is not read.
+
+A movie is a note: the title as the papers' prompts have it ("Sting, The (1973)"), the summary as
+content, the genres as topics, the first genre as category. The label says a rating above 3. The
+parts share no moment. Histories are as published: within a second they hold what the file puts
+first, and they are not cut. Item 0 in a history is padding and is left out.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from notellm.data.convert import raw_table
+from notellm.data.read import find_file, read_delimited
+from notellm.data.schema import IMPRESSIONS, NOTES
+from notellm.errors import DataError
+from notellm.files import read_parquet
+
+_COLUMNS = ["uid", "iid", "label", "timestamp", "his", "not_cold"]
+_PADDING = 0
+
+
+@dataclass(frozen=True)
+class CollmData:
+    """The split.
+
+    Args:
+        notes: the movies, in the schema NOTES.
+        train: impressions, in the schema IMPRESSIONS, as valid and test are.
+        valid: impressions that choose a model.
+        test: impressions that judge it.
+        warm: bool (test rows,): user and movie of the row are both in train.
+    """
+
+    notes: pa.Table
+    train: pa.Table
+    valid: pa.Table
+    test: pa.Table
+    warm: npt.NDArray[np.bool_]
+
+
+def read_collm(folder: str | Path, *, full_valid: bool = False) -> CollmData:
+    """Read the split.
+
+    Args:
+        folder: where the files lie.
+        full_valid: all of valid, although there is a ``valid_small.parquet``.
+
+    Raises:
+        StorageError: there is no such folder, or a file cannot be read.
+        DataError: a file is missing or is not what it should be.
+    """
+    names = ("valid.parquet",) if full_valid else ("valid_small.parquet", "valid.parquet")
+    train, valid, test = (
+        _rows(find_file(folder, *part)) for part in (("train.parquet",), names, ("test.parquet",))
+    )
+    return CollmData(
+        notes=_notes(folder),
+        train=_impressions(train),
+        valid=_impressions(valid),
+        test=_impressions(test),
+        warm=test["not_cold"].to_numpy() == 1,
+    )
+
+
+def _rows(path: Path) -> pl.DataFrame:
+    """The rows of a part, as they stand in its file."""
+    rows = pl.DataFrame(read_parquet(path, _COLUMNS))
+    for name in ("label", "not_cold"):
+        wrong = rows.filter(~pl.col(name).is_in([0, 1]).fill_null(value=False))
+        if wrong.height:
+            raise DataError(f"{path}: a {name} is {wrong[name][0]}; it must be 0 or 1")
+    empty = [name for name in _COLUMNS if rows[name].null_count()]
+    if empty:
+        raise DataError(f"{path}: {empty[0]} is null in some rows; it must have a value in all")
+    return rows
+
+
+def _impressions(rows: pl.DataFrame) -> pa.Table:
+    liked = pl.col("his").list.eval(pl.element().filter(pl.element() != _PADDING).cast(pl.String))
+    columns = rows.select(
+        user_id=pl.col("uid").cast(pl.String),
+        note_id=pl.col("iid").cast(pl.String),
+        label=pl.col("label") == 1,
+        timestamp=pl.from_epoch("timestamp", time_unit="s")
+        .dt.cast_time_unit("us")
+        .dt.replace_time_zone("UTC"),
+        history=liked,
+    )
+    return raw_table(columns.to_dict(), IMPRESSIONS)
+
+
+def _notes(folder: str | Path) -> pa.Table:
+    items = pl.DataFrame(read_parquet(find_file(folder, "items.parquet"), ["iid", "title"]))
+    texts = pl.DataFrame(read_delimited(find_file(folder, "movies_text.csv"), ("title", "genres", "summary")))
+    # There a letter beyond ASCII is U+FFFD, whose UTF-8 was then read as Latin-1.
+    lost = pl.col("title").str.replace_all("\u00ef\u00bf\u00bd", "?", literal=True)
+    texts = texts.with_columns(key=lost.str.replace_all(r"[^\x00-\x7F]", "?")).unique("key", keep="first")
+    keyed = items.with_columns(key=pl.col("title").str.replace_all(r"[^\x00-\x7F]", "?"))
+    movies = keyed.join(texts.drop("title"), on="key", how="left", maintain_order="left")
+    genres = pl.col("genres").str.split("|")
+    notes = movies.select(
+        note_id=pl.col("iid").cast(pl.String),
+        title="title",
+        content=pl.col("summary").fill_null(""),
+        topics=genres.fill_null(pl.Series([[]], dtype=pl.List(pl.String))),
+        category=genres.list.first().fill_null(""),
+    )
+    return raw_table(notes.to_dict(), NOTES)

@@ -1,0 +1,341 @@
+"""Impressions, the rows that rank learns from: made of a click log, split by time, and checked.
+
+A row of `IMPRESSIONS` is a user before a note. A user and a note they clicked make one positive row,
+at the first click. What the user did not enjoy comes from one of two places:
+
+- A log with "view" rows knows it: a note that the user viewed and never clicked is a negative, at
+  the first view.
+- A log of clicks only does not, so negatives are drawn: for every positive, at its time, notes that
+  the user never clicks, **in proportion to popularity** (how many users had clicked the note before
+  that time). Clicks fall on popular notes, so a uniform draw would make popularity the label: the
+  model that counts clicks would look good, and a trained one would learn to count. And since only
+  earlier clicks are drawn, no note is a negative before anyone has clicked it; otherwise "not there
+  yet" would be the label. What remains: a note's first clicks are positives only, and a note that
+  most users click is seldom free to be drawn.
+
+**The history** of a row: the notes the user first clicked strictly before the row's time, oldest
+first, the last ``max_history`` of them. A click at the same time is not history, since a log whose
+times are coarse does not say which came first; among earlier clicks with equal times the order is
+that of the log. "Strictly before" is also what "afterwards" means for related pairs.
+
+"Never clicked" looks at the whole log. That a row is there at all, as a negative, says that the user
+will not click the note later; nothing in its other columns comes from its own time or later.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from notellm.data.convert import is_order_only
+from notellm.data.problems import Report
+from notellm.data.schema import CLICKS, IMPRESSIONS, TIME
+from notellm.errors import ConfigError, DataError
+
+Ints = npt.NDArray[np.int64]
+
+#: Draws for one negative before it is given up: the user has clicked nearly all there was.
+_TRIES = 64
+#: Ids of a chunk's histories, at most: Arrow's offsets into their text are 32-bit.
+_CHUNK_IDS = 1 << 21
+_CHUNK_ROWS = 1 << 15
+
+
+def impressions_from_clicks(
+    clicks: pa.Table, *, negatives: int = 1, max_history: int = 50, seed: int = 0
+) -> pa.Table:
+    """Labelled impressions of a click log, by the rules above.
+
+    Args:
+        clicks: table with the schema CLICKS, rows in any order.
+        negatives: notes drawn for each positive where the log has clicks only, distinct for one
+            positive; fewer where the user has clicked all that was there. Not used where the log
+            has views.
+        max_history: ids in a history, at most.
+        seed: of the draw.
+
+    Returns:
+        Table with the schema IMPRESSIONS, ascending by time; rows of one time in the order of the
+        log, and a drawn negative after its positive.
+
+    Raises:
+        ConfigError: ``negatives`` or ``max_history`` is below 1.
+        DataError: the table has not the schema CLICKS, or its rows give only one label.
+    """
+    for name, value in (("negatives", negatives), ("max_history", max_history)):
+        if value < 1:
+            raise ConfigError(f"{name} is {value}: give 1 or more")
+    if clicks.schema.names != CLICKS.names or clicks.schema.types != CLICKS.types:
+        raise DataError(f"clicks has {_columns(clicks.schema)}; give CLICKS: {_columns(CLICKS)}")
+    user, user_ids = _codes(clicks["user_id"])
+    note, note_ids = _codes(clicks["note_id"])
+    log = pl.DataFrame(
+        {
+            "user": user,
+            "note": note,
+            "time": clicks["timestamp"].cast(pa.int64()).to_numpy(),
+            "row": np.arange(clicks.num_rows),
+            "click": pc.equal(clicks["event"], "click").to_numpy(),
+        }
+    ).sort("time", "row")
+    pair = ["user", "note"]
+    liked = log.filter("click").unique(pair, keep="first", maintain_order=True)
+    if liked.is_empty():
+        raise DataError(
+            f"none of {clicks.num_rows} rows of the log is a click: all labels would be negative; "
+            "give a log with clicks"
+        )
+    viewed = log.filter(~pl.col("click")).unique(pair, keep="first", maintain_order=True)
+    if viewed.height:
+        passed = viewed.join(liked, on=pair, how="anti", maintain_order="left")
+        if passed.is_empty():
+            raise DataError(
+                "every note viewed was clicked by the same user, so all labels would be positive: "
+                "take the views out of the log to have negatives drawn"
+            )
+    else:
+        passed = _draw(liked, negatives, whole=is_order_only(clicks), seed=seed)
+        if passed.is_empty():
+            raise DataError(
+                f"no negative can be drawn for {liked.height} positives, so all labels would be "
+                "positive: no user has left out a note that others had clicked before; give more clicks"
+            )
+    rows = pl.concat([liked.drop("click"), passed.select("user", "note", "time", "row")])
+    label = np.arange(rows.height) < liked.height
+    order = np.lexsort((~label, rows["row"].to_numpy(), rows["time"].to_numpy()))
+    return _table(rows[order], label[order], liked, user_ids, note_ids, max_history)
+
+
+def split_impressions_by_time(
+    impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Split into parts that share no moment: train is older than valid, and that than test.
+
+    The newest ``test`` share of the rows is test, the ``valid`` share before it valid. Rows with the
+    same time stay together, in the later part. Histories stay as they are: each ends before its row.
+
+    Args:
+        impressions: table with the schema IMPRESSIONS, rows in any order.
+        valid: share of the rows in valid; 0 for none.
+        test: share of the rows in test, above 0.
+
+    Returns:
+        Train, valid and test, rows in the order they came.
+
+    Raises:
+        ConfigError: shares that are not allowed.
+        DataError: the times say only the order of a user's clicks, or there are too few different
+            times for a part that was asked for.
+    """
+    if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
+        raise ConfigError(
+            f"valid is {valid} and test is {test}: give shares of the rows, test above 0, valid 0 or "
+            "more, together below 1"
+        )
+    if is_order_only(impressions):
+        raise DataError(
+            "these impressions keep only the order of each user's clicks (every time lies in 1970), "
+            "so there is no moment to split at: give a log with times"
+        )
+    time = impressions["timestamp"].cast(pa.int64()).to_numpy()
+    count = len(time)
+    # The newest round(share * count) rows, and the rows that share the oldest of their times.
+    ordered = np.concatenate((np.sort(time), [np.iinfo(np.int64).max]))
+    test_start = ordered[count - round(test * count)]
+    valid_start = min(test_start, ordered[count - round((test + valid) * count)])
+    part = (time >= valid_start).astype(np.int8) + (time >= test_start)
+    sizes = np.bincount(part, minlength=3)
+    if sizes[0] == 0 or sizes[2] == 0 or (valid > 0 and sizes[1] == 0):
+        raise DataError(
+            f"{count} impressions, at different times, split into {sizes[0]} train, {sizes[1]} valid "
+            f"and {sizes[2]} test: a part is empty; give more data or other shares"
+        )
+    train_part, valid_part, test_part = (impressions.filter(pa.array(part == i)) for i in range(3))
+    return train_part, valid_part, test_part
+
+
+def validate_impressions(impressions: pa.Table, notes: pa.Table) -> tuple[pa.Table, Report]:
+    """Check impressions against the notes that they speak of.
+
+    Rows on unknown notes are dropped; unknown notes, and missing ids, are taken out of histories.
+
+    Args:
+        impressions: the columns of IMPRESSIONS, of their types or of types that hold the same:
+            integer labels 0 and 1, dictionary-encoded or large strings, times of another unit (without
+            a zone: UTC). More columns are dropped.
+        notes: table with the column ``note_id``.
+
+    Returns:
+        The rows left, in their order, in the schema IMPRESSIONS; and what was dropped.
+
+    Raises:
+        DataError: a column is missing, of an impossible type or holds nulls; no row is left; or the
+            rows left have one label only.
+    """
+    report = Report()
+    table = _as_impressions(impressions)
+    known = pc.unique(notes["note_id"].cast(pa.string()))
+    there = pc.is_in(table["note_id"], value_set=known)
+    unknown = table.filter(pc.invert(there))
+    if unknown.num_rows:
+        example = ", ".join(f"{name} {unknown[name][0].as_py()}" for name in ("user_id", "note_id"))
+        where = "impressions: note_id"
+        report.add("impression of an unknown note", where, unknown.num_rows, example, "rows dropped")
+    table = _known_histories(table.filter(there), known, report)
+    if table.num_rows == 0:
+        raise DataError(
+            f"no impression is left of {impressions.num_rows}; do both tables use the same note ids?"
+            + (f"\n{report}" if len(report) else "")
+        )
+    labels = pc.unique(table["label"]).to_pylist()
+    if len(labels) == 1:
+        raise DataError(
+            f"the label of all {table.num_rows} impressions is {labels[0]}: there is nothing to tell "
+            "apart; give impressions of both labels"
+        )
+    return table, report
+
+
+def _draw(liked: pl.DataFrame, negatives: int, *, whole: bool, seed: int) -> pl.DataFrame:
+    """Negatives for each positive: a click before its time, drawn evenly, is a note by popularity.
+
+    Args:
+        liked: the positives, ascending by time.
+        negatives: how many for each.
+        whole: draw from the whole log, whose times say nothing across users.
+        seed: of the draw.
+    """
+    user, note, time = (liked[name].to_numpy() for name in ("user", "note", "time"))
+    width = int(note.max()) + 1
+    clicked = np.sort(user * width + note)
+    before = np.full(len(time), len(time)) if whole else np.searchsorted(time, time)  # clicks before each
+    draw = np.random.default_rng(seed)
+    drawn = np.full((len(time), negatives), -1)
+    for place in range(negatives):
+        open_rows: Ints = np.flatnonzero(before)
+        for _ in range(_TRIES):
+            found = note[draw.integers(0, before[open_rows])]
+            key = user[open_rows] * width + found
+            own = clicked[np.minimum(np.searchsorted(clicked, key), len(clicked) - 1)] == key
+            again = (drawn[open_rows, :place] == found[:, None]).any(axis=1)
+            good = ~(own | again)
+            drawn[open_rows[good], place] = found[good]
+            open_rows = open_rows[~good]
+            if not len(open_rows):
+                break
+    positive, column = np.nonzero(drawn >= 0)
+    return liked[positive].with_columns(note=drawn[positive, column])
+
+
+def _table(
+    rows: pl.DataFrame,
+    label: npt.NDArray[np.bool_],
+    liked: pl.DataFrame,
+    user_ids: pa.Array,
+    note_ids: pa.Array,
+    max_history: int,
+) -> pa.Table:
+    """Rows of codes as impressions, each with its user's notes of ``liked`` before it."""
+    user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
+    by_user = np.argsort(liked["user"].to_numpy(), kind="stable")  # within a user still by time
+    liked_user, liked_note, liked_time = (liked[c].to_numpy()[by_user] for c in ("user", "note", "time"))
+    times, moment = np.unique(time, return_inverse=True)  # all times of `liked` are among them
+    key = liked_user * len(times) + np.searchsorted(times, liked_time)
+    end = np.searchsorted(key, user * len(times) + moment)
+    start = np.maximum(np.searchsorted(liked_user, user), end - max_history)
+
+    tables = []
+    step = max(1, _CHUNK_IDS // max_history)
+    for first in range(0, len(user), step):
+        part = slice(first, first + step)
+        lengths = end[part] - start[part]
+        offsets = np.concatenate(([0], np.cumsum(lengths)))
+        flat = np.arange(offsets[-1]) + np.repeat(start[part] - offsets[:-1], lengths)
+        history = pa.ListArray.from_arrays(
+            pa.array(offsets, pa.int32()), note_ids.take(pa.array(liked_note[flat]))
+        )
+        columns = [
+            user_ids.take(pa.array(user[part])),
+            note_ids.take(pa.array(rows["note"].to_numpy()[part])),
+            pa.array(label[part]),
+            pa.array(time[part]).cast(TIME),
+            history,
+        ]
+        tables.append(pa.table(columns, schema=IMPRESSIONS))
+    return pa.concat_tables(tables)
+
+
+def _known_histories(table: pa.Table, known: pa.Array, report: Report) -> pa.Table:
+    """The table without unknown notes in its histories."""
+    column = table["history"]
+    chunks, touched, example = [], 0, ""
+    for whole in column.chunks:
+        for first in range(0, len(whole), _CHUNK_ROWS):
+            lists = whole.slice(first, _CHUNK_ROWS)
+            lengths = pc.list_value_length(lists).to_numpy()
+            owner = np.repeat(np.arange(len(lists)), lengths)
+            flat = pc.list_flatten(lists)
+            there = pc.is_in(flat, value_set=known).to_numpy(zero_copy_only=False)
+            if not there.all():
+                example = example or str(flat[int(np.argmin(there))].as_py())
+                touched += len(np.unique(owner[~there]))
+            kept = np.bincount(owner[there], minlength=len(lists))
+            offsets = pa.array(np.concatenate(([0], np.cumsum(kept))), pa.int32())
+            chunks.append(pa.ListArray.from_arrays(offsets, flat.filter(pa.array(there))))
+    report.add("unknown note in a history", "impressions: history", touched, example, "taken out")
+    history = pa.chunked_array(chunks, IMPRESSIONS.field("history").type)
+    return table.set_column(table.schema.get_field_index("history"), IMPRESSIONS.field("history"), history)
+
+
+def _as_impressions(table: pa.Table) -> pa.Table:
+    """The columns of IMPRESSIONS in their types, without nulls."""
+    columns = []
+    for field in IMPRESSIONS:
+        if field.name not in table.column_names:
+            raise DataError(
+                f"impressions has no column {field.name!r}; its columns are "
+                f"{', '.join(table.column_names)}: give {', '.join(IMPRESSIONS.names)}"
+            )
+        column = table[field.name]
+        if column.null_count:
+            raise DataError(
+                f"impressions: {field.name} is null in {column.null_count} of {len(column)} rows: "
+                "give a value in every row"
+            )
+        columns.append(_cast(column, field))
+    return pa.table(columns, schema=IMPRESSIONS)
+
+
+def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """A column in the type of its field."""
+    type_ = column.type
+    if field.name == "label" and pa.types.is_integer(type_):
+        wrong = column.filter(pc.invert(pc.is_in(column, value_set=pa.array([0, 1], type_))))
+        if len(wrong):
+            raise DataError(
+                f"impressions: a label is {wrong[0].as_py()}: give true and false, or 1 and 0; "
+                "of ratings decide first which are high"
+            )
+        return column.cast(pa.bool_())
+    if field.name in ("label", "timestamp") and type_.id != field.type.id:
+        raise DataError(f"impressions: {field.name} is {type_}: give {field.type}")
+    try:
+        return column.cast(field.type, safe=False)
+    except pa.ArrowException as error:
+        raise DataError(f"impressions: {field.name} is {type_}: give {field.type}") from error
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
+    """A code for each row, and the ids that the codes point at, in order of first appearance."""
+    encoded = column.dictionary_encode().unify_dictionaries()
+    if encoded.num_chunks == 0:
+        return np.empty(0, np.int64), pa.array([], pa.string())
+    indices: list[npt.NDArray[Any]] = [chunk.indices.to_numpy() for chunk in encoded.chunks]
+    return np.concatenate(indices).astype(np.int64), encoded.chunk(0).dictionary
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
