@@ -1,0 +1,1 @@
+"""BinLLM (arXiv 2406.03210): an LLM scores a note for a user, with collaborative codes in its prompt."""

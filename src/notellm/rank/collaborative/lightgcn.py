@@ -1,0 +1,82 @@
+"""LightGCN: vectors smoothed over the graph of users and the items that they liked.
+
+    E_(k+1) = D^-1/2 A D^-1/2 E_k        x, y = mean of E_0 ... E_K
+
+A has an edge where a training row says liked, D are its degrees (He et al. 2020, arXiv 2002.02126). Trained
+on the labels with binary cross-entropy as all models here, where the paper ranks pairs.
+"""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+
+from notellm.errors import ConfigError
+from notellm.rank.collaborative.base import CollaborativeModel, seeded
+from notellm.rank.collaborative.rows import Ids
+
+
+class LightGCN(CollaborativeModel):
+    """Vectors that the neighbours in the graph share.
+
+    Args:
+        user_ids: the users.
+        note_ids: the items.
+        dimensions: of the vectors.
+        layers: K, steps over the graph.
+        seed: of the first values.
+
+    Attributes:
+        edges: int64 (2, E), user and item row of each liked training row, once.
+
+    Raises:
+        ConfigError: ``dimensions`` or ``layers`` is below 1.
+        DataError: an id stands there twice, or there is none.
+    """
+
+    kind = "lightgcn"
+    edges: Tensor
+
+    def __init__(
+        self, user_ids: Ids, note_ids: Ids, *, dimensions: int = 64, layers: int = 2, seed: int = 0
+    ) -> None:
+        super().__init__(user_ids, note_ids, {"dimensions": dimensions, "layers": layers, "seed": seed})
+        if layers < 1:
+            raise ConfigError(f"layers is {layers}: give 1 or more")
+        self.layers = layers
+        with seeded(seed):
+            self.table = nn.Parameter(0.1 * torch.randn(len(self.users) + len(self.items), dimensions))
+        self.register_buffer("edges", torch.empty(2, 0, dtype=torch.int64))
+
+    def prepare(self, train: pa.Table) -> None:
+        """Mark what has a training row, and make the graph of the liked ones."""
+        super().prepare(train)
+        liked = train.filter(pc.cast(train["label"], pa.bool_()))
+        ends = torch.stack(
+            [
+                torch.from_numpy(self.users.rows(liked["user_id"])),
+                torch.from_numpy(self.items.rows(liked["note_id"])),
+            ]
+        )
+        self.edges = torch.unique(ends[:, (ends >= 0).all(0)], dim=1)
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Vectors of all users (U, d) and items (I, d)."""
+        graph = self._graph()
+        layer = total = self.table
+        for _ in range(self.layers):
+            layer = torch.sparse.mm(graph, layer)
+            total = total + layer
+        mean = total / (self.layers + 1)
+        return mean[: len(self.users)], mean[len(self.users) :]
+
+    def _graph(self) -> Tensor:
+        """The normalised adjacency, sparse (U + I, U + I); users first."""
+        size = len(self.table)
+        user, item = self.edges[0], self.edges[1] + len(self.users)
+        degree = torch.bincount(torch.cat([user, item]), minlength=size).float()
+        weight = (degree[user] * degree[item]).rsqrt()
+        ends = torch.cat([torch.stack([user, item]), torch.stack([item, user])], 1)
+        return torch.sparse_coo_tensor(
+            ends, weight.repeat(2), (size, size), check_invariants=False
+        ).coalesce()

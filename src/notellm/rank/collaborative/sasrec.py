@@ -1,0 +1,99 @@
+"""SASRec: the user's vector is what a small transformer makes of the liked items, latest last.
+
+    x_u = transformer([start, y_1 + p_k, ..., y_k + p_1]) at its last place        score = x_u . y_i
+
+The tokens are the item vectors plus a vector for how long ago (p_1 is the latest); a learnt start token
+stands first, so that an empty history has a vector too (Kang and McAuley 2018, arXiv 1808.09781). Trained
+on the labels with binary cross-entropy, as in CoLLM (arXiv 2310.19488). There is no vector of a user: one
+who was never seen is scored from the history like all others. Items without training row are passed over.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from notellm.errors import ConfigError
+from notellm.rank.collaborative.base import CollaborativeModel, seeded
+from notellm.rank.collaborative.rows import Ids, Rows
+
+
+class SASRec(CollaborativeModel):
+    """Users by their histories.
+
+    Args:
+        user_ids: the users.
+        note_ids: the items.
+        dimensions: of the vectors.
+        max_history: liked items read, the latest.
+        layers: of the transformer.
+        heads: of its attention; a divisor of ``dimensions``.
+        dropout: share of activations dropped in training.
+        seed: of the first values.
+
+    Raises:
+        ConfigError: ``dimensions``, ``max_history`` or ``layers`` is below 1, or ``heads`` does not divide
+            ``dimensions``.
+        DataError: an id stands there twice, or there is none.
+    """
+
+    kind = "sasrec"
+
+    def __init__(
+        self,
+        user_ids: Ids,
+        note_ids: Ids,
+        *,
+        dimensions: int = 64,
+        max_history: int = 25,
+        layers: int = 2,
+        heads: int = 1,
+        dropout: float = 0.2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            user_ids,
+            note_ids,
+            {
+                "dimensions": dimensions,
+                "max_history": max_history,
+                "layers": layers,
+                "heads": heads,
+                "dropout": dropout,
+                "seed": seed,
+            },
+        )
+        if min(max_history, layers, heads) < 1 or dimensions % heads:
+            raise ConfigError(
+                f"max_history is {max_history}, layers {layers}, heads {heads}, dimensions {dimensions}: "
+                "give 1 or more of each, and heads that divide dimensions"
+            )
+        self.max_history = max_history
+        with seeded(seed):
+            self.item_table = nn.Parameter(0.1 * torch.randn(len(self.items), dimensions))
+            self.start = nn.Parameter(0.1 * torch.randn(dimensions))
+            self.ago = nn.Parameter(0.1 * torch.randn(max_history, dimensions))
+            layer = nn.TransformerEncoderLayer(
+                dimensions, heads, dimensions, dropout, batch_first=True, norm_first=True
+            )
+            self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+            self.norm = nn.LayerNorm(dimensions)
+            self.dropout = nn.Dropout(dropout)
+
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """No vectors of users, and those of all items (I, d)."""
+        return self.item_table[:0], self.item_table
+
+    def user_vectors(self, table: Tensor, items: Tensor, rows: Rows) -> Tensor:  # noqa: ARG002
+        """Vectors (n, d) of the users of some rows, from their histories."""
+        present = rows.histories >= 0  # n x L, filled from the left
+        length = present.sum(1)
+        longest = int(length.max()) if len(length) else 0  # what is padding in all rows costs nothing
+        present, past = present[:, :longest], rows.histories[:, :longest]
+        ago = (length[:, None] - 1 - torch.arange(longest)).clamp(min=0)  # n x L
+        tokens = items[past.clamp(min=0)] + self.ago[ago]
+        tokens = torch.cat([self.start.expand(len(rows), 1, -1), tokens], 1)
+        absent = torch.cat([torch.zeros(len(rows), 1, dtype=torch.bool), ~present], 1)
+        future = torch.ones(longest + 1, longest + 1, dtype=torch.bool).triu(1)
+        states = self.encoder(self.dropout(tokens), mask=future, src_key_padding_mask=absent)
+        last: Tensor = states[torch.arange(len(rows)), length]
+        vectors: Tensor = self.norm(last)
+        return vectors

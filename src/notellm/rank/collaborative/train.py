@@ -1,0 +1,160 @@
+"""Training on labelled impressions: binary cross-entropy, Adam, and the epoch that validates best.
+
+After every epoch the AUC of the validation rows is measured, unseen users and items among them; when it
+has not risen for ``patience`` epochs the training ends with the weights of the best. Everything drawn
+follows from the seed.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from notellm.errors import ConfigError
+from notellm.rank.collaborative.base import CollaborativeModel, predict, seeded
+from notellm.rank.collaborative.rows import Rows
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How a model is trained.
+
+    Attributes:
+        learning_rate: of Adam.
+        weight_decay: L2 penalty in Adam's gradient.
+        batch: rows of a step.
+        epochs: passes over the rows, at most.
+        patience: epochs without a better validation AUC before it ends.
+        seed: of the order of the rows and of dropout.
+        progress: show a bar that counts epochs.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    batch: int = 2048
+    epochs: int = 500
+    patience: int = 30
+    seed: int = 0
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Check all of them together.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        problems = [
+            f"{name} is {getattr(self, name)}; it must be 1 or more"
+            for name in ("batch", "epochs", "patience")
+            if getattr(self, name) < 1
+        ]
+        if not self.learning_rate > 0:
+            problems.append(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not self.weight_decay >= 0:
+            problems.append(f"weight_decay is {self.weight_decay}; it must be 0 or more")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a training went.
+
+    Attributes:
+        options: that it ran with.
+        epochs: passes that were made.
+        best_epoch: the one whose weights were kept, from 1.
+        valid_auc: its AUC on the validation rows.
+        seconds: that it took.
+    """
+
+    options: TrainingOptions
+    epochs: int
+    best_epoch: int
+    valid_auc: float
+    seconds: float
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def train_collaborative(
+    model: CollaborativeModel, train: pa.Table, valid: pa.Table, options: TrainingOptions | None = None
+) -> Training:
+    """Train a model in place, once: users and items without a row in ``train`` stay unknown.
+
+    Args:
+        model: fresh from its constructor.
+        train: impressions to learn from.
+        valid: impressions that choose the best epoch, of both labels.
+        options: how; the defaults when None.
+
+    Raises:
+        DataError: a table lacks a column or one of the labels.
+    """
+    model.prepare(train)
+    return fit(model, model.encode_table(train, "train"), model.encode_table(valid, "valid"), options)
+
+
+def fit(
+    module: nn.Module,
+    train: Rows,
+    valid: Rows,
+    options: TrainingOptions | None = None,
+    *,
+    name: str = "training",
+    before_epoch: Callable[[int], None] | None = None,
+    first_kept: int = 1,
+) -> Training:
+    """Train whatever turns rows into logits; `train_collaborative` is this for a model's ids.
+
+    Args:
+        module: its ``forward`` takes `Rows` and returns logits (n,).
+        train: rows to learn from.
+        valid: rows that choose the best epoch.
+        options: how; the defaults when None.
+        name: of the progress bar.
+        before_epoch: called with the number of each epoch, from 1, before it starts.
+        first_kept: first epoch whose weights may be kept.
+    """
+    options = options or TrainingOptions()
+    start = time.perf_counter()
+    optimizer = torch.optim.Adam(
+        module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+    )
+    best, best_epoch, weights = -1.0, 0, copy.deepcopy(module.state_dict())
+    truth = valid.labels.numpy()
+    with (
+        seeded(options.seed),
+        tqdm(total=options.epochs, desc=name, unit="epoch", disable=not options.progress) as bar,
+    ):
+        for epoch in range(1, options.epochs + 1):
+            if before_epoch is not None:
+                before_epoch(epoch)
+            module.train()
+            for chosen in torch.split(torch.randperm(len(train)), options.batch):
+                rows = train[chosen]
+                loss = functional.binary_cross_entropy_with_logits(module(rows), rows.labels)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+            auc = float(roc_auc_score(truth, predict(module, valid)))
+            bar.update()
+            bar.set_postfix(valid_auc=f"{auc:.4f}", best=f"{max(best, auc):.4f}")
+            if epoch < first_kept:
+                continue
+            if auc > best:
+                best, best_epoch, weights = auc, epoch, copy.deepcopy(module.state_dict())
+            elif epoch - best_epoch >= options.patience:
+                break
+    module.load_state_dict(weights)
+    module.eval()
+    return Training(options, epoch, best_epoch, best, time.perf_counter() - start)
