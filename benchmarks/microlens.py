@@ -72,12 +72,14 @@ def run_all(split: Split, wanted: list[tuple[str, FitOptions, bool]], work: Path
             continue
         print(f"{variant}, seed {options.seed}: training", flush=True)
         output = work / f"{variant}-{options.seed}"
-        model, seconds = train(split.train.notes, pairs["train"], output, options, validation)
+        model, seconds = train(
+            split.train.notes, pairs["train"], output, options, split.train.clicks, validation
+        )
         result = evaluate_model(
             model,
             split,
             pairs["test"],
-            untrained=build_model(options, split.train.notes),
+            untrained=build_model(options, split.train.notes, split.train.clicks),
             min_users=MIN_USERS,
             tagged_notes=1_000 if with_topics else 0,
         )

@@ -36,13 +36,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "model"
         validation = Validation(split.valid.notes, pairs["valid"])
-        model, seconds = train(split.train.notes, pairs["train"], output, options, validation)
+        model, seconds = train(
+            split.train.notes, pairs["train"], output, options, split.train.clicks, validation
+        )
         record = read_json(output / RECORD)
     result = evaluate_model(
         model,
         split,
         pairs["test"],
-        untrained=build_model(options, split.train.notes),
+        untrained=build_model(options, split.train.notes, split.train.clicks),
         min_users=chosen.min_users,
     )
     users = len(data.clicks["user_id"].unique())

@@ -43,12 +43,13 @@ def train(
     pairs: pa.Table | None,
     output: Path,
     options: FitOptions,
+    clicks: pa.Table | None = None,
     validation: Validation | None = None,
 ) -> tuple[NoteLLM, float]:
     """A trained model and the seconds of `fit`; a run that was cut off starts anew, for its clock."""
     shutil.rmtree(output.with_name(f"{output.name}.run"), ignore_errors=True)
     start = time.perf_counter()
-    model = fit(notes, pairs, output, validation=validation, options=options)
+    model = fit(notes, pairs, output, clicks=clicks, validation=validation, options=options)
     return model, time.perf_counter() - start
 
 

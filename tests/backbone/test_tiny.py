@@ -7,10 +7,12 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pytest
+import scipy.sparse as sp
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from notellm.backbone import TinyOptions, train_tokenizer
+from notellm.backbone.tiny import token_vectors
 from notellm.errors import DataError
 from notellm.recall.model import NoteLLM, pad
 from notellm.recall.prompt import Note, notes_from_table
@@ -50,6 +52,27 @@ def test_it_finds_the_same_concept_before_training_and_random_weights_do_not(con
     assert sum(w.numel() for w in random.parameters()) == sum(w.numel() for w in model.parameters())
     assert ours > 0.75
     assert theirs < ours - 0.2
+
+
+def test_words_that_the_same_users_click_start_near_each_other():
+    """Cats and dogs never stand in one note; who clicks one clicks the other."""
+    texts = [
+        f"{word} {kind}word" for word in ("alpha", "beta", "gamma", "delta") for kind in ("cat", "dog", "car")
+    ]
+    tokenizer = train_tokenizer(texts * 3, vocabulary=400, new_tokens=[])
+    kinds = np.array(["cat", "dog", "car"] * 4)
+    clicked = sp.csr_matrix(
+        np.stack([np.isin(kinds, ["cat", "dog"])] * 5 + [kinds == "car"] * 5).astype(np.float32)
+    )
+    cat, dog, car = (
+        tokenizer(f"{kind}word", add_special_tokens=False)["input_ids"] for kind in ("cat", "dog", "car")
+    )
+    assert len(cat) == len(dog) == len(car) == 1
+    with_clicks, _ = token_vectors(tokenizer, texts, 3, clicked=clicked)
+    without, _ = token_vectors(tokenizer, texts, 3)
+    assert (with_clicks[cat] @ with_clicks[dog].T).item() > 0.9
+    assert (with_clicks[cat] @ with_clicks[car].T).item() < 0.3
+    assert (without[cat] @ without[dog].T).item() < 0.3
 
 
 def test_it_is_the_same_for_one_seed(notes: pa.Table):

@@ -79,12 +79,13 @@ def test_the_record_is_resolved_and_checkpoints_go(tmp_path):
     part = split_by_note(world.notes, world.clicks, valid=0).train
     pairs = mine_pairs(part.clicks, progress=False)
     options = FitOptions(max_steps=2, batch_pairs=4, seed=9)
-    fit(part.notes, pairs, tmp_path / "model", options=options, progress=False)
+    fit(part.notes, pairs, tmp_path / "model", clicks=part.clicks, options=options, progress=False)
     record = read_json(tmp_path / "model" / "record.json")
     assert record["config"]["template"] == "compact"
     assert record["seed"] == 9
     assert record["metrics"]["steps"] == 2
-    assert record["data"] == {"notes": describe(part.notes), "pairs": describe(pairs), "validation": None}
+    tables = {"notes": part.notes, "pairs": pairs, "clicks": part.clicks}
+    assert record["data"] == {name: describe(table) for name, table in tables.items()} | {"validation": None}
     assert record["fingerprint"] == NoteLLM.from_pretrained(tmp_path / "model").fingerprint()
     card = (tmp_path / "model" / "README.md").read_text()
     assert f"{part.notes.num_rows:,} notes and {pairs.num_rows:,} related pairs" in card

@@ -425,8 +425,9 @@ def test_tau_may_start_elsewhere(make: Make):
 def test_embeddings_and_projection_may_have_their_own_rates(make: Make):
     trainer = make("plain", embedding_learning_rate=0.7, head_learning_rate=0.3, weight_decay=0.2)
     model = trainer.model
-    tables = [model.backbone.get_input_embeddings().weight, model.backbone.get_output_embeddings().weight]
-    heads = [model.projection.weight, model.projection.bias, model.tau]
+    tables = [model.backbone.get_input_embeddings().weight]
+    output = model.backbone.get_output_embeddings().weight
+    heads = [model.projection.weight, model.projection.bias, model.tau, output]
     seen = 0
     for group in trainer.create_optimizer().param_groups:
         for parameter in group["params"]:

@@ -141,12 +141,12 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
         ) from error
 
 
-def save_backbone(model: PreTrainedModel, folder: Path) -> None:
-    """Save a causal language model as transformers would; LoRA adapters are merged into the weights.
+def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of a model by name, as if LoRA adapters had been merged into them.
 
     The model in memory stays as it is, adapters apart.
     """
-    state = model.state_dict()
+    state: dict[str, Tensor] = model.state_dict()
     adapters = {name: part for name, part in model.named_modules() if hasattr(part, "get_delta_weight")}
     if adapters:
         for name, part in adapters.items():
@@ -157,4 +157,9 @@ def save_backbone(model: PreTrainedModel, folder: Path) -> None:
             for name, weight in state.items()
             if ".lora_" not in name
         }
-    model.save_pretrained(folder, state_dict=state)
+    return state
+
+
+def save_backbone(model: PreTrainedModel, folder: Path) -> None:
+    """Save a causal language model as transformers would; LoRA adapters are merged into the weights."""
+    model.save_pretrained(folder, state_dict=merged_state(model))

@@ -4,7 +4,9 @@ Random weights need millions of texts before they mean anything; a note table ha
 weights start where latent semantic analysis would put them, and training starts from there:
 
 1. a byte-level BPE (lower-cased) is trained on the notes;
-2. token vectors are the right singular vectors of the note x token TF-IDF matrix, scaled to unit norm;
+2. token vectors are the right singular vectors, times their singular values, of the TF-IDF matrix of
+   notes and, where there are clicks, of user profiles (each the sum of what one user clicked), scaled
+   to unit norm: tokens that stand in the same notes or interest the same users lie near each other;
 3. the last input dimension holds the log inverse document frequency of the token, idf_t;
 4. in layer 0 every head's query is a constant and its key reads that dimension, so that attention
    weights are proportional to idf_t^p; value and output projections are the identity. The last
@@ -28,7 +30,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from sklearn.utils.extmath import randomized_svd
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -62,9 +64,15 @@ class TinyOptions:
 
 
 def train_tokenizer(
-    texts: Sequence[str], *, vocabulary: int, new_tokens: Sequence[str]
+    texts: Sequence[str], *, vocabulary: int, new_tokens: Sequence[str] = (), codes: bool = False
 ) -> PreTrainedTokenizerFast:
     """A lower-casing byte-level BPE learnt from texts, safe for texts that are data.
+
+    Args:
+        texts: what it shall be good at.
+        vocabulary: the largest number of tokens.
+        new_tokens: special tokens to add.
+        codes: make every digit of a run of eight or more 0s and 1s a token of its own.
 
     Raises:
         DataError: there is no text to learn from.
@@ -73,7 +81,13 @@ def train_tokenizer(
         raise DataError("the notes hold no text to build a backbone from; give notes with titles")
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=not codes)
+    bpe.pre_tokenizer = byte_level
+    if codes:
+        # A digit with a digits before it and 7 - a or more behind it, for any a.
+        bit = "|".join(f"(?<=[01]{{{a}}})[01](?=[01]{{{7 - a}}})" for a in range(8))
+        bits = pre_tokenizers.Split(Regex(bit), behavior="isolated")
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([bits, byte_level])
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
         texts,
@@ -100,6 +114,7 @@ def build_tiny(
     outputs: Sequence[tuple[Sequence[int], int]],
     options: TinyOptions | None = None,
     *,
+    clicked: sp.csr_matrix | None = None,
     seed: int = 0,
 ) -> LlamaForCausalLM:
     """A Llama whose last position starts as the idf-weighted mean of latent-semantic token vectors.
@@ -110,6 +125,7 @@ def build_tiny(
         outputs: token ids of whole sequences and the position from which on they are output, guidance
             included; may be empty where there is nothing to write.
         options: its size.
+        clicked: who clicked which of the texts, (users, texts) of ones; None leaves the notes alone.
         seed: of the random parts (feed-forward weights, output head).
 
     Returns:
@@ -133,7 +149,7 @@ def build_tiny(
     )
     model = LlamaForCausalLM(config)
     bigram = size.hidden // 4
-    vectors, idf = _token_vectors(tokenizer, texts, size.hidden - 1 - bigram, seed)
+    vectors, idf = token_vectors(tokenizer, texts, size.hidden - 1 - bigram, clicked=clicked, seed=seed)
     before, after = _bigram_vectors(outputs, len(tokenizer), bigram, seed)
     with torch.no_grad():
         spread = _write_embeddings(model, np.concatenate([vectors, before], axis=1), idf)
@@ -147,10 +163,26 @@ def build_tiny(
     return model
 
 
-def _token_vectors(
-    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], width: int, seed: int
+def token_vectors(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    width: int,
+    *,
+    clicked: sp.csr_matrix | None = None,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Unit token vectors (tokens x width, float32) and smoothed idf (tokens, float64)."""
+    """Latent-semantic vectors of tokens, and how rare they are.
+
+    Args:
+        tokenizer: trained on the texts.
+        texts: one a note.
+        width: dimensions of a vector.
+        clicked: who clicked which note, (users, texts) of ones.
+        seed: of the decomposition, and of vectors for tokens that occur nowhere.
+
+    Returns:
+        Vectors of unit norm (tokens, width) float32, and smoothed idf (tokens,) float64, 1 or more.
+    """
     ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     lengths = [len(row) for row in ids]
     size = len(tokenizer)
@@ -166,16 +198,39 @@ def _token_vectors(
     weighted = (weighted @ sp.diags(idf.astype(np.float32))).tocsr()
     norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
     weighted = sp.diags(1 / np.maximum(norms, 1e-9)) @ weighted
+    if clicked is not None:
+        weighted = sp.vstack([weighted, _user_profiles(clicked, weighted)]).tocsr()
     rank = min(width, min(weighted.shape) - 1)
     rng = np.random.default_rng(seed)
     vectors = np.zeros((size, width), dtype=np.float32)
     if rank > 0:
-        vectors[:, :rank] = randomized_svd(weighted, rank, random_state=seed)[2].T
+        _, strength, right = randomized_svd(weighted, rank, random_state=seed)
+        vectors[:, :rank] = right.T * strength
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     random = rng.standard_normal(vectors.shape).astype(np.float32)
     random /= np.linalg.norm(random, axis=1, keepdims=True)
     # Tokens without a direction (special, unused) get a random one: training may move them apart.
     return np.where(norms > 1e-6, vectors / np.maximum(norms, 1e-6), random), idf
+
+
+def _user_profiles(clicked: sp.csr_matrix, notes: sp.csr_matrix) -> sp.csr_matrix:
+    """What each user with two clicks or more reads, (users, tokens).
+
+    Users who click much count less, popular notes too; the damping (the powers -1/4 and -1/2) and the
+    profiles' weight, three times that of the notes in the Frobenius norm, are from MicroLens
+    (benchmarks/README.md), where larger weights change nothing.
+    """
+    clicked = clicked[np.asarray(clicked.sum(axis=1)).ravel() > 1]
+    per_user = np.asarray(clicked.sum(axis=1)).ravel()
+    per_note = np.maximum(np.asarray(clicked.sum(axis=0)).ravel(), 1)
+    profiles = sp.diags(per_user**-0.25) @ clicked @ sp.diags(per_note**-0.5) @ notes
+    norm = _size(profiles)
+    return profiles * (3.0 * _size(notes) / norm if norm > 0 else 1.0)
+
+
+def _size(matrix: sp.csr_matrix) -> float:
+    """The Frobenius norm."""
+    return float(np.sqrt((matrix.data.astype(np.float64) ** 2).sum()))
 
 
 def _bigram_vectors(

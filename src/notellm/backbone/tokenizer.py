@@ -5,12 +5,17 @@ notellm therefore has ``split_special_tokens`` set, which is saved with it, so t
 sentence-transformers open it with the same behaviour.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from notellm.errors import ModelError
+
+#: No common tokenizer needs more characters than this for one token of prose, so a text of a million
+#: characters is cut before it is tokenized, not after.
+CHARACTERS_PER_TOKEN = 30
 
 
 def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTokenizerBase:
@@ -63,6 +68,18 @@ def load_tokenizer(name_or_path: str | Path, *new_tokens: str) -> PreTrainedToke
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"no usable tokenizer at {name_or_path}: {_first_line(error)}") from error
     return harden(tokenizer, *new_tokens)
+
+
+def cut_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], budget: int) -> list[str]:
+    """The beginning of each text that takes at most ``budget`` tokens, cut between two tokens as text."""
+    if not texts:
+        return []
+    short = [text[: budget * CHARACTERS_PER_TOKEN] for text in texts]
+    batch = tokenizer(short, add_special_tokens=False, return_offsets_mapping=True)
+    return [
+        text[: offsets[budget][0]].rstrip() if len(offsets) > budget else text
+        for text, offsets in zip(short, batch["offset_mapping"], strict=True)
+    ]
 
 
 def _first_line(error: Exception) -> str:

@@ -31,7 +31,9 @@ def evaluate(
     trained = load_model(model)
     before = None
     if untrained:
-        before = build_model(FitOptions(**read_record(model)["config"]), parts.train.notes)
+        record = read_record(model)
+        clicks = parts.train.clicks if record["data"].get("clicks") else None
+        before = build_model(FitOptions(**record["config"]), parts.train.notes, clicks)
     result = evaluate_model(
         trained,
         parts,

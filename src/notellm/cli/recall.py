@@ -36,7 +36,9 @@ def train(
     batch_pairs: Annotated[int | None, typer.Option(help="Pairs in a batch (B).")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the transformer's layers.")] = None,
     embedding_learning_rate: Annotated[float | None, typer.Option(help="Of the token embeddings.")] = None,
-    head_learning_rate: Annotated[float | None, typer.Option(help="Of the projection and tau.")] = None,
+    head_learning_rate: Annotated[
+        float | None, typer.Option(help="Of projection, tau and output head.")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Weight of the generation loss.")] = 0.01,
     topic_share: Annotated[float | None, typer.Option(help="Share of notes that do topics (r).")] = None,
     tau: Annotated[float | None, typer.Option(help="Starting log inverse temperature.")] = None,
@@ -98,6 +100,7 @@ def train(
         part.notes,
         related,
         output,
+        clicks=part.clicks if part.clicks.num_rows else None,
         validation=validation,
         options=options,
         resume=resume,

@@ -70,13 +70,14 @@ def run_demo(
         split.train.notes,
         pairs["train"],
         home / "model",
+        clicks=split.train.clicks,
         validation=validation,
         options=options,
         progress=progress,
     )
 
     say("\n4/5  Evaluation on the notes never seen")
-    untrained = build_model(options, split.train.notes)
+    untrained = build_model(options, split.train.notes, split.train.clicks)
     result = evaluate_model(
         model, split, pairs["test"], untrained=untrained, tagged_notes=300, seed=seed, progress=progress
     )

@@ -70,8 +70,8 @@ class FitOptions:
         max_steps: ends the run earlier (or later) than ``epochs`` says, where given.
         batch_pairs: pairs in a batch, B (paper: 64; the tiny backbone affords more).
         learning_rate: of the transformer's layers.
-        embedding_learning_rate: of the token embeddings, input and output.
-        head_learning_rate: of the projection and tau.
+        embedding_learning_rate: of the token embeddings.
+        head_learning_rate: of the projection, tau and the output head.
         alpha: weight of the generation loss (paper: 0.01).
         topic_share: share r of notes that do the topics task (paper: 0.4; tiny: 0.2, as its vectors lean
             on the topics that this task hides).
@@ -132,7 +132,7 @@ class FitOptions:
         return resolved
 
 
-def build_model(options: FitOptions, notes: pa.Table) -> NoteLLM:
+def build_model(options: FitOptions, notes: pa.Table, clicks: pa.Table | None = None) -> NoteLLM:
     """The untrained model of a run: the tiny one from the notes, or a pretrained backbone.
 
     Raises:
@@ -150,7 +150,7 @@ def build_model(options: FitOptions, notes: pa.Table) -> NoteLLM:
         "categories": categories,
     }
     if chosen.backbone == TINY:
-        return NoteLLM.from_corpus(notes, tiny=TinyOptions(), seed=chosen.seed, **known)
+        return NoteLLM.from_corpus(notes, clicks=clicks, tiny=TinyOptions(), seed=chosen.seed, **known)
     torch.manual_seed(chosen.seed)  # of the projection, the row of [EMB] and the adapters
     return NoteLLM.from_pretrained(
         chosen.backbone,
@@ -165,6 +165,7 @@ def fit(
     pairs: pa.Table | None,
     output: str | Path,
     *,
+    clicks: pa.Table | None = None,
     validation: Validation | None = None,
     options: FitOptions | None = None,
     resume: bool = False,
@@ -176,6 +177,8 @@ def fit(
         notes: notes to train on.
         pairs: related pairs among them; None trains category and topics alone.
         output: the model directory; replaced when the run is complete.
+        clicks: the clicks on these notes, from which the tiny backbone starts, too; pretrained ones do not
+            need them.
         validation: notes held out to choose the best checkpoint by; None takes the last.
         options: the run's options.
         resume: go on with the run that was cut off.
@@ -199,13 +202,14 @@ def fit(
         "data": {
             "notes": describe(notes),
             "pairs": None if pairs is None else describe(pairs),
+            "clicks": None if clicks is None else describe(clicks),
             "validation": None
             if validation is None
             else {"notes": describe(validation.notes), "pairs": describe(validation.pairs)},
         },
     }
     checkpoint = _find_unfinished(run, started, resume=resume)
-    model = build_model(chosen, notes)
+    model = build_model(chosen, notes, clicks)
     steps = _steps(chosen, notes, pairs)
     every = max(1, steps // chosen.evaluations)
     arguments = NoteLLMTrainingArguments(
@@ -247,7 +251,7 @@ def fit(
         seed=chosen.seed,
         metrics=metrics,
         # Adapters are merged when the model is saved: what is opened again has other weights than this.
-        fingerprint=None if chosen.lora else model.fingerprint(),
+        fingerprint=model.fingerprint(),
     )
     card = model_card(target.name, record)
     model.save_pretrained(target, extra={RECORD: json_text(record), "README.md": card})

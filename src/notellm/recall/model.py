@@ -18,6 +18,7 @@ from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -30,9 +31,11 @@ from notellm.backbone.load import (
     hidden_states,
     label_logits,
     load_backbone,
+    merged_state,
 )
 from notellm.backbone.tiny import TinyOptions, build_tiny, train_tokenizer
 from notellm.errors import ConfigError, DataError
+from notellm.evaluate import click_matrix
 from notellm.recall.checkpoint import (
     Settings,
     is_checkpoint,
@@ -162,6 +165,7 @@ class NoteLLM(nn.Module):
         cls,
         notes: Notes,
         *,
+        clicks: pa.Table | None = None,
         tiny: TinyOptions | None = None,
         seed: int = 0,
         **options: Any,
@@ -173,6 +177,8 @@ class NoteLLM(nn.Module):
 
         Args:
             notes: a notes table or a list of notes; those it will be trained on.
+            clicks: who clicked what of ``notes``, which then is a table: words that interest the same users
+                start near each other.
             tiny: the size of the backbone.
             seed: of everything random in it.
             options: fields of :class:`NoteLLMConfig`.
@@ -201,7 +207,8 @@ class NoteLLM(nn.Module):
         builder = _prompt_builder(tokenizer, wording, config)
         cut = builder.cut(rows)
         rendered = [builder.render(note) for note in cut]
-        backbone = build_tiny(tokenizer, rendered, _outputs(builder, cut), size, seed=seed)
+        clicked = None if clicks is None else _clicked(notes, clicks)
+        backbone = build_tiny(tokenizer, rendered, _outputs(builder, cut), size, clicked=clicked, seed=seed)
         torch.manual_seed(seed + 1)
         model = cls(backbone, tokenizer, config)
         model._project_to_principal_components(rows, seed)
@@ -345,10 +352,11 @@ class NoteLLM(nn.Module):
     def fingerprint(self) -> str:
         """SHA-256 of settings, prompt and weights, 16 hexadecimal digits: which vectors are whose.
 
-        A saved model has it again when it is opened, unless adapters were merged by saving it.
+        A saved model has it again when it is opened.
         """
         digest = hashlib.sha256(repr((self.settings, self.prompt.template)).encode())
-        for name, weight in self.state_dict().items():
+        heads = {"projection": self.projection.weight, "bias": self.projection.bias, "tau": self.tau}
+        for name, weight in (merged_state(self.backbone) | heads).items():
             digest.update(name.encode())
             digest.update(weight.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -413,6 +421,13 @@ def _outputs(builder: PromptBuilder, notes: Sequence[Note]) -> list[tuple[list[i
         [len(note.topics) for note, _ in tasks],
     )
     return [(item.ids, item.position + 1) for item in encoded]
+
+
+def _clicked(notes: Notes, clicks: pa.Table) -> sp.csr_matrix:
+    """Who clicked what, (users, notes) of ones."""
+    if not isinstance(notes, pa.Table):
+        raise ConfigError("clicks name notes by their ids: give the notes as a table with note_id")
+    return sp.csr_matrix(click_matrix(notes.column("note_id"), clicks).T)
 
 
 def as_notes(notes: Notes) -> list[Note]:

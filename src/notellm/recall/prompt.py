@@ -25,6 +25,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
+from notellm.backbone.tokenizer import CHARACTERS_PER_TOKEN, cut_texts
 from notellm.errors import ConfigError, DataError
 from notellm.files import read_json
 
@@ -36,9 +37,6 @@ IGNORED = -100  # the label of a position without loss, as in transformers
 
 _FIELD = re.compile(r"\{(title|topics|content|category|n)\}")
 _FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
-# No common tokenizer needs more characters than this for one token of prose, so a text of a million
-# characters is cut before it is tokenized, not after.
-_CHARACTERS_PER_TOKEN = 30
 
 
 @dataclass(frozen=True)
@@ -234,9 +232,9 @@ class PromptBuilder:
 
         Topics are kept whole, in order, as long as they fit.
         """
-        titles = self._cut_texts([note.title for note in notes], self.title_tokens)
-        contents = self._cut_texts([note.content for note in notes], self.content_tokens)
-        limit = self.topics_tokens * _CHARACTERS_PER_TOKEN
+        titles = cut_texts(self.tokenizer, [note.title for note in notes], self.title_tokens)
+        contents = cut_texts(self.tokenizer, [note.content for note in notes], self.content_tokens)
+        limit = self.topics_tokens * CHARACTERS_PER_TOKEN
         flat = [topic[:limit] for note in notes for topic in note.topics]
         lengths = iter(len(ids) for ids in self._batch_ids(flat))
         result = []
@@ -342,18 +340,8 @@ class PromptBuilder:
         if isinstance(value, tuple):
             return value[:-1]
         keep = len(self._plain_ids(value)) - excess
-        shorter = self._cut_texts([value], keep)[0] if keep > 0 else ""
+        shorter = cut_texts(self.tokenizer, [value], keep)[0] if keep > 0 else ""
         return shorter if len(shorter) < len(value) else value[:-1]
-
-    def _cut_texts(self, texts: Sequence[str], budget: int) -> list[str]:
-        if not texts:
-            return []
-        short = [text[: budget * _CHARACTERS_PER_TOKEN] for text in texts]
-        batch = self.tokenizer(short, add_special_tokens=False, return_offsets_mapping=True)
-        return [
-            text[: offsets[budget][0]].rstrip() if len(offsets) > budget else text
-            for text, offsets in zip(short, batch["offset_mapping"], strict=True)
-        ]
 
     def _batch_ids(self, texts: Sequence[str], *, special: bool = False) -> list[list[int]]:
         if not texts:

@@ -51,8 +51,8 @@ class NoteLLMTrainingArguments(TrainingArguments):
     Attributes:
         alpha: weight of the generation loss (paper: 0.01); 0 is contrastive only.
         topic_share: share r of notes that do the topics task (paper: 0.4).
-        embedding_learning_rate: of the token embeddings, input and output; as the rest when None.
-        head_learning_rate: of the projection and tau; as the rest when None.
+        embedding_learning_rate: of the token embeddings; as the rest when None.
+        head_learning_rate: of the projection, tau and the output head; as the rest when None.
         sampling_correction: correct for popular notes standing in more batches (``losses.py``); False is
             the paper's loss.
         tau: the temperature's starting value, log of its inverse (paper: 3); None keeps the model's.
@@ -296,9 +296,10 @@ class NoteLLMTrainer(Trainer):
         bare = cast("NoteLLM", self.accelerator.unwrap_model(target))
         head = bare.backbone.get_output_embeddings()  # type: ignore[no-untyped-call]
         for part, own in (
-            (bare.backbone.get_input_embeddings(), self.args.embedding_learning_rate),
-            (head, self.args.embedding_learning_rate),
             (bare.projection, self.args.head_learning_rate),
+            (head, self.args.head_learning_rate),
+            # Last, since an output head may be tied to the token embeddings.
+            (bare.backbone.get_input_embeddings(), self.args.embedding_learning_rate),
         ):
             rates |= {id(parameter): rate if own is None else own for parameter in part.parameters()}
         if self.args.head_learning_rate is not None:
