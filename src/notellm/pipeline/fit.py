@@ -41,10 +41,10 @@ _TINY: dict[str, Any] = {
     "epochs": 1.0,
     "batch_pairs": 128,
     "topic_share": 0.2,
-    "learning_rate": 5e-5,
+    "learning_rate": 2e-5,
     "embedding_learning_rate": 8e-4,
     "head_learning_rate": 2e-3,
-    "tau": 2.3,
+    "tau": 2.0,
 }
 _TINY_WITHOUT_PAIRS: dict[str, Any] = {"epochs": 10.0, "topic_share": 0.4, "learning_rate": 5e-4}
 _PRETRAINED: dict[str, Any] = {

@@ -18,14 +18,19 @@ number, "172.16.254.1" (the paper's compressed form). Score = h_u . h_i = agreei
   too) to the real-valued code. Without any history, and for items, as "average".
 - "none": no code in the prompt (`has_user`, `has_item`), as "average" elsewhere.
 
-@@MEASURED@@
+Measured on the rows of users unknown to the codes in that split's validation part (1,843 rows, 61 users),
+AUC / UAUC, means of 3 seeds: average 0.673 / 0.630, folded 0.663 /
+0.623; without a code AUC and UAUC are 0.5 by definition. Hence
+the default. Maps learnt end to end on training rows (0.655 / 0.63) and a logistic fold-in (0.60 / 0.61)
+were worse.
 
-**Out of fold**: a code has seen the labels of its own training rows (AUC 0.835 there, where the codes of
-models that had not seen them have 0.765), so an LLM tuned on these rows trusts codes more than it
-should. :func:`fit_out_of_fold` gives every row the codes of a model that was fitted on the other folds. All
-models start from the same first values, which keeps the meaning of the bits: 95 % of them are as in the
-codes of all rows; from other first values 50 %, at the same AUC. Starting from the finished weights
-would give no more (97 %), and those have seen the rows.
+**Out of fold**: a code has seen the labels of its own training rows (AUC 0.85 there, 0.77 for codes that
+have not seen them), so an LLM tuned on these rows trusts codes more than it should. :func:`fit_out_of_fold`
+gives every row the codes of a model that was fitted on the other folds alone. All models start from the same
+first values, so most bits keep their meaning: 95 % are as in the codes of all rows, Cohen's kappa 0.6 over
+the bits that vary; from other first values kappa is 0.05. Starting from finished weights, or fitting one
+side anew against the finished other, agrees more (0.7 to 0.8) but knows the rows: on labels that are noise
+the latter had AUC 0.85 where this has 0.5.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,7 +81,7 @@ class CodeOptions:
     anneal_epochs: int = 0
     unknown: Unknown = "average"
     training: TrainingOptions = field(
-        default_factory=lambda: TrainingOptions(learning_rate=1e-3, weight_decay=1e-3)
+        default_factory=lambda: TrainingOptions(learning_rate=1e-3, weight_decay=5e-4)
     )
 
     def __post_init__(self) -> None:
@@ -289,8 +294,8 @@ def fit_codes(train: pa.Table, valid: pa.Table, options: CodeOptions | None = No
     Raises:
         DataError: a table lacks a column or one of the labels.
     """
-    options = options or CodeOptions()
-    return _fit(train["user_id"].unique(), train["note_id"].unique(), train, valid, options, "codes")
+    users, items = train["user_id"].unique(), train["note_id"].unique()
+    return _fit(users, items, train, valid, options or CodeOptions(), "codes")
 
 
 @dataclass(frozen=True, eq=False)
@@ -346,20 +351,15 @@ def fit_out_of_fold(
     )
     for number in range(folds):
         inside = fold == number
-        # The ids of all rows, in the same order: the first values of a row are the same in every fold.
-        others = _fit(
-            codes.users.ids,
-            codes.items.ids,
-            train.filter(pa.array(~inside)),
-            valid,
-            options,
-            f"codes, fold {number + 1} of {folds}",
+        others, rows = train.filter(pa.array(~inside)), train.filter(pa.array(inside))
+        # All ids in the same order, also those without a row here: so their first values are the same too.
+        apart = _fit(
+            codes.users.ids, codes.items.ids, others, valid, options, f"codes, fold {number + 1} of {folds}"
         )
-        rows = train.filter(pa.array(inside))
-        result.user_bits[inside] = others.user_bits(rows["user_id"], rows["history"])
-        result.item_bits[inside] = others.item_bits(rows["note_id"])
-        result.has_user[inside] = others.has_user(rows["user_id"])
-        result.has_item[inside] = others.has_item(rows["note_id"])
+        result.user_bits[inside] = apart.user_bits(rows["user_id"], rows["history"])
+        result.item_bits[inside] = apart.item_bits(rows["note_id"])
+        result.has_user[inside] = apart.has_user(rows["user_id"])
+        result.has_item[inside] = apart.has_item(rows["note_id"])
     return result
 
 
@@ -424,34 +424,33 @@ def parse_decimal(texts: Sequence[str]) -> Bits:
 def _fit(
     user_ids: Ids, note_ids: Ids, train: pa.Table, valid: pa.Table, options: CodeOptions, name: str
 ) -> Codes:
-    """Codes fitted on some rows; ids without one among them are unknown."""
+    """Codes of some ids, of which those without a training row are unknown."""
     model = CodeModel(user_ids, note_ids, options)
     model.base.prepare(train)
-    annealing = options.anneal_epochs
 
     def before_epoch(epoch: int) -> None:
-        model.sign_share = min(1.0, (epoch - 1) / annealing) if annealing else 1.0
+        if options.anneal_epochs:
+            model.sign_share = min(1.0, (epoch - 1) / options.anneal_epochs)
 
-    rows = model.base.encode_table(train, "train")
     training = fit(
         model,
-        rows,
+        model.base.encode_table(train, "train"),
         model.base.encode_table(valid, "valid"),
         options.training,
         name=name,
         before_epoch=before_epoch,
-        first_kept=annealing + 1,
+        first_kept=options.anneal_epochs + 1,
     )
-    return _codes(model, train, rows, options, training)
+    return _codes(model, train, options, training)
 
 
-def _codes(model: CodeModel, train: pa.Table, rows: Rows, options: CodeOptions, training: Training) -> Codes:
+def _codes(model: CodeModel, train: pa.Table, options: CodeOptions, training: Training) -> Codes:
     """What a trained model says of all ids, and of those that it does not know."""
     known_users, known_items = model.base.known_users.numpy(), model.base.known_items.numpy()
     real_users, real_items = model.real()
     item_codes = real_items >= 0
-    background = _signs(item_codes[rows.items.numpy()]).mean(0)
-    users, latest = _longest(rows.users.numpy(), train["history"])
+    background = _signs(item_codes[model.base.items.rows(train["note_id"])]).mean(0)
+    users, latest = _longest(model.base.users.rows(train["user_id"]), train["history"])
     likes = _likes(model.base.items, latest, item_codes[:-1], known_items, background)
     offset = real_users[-1]
     weight = np.linalg.solve(
@@ -472,7 +471,7 @@ def _codes(model: CodeModel, train: pa.Table, rows: Rows, options: CodeOptions, 
             "offset": offset,
             "background": background,
         },
-        scale=float(model.scale),
+        scale=float(model.scale.detach()),
         unknown=options.unknown,
         description={"options": asdict(options), "training": training.to_json()},
     )

@@ -84,9 +84,11 @@ class SASRec(CollaborativeModel):
 
     def user_vectors(self, table: Tensor, items: Tensor, rows: Rows) -> Tensor:  # noqa: ARG002
         """Vectors (n, d) of the users of some rows, from their histories."""
+        if len(rows) == 0:
+            return items[:0]
         present = rows.histories >= 0  # n x L, filled from the left
         length = present.sum(1)
-        longest = int(length.max()) if len(length) else 0  # what is padding in all rows costs nothing
+        longest = int(length.max())  # what is padding in all rows costs nothing
         present, past = present[:, :longest], rows.histories[:, :longest]
         ago = (length[:, None] - 1 - torch.arange(longest)).clamp(min=0)  # n x L
         tokens = items[past.clamp(min=0)] + self.ago[ago]
