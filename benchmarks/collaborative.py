@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -43,7 +43,7 @@ PUBLISHED = {
 }
 MF = "MF"
 Run = dict[str, Any]
-Ids = pa.ChunkedArray
+Ids: TypeAlias = pa.ChunkedArray
 
 MODELS: dict[str, tuple[Callable[[Ids, Ids, int], CollaborativeModel], TrainingOptions]] = {
     MF: (
@@ -206,8 +206,8 @@ def report(
             f"ML-1M as split by CoLLM: {data.train.num_rows:,} train, {data.valid.num_rows:,} valid and "
             f"{data.test.num_rows:,} test rows. Mean ± standard deviation over the seeds "
             f"{', '.join(map(str, seeds))}; everything was chosen by the AUC of valid. A user or an item "
-            'without training row has the mean vector, and the code of it; with "cold users 0" the score 0, as '
-            "from a vector that was never trained and has decayed."
+            'without training row has the mean vector, and the code of it; with "cold users 0" '
+            "the score 0, as from a vector that was never trained and has decayed."
         ),
         table(head, rows),
         "The same by what training has seen of user and item, AUC / UAUC, means over the seeds:",
@@ -217,7 +217,8 @@ def report(
         body.append(
             "Out of fold (32 bits, 5 folds, first seed): on the training rows codes that saw them have AUC "
             f"{fold['seen AUC']:.4f}, codes that did not {fold['unseen AUC']:.4f}. Of the user bits "
-            f"{fold['user agreement']:.1%} are the same, of the item bits {fold['item agreement']:.1%}; Cohen's kappa over the bits that vary {fold['user kappa']:.2f} and "
+            f"{fold['user agreement']:.1%} are the same, of the item bits {fold['item agreement']:.1%}; "
+            f"Cohen's kappa over the bits that vary {fold['user kappa']:.2f} and "
             f"{fold['item kappa']:.2f}. {fold['seconds']:.0f} s."
         )
     return body
