@@ -12,9 +12,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from notellm.backbone import TinyOptions, train_tokenizer
+from notellm.backbone.batch import pad
 from notellm.backbone.tiny import token_vectors
 from notellm.errors import DataError
-from notellm.recall.model import NoteLLM, pad
+from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import Note, notes_from_table
 from tests.conftest import SMALL
 

@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import notellm.backbone.batch as batch_module
 import notellm.recall.checkpoint as checkpoint_module
-import notellm.recall.model as model_module
 from notellm.backbone import LoraOptions
+from notellm.backbone.batch import pad
 from notellm.errors import ConfigError, DataError, ModelError, StorageError
-from notellm.recall.model import NoteLLM, pad
+from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import IGNORED, Note, notes_from_table
 from tests.conftest import ARCHITECTURES, PRETRAINED, SMALL, Checkpoint, fresh
 
@@ -56,7 +57,7 @@ def test_padding_and_batching_do_not_change_a_vector(model: NoteLLM, notes: pa.T
     lengths = {len(ids) for ids in model.prompt.prompt_ids(model.prompts(notes))}
     assert len(lengths) > 10
     np.testing.assert_allclose(together, one_by_one, **TOLERANCE)
-    monkeypatch.setattr(model_module, "TOKENS_PER_BATCH", 200)
+    monkeypatch.setattr(batch_module, "TOKENS_PER_BATCH", 200)
     np.testing.assert_allclose(model.encode(notes), together, **TOLERANCE)
 
 

@@ -38,6 +38,8 @@ from notellm.backbone.tokenizer import harden
 from notellm.errors import DataError
 
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
+#: What the digits of a binary code are read as.
+CODE_SIGNS = {"0": "\N{CIRCLED DIGIT ZERO}", "1": "\N{CIRCLED DIGIT ONE}"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def train_tokenizer(
         texts: what it shall be good at.
         vocabulary: the largest number of tokens.
         new_tokens: special tokens to add.
-        codes: make every digit of a run of eight or more 0s and 1s a token of its own.
+        codes: read every digit in a run of eight or more 0s and 1s as a token of its own (``CODE_SIGNS``).
 
     Raises:
         DataError: there is no text to learn from.
@@ -80,14 +82,17 @@ def train_tokenizer(
     if not any(text.strip() for text in texts):
         raise DataError("the notes hold no text to build a backbone from; give notes with titles")
     bpe = Tokenizer(models.BPE())
-    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    steps = [normalizers.NFKC(), normalizers.Lowercase()]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=not codes)
     bpe.pre_tokenizer = byte_level
     if codes:
-        # A digit with a digits before it and 7 - a or more behind it, for any a.
-        bit = "|".join(f"(?<=[01]{{{a}}})[01](?=[01]{{{7 - a}}})" for a in range(8))
-        bits = pre_tokenizers.Split(Regex(bit), behavior="isolated")
+        # After NFKC no text holds these signs, so a bit of a code is never taken for a digit of a text.
+        for digit, sign in CODE_SIGNS.items():
+            steps.append(normalizers.Replace(Regex(_in_a_run(digit)), sign))
+        bits = pre_tokenizers.Split(Regex(f"[{''.join(CODE_SIGNS.values())}]"), behavior="isolated")
         bpe.pre_tokenizer = pre_tokenizers.Sequence([bits, byte_level])
+        texts = [*texts, *["01" * 8] * 2]  # which makes a token of each sign
+    bpe.normalizer = normalizers.Sequence(steps)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
         texts,
@@ -106,6 +111,12 @@ def train_tokenizer(
         tokenizer_object=bpe, bos_token=_BOS, eos_token=_EOS, pad_token=_PAD
     )
     return cast("PreTrainedTokenizerFast", harden(tokenizer, *new_tokens))
+
+
+def _in_a_run(digit: str) -> str:
+    """A pattern for a digit of a run of eight or more: with a before it and 7 - a behind it, for any a."""
+    bit = f"[01{''.join(CODE_SIGNS.values())}]"
+    return "|".join(f"(?<={bit}{{{a}}}){digit}(?={bit}{{{7 - a}}})" for a in range(8))
 
 
 def build_tiny(
@@ -169,6 +180,7 @@ def token_vectors(
     width: int,
     *,
     clicked: sp.csr_matrix | None = None,
+    power: float = 1.0,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Latent-semantic vectors of tokens, and how rare they are.
@@ -178,6 +190,7 @@ def token_vectors(
         texts: one a note.
         width: dimensions of a vector.
         clicked: who clicked which note, (users, texts) of ones.
+        power: of the singular values in the vectors; 1 for likeness, 0 makes all directions alike.
         seed: of the decomposition, and of vectors for tokens that occur nowhere.
 
     Returns:
@@ -205,7 +218,7 @@ def token_vectors(
     vectors = np.zeros((size, width), dtype=np.float32)
     if rank > 0:
         _, strength, right = randomized_svd(weighted, rank, random_state=seed)
-        vectors[:, :rank] = right.T * strength
+        vectors[:, :rank] = right.T * strength**power
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     random = rng.standard_normal(vectors.shape).astype(np.float32)
     random /= np.linalg.norm(random, axis=1, keepdims=True)

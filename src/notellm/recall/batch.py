@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from notellm.backbone.batch import pad
 from notellm.errors import DataError
-from notellm.recall.model import pad
 from notellm.recall.prompt import IGNORED, Note, PromptBuilder, Task
 
 

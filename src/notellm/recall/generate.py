@@ -13,8 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
+from notellm.backbone.batch import pad_left
 from notellm.errors import ConfigError
-from notellm.recall.model import NoteLLM, Notes, as_notes, pad_left
+from notellm.recall.model import NoteLLM, Notes, as_notes
 from notellm.recall.prompt import Task
 
 #: Prompts generated at a time; similar lengths stand together.

@@ -25,6 +25,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
     add_lora,
@@ -56,11 +57,6 @@ from notellm.recall.prompt import (
     notes_from_table,
     template_from_dict,
 )
-
-#: Prompts of a batch together hold about this many tokens, padding included.
-TOKENS_PER_BATCH = 16_384
-#: Notes of similar length that pass the backbone together in training.
-GROUP = 32
 
 Notes: TypeAlias = pa.Table | Sequence[Note]
 
@@ -238,7 +234,7 @@ class NoteLLM(nn.Module):
             labels: (n, length) int64 with -100 where there is no loss; None computes vectors only.
         """
         vectors, total, count = [], input_ids.new_zeros((), dtype=torch.float32), 0
-        groups = _by_length(attention_mask)
+        groups = by_length(attention_mask)
         for rows, width in groups:
             states = hidden_states(self.backbone, input_ids[rows, :width], attention_mask[rows, :width])
             own = torch.arange(len(rows), device=rows.device)
@@ -297,16 +293,7 @@ class NoteLLM(nn.Module):
         return [self.prompt.render(note) for note in rows]
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-        """Batches of prompts of similar length, with the rows they belong to; longest first."""
-        ids = self.prompt.prompt_ids(texts)
-        lengths = np.array([len(row) for row in ids], dtype=np.int64)
-        order = np.argsort(-lengths, kind="stable")
-        start = 0
-        while start < len(order):
-            size = max(1, TOKENS_PER_BATCH // int(lengths[order[start]]))
-            rows = order[start : start + size]
-            start += size
-            yield rows, pad([ids[row] for row in rows], self.tokenizer, self.device)
+        return length_batches(self.prompt.prompt_ids(texts), self.tokenizer, self.device)
 
     def _to_vectors(self, states: Tensor) -> Tensor:
         return functional.normalize(self.projection(states.to(self.projection.weight.dtype)), dim=-1)
@@ -360,41 +347,6 @@ class NoteLLM(nn.Module):
             digest.update(name.encode())
             digest.update(weight.detach().float().cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
-
-
-def pad(
-    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
-) -> dict[str, Tensor]:
-    """Token ids of prompts as one padded batch: ``input_ids``, ``attention_mask``, ``position``."""
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
-    width = int(lengths.max())
-    ids = torch.full((len(rows), width), int(tokenizer.pad_token_id), dtype=torch.int64)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
-    batch = {"input_ids": ids, "attention_mask": mask, "position": lengths - 1}
-    return {name: value.to(device) for name, value in batch.items()}
-
-
-def pad_left(
-    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
-) -> dict[str, Tensor]:
-    """Token ids as one batch padded on the left, for generation: ``input_ids``, ``attention_mask``."""
-    width = max(len(row) for row in rows)
-    filler = int(tokenizer.pad_token_id)
-    ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def _by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
-    """Rows of a batch in groups of similar length, and each group's longest length.
-
-    Notes differ in length by an order of magnitude: one padded batch would be mostly padding.
-    """
-    lengths = attention_mask.sum(dim=1)
-    groups = torch.argsort(lengths, stable=True).split(GROUP)  # type: ignore[no-untyped-call]
-    return [(rows, int(lengths[rows[-1]])) for rows in groups]
 
 
 def _prompt_builder(

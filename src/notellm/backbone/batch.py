@@ -1,0 +1,62 @@
+"""Sequences of different length as batches: padding, and groups of similar length."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+#: Prompts of a batch together hold about this many tokens, padding included.
+TOKENS_PER_BATCH = 16_384
+#: Sequences of similar length that pass the backbone together in training.
+GROUP = 32
+
+
+def pad(
+    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
+) -> dict[str, Tensor]:
+    """Token ids of prompts as one padded batch: ``input_ids``, ``attention_mask``, ``position``."""
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    width = int(lengths.max())
+    ids = torch.full((len(rows), width), int(tokenizer.pad_token_id), dtype=torch.int64)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    mask = (torch.arange(width)[None, :] < lengths[:, None]).long()
+    batch = {"input_ids": ids, "attention_mask": mask, "position": lengths - 1}
+    return {name: value.to(device) for name, value in batch.items()}
+
+
+def pad_left(
+    rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> dict[str, Tensor]:
+    """Token ids as one batch padded on the left, for generation: ``input_ids``, ``attention_mask``."""
+    width = max(len(row) for row in rows)
+    filler = int(tokenizer.pad_token_id)
+    ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
+    """Rows of a batch in groups of similar length, and each group's longest length.
+
+    Notes differ in length by an order of magnitude: one padded batch would be mostly padding.
+    """
+    lengths = attention_mask.sum(dim=1)
+    groups = torch.argsort(lengths, stable=True).split(GROUP)  # type: ignore[no-untyped-call]
+    return [(rows, int(lengths[rows[-1]])) for rows in groups]
+
+
+def length_batches(
+    ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
+) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
+    """Padded batches of sequences of similar length, with the rows they belong to; longest first."""
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, TOKENS_PER_BATCH // int(lengths[order[start]]))
+        rows = order[start : start + size]
+        start += size
+        yield rows, pad([ids[row] for row in rows], tokenizer, device)

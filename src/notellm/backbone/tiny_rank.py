@@ -1,0 +1,303 @@
+"""The tiny backbone for ranking: a Llama whose weights start by comparing codes and texts.
+
+Random weights would have to discover from clicks alone that bit k of one code belongs to bit k of the
+other. What they would have to find is known, so it is written into the weights of a plain two-layer
+``LlamaForCausalLM``, and training goes on from there. A prompt is
+
+    [BOS] history | user code MARK item code, text of the candidate END
+
+and the layers begin as
+
+    layer 0  "match" head       a bit of the item's code attends to the same bit of the user's, a fixed
+                                distance back: rotary phases agree there and nowhere else
+             "history" heads    at the codes: mean of the token vectors so far, weights ~ idf
+             "after" head       tells the tokens behind MARK from those before it
+             feed-forward       (own bit) x (matched bit): silu(x) y - silu(-x) y = x y, exactly
+    layer 1  "codes" heads      at END: mean over the item's bits: agreement of the codes, and the history
+             "text" heads       at END: mean of the token vectors behind MARK, weights ~ idf
+             feed-forward       the inner product of the two means, dimension by dimension
+    output                      fitted to training rows by the caller (``rank.model``)
+
+Heads that find nothing to attend to look at [BOS], which holds nothing. Token vectors are a truncated
+SVD of TF-IDF profiles of users (what they liked) and of notes: texts that the same people like lie near
+each other. Everything else starts random and silent, and learns what it can add.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from notellm.backbone.tiny import token_vectors
+
+# Channels of the residual stream; token vectors, mean history and mean text follow, ``width`` each.
+_BIT, _CODE, _IDF, _BOS, _MARK, _END, _MATCH, _ITEM, _AFTER, _PRODUCT, _AGREEMENT, _TEXTS = range(12)
+_CHANNELS = 12
+_SURE = 24.0  # a score by which a head attends to one kind of token and no other
+
+
+@dataclass(frozen=True)
+class TinyRankOptions:
+    """Size of the tiny ranking backbone (measured on ML-1M, benchmarks/README.md).
+
+    Attributes:
+        vocabulary: the largest number of tokens of the BPE.
+        width: dimensions of the token vectors, at most 2 heads' worth.
+        heads: attention heads, at least 6; the others start silent.
+        head: dimensions of a head, even.
+        intermediate: width of the feed-forward parts, at least 2 x width.
+        max_length: the longest sequence in tokens.
+    """
+
+    vocabulary: int = 8_000
+    width: int = 60
+    heads: int = 6
+    head: int = 32
+    intermediate: int = 256
+    max_length: int = 512
+
+    @property
+    def hidden(self) -> int:
+        """Width of the model: all heads side by side."""
+        return self.heads * self.head
+
+
+@dataclass(frozen=True)
+class Marks:
+    """The tokens of the prompt that the weights are written for.
+
+    Attributes:
+        zero: token id of a code's "0".
+        one: token id of a code's "1".
+        mark: token id that ends what all candidates share.
+        end: token id that ends the prompt.
+        distance: tokens from a bit of the user's code to the same bit of the item's; None where the
+            prompt holds no binary codes, or not at a fixed distance.
+        bits: bits of a code.
+    """
+
+    zero: int
+    one: int
+    mark: int
+    end: int
+    distance: int | None
+    bits: int
+
+
+def build_tiny_rank(
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+    marks: Marks,
+    options: TinyRankOptions | None = None,
+    *,
+    liked: sp.csr_matrix | None = None,
+    seed: int = 0,
+) -> LlamaForCausalLM:
+    """A Llama whose last state holds the agreement of two codes and of two texts from the start.
+
+    Args:
+        tokenizer: from ``backbone.tiny.train_tokenizer`` with ``codes=True``.
+        texts: the candidates' texts as the prompt writes them.
+        marks: the tokens that the prompt is structured by.
+        options: its size.
+        liked: who liked which of the texts, (users, texts) of ones; None leaves texts alone.
+        seed: of the random parts.
+
+    Returns:
+        The model in float32 on the CPU, in training mode.
+    """
+    size = options or TinyRankOptions()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=2,
+        num_attention_heads=size.heads,
+        max_position_embeddings=size.max_length,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    model = LlamaForCausalLM(config)
+    vectors, idf = token_vectors(tokenizer, texts, size.width, clicked=liked, power=0.0, seed=seed)
+    with torch.no_grad():
+        spread = _write_embeddings(model, vectors, idf, marks)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        _write_first_layer(model, size, marks, spread)
+        _write_second_layer(model, size, spread)
+    return model
+
+
+def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray, marks: Marks) -> float:
+    """Text tokens: unit vector and log idf brought to [-0.5, 0.5]; the prompt's own tokens: a channel each.
+
+    Returns the largest log idf, by which a key must multiply the channel to restore it.
+    """
+    log_idf = np.log(idf)
+    spread = max(float(log_idf.max()), 1e-9)
+    wanted = log_idf / spread - 0.5
+    table = np.zeros((len(vectors), model.config.hidden_size), dtype=np.float32)
+    table[:, _CHANNELS : _CHANNELS + vectors.shape[1]] = vectors
+    table[:, _IDF] = wanted / np.sqrt(
+        1 - wanted**2
+    )  # what the norm of a unit vector leaves of it is ``wanted``
+    own = {
+        model.config.bos_token_id: {_BOS: 1.0},
+        marks.mark: {_MARK: 1.0},
+        marks.end: {_END: 1.0},
+        marks.zero: {_BIT: -1.0, _CODE: 1.0},
+        marks.one: {_BIT: 1.0, _CODE: 1.0},
+    }
+    for token, channels in own.items():
+        table[token] = 0
+        for channel, value in channels.items():
+            table[token, channel] = value
+    model.model.embed_tokens.weight.copy_(torch.from_numpy(table))
+    return spread
+
+
+class _Heads:
+    """Writes single heads into an attention layer whose input is normed to a root mean square of 1.
+
+    A channel that holds 1 beside n other ones of size 1 arrives as sqrt(hidden / (n + 1)); ``unit`` is
+    what a channel arrives as when it holds all of the token, so scores below are upper bounds.
+    """
+
+    def __init__(self, layer: int, model: LlamaForCausalLM, size: TinyRankOptions) -> None:
+        self.attention = model.model.layers[layer].self_attn
+        self.size = size
+        self.unit = math.sqrt(size.hidden)
+        #: theta of each rotary pair, fastest first
+        self.angles: Tensor = model.model.rotary_emb.inv_freq.double()
+
+    def pair(self, head: int, index: int) -> int:
+        """Row of the first member of a rotary pair; counted from the slowest where negative."""
+        return head * self.size.head + index % (self.size.head // 2)
+
+    def quiet(self, head: int) -> None:
+        """No query, key or value: what is written next is all there is."""
+        rows = slice(head * self.size.head, (head + 1) * self.size.head)
+        for part in (self.attention.q_proj, self.attention.k_proj, self.attention.v_proj):
+            part.weight[rows] = 0
+            part.bias[rows] = 0
+
+    def attend(self, head: int, scores: dict[int, float], *, pair: int = -1, only: int | None = None) -> None:
+        """Score keys by their channels, from every token or only from those with a channel.
+
+        Args:
+            head: which.
+            scores: channel -> score of a token that holds nothing else.
+            pair: the rotary pair used; slow ones hardly turn over a prompt's length.
+            only: the channel that a querying token must hold.
+        """
+        row = self.pair(head, pair)
+        if only is None:
+            self.attention.q_proj.bias[row] = 1.0
+        else:
+            self.attention.q_proj.weight[row, only] = 1 / self.unit
+        for channel, score in scores.items():
+            self.attention.k_proj.weight[row, channel] = score * math.sqrt(self.size.head) / self.unit
+
+    def copy(self, head: int, source: Sequence[int], target: Sequence[int], gain: float) -> None:
+        """Write mean channels of what is attended to into channels of the attending token."""
+        for i, (read, write) in enumerate(zip(source, target, strict=True)):
+            row = head * self.size.head + i
+            self.attention.v_proj.weight[row, read] = 1.0
+            self.attention.o_proj.weight[write, row] = gain / self.unit
+
+
+def _write_first_layer(model: LlamaForCausalLM, size: TinyRankOptions, marks: Marks, spread: float) -> None:
+    heads = _Heads(0, model, size)
+    for head in range(4):
+        heads.quiet(head)
+    if marks.distance is not None:
+        _write_match(heads, 0, marks.distance, marks.bits)
+        heads.copy(0, [_BIT], [_MATCH], math.sqrt(2))  # a bit shares its token with _CODE
+    words = list(range(_CHANNELS, _CHANNELS + size.width))
+    past = list(range(_CHANNELS + size.width, _CHANNELS + 2 * size.width))
+    half = (size.width + 1) // 2
+    for head, part in ((1, slice(0, half)), (2, slice(half, size.width))):
+        # Only codes and MARK look back; the other tokens attend to [BOS] on another pair.
+        heads.attend(head, {_IDF: spread, _CODE: -_SURE, _MARK: -_SURE, _BOS: -_SURE})
+        heads.attend(head, {_BOS: _SURE}, pair=-2)
+        heads.copy(head, words[part], past[part], 2.0)
+        row = heads.pair(head, -2)
+        for channel in (_CODE, _MARK):
+            heads.attention.q_proj.weight[row, channel] = -1.5 / heads.unit
+    heads.attend(3, {_MARK: _SURE, _BOS: _SURE / 2})
+    heads.copy(3, [_MARK], [_AFTER], 1.0)
+    # A token's channels share its norm: four of size 1 in a bit of the item's code.
+    _multiply(model, 0, {_PRODUCT: [(_BIT, _MATCH)], _ITEM: [(_MATCH, _MATCH)]}, gain=4 / size.hidden)
+
+
+def _write_match(heads: _Heads, head: int, distance: int, bits: int) -> None:
+    """Let a code's token attend to the code's token ``distance`` back, or to [BOS] where there is none.
+
+    With q of pair j turned back by theta_j x distance, the score over a lag of n tokens is
+    sum_j w_j cos(theta_j (n - distance)): largest at the distance. Fast pairs weigh more, since they tell
+    neighbours apart. The slowest pair scores [BOS], half way between the peak and the next best lag.
+    """
+    half = heads.size.head // 2
+    weights = torch.linspace(3.0, 0.5, half, dtype=torch.float64)
+    weights[-1] = 0
+    lags = torch.arange(-distance, 2 * bits, dtype=torch.float64)
+    curve = (weights[None] * torch.cos(lags[:, None] * heads.angles[None])).sum(1)
+    peak, second = float(weights.sum()), float(curve[lags != 0].max())
+    scale = _SURE / (peak - second)
+    query, key = heads.attention.q_proj.weight, heads.attention.k_proj.weight
+    root = math.sqrt(scale * math.sqrt(heads.size.head)) / (heads.unit / math.sqrt(2))
+    for j in range(half - 1):
+        first, other = heads.pair(head, j), heads.pair(head, j) + half
+        size = root * math.sqrt(float(weights[j]))
+        turn = -float(heads.angles[j]) * distance
+        query[first, _CODE], query[other, _CODE] = size * math.cos(turn), size * math.sin(turn)
+        key[first, _CODE] = size
+    heads.attend(head, {_BOS: scale * (peak + second) / 2})
+
+
+def _write_second_layer(model: LlamaForCausalLM, size: TinyRankOptions, spread: float) -> None:
+    heads = _Heads(1, model, size)
+    for head in range(4):
+        heads.quiet(head)
+    words, past, text = (
+        list(range(_CHANNELS + i * size.width, _CHANNELS + (i + 1) * size.width)) for i in range(3)
+    )
+    half = (size.width + 1) // 2
+    # Without codes, MARK knows the history, too.
+    for head, part, more in ((0, slice(0, half), True), (1, slice(half, size.width), False)):
+        heads.attend(head, {_ITEM: 3 * _SURE, _MARK: _SURE, _BOS: _SURE / 3}, only=_END)
+        source, target = past[part], past[part]
+        if more:
+            source, target = [*source, _PRODUCT], [*target, _AGREEMENT]
+        heads.copy(head, source, target, 2.0)
+    for head, part in ((2, slice(0, half)), (3, slice(half, size.width))):
+        scores = {_AFTER: 2 * _SURE, _IDF: 2 * spread} | dict.fromkeys((_CODE, _MARK, _END), -4 * _SURE)
+        heads.attend(head, scores, only=_END)
+        heads.copy(head, words[part], text[part], 3.0)
+    _multiply(model, 1, {_TEXTS: list(zip(past, text, strict=True))}, gain=4 / size.hidden)
+
+
+def _multiply(
+    model: LlamaForCausalLM, layer: int, products: dict[int, list[tuple[int, int]]], gain: float
+) -> None:
+    """Add sums of products of two channels to channels: silu(x) y - silu(-x) y = x y, two units each."""
+    mlp = model.model.layers[layer].mlp
+    flat = [(target, x, y) for target, factors in products.items() for x, y in factors]
+    for i, (target, x, y) in enumerate(flat):
+        for unit, sign in ((2 * i, 1.0), (2 * i + 1, -1.0)):
+            mlp.gate_proj.weight[unit] = 0
+            mlp.up_proj.weight[unit] = 0
+            mlp.gate_proj.weight[unit, x] = sign
+            mlp.up_proj.weight[unit, y] = 1.0
+            mlp.down_proj.weight[target, unit] = sign * gain

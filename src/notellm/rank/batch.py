@@ -1,0 +1,156 @@
+"""From impressions to prompts: titles of the history, codes of user and note, the label.
+
+Nothing here looks ahead: a row's history holds what the user liked before it, and the codes are given
+(out of fold for the rows that a model is tuned on, see ``codes.py``).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from notellm.backbone.batch import pad
+from notellm.errors import DataError
+from notellm.rank.codes import Bits, Codes, OutOfFold
+from notellm.rank.model import BinLLM, Question
+from notellm.recall.prompt import Note, notes_from_table
+
+
+class NoteTexts:
+    """The notes that prompts name, cut at the budgets once.
+
+    Args:
+        model: whose prompt cuts them.
+        notes: notes table (schema ``data.schema.NOTES``).
+    """
+
+    def __init__(self, model: BinLLM, notes: pa.Table) -> None:
+        self.ids: list[str] = notes.column("note_id").to_pylist()
+        self.notes = model.prompt.cut(notes_from_table(notes))
+        self.row = {note_id: i for i, note_id in enumerate(self.ids)}
+
+    def note(self, note_id: str) -> Note:
+        """A note by its id.
+
+        Raises:
+            DataError: there is no such note.
+        """
+        row = self.row.get(note_id)
+        if row is None:
+            raise DataError(f"there is no note {note_id!r} among the {len(self.ids):,} notes; add it first")
+        return self.notes[row]
+
+    def history(self, note_ids: Sequence[str]) -> list[Note]:
+        """The notes of a history, oldest first; ids that are no longer among the notes are left out."""
+        return [self.notes[self.row[note_id]] for note_id in note_ids if note_id in self.row]
+
+
+def impression_codes(impressions: pa.Table, codes: Codes) -> "RowCodes":
+    """The codes of the users and notes of impressions."""
+    users, notes = impressions.column("user_id"), impressions.column("note_id")
+    return RowCodes(
+        codes.user_bits(users, impressions.column("history")),
+        codes.item_bits(notes),
+        codes.has_user(users) & codes.has_item(notes),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RowCodes:
+    """The codes of n rows.
+
+    Attributes:
+        users: bool (n, bits).
+        items: bool (n, bits).
+        present: bool (n,), whether the prompt is to hold them.
+    """
+
+    users: Bits
+    items: Bits
+    present: Bits
+
+    @classmethod
+    def out_of_fold(cls, fitted: OutOfFold) -> "RowCodes":
+        """The codes of training rows, from models that have not seen them."""
+        return cls(fitted.user_bits, fitted.item_bits, fitted.has_user & fitted.has_item)
+
+
+def questions(
+    model: BinLLM, texts: NoteTexts, impressions: pa.Table, codes: RowCodes | None
+) -> list[Question]:
+    """What the prompts of impressions ask.
+
+    Args:
+        model: how codes are written.
+        texts: the notes.
+        impressions: n rows (schema ``data.schema.IMPRESSIONS``).
+        codes: of these rows; None asks by text alone.
+
+    Raises:
+        DataError: an impression names an unknown note.
+    """
+    count = impressions.num_rows
+    users: Sequence[str | None] = [None] * count
+    items: Sequence[str | None] = [None] * count
+    if codes is not None:
+        users = [t if p else None for t, p in zip(model.code_texts(codes.users), codes.present, strict=True)]
+        items = [t if p else None for t, p in zip(model.code_texts(codes.items), codes.present, strict=True)]
+    last = model.settings.history
+    histories = [ids[-last:] if last else [] for ids in impressions.column("history").to_pylist()]
+    return [
+        Question(texts.history(history), texts.note(note_id), user, item)
+        for history, note_id, user, item in zip(
+            histories, impressions.column("note_id").to_pylist(), users, items, strict=True
+        )
+    ]
+
+
+def liked_notes(note_ids: pa.ChunkedArray, impressions: pa.Table) -> sp.csr_matrix:
+    """Who liked what in some impressions, float32 (users, notes) of ones."""
+    liked = impressions.filter(impressions.column("label"))
+    note = pc.index_in(liked.column("note_id"), value_set=note_ids.combine_chunks())
+    known = note.is_valid()
+    users = liked.column("user_id").filter(known)
+    user = pc.index_in(users, value_set=users.unique()).to_numpy()
+    rows = (user, note.drop_null().to_numpy())
+    matrix = sp.csr_matrix((np.ones(len(user), np.float32), rows), shape=(len(users.unique()), len(note_ids)))
+    matrix.data[:] = 1.0  # liked twice is liked
+    return matrix
+
+
+@dataclass(frozen=True, eq=False)
+class RankRows:
+    """Prompts and labels, ready for training.
+
+    Attributes:
+        ids: token ids of n prompts.
+        labels: float32 (n,), 1 where the user enjoyed the note.
+    """
+
+    ids: list[list[int]]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"ids": self.ids[row], "label": float(self.labels[row])}
+
+
+@dataclass(frozen=True)
+class RankCollator:
+    """Pads rows of a :class:`RankRows` to one batch."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """``input_ids``, ``attention_mask``, ``position`` and ``labels`` (n,) float32."""
+        batch = pad([row["ids"] for row in rows], self.tokenizer)
+        return {**batch, "labels": torch.tensor([row["label"] for row in rows], dtype=torch.float32)}

@@ -1,0 +1,364 @@
+"""BinLLM: a causal language model that says how likely a user is to enjoy a note.
+
+    P(enjoy) = sigmoid( logit("Yes") - logit("No") )        at the last token of the prompt
+
+that is, the probability of "Yes" among the two answers (BinLLM, arXiv 2406.03210; its public code takes the
+logit of "Yes" alone). The prompt holds the titles of what the user liked, the candidate's, and the codes of
+both (``prompt.py``, ``codes.py``).
+
+    model = BinLLM.from_corpus(notes, impressions)   # tiny, no download
+    model = BinLLM.from_pretrained("path/or/name")   # a saved BinLLM, or any causal language model
+    logits = model.predict(model.encode(rows))       # (n,) float32
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from notellm.backbone.batch import by_length, length_batches
+from notellm.backbone.load import (
+    LoraOptions,
+    add_lora,
+    hidden_states,
+    label_logits,
+    load_backbone,
+    merged_state,
+    save_backbone,
+)
+from notellm.backbone.tiny import train_tokenizer
+from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
+from notellm.errors import DataError, ModelError
+from notellm.files import json_text, read_json, write_aside
+from notellm.rank.codes import Bits, binary_text, decimal_text
+from notellm.rank.config import BinLLMConfig, checked_config
+from notellm.rank.prompt import FORMS, Form, RankPrompt, RankTemplate, load_template, template_from_dict
+from notellm.recall.prompt import Note
+
+CONFIG = "binllm.json"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt: would this user enjoy this note?
+
+    Attributes:
+        history: the notes the user liked, oldest first, cut by the prompt.
+        note: the candidate, cut by the prompt.
+        user_code: the text of the user's code; None without one.
+        item_code: the text of the note's code; None without one.
+    """
+
+    history: Sequence[Note]
+    note: Note
+    user_code: str | None = None
+    item_code: str | None = None
+
+    @property
+    def form(self) -> Form:
+        """With codes where there are both, else the text alone."""
+        return "text_only" if self.user_code is None or self.item_code is None else "with_codes"
+
+
+class BinLLM(nn.Module):
+    """A causal language model with the ranking prompt.
+
+    Args:
+        backbone: the causal language model.
+        tokenizer: its hardened tokenizer.
+        config: prompt and budgets; kept as ``settings``.
+        template: the wording, where it is not the one that ``config.template`` names.
+
+    Raises:
+        ConfigError: the template or the budgets are not allowed.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        config: BinLLMConfig,
+        *,
+        template: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.settings = config
+        wording = (
+            load_template(config.template)
+            if template is None
+            else template_from_dict(template, config.template)
+        )
+        self.prompt = rank_prompt(tokenizer, wording, config)
+
+    # ---------------------------------------------------------------- making
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        lora: LoraOptions | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        **options: Any,
+    ) -> Self:
+        """A saved BinLLM, or a fresh one on any causal language model.
+
+        Args:
+            name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
+            lora: train low-rank adapters only; None trains every weight.
+            dtype: of the backbone.
+            options: fields of :class:`BinLLMConfig` that shall differ from the saved ones (or from the
+                defaults).
+
+        Raises:
+            ModelError: there is no usable model.
+            ConfigError: an option is unknown or not allowed.
+        """
+        path = Path(name_or_path)
+        saved = _read_settings(path) if is_checkpoint(path) else {}
+        config = checked_config({**saved.get("config", {}), **options})
+        backbone, tokenizer = load_backbone(name_or_path, dtype=dtype)
+        limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
+        if limit is not None and config.max_length > limit:
+            config = replace(config, max_length=limit)
+        template = None if "template" in options else saved.get("template")
+        model = cls(backbone, tokenizer, config, template=template)
+        if lora is not None:
+            add_lora(backbone, lora)
+        return model
+
+    @classmethod
+    def from_corpus(
+        cls,
+        notes: Sequence[Note],
+        *,
+        liked: sp.csr_matrix | None = None,
+        bits: int = 32,
+        tiny: TinyRankOptions | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Self:
+        """The embedded default: a tiny Llama that compares codes and texts before any training.
+
+        Its answers are even until :func:`notellm.rank.trainer.fit_answers` or training sets them.
+
+        Args:
+            notes: what will be ranked; the words it knows.
+            liked: who liked which of them, (users, notes) of ones: words that the same users like start
+                near each other.
+            bits: of a code.
+            tiny: the size of the backbone.
+            seed: of everything random in it.
+            options: fields of :class:`BinLLMConfig`.
+
+        Raises:
+            DataError: the notes hold no text.
+            ConfigError: an option is unknown or not allowed.
+        """
+        size = tiny or TinyRankOptions()
+        config = checked_config({"template": "compact", "max_length": size.max_length, **options})
+        wording = load_template(config.template)
+        texts = [" ".join((note.title or note.content, *note.topics)) for note in notes]
+        if not any(text.strip() for text in texts):
+            raise DataError("the notes hold no text to build a backbone from; give notes with titles")
+        phrases = [wording.yes, wording.no, wording.history_item, wording.history_separator]
+        phrases += [
+            text for form in FORMS for text in (wording.form(form).shared, wording.form(form).candidate)
+        ]
+        # Twice, so that a word which occurs once becomes a token, too: it may tell one note from all others.
+        tokenizer = train_tokenizer(
+            [*texts, *texts, *phrases, *phrases], vocabulary=size.vocabulary, codes=True
+        )
+        prompt = rank_prompt(tokenizer, wording, config)
+        parts = [prompt.candidate_text(note) for note in prompt.cut(notes)]
+        backbone = build_tiny_rank(
+            tokenizer, parts, _marks(prompt, config, bits), size, liked=liked, seed=seed
+        )
+        return cls(backbone, tokenizer, config)
+
+    # ---------------------------------------------------------------- computing
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The backbone's configuration, which transformers' Trainer looks at."""
+        return self.backbone.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.backbone.device
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, position: Tensor) -> Tensor:
+        """Logits (n,) float32 of enjoying: "Yes" less "No".
+
+        Args:
+            input_ids: (n, length) int64.
+            attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
+            position: (n,) index of the last token.
+        """
+        groups = by_length(attention_mask)
+        logits = []
+        for rows, width in groups:
+            states = hidden_states(self.backbone, input_ids[rows, :width], attention_mask[rows, :width])
+            own = torch.arange(len(rows), device=rows.device)
+            logits.append(self.answer(states[own, position[rows]]))
+        back = torch.argsort(torch.cat([rows for rows, _ in groups]))
+        return torch.cat(logits)[back]
+
+    def answer(self, states: Tensor) -> Tensor:
+        """Logits (n,) of last hidden states (n, hidden)."""
+        both = label_logits(self.backbone, states)[:, [self.prompt.yes_id, self.prompt.no_id]].float()
+        return both[:, 0] - both[:, 1]
+
+    def encode(self, questions: Sequence[Question], form: Form | None = None) -> list[list[int]]:
+        """Token ids of prompts.
+
+        Args:
+            questions: what is asked.
+            form: which wording; each question's own when None. A question without codes is asked as text
+                alone whatever is wished.
+
+        Raises:
+            ConfigError: a prompt does not fit.
+        """
+        shared: dict[tuple[int, str | None, Form], list[int]] = {}  # one user's questions share a beginning
+        result = []
+        for question in questions:
+            wanted = question.form if form is None or question.form == "text_only" else form
+            key = (id(question.history), question.user_code, wanted)
+            if key not in shared:
+                shared[key] = self.prompt.shared_ids(question.history, question.user_code, wanted)
+            start = shared[key]
+            room = self.settings.max_length - len(start)
+            result.append(start + self.prompt.candidate_ids(question.note, question.item_code, wanted, room))
+        return result
+
+    @torch.inference_mode()
+    def predict(self, ids: Sequence[Sequence[int]], *, progress: bool = False) -> np.ndarray:
+        """Logits of prompts, (n,) float32, in the order given; a probability is their sigmoid.
+
+        Args:
+            ids: token ids from :meth:`encode`.
+            progress: show a progress bar.
+        """
+        result = np.empty(len(ids), dtype=np.float32)
+        training = self.training
+        self.eval()
+        with tqdm(total=len(ids), unit="prompt", desc="rank", disable=not progress) as bar:
+            for rows, batch in length_batches(ids, self.tokenizer, self.device):
+                result[rows] = self(**batch).cpu().numpy()
+                bar.update(len(rows))
+        self.train(training)
+        return result
+
+    def activation_checkpointing_enable(self, **options: Any) -> None:
+        """Compute activations twice rather than keep them; the Trainer calls this when asked to."""
+        self.backbone.activation_checkpointing_enable(**options)
+
+    def code_texts(self, codes: Bits) -> list[str]:
+        """Codes (n, bits) as this model's prompt writes them."""
+        return binary_text(codes) if self.settings.code_text == "binary" else decimal_text(codes)
+
+    # ---------------------------------------------------------------- disk
+
+    def save_pretrained(self, folder: str | Path, *, extra: dict[str, str] | None = None) -> None:
+        """Write the model as one directory, whole or not at all; adapters are merged into the weights.
+
+        Args:
+            folder: where; an existing directory is replaced.
+            extra: further text files to put in, by name.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with write_aside(folder) as aside:
+            aside.mkdir()
+            self.write(aside, extra=extra)
+
+    def write(self, folder: Path, *, extra: dict[str, str] | None = None) -> None:
+        """Write the model's files into an empty folder."""
+        save_backbone(self.backbone, folder)
+        self.tokenizer.save_pretrained(folder)
+        saved = {"config": asdict(self.settings), "template": self.prompt.template.to_dict()}
+        for name, text in {CONFIG: json_text(saved), **(extra or {})}.items():
+            (folder / name).write_text(text, encoding="utf-8")
+
+    def fingerprint(self) -> str:
+        """SHA-256 of settings, prompt and weights, 16 hexadecimal digits."""
+        digest = hashlib.sha256(repr((self.settings, self.prompt.template)).encode())
+        for name, weight in merged_state(self.backbone).items():
+            digest.update(name.encode())
+            digest.update(weight.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a path is the directory of a saved BinLLM, and not of a causal language model alone."""
+    return (Path(path) / CONFIG).is_file()
+
+
+def rank_prompt(
+    tokenizer: PreTrainedTokenizerBase, wording: RankTemplate, config: BinLLMConfig
+) -> RankPrompt:
+    """The prompt of a configuration."""
+    return RankPrompt(
+        tokenizer,
+        wording,
+        title_tokens=config.title_tokens,
+        content_tokens=config.content_tokens,
+        topics_tokens=config.topics_tokens,
+        history=config.history,
+        max_length=config.max_length,
+    )
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    """The content of ``binllm.json``.
+
+    Raises:
+        ModelError: it is not what :meth:`BinLLM.save_pretrained` writes.
+    """
+    try:
+        saved = read_json(path / CONFIG)
+    except DataError as error:
+        raise ModelError(f"{error}; save the model again") from error
+    if not (
+        isinstance(saved, dict)
+        and isinstance(saved.get("config"), dict)
+        and isinstance(saved.get("template"), dict)
+    ):
+        raise ModelError(f"{path / CONFIG} is not a BinLLM configuration; save the model again")
+    unknown = sorted(set(saved["config"]) - set(BinLLMConfig.__dataclass_fields__))
+    if unknown:
+        raise ModelError(f"{path / CONFIG} has the unknown field {unknown[0]!r}; it needs a newer notellm")
+    return saved
+
+
+def _marks(prompt: RankPrompt, config: BinLLMConfig, bits: int) -> Marks:
+    """The tokens that the first weights are written for, found in a prompt of the template."""
+    tokenizer = prompt.tokenizer
+    zero, one = (tokenizer(sign * 8, add_special_tokens=False)["input_ids"][0] for sign in "01")
+    code = "01" * (bits // 2)
+    shared = prompt.shared_ids([Note("a")], code, "with_codes")
+    whole = shared + prompt.candidate_ids(Note("a"), code, "with_codes", config.max_length)
+    at = [i for i, token in enumerate(whole) if token in (zero, one)]
+    fixed = config.code_text == "binary" and len(at) == 2 * bits and at[bits - 1] < len(shared) <= at[bits]
+    adjacent = fixed and at == [*range(at[0], at[0] + bits), *range(at[bits], at[bits] + bits)]
+    return Marks(
+        zero=zero,
+        one=one,
+        mark=shared[-1],
+        end=whole[-1],
+        distance=at[bits] - at[0] if adjacent else None,
+        bits=bits,
+    )

@@ -1,0 +1,295 @@
+"""The ranking prompt: a user's history and code, a candidate's text and code, and the question.
+
+    [BOS] shared(history, user code) candidate(title, ..., item code) -> Yes or No
+          ^ the same for all candidates      ^ the answer is read at the last token
+
+The wording is BinLLM's (arXiv 2406.03210, table 1 and appendix), as data in ``templates/*.json``: one
+with codes, one without (the first step of two-step tuning), one of codes alone. The two parts are
+tokenized apart and joined as token ids. So what all candidates share is a plain prefix of every prompt,
+which is computed once (``scorer.py``), and the sequence is the same as in training.
+
+A note's text is data, never markup: it is cut at its budget as text, its line breaks become spaces, and
+the tokenizer reads special tokens in it as plain characters (``backbone.tokenizer``).
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from notellm.backbone.tokenizer import cut_texts
+from notellm.errors import ConfigError
+from notellm.files import read_json
+from notellm.recall.prompt import Note
+
+#: What of a prompt's information is written: history and codes, the text alone, the codes alone.
+Form = Literal["with_codes", "text_only", "codes_only"]
+FORMS: tuple[Form, ...] = ("with_codes", "text_only", "codes_only")
+
+_FIELD = re.compile(r"\{(history|user_code|item_code|title|topics|category|content)\}")
+_SHARED = {"history", "user_code"}
+_CANDIDATE = {"item_code", "title", "topics", "category", "content"}
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One form of the prompt: what all candidates share, and what is the candidate's own."""
+
+    shared: str
+    candidate: str
+
+
+@dataclass(frozen=True)
+class RankTemplate:
+    """The wording of the ranking prompt in one language and domain."""
+
+    name: str
+    about: str
+    history_item: str
+    history_separator: str
+    with_codes: Wording
+    text_only: Wording
+    codes_only: Wording
+    yes: str
+    no: str
+
+    def form(self, form: Form) -> Wording:
+        """The wording of a form."""
+        wording: Wording = getattr(self, form)
+        return wording
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, which :func:`load_template` reads."""
+        return asdict(self)
+
+
+def builtin_templates() -> list[str]:
+    """Names of the ranking templates that come with notellm."""
+    folder = files("notellm.rank").joinpath("templates")
+    return sorted(item.name.removesuffix(".json") for item in folder.iterdir())
+
+
+def load_template(name_or_path: str | Path) -> RankTemplate:
+    """A template by its name ("movies", "books", "notes", "compact") or from a JSON file.
+
+    Raises:
+        ConfigError: no such template, or a part of it is missing or of the wrong form.
+    """
+    if str(name_or_path) in builtin_templates():
+        resource = files("notellm.rank").joinpath("templates", f"{name_or_path}.json")
+        return template_from_dict(json.loads(resource.read_text(encoding="utf-8")), str(name_or_path))
+    if not Path(name_or_path).is_file():
+        raise ConfigError(
+            f"no ranking template {str(name_or_path)!r}: give one of {', '.join(builtin_templates())} "
+            "or the path of a template's JSON file"
+        )
+    return template_from_dict(read_json(name_or_path), str(name_or_path))
+
+
+def template_from_dict(value: Any, where: str) -> RankTemplate:
+    """Build and check a template; ``where`` names it in errors.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    if not isinstance(value, dict):
+        raise ConfigError(f"ranking template {where}: expected a JSON object, found {type(value).__name__}")
+    problems = [
+        f"{name} must be a text"
+        for name in ("history_item", "history_separator", "yes", "no")
+        if not isinstance(value.get(name), str)
+    ]
+    wordings: dict[str, Wording] = {}
+    needed = {
+        "with_codes": {"user_code", "item_code", "history", "title"},
+        "text_only": {"history", "title"},
+        "codes_only": {"user_code", "item_code"},
+    }
+    for form in FORMS:
+        parts = value.get(form)
+        if not isinstance(parts, dict) or not all(
+            isinstance(parts.get(n), str) for n in ("shared", "candidate")
+        ):
+            problems.append(f"{form} must be an object with the texts shared and candidate")
+            continue
+        wordings[form] = Wording(parts["shared"], parts["candidate"])
+        own = {n: set(_FIELD.findall(parts[n])) for n in ("shared", "candidate")}
+        problems += [
+            f"{form} lacks {{{name}}}" for name in sorted(needed[form] - own["shared"] - own["candidate"])
+        ]
+        problems += [
+            f"{form}.shared must not contain {{{name}}}: it differs from candidate to candidate"
+            for name in sorted(own["shared"] & _CANDIDATE)
+        ]
+        problems += [
+            f"{form}.candidate must not contain {{{name}}}: it belongs to the shared part"
+            for name in sorted(own["candidate"] & _SHARED)
+        ]
+        if form == "text_only" and {"user_code", "item_code"} & (own["shared"] | own["candidate"]):
+            problems.append("text_only must not contain a code")
+        if _FIELD.search(parts["candidate"]) and parts["candidate"].rstrip().endswith("}"):
+            problems.append(f"{form}.candidate must end in fixed text: the answer is read at its last token")
+    if not problems and value["yes"] == value["no"]:
+        problems.append(f"yes and no are the same answer ({value['yes']!r})")
+    if problems:
+        raise ConfigError(f"ranking template {where}: " + "; ".join(problems))
+    return RankTemplate(
+        str(value.get("name", where)),
+        str(value.get("about", "")),
+        value["history_item"],
+        value["history_separator"],
+        **wordings,
+        yes=value["yes"],
+        no=value["no"],
+    )
+
+
+class RankPrompt:
+    """Renders and tokenizes ranking prompts.
+
+    Args:
+        tokenizer: a tokenizer from ``backbone.tokenizer``.
+        template: the wording.
+        title_tokens: budget of a title, in the history as for the candidate.
+        content_tokens: budget of the candidate's content, where the wording has it.
+        topics_tokens: budget of a note's topics together, where the wording has them.
+        history: how many of the last liked notes are named (paper: 10).
+        max_length: the longest sequence in tokens; the oldest notes of the history are left out first,
+            then the content is shortened; codes, question and title never are.
+
+    Raises:
+        ConfigError: a budget is not positive, the answers begin with the same token, or the wording
+            leaves no room.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: RankTemplate,
+        *,
+        title_tokens: int = 20,
+        content_tokens: int = 40,
+        topics_tokens: int = 20,
+        history: int = 10,
+        max_length: int = 512,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.budgets = {"title": title_tokens, "content": content_tokens, "topics": topics_tokens}
+        self.history = history
+        self.max_length = max_length
+        problems = [
+            f"{name}_tokens is {n}; it must be at least 1" for name, n in self.budgets.items() if n < 1
+        ]
+        if history < 0:
+            problems.append(f"history is {history}; it must be 0 or more")
+        if problems:
+            raise ConfigError("; ".join(problems))
+        self.yes_id, self.no_id = (self._ids(text)[0] for text in (template.yes, template.no))
+        if self.yes_id == self.no_id:
+            raise ConfigError(
+                f"the answers {template.yes!r} and {template.no!r} begin with the same token; "
+                "choose answers that differ in their first token"
+            )
+
+    def cut(self, notes: Sequence[Note]) -> list[Note]:
+        """The notes with every text cut at its budget and on one line; do it once, then render often."""
+        titles = self._cut([note.title or note.content for note in notes], "title")
+        contents = self._cut([note.content if note.title else "" for note in notes], "content")
+        topics = self._cut([", ".join(note.topics) for note in notes], "topics")
+        return [
+            Note(title, content, (topic,) if topic else (), _one_line(note.category))
+            for note, title, content, topic in zip(notes, titles, contents, topics, strict=True)
+        ]
+
+    def shared_ids(self, history: Sequence[Note], user_code: str | None, form: Form) -> list[int]:
+        """Token ids of what all candidates share, [BOS] included.
+
+        Args:
+            history: the notes the user liked, oldest first, from :meth:`cut`; the last ``self.history``
+                of them are named, fewer where the sequence would grow too long.
+            user_code: the text of the user's code; None where the form has none.
+            form: which wording.
+        """
+        wording = self.template.form(form).shared
+        named = list(history[-self.history :]) if self.history else []
+        room = self.max_length * 3 // 4  # the rest is the candidate's
+        while True:
+            ids = self._begin(self._shared_text(wording, named, user_code))
+            if len(ids) <= room or not named:
+                return ids
+            named = named[1:]
+
+    def candidate_ids(self, note: Note, item_code: str | None, form: Form, room: int) -> list[int]:
+        """Token ids of a candidate's part.
+
+        Args:
+            note: the candidate, from :meth:`cut`.
+            item_code: the text of its code; None where the form has none.
+            form: which wording.
+            room: the tokens that the shared part has left; the content is left out where it does not fit.
+
+        Raises:
+            ConfigError: not even the title and the code fit.
+        """
+        wording = self.template.form(form).candidate
+        ids = self._ids(self._candidate_text(wording, note, item_code))
+        if len(ids) > room and note.content:
+            ids = self._ids(
+                self._candidate_text(wording, Note(note.title, "", note.topics, note.category), item_code)
+            )
+        if len(ids) > room:
+            raise ConfigError(
+                f"the prompt of the note {note.title!r} takes {len(ids)} tokens where {room} are left of "
+                f"max_length {self.max_length}; raise max_length, or give smaller budgets or less history"
+            )
+        return ids
+
+    def candidate_text(self, note: Note) -> str:
+        """The text of a candidate's part without code, from :meth:`cut`."""
+        return self._candidate_text(self.template.text_only.candidate, note, None)
+
+    def _shared_text(self, wording: str, named: Sequence[Note], user_code: str | None) -> str:
+        titles = [_fill(self.template.history_item, _note_fields(note)) for note in named]
+        values = {"history": self.template.history_separator.join(titles), "user_code": user_code or ""}
+        return _fill(wording, values)
+
+    def _candidate_text(self, wording: str, note: Note, item_code: str | None) -> str:
+        return _fill(wording, {**_note_fields(note), "item_code": item_code or ""})
+
+    def _cut(self, texts: Sequence[str], name: str) -> list[str]:
+        return [_one_line(text) for text in cut_texts(self.tokenizer, texts, self.budgets[name])]
+
+    def _begin(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        if ids and ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
+            ids = ids[:-1]  # some tokenizers end every text; the candidate's part is still to come
+        return ids
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    """One pass: a ``{title}`` inside a note stays as it is."""
+    return _FIELD.sub(lambda match: values[match.group(1)], template)
+
+
+def _note_fields(note: Note) -> dict[str, str]:
+    return {
+        "title": note.title,
+        "content": note.content,
+        "topics": ", ".join(note.topics),
+        "category": note.category,
+    }
+
+
+def _one_line(text: str) -> str:
+    return _SPACE.sub(" ", text).strip()

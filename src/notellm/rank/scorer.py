@@ -1,0 +1,267 @@
+"""Ranking candidates for a user with a tuned BinLLM: what they share is computed once.
+
+Every candidate's prompt begins with the same tokens: instruction, history, user code. Their keys and values
+are computed once, and only the candidates' own tokens pass the backbone, in batches over that cache. The
+scores are those of the plain computation (``BinLLM.predict`` on whole prompts) up to rounding.
+
+    ranker = Ranker.from_pretrained("ranker")
+    ranking = ranker.rank("user-7", ["note-1", "note-2"])      # or rank(history=[...], candidates=[...])
+    ranking.note_ids, ranking.scores, ranking.basis
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from notellm.backbone.batch import pad
+from notellm.backbone.load import hidden_states_after, prefix_cache
+from notellm.data.schema import NOTES
+from notellm.errors import DataError, ModelError
+from notellm.files import json_text, read_json, read_parquet, write_aside, write_parquet
+from notellm.rank.batch import NoteTexts
+from notellm.rank.codes import Codes, load_codes
+from notellm.rank.model import BinLLM, is_checkpoint
+from notellm.rank.prompt import Form
+from notellm.record import fingerprint
+
+#: Candidates that pass the backbone together; each repeats the shared keys and values.
+CANDIDATES = 128
+
+_CODES, _NOTES, _HISTORIES, _PARTS = "codes", "notes.parquet", "histories.parquet", "ranker.json"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Candidates of one user, best first.
+
+    Attributes:
+        note_ids: the candidates.
+        scores: P(enjoy) of each, float32 (n,).
+        basis: what is known of the user: "code and history", "code", "history" or "nothing" (then the
+            order is that of a typical user).
+    """
+
+    note_ids: list[str]
+    scores: np.ndarray
+    basis: str
+
+
+class Ranker:
+    """A tuned model with the codes, notes and histories it answers from.
+
+    Args:
+        model: the tuned model.
+        codes: of users and notes; None where it was tuned on text alone.
+        notes: notes table (schema ``data.schema.NOTES``): candidates, and what histories name.
+        histories: what each user liked, oldest first, where the caller gives no history.
+
+    Raises:
+        ModelError: the codes are not those the model was tuned with.
+    """
+
+    def __init__(
+        self,
+        model: BinLLM,
+        codes: Codes | None,
+        notes: pa.Table,
+        histories: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.model = model
+        self.codes = codes
+        self.table = notes.select(NOTES.names)
+        self.texts = NoteTexts(model, notes)
+        self.histories = dict(histories or {})
+        self._ends: dict[tuple[str, Form], list[int]] = {}
+
+    # ---------------------------------------------------------------- ranking
+
+    def rank(
+        self,
+        user_id: str | None = None,
+        candidates: Sequence[str] = (),
+        *,
+        history: Sequence[str] | None = None,
+    ) -> Ranking:
+        """Order candidates by how likely the user is to enjoy them.
+
+        Args:
+            user_id: the user; None where only a history is known.
+            candidates: note ids, each once.
+            history: notes the user liked, oldest first; the stored one when None.
+
+        Raises:
+            DataError: there is no candidate, one is unknown or stands there twice, or a note of the given
+                history is unknown.
+        """
+        scores, basis = self.scores(user_id, candidates, history=history)
+        order = np.argsort(-scores, kind="stable")
+        return Ranking([candidates[i] for i in order], scores[order], basis)
+
+    @torch.inference_mode()
+    def scores(
+        self,
+        user_id: str | None,
+        candidates: Sequence[str],
+        *,
+        history: Sequence[str] | None = None,
+        shared: bool = True,
+    ) -> tuple[np.ndarray, str]:
+        """P(enjoy) of candidates in the order given, float32 (n,), and what is known of the user.
+
+        Args:
+            user_id: as in :meth:`rank`.
+            candidates: as in :meth:`rank`.
+            history: as in :meth:`rank`.
+            shared: compute what the prompts share once; False computes every prompt whole.
+
+        Raises:
+            DataError: as :meth:`rank`.
+        """
+        self._check(candidates, history)
+        liked = list(self.histories.get(user_id or "", ()) if history is None else history)
+        liked = [note_id for note_id in liked if note_id in self.texts.row]
+        last = self.model.settings.history
+        named = self.texts.history(liked[-last:] if last else [])
+        user_code, own = self._user_code(user_id, liked)
+        item_codes = self._item_codes(candidates, user_code)
+        logits = np.empty(len(candidates), dtype=np.float32)
+        forms: tuple[Form, ...] = ("with_codes", "text_only")
+        for form in forms:  # a candidate without a code is asked about by text alone
+            rows = [i for i, code in enumerate(item_codes) if (code is None) == (form == "text_only")]
+            if not rows:
+                continue
+            start = self.model.prompt.shared_ids(named, user_code, form)
+            ends = [self._end(candidates[row], item_codes[row], form, len(start)) for row in rows]
+            if shared:
+                logits[rows] = self._shared_logits(start, ends)
+            else:
+                logits[rows] = self.model.predict([start + end for end in ends])
+        scores: np.ndarray = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
+        known = [word for word, there in (("code", own), ("history", bool(named))) if there]
+        return scores, " and ".join(known) or "nothing"
+
+    def _end(self, note_id: str, code: str | None, form: Form, start: int) -> list[int]:
+        """Token ids of a candidate's own part, which are the same for every user, so they are kept."""
+        room = self.model.settings.max_length - start
+        kept = self._ends.get((note_id, form))
+        if kept is None or len(kept) > room:
+            kept = self.model.prompt.candidate_ids(self.texts.note(note_id), code, form, room)
+            self._ends[note_id, form] = kept
+        return kept
+
+    def _shared_logits(self, start: list[int], ends: Sequence[list[int]]) -> np.ndarray:
+        model = self.model
+        training = model.training
+        model.eval()
+        cache = prefix_cache(model.backbone, torch.tensor([start], device=model.device))
+        result = np.empty(len(ends), dtype=np.float32)
+        order = np.argsort([-len(end) for end in ends], kind="stable")
+        for first in range(0, len(order), CANDIDATES):
+            rows = order[first : first + CANDIDATES]
+            batch = pad([ends[row] for row in rows], model.tokenizer, model.device)
+            states = hidden_states_after(model.backbone, cache, batch["input_ids"], batch["attention_mask"])
+            own = torch.arange(len(rows), device=model.device)
+            result[rows] = model.answer(states[own, batch["position"]]).cpu().numpy()
+        model.train(training)
+        return result
+
+    def _user_code(self, user_id: str | None, liked: Sequence[str]) -> tuple[str | None, bool]:
+        """The text of the user's code, and whether it is from their own training rows."""
+        users = [user_id or ""]
+        if self.codes is None or not self.codes.has_user(users)[0]:
+            return None, False
+        bits = self.codes.user_bits(users, pa.array([list(liked)], pa.list_(pa.string())))
+        row = self.codes.users.rows(users)[0]
+        return self.model.code_texts(bits)[0], bool(row >= 0 and self.codes.known_users[row])
+
+    def _item_codes(self, candidates: Sequence[str], user_code: str | None) -> list[str | None]:
+        if self.codes is None or user_code is None:
+            return [None] * len(candidates)
+        texts = self.model.code_texts(self.codes.item_bits(candidates))
+        return [t if has else None for t, has in zip(texts, self.codes.has_item(candidates), strict=True)]
+
+    def _check(self, candidates: Sequence[str], history: Sequence[str] | None) -> None:
+        if not len(candidates):
+            raise DataError("there are no candidates to rank; give at least one note id")
+        seen: set[str] = set()
+        for note_id in candidates:
+            self.texts.note(note_id)
+            if note_id in seen:
+                raise DataError(f"the candidate {note_id!r} stands there twice; give each note once")
+            seen.add(note_id)
+        for note_id in history or ():
+            self.texts.note(note_id)
+
+    # ---------------------------------------------------------------- disk
+
+    def save(self, folder: str | Path, *, extra: Mapping[str, str] | None = None) -> None:
+        """Write model, codes, notes and histories as one directory, whole or not at all.
+
+        The model's own files lie at its top, so ``AutoModelForCausalLM`` and :class:`BinLLM` open it, too.
+
+        Args:
+            folder: where; an existing directory is replaced.
+            extra: further text files to put in, by name (the record, the model card).
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with write_aside(folder) as aside:
+            aside.mkdir()
+            self.model.write(aside)
+            if self.codes is not None:
+                self.codes.save(aside / _CODES)
+            write_parquet(self.table, aside / _NOTES)
+            users = pa.table(
+                {
+                    "user_id": pa.array(list(self.histories), pa.string()),
+                    "history": pa.array([list(h) for h in self.histories.values()], pa.list_(pa.string())),
+                }
+            )
+            write_parquet(users, aside / _HISTORIES)
+            bits = None if self.codes is None else self.codes.bits
+            parts = {"model": self.model.fingerprint(), "codes": codes_fingerprint(self.codes), "bits": bits}
+            for name, text in {_PARTS: json_text(parts), **(extra or {})}.items():
+                (aside / name).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """A ranker that :meth:`save` wrote.
+
+        Raises:
+            ModelError: it is none, or its model and codes do not belong together.
+        """
+        path = Path(folder)
+        if not is_checkpoint(path) or not (path / _PARTS).is_file():
+            raise ModelError(
+                f"{path} is not a ranker directory (it has no {_PARTS}); make one: notellm rank fit"
+            )
+        parts = read_json(path / _PARTS)
+        model = BinLLM.from_pretrained(path)
+        codes = load_codes(path / _CODES) if (path / _CODES).is_dir() else None
+        for name, found in (("model", model.fingerprint()), ("codes", codes_fingerprint(codes))):
+            if found != parts.get(name):
+                raise ModelError(
+                    f"the {name} in {path} ({found}) are not those that were tuned together "
+                    f"({parts.get(name)}): codes mean nothing to another model; fit the ranker again"
+                )
+        users = read_parquet(path / _HISTORIES, ["user_id", "history"])
+        histories = dict(zip(users["user_id"].to_pylist(), users["history"].to_pylist(), strict=True))
+        return cls(model, codes, read_parquet(path / _NOTES, NOTES.names), histories)
+
+
+def codes_fingerprint(codes: Codes | None) -> str | None:
+    """SHA-256 of codes and ids, 16 hexadecimal digits; None without codes."""
+    if codes is None:
+        return None
+    digest = hashlib.sha256()
+    for ids, bits in ((codes.users.ids, codes.user_codes), (codes.items.ids, codes.item_codes)):
+        digest.update(fingerprint(pa.table({"id": ids})).encode())
+        digest.update(np.packbits(bits).tobytes())
+    return digest.hexdigest()[:16]

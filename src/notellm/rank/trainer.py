@@ -1,0 +1,177 @@
+"""Tuning BinLLM: binary cross-entropy on the answer, the best checkpoint by validation AUC.
+
+    L = mean over rows of BCE(label, logit("Yes") - logit("No"))
+
+:class:`BinLLMTrainer` is transformers' ``Trainer``, so logging, checkpoints, resuming, bf16 and several
+processes come with it. **Intuitive** tuning shows prompts with codes from the start; **two-step** tuning
+first shows the text alone, so that the model does not lean on the codes as a shortcut, and then the codes
+(BinLLM, section 3.3): two runs of this trainer on the same model, see ``pipeline/rank.py``.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+
+from notellm.backbone.batch import length_batches
+from notellm.backbone.load import hidden_states
+from notellm.errors import ConfigError, DataError
+from notellm.rank.batch import RankCollator, RankRows
+from notellm.rank.model import BinLLM
+
+KEYS = ("input_ids", "attention_mask", "position")
+
+
+@dataclass
+class BinLLMTrainingArguments(TrainingArguments):
+    """transformers' ``TrainingArguments`` with BinLLM's defaults.
+
+    Attributes:
+        embedding_learning_rate: of the token embeddings and the output head; as the rest when None.
+        patience: measurements without a better validation AUC before the run ends; None never ends early.
+    """
+
+    embedding_learning_rate: float | None = None
+    patience: int | None = None
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-3
+    warmup_steps: float = 0.05
+    per_device_train_batch_size: int = 64
+    report_to: str | list[str] | None = "none"
+    label_names: list[str] | None = field(default_factory=lambda: ["labels"])
+    remove_unused_columns: bool = False
+    save_total_limit: int | None = 2
+    logging_steps: float = 20
+
+
+class BinLLMTrainer(Trainer):
+    """Tunes a :class:`BinLLM` on prompts and labels.
+
+    Args:
+        model: the model.
+        args: options.
+        train: rows to learn from.
+        valid: rows whose AUC chooses the checkpoint, measured as ``eval_auc``; None keeps the last.
+
+    Raises:
+        DataError: there are no rows, or all have the same label.
+        ConfigError: patience without validation rows.
+    """
+
+    args: BinLLMTrainingArguments
+
+    def __init__(
+        self,
+        model: BinLLM,
+        args: BinLLMTrainingArguments,
+        *,
+        train: RankRows,
+        valid: RankRows | None = None,
+        **trainer_options: Any,
+    ) -> None:
+        for name, rows in (("training", train), ("validation", valid)):
+            if rows is not None and len(set(rows.labels.tolist())) < 2:
+                raise DataError(f"the {name} rows have one label only; there is nothing to tell apart")
+        callbacks = list(trainer_options.pop("callbacks", []))
+        if args.patience is not None:
+            if valid is None:
+                raise ConfigError("patience needs validation rows; give some, or leave patience out")
+            callbacks.append(EarlyStoppingCallback(args.patience))
+        self.valid = valid
+        super().__init__(
+            model=model,
+            args=copy.copy(args),
+            train_dataset=train,
+            eval_dataset=valid,
+            data_collator=RankCollator(model.tokenizer),
+            callbacks=callbacks,
+            **trainer_options,
+        )
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - a mean over rows
+    ) -> Any:
+        """Mean binary cross-entropy of the answers."""
+        logits = model(*(inputs[key] for key in KEYS))
+        loss = functional.binary_cross_entropy_with_logits(logits, inputs["labels"])
+        return (loss, logits) if return_outputs else loss
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW; embeddings and output head may have their own rate; norms and biases do not decay."""
+        target = cast("nn.Module", self.model if model is None else model)
+        backbone = cast("BinLLM", self.accelerator.unwrap_model(target)).backbone
+        tables = {
+            id(parameter)
+            for part in (backbone.get_input_embeddings(), backbone.get_output_embeddings())  # type: ignore[no-untyped-call]
+            for parameter in part.parameters()
+        }
+        rate = self.args.learning_rate
+        own = rate if self.args.embedding_learning_rate is None else self.args.embedding_learning_rate
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter in target.parameters():
+            if parameter.requires_grad:
+                decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
+                groups.setdefault((own if id(parameter) in tables else rate, decay), []).append(parameter)
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
+        options.pop("lr", None)
+        self.optimizer = kind(
+            [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
+            lr=rate,
+            **options,
+        )
+        return self.optimizer
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """AUC of the validation rows."""
+        if self.valid is None:
+            raise ConfigError("this trainer has no validation rows; give valid=")
+        model = cast("BinLLM", self.accelerator.unwrap_model(self.model))
+        auc = float(roc_auc_score(self.valid.labels, model.predict(self.valid.ids)))
+        metrics = {f"{metric_key_prefix}_auc": auc}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+@torch.inference_mode()
+def fit_answers(model: BinLLM, rows: RankRows, *, limit: int = 8_000, seed: int = 0) -> None:
+    """Set the output head's rows of "Yes" and "No" by logistic regression on the last hidden states.
+
+    What the tiny backbone's first weights compute lies in its last state; this says how much each part of
+    it counts. It takes one forward pass, where gradient steps would take hundreds.
+
+    Args:
+        model: with an output head of its own, changed in place.
+        rows: prompts and labels; codes out of fold, or they count too much.
+        limit: rows used, drawn by the seed.
+        seed: of the draw.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:limit]
+    states = np.empty((len(chosen), model.config.hidden_size), dtype=np.float32)
+    training = model.training
+    model.eval()
+    ids = [rows.ids[row] for row in chosen]
+    for part, batch in length_batches(ids, model.tokenizer, model.device):
+        last = hidden_states(model.backbone, batch["input_ids"], batch["attention_mask"])
+        states[part] = last[torch.arange(len(part)), batch["position"]].float().cpu().numpy()
+    model.train(training)
+    regression = LogisticRegression(C=3e-4, max_iter=1_000).fit(states, rows.labels[chosen])
+    # There is no bias in the head: the constant goes along the mean state.
+    mean = states.mean(axis=0)
+    weight = regression.coef_[0] + regression.intercept_[0] * mean / (mean @ mean)
+    half = torch.from_numpy(weight / 2).to(model.device, torch.float32)
+    head = model.backbone.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+    head.data[model.prompt.yes_id] = half
+    head.data[model.prompt.no_id] = -half
