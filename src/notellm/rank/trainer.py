@@ -34,7 +34,7 @@ class BinLLMTrainingArguments(TrainingArguments):
     """transformers' ``TrainingArguments`` with BinLLM's defaults.
 
     Attributes:
-        embedding_learning_rate: of the token embeddings and the output head; as the rest when None.
+        embedding_learning_rate: of the token embeddings; as the rest when None.
         patience: measurements without a better validation AUC before the run ends; None never ends early.
     """
 
@@ -109,14 +109,10 @@ class BinLLMTrainer(Trainer):
         return (loss, logits) if return_outputs else loss
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; embeddings and output head may have their own rate; norms and biases do not decay."""
+        """AdamW; embeddings may have their own rate; norms and biases do not decay."""
         target = cast("nn.Module", self.model if model is None else model)
         backbone = cast("BinLLM", self.accelerator.unwrap_model(target)).backbone
-        tables = {
-            id(parameter)
-            for part in (backbone.get_input_embeddings(), backbone.get_output_embeddings())  # type: ignore[no-untyped-call]
-            for parameter in part.parameters()
-        }
+        tables = {id(parameter) for parameter in backbone.get_input_embeddings().parameters()}
         rate = self.args.learning_rate
         own = rate if self.args.embedding_learning_rate is None else self.args.embedding_learning_rate
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
