@@ -39,6 +39,7 @@ from notellm.errors import DataError
 
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
 #: What the digits of a binary code are read as.
+_OCTETS = 256
 CODE_SIGNS = {"0": "\N{CIRCLED DIGIT ZERO}", "1": "\N{CIRCLED DIGIT ONE}"}
 
 
@@ -74,7 +75,7 @@ def train_tokenizer(
         texts: what it shall be good at.
         vocabulary: the largest number of tokens.
         new_tokens: special tokens to add.
-        codes: read every digit in a run of eight or more 0s and 1s as a token of its own (``CODE_SIGNS``).
+        codes: read every 8 digits of a run of 0s and 1s as one token, which no other text is (:func:`octet`).
 
     Raises:
         DataError: there is no text to learn from.
@@ -89,9 +90,11 @@ def train_tokenizer(
         # After NFKC no text holds these signs, so a bit of a code is never taken for a digit of a text.
         for digit, sign in CODE_SIGNS.items():
             steps.append(normalizers.Replace(Regex(_in_a_run(digit)), sign))
-        bits = pre_tokenizers.Split(Regex(f"[{''.join(CODE_SIGNS.values())}]"), behavior="isolated")
-        bpe.pre_tokenizer = pre_tokenizers.Sequence([bits, byte_level])
-        texts = [*texts, *["01" * 8] * 2]  # which makes a token of each sign
+        octets = pre_tokenizers.Split(Regex(f"[{''.join(CODE_SIGNS.values())}]{{8}}"), behavior="isolated")
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([octets, byte_level])
+        # More often than any word, so that their merges come first and each becomes a token.
+        vocabulary = max(vocabulary, 2 * _OCTETS + 512)
+        texts = [*texts, *["".join(map(octet, range(_OCTETS)))] * max(100, len(texts))]
     bpe.normalizer = normalizers.Sequence(steps)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
@@ -111,6 +114,11 @@ def train_tokenizer(
         tokenizer_object=bpe, bos_token=_BOS, eos_token=_EOS, pad_token=_PAD
     )
     return cast("PreTrainedTokenizerFast", harden(tokenizer, *new_tokens))
+
+
+def octet(value: int) -> str:
+    """The text of 8 bits of a code, the highest first: "00000101" for 5."""
+    return f"{value:08b}"
 
 
 def _in_a_run(digit: str) -> str:

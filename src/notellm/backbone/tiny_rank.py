@@ -1,18 +1,19 @@
 """The tiny backbone for ranking: a Llama whose weights start by comparing codes and texts.
 
 Random weights would have to discover from clicks alone that bit k of one code belongs to bit k of the
-other. What they would have to find is known, so it is written into the weights of a plain two-layer
-``LlamaForCausalLM``, and training goes on from there. A prompt is
+other. (A token holds 8 bits: ``backbone.tiny.octet``.) What they would have to find is known, so it is
+written into the weights of a plain two-layer ``LlamaForCausalLM``, and training goes on from there. A
+prompt is
 
     [BOS] history | user code MARK item code, text of the candidate END
 
 and the layers begin as
 
-    layer 0  "match" head       a bit of the item's code attends to the same bit of the user's, a fixed
+    layer 0  "match" head       8 bits of the item's code attend to the same bits of the user's, a fixed
                                 distance back: rotary phases agree there and nowhere else
              "history" heads    at the codes: mean of the token vectors so far, weights ~ idf
              "after" head       tells the tokens behind MARK from those before it
-             feed-forward       (own bit) x (matched bit): silu(x) y - silu(-x) y = x y, exactly
+             feed-forward       (own bits) . (matched bits): silu(x) y - silu(-x) y = x y, exactly
     layer 1  "codes" heads      at END: mean over the item's bits: agreement of the codes, and the history
              "text" heads       at END: mean of the token vectors behind MARK, weights ~ idf
              feed-forward       the inner product of the two means, dimension by dimension
@@ -36,8 +37,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from notellm.backbone.tiny import token_vectors
 
 # Channels of the residual stream; token vectors, mean history and mean text follow, ``width`` each.
-_BIT, _CODE, _IDF, _BOS, _MARK, _END, _MATCH, _ITEM, _AFTER, _PRODUCT, _AGREEMENT, _TEXTS = range(12)
-_CHANNELS = 12
+_BITS, _MATCHES = range(8), range(8, 16)
+_CODE, _IDF, _BOS, _MARK, _END, _ITEM, _AFTER, _PRODUCT, _AGREEMENT, _TEXTS = range(16, 26)
+_CHANNELS = 26
 _SURE = 24.0  # a score by which a head attends to one kind of token and no other
 
 
@@ -55,7 +57,7 @@ class TinyRankOptions:
     """
 
     vocabulary: int = 8_000
-    width: int = 60
+    width: int = 54
     heads: int = 6
     head: int = 32
     intermediate: int = 256
@@ -72,21 +74,19 @@ class Marks:
     """The tokens of the prompt that the weights are written for.
 
     Attributes:
-        zero: token id of a code's "0".
-        one: token id of a code's "1".
+        octets: (256,) token ids of 8 bits of a code, by their value.
         mark: token id that ends what all candidates share.
         end: token id that ends the prompt.
-        distance: tokens from a bit of the user's code to the same bit of the item's; None where the
+        distance: tokens from 8 bits of the user's code to the same bits of the item's; None where the
             prompt holds no binary codes, or not at a fixed distance.
-        bits: bits of a code.
+        length: tokens of a code.
     """
 
-    zero: int
-    one: int
+    octets: Sequence[int]
     mark: int
     end: int
     distance: int | None
-    bits: int
+    length: int
 
 
 def build_tiny_rank(
@@ -149,16 +149,18 @@ def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndar
     wanted = log_idf / spread - 0.5
     table = np.zeros((len(vectors), model.config.hidden_size), dtype=np.float32)
     table[:, _CHANNELS : _CHANNELS + vectors.shape[1]] = vectors
-    table[:, _IDF] = wanted / np.sqrt(
-        1 - wanted**2
-    )  # what the norm of a unit vector leaves of it is ``wanted``
+    # What the norm leaves of the channel beside a unit vector is then ``wanted``.
+    table[:, _IDF] = wanted / np.sqrt(1 - wanted**2)
     own = {
         model.config.bos_token_id: {_BOS: 1.0},
         marks.mark: {_MARK: 1.0},
         marks.end: {_END: 1.0},
-        marks.zero: {_BIT: -1.0, _CODE: 1.0},
-        marks.one: {_BIT: 1.0, _CODE: 1.0},
     }
+    for number, octet_token in enumerate(marks.octets):
+        signs = [1.0 if number >> (7 - bit) & 1 else -1.0 for bit in _BITS]
+        own[octet_token] = {_CODE: 1.0} | {
+            bit: sign / math.sqrt(8) for bit, sign in zip(_BITS, signs, strict=True)
+        }
     for token, channels in own.items():
         table[token] = 0
         for channel, value in channels.items():
@@ -222,8 +224,8 @@ def _write_first_layer(model: LlamaForCausalLM, size: TinyRankOptions, marks: Ma
     for head in range(4):
         heads.quiet(head)
     if marks.distance is not None:
-        _write_match(heads, 0, marks.distance, marks.bits)
-        heads.copy(0, [_BIT], [_MATCH], math.sqrt(2))  # a bit shares its token with _CODE
+        _write_match(heads, 0, marks.distance, marks.length)
+        heads.copy(0, _BITS, _MATCHES, math.sqrt(2))  # the bits share their token with _CODE
     words = list(range(_CHANNELS, _CHANNELS + size.width))
     past = list(range(_CHANNELS + size.width, _CHANNELS + 2 * size.width))
     half = (size.width + 1) // 2
@@ -237,11 +239,15 @@ def _write_first_layer(model: LlamaForCausalLM, size: TinyRankOptions, marks: Ma
             heads.attention.q_proj.weight[row, channel] = -1.5 / heads.unit
     heads.attend(3, {_MARK: _SURE, _BOS: _SURE / 2})
     heads.copy(3, [_MARK], [_AFTER], 1.0)
-    # A token's channels share its norm: four of size 1 in a bit of the item's code.
-    _multiply(model, 0, {_PRODUCT: [(_BIT, _MATCH)], _ITEM: [(_MATCH, _MATCH)]}, gain=4 / size.hidden)
+    # What a token holds shares its norm: bits, _CODE, matched bits and _AFTER of size 1 in an item's code.
+    products = {
+        _PRODUCT: list(zip(_BITS, _MATCHES, strict=True)),
+        _ITEM: [(match, match) for match in _MATCHES],
+    }
+    _multiply(model, 0, products, gain=4 / size.hidden)
 
 
-def _write_match(heads: _Heads, head: int, distance: int, bits: int) -> None:
+def _write_match(heads: _Heads, head: int, distance: int, length: int) -> None:
     """Let a code's token attend to the code's token ``distance`` back, or to [BOS] where there is none.
 
     With q of pair j turned back by theta_j x distance, the score over a lag of n tokens is
@@ -251,7 +257,8 @@ def _write_match(heads: _Heads, head: int, distance: int, bits: int) -> None:
     half = heads.size.head // 2
     weights = torch.linspace(3.0, 0.5, half, dtype=torch.float64)
     weights[-1] = 0
-    lags = torch.arange(-distance, 2 * bits, dtype=torch.float64)
+    # From the newest code token to the oldest one, seen from any of them; a lag is never below 0.
+    lags = torch.arange(distance + length, dtype=torch.float64) - distance
     curve = (weights[None] * torch.cos(lags[:, None] * heads.angles[None])).sum(1)
     peak, second = float(weights.sum()), float(curve[lags != 0].max())
     scale = _SURE / (peak - second)

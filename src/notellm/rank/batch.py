@@ -47,9 +47,15 @@ class NoteTexts:
             raise DataError(f"there is no note {note_id!r} among the {len(self.ids):,} notes; add it first")
         return self.notes[row]
 
-    def history(self, note_ids: Sequence[str]) -> list[Note]:
-        """The notes of a history, oldest first; ids that are no longer among the notes are left out."""
-        return [self.notes[self.row[note_id]] for note_id in note_ids if note_id in self.row]
+    def history(self, note_ids: Sequence[str], last: int | None = None) -> list[Note]:
+        """The notes of a history, oldest first; ids that are no longer among the notes are left out.
+
+        Args:
+            note_ids: the history, oldest first.
+            last: how many at most, the latest ones; all when None.
+        """
+        rows = [self.row[note_id] for note_id in note_ids if note_id in self.row]
+        return [self.notes[row] for row in (rows if last is None else rows[max(0, len(rows) - last) :])]
 
 
 def impression_codes(impressions: pa.Table, codes: Codes) -> "RowCodes":
@@ -103,9 +109,9 @@ def questions(
         users = [t if p else None for t, p in zip(model.code_texts(codes.users), codes.present, strict=True)]
         items = [t if p else None for t, p in zip(model.code_texts(codes.items), codes.present, strict=True)]
     last = model.settings.history
-    histories = [ids[-last:] if last else [] for ids in impressions.column("history").to_pylist()]
+    histories = impressions.column("history").to_pylist()
     return [
-        Question(texts.history(history), texts.note(note_id), user, item)
+        Question(texts.history(history, last), texts.note(note_id), user, item)
         for history, note_id, user, item in zip(
             histories, impressions.column("note_id").to_pylist(), users, items, strict=True
         )

@@ -34,7 +34,7 @@ from notellm.backbone.load import (
     merged_state,
     save_backbone,
 )
-from notellm.backbone.tiny import train_tokenizer
+from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
 from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, write_aside
@@ -347,18 +347,19 @@ def _read_settings(path: Path) -> dict[str, Any]:
 def _marks(prompt: RankPrompt, config: BinLLMConfig, bits: int) -> Marks:
     """The tokens that the first weights are written for, found in a prompt of the template."""
     tokenizer = prompt.tokenizer
-    zero, one = (tokenizer(sign * 8, add_special_tokens=False)["input_ids"][0] for sign in "01")
-    code = "01" * (bits // 2)
+    octets = [tokenizer(octet(value), add_special_tokens=False)["input_ids"][0] for value in range(256)]
+    code, length = octet(0b01100101) * (bits // 8), bits // 8
     shared = prompt.shared_ids([Note("a")], code, "with_codes")
     whole = shared + prompt.candidate_ids(Note("a"), code, "with_codes", config.max_length)
-    at = [i for i, token in enumerate(whole) if token in (zero, one)]
-    fixed = config.code_text == "binary" and len(at) == 2 * bits and at[bits - 1] < len(shared) <= at[bits]
-    adjacent = fixed and at == [*range(at[0], at[0] + bits), *range(at[bits], at[bits] + bits)]
+    at = [i for i, token in enumerate(whole) if token == octets[0b01100101]]
+    fixed = (
+        config.code_text == "binary" and len(at) == 2 * length and at[length - 1] < len(shared) <= at[length]
+    )
+    adjacent = fixed and at == [*range(at[0], at[0] + length), *range(at[length], at[length] + length)]
     return Marks(
-        zero=zero,
-        one=one,
+        octets=octets,
         mark=shared[-1],
         end=whole[-1],
-        distance=at[bits] - at[0] if adjacent else None,
-        bits=bits,
+        distance=at[length] - at[0] if adjacent else None,
+        length=length,
     )

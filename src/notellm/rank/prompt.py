@@ -8,12 +8,14 @@ with codes, one without (the first step of two-step tuning), one of codes alone.
 tokenized apart and joined as token ids. So what all candidates share is a plain prefix of every prompt,
 which is computed once (``scorer.py``), and the sequence is the same as in training.
 
-A note's text is data, never markup: it is cut at its budget as text, its line breaks become spaces, and
-the tokenizer reads special tokens in it as plain characters (``backbone.tokenizer``).
+A note's text is data, never markup: it is cut at its budget as text, its line breaks become spaces, a run
+of 0s and 1s that could pass for a code is parted, and the tokenizer reads special tokens in it as plain
+characters (``backbone.tokenizer``).
 """
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -34,7 +36,8 @@ FORMS: tuple[Form, ...] = ("with_codes", "text_only", "codes_only")
 _FIELD = re.compile(r"\{(history|user_code|item_code|title|topics|category|content)\}")
 _SHARED = {"history", "user_code"}
 _CANDIDATE = {"item_code", "title", "topics", "category", "content"}
-_SPACE = re.compile(r"\s+")
+_SPACE = re.compile(r"[\s\x00-\x1f\x7f]+")
+_RUN = re.compile(r"[01]{7}(?=[01])")
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class RankPrompt:
         topics_tokens: budget of a note's topics together, where the wording has them.
         history: how many of the last liked notes are named (paper: 10).
         max_length: the longest sequence in tokens; the oldest notes of the history are left out first,
-            then the content is shortened; codes, question and title never are.
+            then the content is; codes, question and title never are.
 
     Raises:
         ConfigError: a budget is not positive, the answers begin with the same token, or the wording
@@ -191,7 +194,7 @@ class RankPrompt:
             problems.append(f"history is {history}; it must be 0 or more")
         if problems:
             raise ConfigError("; ".join(problems))
-        self.yes_id, self.no_id = (self._ids(text)[0] for text in (template.yes, template.no))
+        self.yes_id, self.no_id = (self._answer_id(text) for text in (template.yes, template.no))
         if self.yes_id == self.no_id:
             raise ConfigError(
                 f"the answers {template.yes!r} and {template.no!r} begin with the same token; "
@@ -200,8 +203,12 @@ class RankPrompt:
 
     def cut(self, notes: Sequence[Note]) -> list[Note]:
         """The notes with every text cut at its budget and on one line; do it once, then render often."""
-        titles = self._cut([note.title or note.content for note in notes], "title")
-        contents = self._cut([note.content if note.title else "" for note in notes], "content")
+        titled = [bool(note.title.strip()) for note in notes]
+        first = [note.title if has else note.content for note, has in zip(notes, titled, strict=True)]
+        titles = self._cut(first, "title")
+        contents = self._cut(
+            [note.content if has else "" for note, has in zip(notes, titled, strict=True)], "content"
+        )
         topics = self._cut([", ".join(note.topics) for note in notes], "topics")
         return [
             Note(title, content, (topic,) if topic else (), _one_line(note.category))
@@ -276,6 +283,11 @@ class RankPrompt:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
+    def _answer_id(self, text: str) -> int:
+        """The first token of an answer, as it follows a text: some tokenizers put a space before all."""
+        before = self._ids(":")
+        return self._ids(f":{text}")[len(before)]
+
 
 def _fill(template: str, values: dict[str, str]) -> str:
     """One pass: a ``{title}`` inside a note stays as it is."""
@@ -292,4 +304,10 @@ def _note_fields(note: Note) -> dict[str, str]:
 
 
 def _one_line(text: str) -> str:
-    return _SPACE.sub(" ", text).strip()
+    """A text without line breaks and control characters, and without eight binary digits in a row.
+
+    The tokenizer of the tiny backbone reads such a run as a code, after NFKC.
+    """
+    line = _SPACE.sub(" ", text).strip()
+    plain = unicodedata.normalize("NFKC", line)
+    return _RUN.sub(r"\g<0> ", plain) if _RUN.search(plain) else line

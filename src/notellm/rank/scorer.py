@@ -60,9 +60,6 @@ class Ranker:
         codes: of users and notes; None where it was tuned on text alone.
         notes: notes table (schema ``data.schema.NOTES``): candidates, and what histories name.
         histories: what each user liked, oldest first, where the caller gives no history.
-
-    Raises:
-        ModelError: the codes are not those the model was tuned with.
     """
 
     def __init__(
@@ -125,9 +122,7 @@ class Ranker:
         """
         self._check(candidates, history)
         liked = list(self.histories.get(user_id or "", ()) if history is None else history)
-        liked = [note_id for note_id in liked if note_id in self.texts.row]
-        last = self.model.settings.history
-        named = self.texts.history(liked[-last:] if last else [])
+        named = self.texts.history(liked, self.model.settings.history)
         user_code, own = self._user_code(user_id, liked)
         item_codes = self._item_codes(candidates, user_code)
         logits = np.empty(len(candidates), dtype=np.float32)
@@ -147,13 +142,18 @@ class Ranker:
         return scores, " and ".join(known) or "nothing"
 
     def _end(self, note_id: str, code: str | None, form: Form, start: int) -> list[int]:
-        """Token ids of a candidate's own part, which are the same for every user, so they are kept."""
-        room = self.model.settings.max_length - start
-        kept = self._ends.get((note_id, form))
-        if kept is None or len(kept) > room:
-            kept = self.model.prompt.candidate_ids(self.texts.note(note_id), code, form, room)
-            self._ends[note_id, form] = kept
-        return kept
+        """Token ids of a candidate's own part; where it fits it is the same for every user, so it is kept."""
+        prompt, length = self.model.prompt, self.model.settings.max_length
+        whole = self._ends.get((note_id, form))
+        if whole is None:
+            whole = prompt.candidate_ids(self.texts.note(note_id), code, form, length)
+            self._ends[note_id, form] = whole
+        # A part that was shortened for one user's long history is not what others are to see.
+        return (
+            whole
+            if len(whole) <= length - start
+            else prompt.candidate_ids(self.texts.note(note_id), code, form, length - start)
+        )
 
     def _shared_logits(self, start: list[int], ends: Sequence[list[int]]) -> np.ndarray:
         model = self.model
@@ -243,6 +243,8 @@ class Ranker:
                 f"{path} is not a ranker directory (it has no {_PARTS}); make one: notellm rank fit"
             )
         parts = read_json(path / _PARTS)
+        if not isinstance(parts, dict):
+            raise ModelError(f"{path / _PARTS} is not what Ranker.save writes; fit the ranker again")
         model = BinLLM.from_pretrained(path)
         codes = load_codes(path / _CODES) if (path / _CODES).is_dir() else None
         for name, found in (("model", model.fingerprint()), ("codes", codes_fingerprint(codes))):
@@ -257,11 +259,17 @@ class Ranker:
 
 
 def codes_fingerprint(codes: Codes | None) -> str | None:
-    """SHA-256 of codes and ids, 16 hexadecimal digits; None without codes."""
+    """SHA-256 of all that says who has which code, 16 hexadecimal digits; None without codes."""
     if codes is None:
         return None
-    digest = hashlib.sha256()
-    for ids, bits in ((codes.users.ids, codes.user_codes), (codes.items.ids, codes.item_codes)):
-        digest.update(fingerprint(pa.table({"id": ids})).encode())
+    digest = hashlib.sha256(codes.unknown.encode())
+    for ids, known, bits in (
+        (codes.users.ids, codes.known_users, codes.user_codes),
+        (codes.items.ids, codes.known_items, codes.item_codes),
+    ):
+        digest.update(fingerprint(pa.table({"id": ids, "known": known})).encode())
         digest.update(np.packbits(bits).tobytes())
+    for name in sorted(codes.maps):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(codes.maps[name]).tobytes())
     return digest.hexdigest()[:16]

@@ -153,8 +153,13 @@ def fit_answers(model: BinLLM, rows: RankRows, *, limit: int = 8_000, seed: int 
         rows: prompts and labels; codes out of fold, or they count too much.
         limit: rows used, drawn by the seed.
         seed: of the draw.
+
+    Raises:
+        DataError: the rows drawn have one label only.
     """
     chosen = np.random.default_rng(seed).permutation(len(rows))[:limit]
+    if len(np.unique(rows.labels[chosen])) < 2:
+        raise DataError(f"the {len(chosen)} rows have one label only; there is nothing to tell apart")
     states = np.empty((len(chosen), model.config.hidden_size), dtype=np.float32)
     training = model.training
     model.eval()
