@@ -108,6 +108,11 @@ def template_from_dict(value: Any, where: str) -> RankTemplate:
         for name in ("history_item", "history_separator", "yes", "no")
         if not isinstance(value.get(name), str)
     ]
+    in_history = set(_FIELD.findall(str(value.get("history_item", ""))))
+    problems += [
+        f"history_item must not contain {{{name}}}: it stands for one note"
+        for name in sorted(in_history & {*_SHARED, "item_code"})
+    ]
     wordings: dict[str, Wording] = {}
     needed = {
         "with_codes": {"user_code", "item_code", "history", "title"},
@@ -285,8 +290,10 @@ class RankPrompt:
 
     def _answer_id(self, text: str) -> int:
         """The first token of an answer, as it follows a text: some tokenizers put a space before all."""
-        before = self._ids(":")
-        return self._ids(f":{text}")[len(before)]
+        after = self._ids(f":{text}")[len(self._ids(":")) :]
+        if not after:
+            raise ConfigError(f"the answer {text!r} has no token of its own; give a word")
+        return after[0]
 
 
 def _fill(template: str, values: dict[str, str]) -> str:

@@ -48,6 +48,7 @@ class BinLLMTrainingArguments(TrainingArguments):
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     remove_unused_columns: bool = False
     save_total_limit: int | None = 2
+    metric_for_best_model: str | None = "eval_auc"
     logging_steps: float = 20
 
 
@@ -58,7 +59,8 @@ class BinLLMTrainer(Trainer):
         model: the model.
         args: options.
         train: rows to learn from.
-        valid: rows whose AUC chooses the checkpoint, measured as ``eval_auc``; None keeps the last.
+        valid: rows whose AUC, ``eval_auc``, is measured at every evaluation; it chooses what is kept where
+            ``args.load_best_model_at_end`` is set. None keeps the last.
 
     Raises:
         DataError: there are no rows, or all have the same label.
