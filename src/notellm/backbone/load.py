@@ -4,7 +4,6 @@ Only this package knows about transformers' internals: which part of a model com
 how logits come out of them, how LoRA is put in and merged.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.tokenizer import load_tokenizer
 from notellm.errors import ConfigError, MissingDependencyError, ModelError
@@ -66,38 +65,6 @@ def load_backbone(
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
     """Last hidden states after the final norm, (batch, length, hidden); no logits are computed."""
     output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    states: Tensor = output.last_hidden_state
-    return states
-
-
-def prefix_cache(model: PreTrainedModel, input_ids: Tensor) -> Cache:
-    """Keys and values of a beginning, (1, length) token ids, that many sequences share."""
-    output = model.base_model(input_ids=input_ids, use_cache=True)
-    cache: Cache = output.past_key_values
-    return cache
-
-
-def hidden_states_after(
-    model: PreTrainedModel, cache: Cache, input_ids: Tensor, attention_mask: Tensor
-) -> Tensor:
-    """As :func:`hidden_states`, for sequences that go on from one shared beginning.
-
-    Args:
-        model: the model.
-        cache: of the beginning, from :func:`prefix_cache`; it stays as it is.
-        input_ids: (n, length) what follows it.
-        attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
-    """
-    count, past = len(input_ids), cache.get_seq_length()
-    own = copy.deepcopy(cache)
-    own.batch_repeat_interleave(count)
-    before = attention_mask.new_ones(count, past)
-    output = model.base_model(
-        input_ids=input_ids,
-        attention_mask=torch.cat([before, attention_mask], dim=1),
-        past_key_values=own,
-        use_cache=True,
-    )
     states: Tensor = output.last_hidden_state
     return states
 

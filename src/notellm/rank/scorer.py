@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from notellm.backbone.batch import pad
-from notellm.backbone.load import hidden_states_after, prefix_cache
+from notellm.backbone.shared import can_share, read_beginning, states_after
 from notellm.data.schema import NOTES
 from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, read_parquet, write_aside, write_parquet
@@ -30,7 +30,7 @@ from notellm.rank.model import BinLLM, is_checkpoint
 from notellm.rank.prompt import Form
 from notellm.record import fingerprint
 
-#: Candidates that pass the backbone together; each repeats the shared keys and values.
+#: Candidates that pass the backbone together.
 CANDIDATES = 128
 
 _CODES, _NOTES, _HISTORIES, _PARTS = "codes", "notes.parquet", "histories.parquet", "ranker.json"
@@ -75,6 +75,7 @@ class Ranker:
         self.texts = NoteTexts(model, notes)
         self.histories = dict(histories or {})
         self._ends: dict[tuple[str, Form], list[int]] = {}
+        self._can_share = can_share(model.backbone)
 
     # ---------------------------------------------------------------- ranking
 
@@ -133,7 +134,7 @@ class Ranker:
                 continue
             start = self.model.prompt.shared_ids(named, user_code, form)
             ends = [self._end(candidates[row], item_codes[row], form, len(start)) for row in rows]
-            if shared:
+            if shared and self._can_share:
                 logits[rows] = self._shared_logits(start, ends)
             else:
                 logits[rows] = self.model.predict([start + end for end in ends])
@@ -159,13 +160,13 @@ class Ranker:
         model = self.model
         training = model.training
         model.eval()
-        cache = prefix_cache(model.backbone, torch.tensor([start], device=model.device))
+        beginning = read_beginning(model.backbone, start)
         result = np.empty(len(ends), dtype=np.float32)
         order = np.argsort([-len(end) for end in ends], kind="stable")
         for first in range(0, len(order), CANDIDATES):
             rows = order[first : first + CANDIDATES]
             batch = pad([ends[row] for row in rows], model.tokenizer, model.device)
-            states = hidden_states_after(model.backbone, cache, batch["input_ids"], batch["attention_mask"])
+            states = states_after(model.backbone, beginning, batch["input_ids"], batch["attention_mask"])
             own = torch.arange(len(rows), device=model.device)
             result[rows] = model.answer(states[own, batch["position"]]).cpu().numpy()
         model.train(training)
