@@ -24,5 +24,7 @@ def test_every_main_name_can_be_imported():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(AttributeError, match="has no attribute 'NoteLLN'; it has LoraOptions, Note, NoteLLM"):
+    with pytest.raises(
+        AttributeError, match="has no attribute 'NoteLLN'; it has BinLLM, LoraOptions, Note, NoteLLM"
+    ):
         _ = notellm.NoteLLN

@@ -9,9 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from notellm.backbone.load import LoraOptions
-    from notellm.data import read_clicks, read_notes, sample_world, validate
+    from notellm.data import impressions_from_clicks, read_clicks, read_notes, sample_world, validate
     from notellm.evaluate.split import split_by_note, split_by_time
     from notellm.pairs import PairOptions, mine_pairs
+    from notellm.pipeline.rank import RankFitOptions, evaluate_ranker, fit_ranker
+    from notellm.pipeline.recommend import Recommender
+    from notellm.rank.model import BinLLM
+    from notellm.rank.scorer import Ranker
     from notellm.recall.model import NoteLLM
     from notellm.recall.prompt import Note
     from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation
@@ -19,14 +23,21 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BinLLM",
     "LoraOptions",
     "Note",
     "NoteLLM",
     "NoteLLMTrainer",
     "NoteLLMTrainingArguments",
     "PairOptions",
+    "RankFitOptions",
+    "Ranker",
+    "Recommender",
     "Validation",
     "__version__",
+    "evaluate_ranker",
+    "fit_ranker",
+    "impressions_from_clicks",
     "mine_pairs",
     "read_clicks",
     "read_notes",
@@ -37,13 +48,20 @@ __all__ = [
 ]
 
 _WHERE = {
+    "BinLLM": "notellm.rank.model",
     "LoraOptions": "notellm.backbone.load",
     "Note": "notellm.recall.prompt",
     "NoteLLM": "notellm.recall.model",
     "NoteLLMTrainer": "notellm.recall.trainer",
     "NoteLLMTrainingArguments": "notellm.recall.trainer",
     "PairOptions": "notellm.pairs",
+    "RankFitOptions": "notellm.pipeline.rank",
+    "Ranker": "notellm.rank.scorer",
+    "Recommender": "notellm.pipeline.recommend",
     "Validation": "notellm.recall.trainer",
+    "evaluate_ranker": "notellm.pipeline.rank",
+    "fit_ranker": "notellm.pipeline.rank",
+    "impressions_from_clicks": "notellm.data.impressions",
     "mine_pairs": "notellm.pairs",
     "read_clicks": "notellm.data.read",
     "read_notes": "notellm.data.read",

@@ -13,18 +13,19 @@ from typing import Annotated
 import typer
 
 from notellm import __version__
-from notellm.cli import evaluate, prepare, recall
+from notellm.cli import evaluate, prepare, rank, recall
 from notellm.errors import NotellmError
 
 app = typer.Typer(
     name="notellm",
-    help="From a table of notes and a click log to related notes, topics and categories (NoteLLM).",
+    help="From a table of notes and a click log to related notes, topics and categories (NoteLLM), "
+    "and to recommendations (BinLLM).",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _group in (prepare, recall, evaluate):  # the order of --help
+for _group in (prepare, recall, rank, evaluate):  # the order of --help
     app.add_typer(_group.commands)
 
 

@@ -1,0 +1,320 @@
+"""Commands of rank, which tune and use a BinLLM: rank fit, rank score, rank evaluate; and recommend."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from notellm.cli.common import Output, Quiet, Seed, examples, group, hide_loading_bars, load_notes
+from notellm.errors import ConfigError, DataError
+
+commands = group()
+rank = typer.Typer(
+    help="Tune and use a BinLLM, which scores a note for a user.", rich_markup_mode=None, no_args_is_help=True
+)
+commands.add_typer(rank, name="rank")
+
+
+class Form(StrEnum):
+    """What the prompts hold."""
+
+    codes = "codes"
+    text_only = "text_only"
+
+
+class CodeText(StrEnum):
+    """How codes are written."""
+
+    binary = "binary"
+    decimal = "decimal"
+
+
+class Unknown(StrEnum):
+    """The code of who was never seen."""
+
+    average = "average"
+    folded = "folded"
+    none = "none"
+
+
+class Dataset(StrEnum):
+    """Public datasets of impressions."""
+
+    collm = "collm"
+
+
+RankerFolder = Annotated[Path, typer.Argument(help="A ranker directory from: notellm rank fit.")]
+Notes = Annotated[Path | None, typer.Option(help="A dataset folder or notes file with newer notes, too.")]
+History = Annotated[str | None, typer.Option(help="Note ids the user liked, oldest first: a,b,c.")]
+
+
+@rank.command(
+    epilog=examples(
+        "notellm rank fit data -o ranker",
+        "notellm rank fit split -o ranker            (its train part)",
+        "notellm rank fit data --impressions train.parquet --valid valid.parquet -o ranker",
+        "notellm rank fit --dataset collm --source ml-1m-collm -o ranker",
+        "notellm rank fit data -o ranker --backbone Qwen/Qwen3-0.6B --bf16",
+        "notellm rank fit data -o ranker --resume",
+    )
+)
+def fit(
+    output: Output,
+    folder: Annotated[
+        Path | None, typer.Argument(help="A dataset or split folder; with --impressions the notes.")
+    ] = None,
+    impressions: Annotated[Path | None, typer.Option(help="Own training impressions (Parquet).")] = None,
+    valid: Annotated[Path | None, typer.Option(help="Own validation impressions (Parquet).")] = None,
+    dataset: Annotated[Dataset | None, typer.Option(help="A public dataset instead.")] = None,
+    source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
+    negatives: Annotated[int, typer.Option(help="Drawn per click, where the log has no views.")] = 1,
+    valid_share: Annotated[float, typer.Option(help="Share of the impressions that choose.")] = 0.1,
+    test_share: Annotated[float, typer.Option(help="Share of the impressions kept for a test.")] = 0.1,
+    backbone: Annotated[
+        str, typer.Option(help='"tiny", or a causal language model by name or path.')
+    ] = "tiny",
+    template: Annotated[
+        str | None, typer.Option(help="notes, movies, books, compact, or a JSON file of one's own.")
+    ] = None,
+    lora: Annotated[
+        bool | None, typer.Option("--lora/--full", help="Adapters only, or every weight.")
+    ] = None,
+    form: Annotated[Form, typer.Option(help="Titles and codes, or titles alone.")] = Form.codes,
+    two_step: Annotated[
+        bool | None, typer.Option("--two-step/--one-step", help="Tune on the text alone first.")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Of a code, a multiple of 8.")] = 32,
+    code_text: Annotated[CodeText, typer.Option(help="How codes are written.")] = CodeText.binary,
+    unknown: Annotated[Unknown, typer.Option(help="Code of who was never seen.")] = Unknown.average,
+    code_epochs: Annotated[int, typer.Option(help="Passes of the collaborative model, at most.")] = 500,
+    out_of_fold: Annotated[int, typer.Option(help="Folds for the codes of training rows; 0: none.")] = 5,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the impressions.")] = None,
+    text_epochs: Annotated[float | None, typer.Option(help="Passes of the first of two steps.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Steps instead of epochs.")] = None,
+    batch: Annotated[int, typer.Option(help="Impressions in a batch.")] = 64,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the layers.")] = None,
+    embedding_learning_rate: Annotated[float | None, typer.Option(help="Of the token embeddings.")] = None,
+    history: Annotated[int, typer.Option(help="Liked notes that a prompt names.")] = 10,
+    title_tokens: Annotated[int, typer.Option(help="Budget of a title.")] = 20,
+    content_tokens: Annotated[int, typer.Option(help="Budget of the candidate's content.")] = 40,
+    evaluations: Annotated[int, typer.Option(help="How often to measure validation AUC.")] = 5,
+    patience: Annotated[int | None, typer.Option(help="Measurements without gain before the end.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (GPU).")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut off.")] = False,
+    seed: Seed = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Fit codes and tune a BinLLM on impressions; the best checkpoint by validation AUC is kept."""
+    from notellm.files import write_parquet
+    from notellm.pipeline.rank import RankFitOptions, fit_ranker
+
+    options = RankFitOptions(
+        backbone=backbone,
+        template=template,
+        lora=lora,
+        form=form.value,
+        two_step=two_step,
+        bits=bits,
+        code_text=code_text.value,
+        unknown=unknown.value,
+        code_epochs=code_epochs,
+        out_of_fold=out_of_fold,
+        epochs=epochs,
+        text_epochs=text_epochs,
+        max_steps=max_steps,
+        batch=batch,
+        learning_rate=learning_rate,
+        embedding_learning_rate=embedding_learning_rate,
+        history=history,
+        title_tokens=title_tokens,
+        content_tokens=content_tokens,
+        evaluations=evaluations,
+        patience=patience,
+        bf16=bf16,
+        seed=seed,
+    )
+    options.resolved()  # a mistake is told before the data are read
+    if dataset is not None:
+        if source is None or folder is not None or impressions is not None:
+            raise ConfigError(f"--dataset {dataset} needs --source, and neither a folder nor --impressions")
+        notes, train, chosen, test = _collm(source)
+    elif folder is None:
+        raise ConfigError("give a dataset or split folder, or --dataset")
+    elif (impressions is None) != (valid is None):
+        raise ConfigError("give --impressions and --valid together")
+    elif impressions is not None and valid is not None:
+        notes, train, chosen, test = load_notes(folder), _read(impressions), _read(valid), None
+    else:
+        notes, train, chosen, test = _from_clicks(folder, negatives, valid_share, test_share, seed)
+    hide_loading_bars()
+    fit_ranker(notes, train, chosen, output, options=options, resume=resume, progress=not quiet)
+    print(f"ranker -> {output}")
+    if test is not None:
+        kept = output.with_name(f"{output.name}.run") / "test.parquet"
+        write_parquet(test, kept)
+        print(f"{test.num_rows:,} test impressions -> {kept}")
+
+
+@rank.command(
+    epilog=examples(
+        "notellm rank score ranker --user u17 --candidates n1,n2,n3",
+        "notellm rank score ranker --history n8,n9 --candidates-file candidates.txt",
+    )
+)
+def score(
+    ranker: RankerFolder,
+    user: Annotated[str | None, typer.Option(help="The user's id.")] = None,
+    candidates: Annotated[str | None, typer.Option(help="Note ids: a,b,c.")] = None,
+    candidates_file: Annotated[Path | None, typer.Option(help="A text file, one note id a line.")] = None,
+    history: History = None,
+    notes: Notes = None,
+) -> None:
+    """Order candidates by how likely a user is to enjoy them."""
+    if (candidates is None) == (candidates_file is None):
+        raise ConfigError("give either --candidates or --candidates-file")
+    ids = _ids(candidates or "") if candidates_file is None else _lines(candidates_file)
+    found = _load_ranker(ranker, notes)
+    ranking = found.rank(user, ids, history=None if history is None else _ids(history))
+    known = "nothing (a typical user's order)" if ranking.basis == "nothing" else ranking.basis
+    print(f"known of the user: {known}")
+    _show(found, ranking.note_ids, ranking.scores)
+
+
+@rank.command(
+    epilog=examples(
+        "notellm rank evaluate ranker ranker.run/test.parquet",
+        "notellm rank evaluate ranker test.parquet --train train.parquet --notes data -o report",
+    )
+)
+def evaluate(
+    ranker: RankerFolder,
+    impressions: Annotated[Path, typer.Argument(help="Test impressions (Parquet).")],
+    train: Annotated[
+        Path | None, typer.Option(help="The training impressions, for popularity and cold rows.")
+    ] = None,
+    notes: Notes = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder for the report.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a ranker on test impressions beside item popularity and its codes alone."""
+    from notellm.pipeline.rank import evaluate_ranker
+
+    rows = _read(impressions)
+    seen = None if train is None else _read(train)
+    result = evaluate_ranker(_load_ranker(ranker, notes), rows, train=seen, progress=not quiet)
+    for problem, count in result.record["metrics"]["dropped"].items():
+        print(f"left out: {count:,} rows, {problem}")
+    print(result.text())
+    if output is not None:
+        result.save(output)
+        print(f"report -> {output}")
+
+
+@commands.command(
+    epilog=examples(
+        "notellm recommend --vectors vectors.parquet --ranker ranker --user u17",
+        "notellm recommend --model model --ranker ranker --notes data --user u17 -k 5",
+        "notellm recommend --vectors vectors.parquet --ranker ranker --history n8,n9 --no-rerank",
+    )
+)
+def recommend(
+    ranker: Annotated[Path, typer.Option(help="A ranker directory.")],
+    model: Annotated[str | None, typer.Option(help="A NoteLLM directory, which embeds the notes.")] = None,
+    vectors: Annotated[Path | None, typer.Option(help="Vectors from: notellm embed.")] = None,
+    notes: Notes = None,
+    user: Annotated[str | None, typer.Option(help="The user's id; none: popular notes.")] = None,
+    history: History = None,
+    k: Annotated[int, typer.Option("-k", help="How many notes.")] = 20,
+    exclude: Annotated[str, typer.Option(help="Note ids that shall not come back: a,b,c.")] = "",
+    recall_k: Annotated[int, typer.Option(help="Candidates that are ranked.")] = 100,
+    per_note: Annotated[int | None, typer.Option(help="Candidates one opened note may bring.")] = None,
+    last: Annotated[int, typer.Option(help="Opened notes that bring candidates.")] = 10,
+    rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rank, or recall alone.")] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Recommend notes to a user: those near what they opened, ranked; never what they have seen."""
+    from notellm.errors import ModelError
+    from notellm.pipeline.recommend import Recommender
+    from notellm.recall.checkpoint import is_checkpoint
+
+    if (model is None) == (vectors is None):
+        raise ConfigError("give either --model or --vectors")
+    if model is not None and not is_checkpoint(model):
+        raise ModelError(f"{model} is not a NoteLLM directory; train one: notellm train")
+    hide_loading_bars()
+    table = None if notes is None else load_notes(notes)
+    recommender = Recommender.load(model or str(vectors), ranker, notes=table, progress=not quiet)
+    result = recommender.recommend(
+        user,
+        history=None if history is None else _ids(history),
+        k=k,
+        exclude=_ids(exclude),
+        recall_k=recall_k,
+        per_note=per_note,
+        last=last,
+        rerank=rerank,
+    )
+    print(result.basis)
+    reasons = [f"  <- {reason}" if reason else "" for reason in result.reasons]
+    _show(recommender.ranker, result.note_ids, result.scores, reasons)
+
+
+def _from_clicks(folder: Path, negatives: int, valid: float, test: float, seed: int) -> tuple[Any, ...]:
+    """Notes and train, valid and test impressions of a dataset folder, or of a split folder's train part."""
+    from notellm.data import impressions_from_clicks
+    from notellm.pipeline.folders import is_split, load_dataset
+    from notellm.pipeline.rank import split_impressions
+
+    part = load_dataset(folder / "train" if is_split(folder) else folder)
+    if not part.clicks.num_rows:
+        raise DataError(f"{folder} has no clicks to learn from; prepare it with --clicks")
+    rows = impressions_from_clicks(part.clicks, negatives=negatives, seed=seed)
+    return part.notes, *split_impressions(rows, valid=valid, test=test)
+
+
+def _collm(source: Path) -> tuple[Any, ...]:
+    from notellm.data import read_collm
+
+    data = read_collm(source)
+    return data.notes, data.train, data.valid, data.test
+
+
+def _read(path: Path) -> Any:
+    from notellm.files import read_parquet
+
+    return read_parquet(path)
+
+
+def _load_ranker(folder: Path, notes: Path | None) -> Any:
+    from notellm.rank.scorer import Ranker
+
+    hide_loading_bars()
+    ranker = Ranker.from_pretrained(folder)
+    if notes is None:
+        return ranker
+    return Ranker(ranker.model, ranker.codes, load_notes(notes), ranker.histories)
+
+
+def _ids(given: str) -> list[str]:
+    return [part.strip() for part in given.split(",") if part.strip()]
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8: {error}") from error
+
+
+def _show(ranker: Any, note_ids: list[str], scores: Any, ends: list[str] | None = None) -> None:
+    """A line a note: score, id, title, and what else there is to say."""
+    names = ("note_id", "title", "content")
+    titles = {
+        note_id: (title or content)[:70]
+        for note_id, title, content in zip(*(ranker.table[n].to_pylist() for n in names), strict=True)
+    }
+    for note_id, value, end in zip(note_ids, scores, ends or [""] * len(note_ids), strict=True):
+        print(f"  {value:.3f}  {note_id}  {titles[note_id]}{end}".rstrip())

@@ -1,0 +1,766 @@
+"""Tuning a BinLLM as a job: impressions and a resolved configuration in, a ranker directory out.
+
+    notes, impressions --> codes (out of fold) --> prompts --> [text step] --> codes step --> Ranker
+
+The run's working folder ``OUTPUT.run`` beside the ranker holds the fitted codes, each step's checkpoints
+and logs in ``text`` and ``codes``, and what the run was started with; a killed run is resumed from there
+and ends with the weights an uninterrupted one ends with. When the ranker is written the codes and the
+checkpoints go, the logs stay.
+
+Every step keeps its best validation AUC, the one before its first update included: a step that only made
+the model worse is undone.
+"""
+
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PrinterCallback
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from notellm.backbone.load import LoraOptions, add_lora
+from notellm.data import split_impressions_by_time, validate_impressions
+from notellm.data.convert import is_order_only
+from notellm.errors import ConfigError, DataError, StorageError
+from notellm.evaluate import (
+    RankingResult,
+    cold_groups,
+    evaluate_ranking,
+    ranking_json,
+    ranking_markdown,
+    ranking_text,
+)
+from notellm.files import json_text, read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, liked_notes, questions
+from notellm.rank.codes import (
+    CodeOptions,
+    Codes,
+    Unknown,
+    binary_text,
+    fit_codes,
+    fit_out_of_fold,
+    load_codes,
+    parse_binary,
+)
+from notellm.rank.config import CodeText
+from notellm.rank.model import BinLLM
+from notellm.rank.prompt import load_template
+from notellm.rank.scorer import Ranker, codes_fingerprint
+from notellm.rank.trainer import BinLLMTrainer, BinLLMTrainingArguments, fit_answers
+from notellm.recall.prompt import notes_from_table
+from notellm.recall.trainer import last_checkpoint, load_trained
+from notellm.record import RECORD, describe, make_record, write_record
+
+TINY = "tiny"
+NAME = "BinLLM"
+#: What the prompts of a ranker hold: titles and codes, or titles alone.
+RankForm = Literal["codes", "text_only"]
+
+#: Notes that a ranker remembers of each user, the latest liked.
+MAX_HISTORY = 50
+
+#: Defaults by kind of backbone: tiny by measurement (benchmarks/README.md), pretrained by the paper.
+_TINY: dict[str, Any] = {
+    "template": "compact",
+    "lora": False,
+    "two_step": False,
+    "epochs": 1.0,
+    "text_epochs": 1.0,
+    "learning_rate": 3e-5,
+    "embedding_learning_rate": 3e-4,
+}
+_PRETRAINED: dict[str, Any] = {
+    "template": "notes",
+    "lora": True,
+    "two_step": True,
+    "epochs": 1.0,
+    "text_epochs": 1.0,
+    "learning_rate": 1e-4,
+}
+_FULL_LEARNING_RATE = 1e-5  # of a pretrained backbone tuned whole, where the paper has adapters only
+_LORA_TARGETS = ("q_proj", "v_proj")  # the paper's; other architectures: what peft knows for them
+
+_FITTED, _TUNED = "fitted_codes", "tuned"
+
+
+@dataclass(frozen=True)
+class RankFitOptions:
+    """Everything a run is made of. None means the default of the backbone's kind.
+
+    Attributes:
+        backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
+        template: the prompt's wording; tiny: "compact", pretrained: "notes".
+        lora: tune low-rank adapters instead of every weight; the default for pretrained backbones.
+        form: "codes" (titles and codes) or "text_only" (titles alone, no collaborative model).
+        two_step: tune on the text alone first, then with codes (paper; tiny: False).
+        bits: of a code (paper: 32).
+        code_text: how codes are written: "binary" or "decimal".
+        unknown: code of users and notes without training row, see ``rank.codes``.
+        code_epochs: passes of the collaborative model, at most.
+        out_of_fold: folds by which training rows get codes that have not seen them; 0: codes that have.
+        epochs: passes over the training rows.
+        text_epochs: passes of the first of two steps.
+        max_steps: ends every step earlier (or later) than its epochs say, where given.
+        batch: rows in a batch.
+        learning_rate: of the layers.
+        embedding_learning_rate: of the token embeddings; as the layers' when None.
+        history: how many of the last liked notes a prompt names (paper: 10).
+        title_tokens: budget of a title.
+        content_tokens: budget of the candidate's content, where the wording has it.
+        evaluations: how often a step measures the validation AUC; the best checkpoint is kept.
+        patience: measurements without a better AUC before a step ends; None never ends early.
+        bf16: compute in bfloat16 (for GPUs).
+        seed: of everything random.
+    """
+
+    backbone: str = TINY
+    template: str | None = None
+    lora: bool | None = None
+    form: RankForm = "codes"
+    two_step: bool | None = None
+    bits: int = 32
+    code_text: CodeText = "binary"
+    unknown: Unknown = "average"
+    code_epochs: int = 500
+    out_of_fold: int = 5
+    epochs: float | None = None
+    text_epochs: float | None = None
+    max_steps: int | None = None
+    batch: int = 64
+    learning_rate: float | None = None
+    embedding_learning_rate: float | None = None
+    history: int = 10
+    title_tokens: int = 20
+    content_tokens: int = 40
+    evaluations: int = 5
+    patience: int | None = None
+    bf16: bool = False
+    seed: int = 0
+
+    def resolved(self) -> "RankFitOptions":
+        """The options with every None filled in that has a default: tiny by measurement, others by the paper.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        tiny = self.backbone == TINY
+        defaults = dict(_TINY if tiny else _PRETRAINED)
+        if not tiny and self.lora is False:
+            defaults["learning_rate"] = _FULL_LEARNING_RATE
+        if self.form == "text_only":
+            defaults["two_step"] = False
+        chosen = replace(self, **{name: v for name, v in defaults.items() if getattr(self, name) is None})
+        problems = _option_problems(chosen)
+        if problems:
+            raise ConfigError("; ".join(problems))
+        return chosen
+
+    def code_options(self, *, progress: bool = True) -> CodeOptions:
+        """How the codes of this run are fitted.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        default = CodeOptions().training
+        training = replace(default, epochs=self.code_epochs, seed=self.seed, progress=progress)
+        return CodeOptions(bits=self.bits, unknown=self.unknown, training=training)
+
+
+# -------------------------------------------------------------------- tuning
+
+
+def fit_ranker(
+    notes: pa.Table,
+    train: pa.Table,
+    valid: pa.Table,
+    output: str | Path,
+    *,
+    options: RankFitOptions | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Ranker:
+    """Fit codes, tune a BinLLM on impressions, and write the ranker's directory with record and card.
+
+    Args:
+        notes: every note that will be ranked or named in a history.
+        train: impressions to learn from (schema ``data.schema.IMPRESSIONS``).
+        valid: impressions that choose the codes' epoch and the checkpoint.
+        output: the ranker directory; replaced when the run is complete.
+        options: the run's options.
+        resume: go on with the run that was cut off.
+        progress: show progress bars with rate and remaining time.
+
+    Returns:
+        The ranker; it remembers the last `MAX_HISTORY` notes that each user of train and valid liked.
+
+    Raises:
+        ConfigError: an option is not allowed, there is an unfinished run and ``resume`` is false, or it
+            was started with other options or data.
+        DataError: the tables do not fit together, or hold one label only.
+        ModelError: the backbone cannot be loaded.
+        StorageError: something cannot be written.
+    """
+    begin = time.monotonic()
+    chosen = (options or RankFitOptions()).resolved()
+    target = Path(output)
+    run = target.with_name(f"{target.name}.run")
+    started = {
+        "config": asdict(chosen),
+        "data": {"notes": describe(notes), "train": describe(train), "valid": describe(valid)},
+    }
+    train, dropped = validate_impressions(train, notes)
+    valid, more_dropped = validate_impressions(valid, notes)
+    _check_unfinished(run, started, resume=resume)
+    write_json(started, run / "started.json")
+    codes, train_codes, valid_codes = None, None, None
+    metrics: dict[str, Any] = {}
+    if chosen.form == "codes":
+        codes, train_codes = _codes(run / _FITTED, train, valid, chosen, progress=progress)
+        valid_codes = impression_codes(valid, codes)
+        alone = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
+        metrics["codes"] = _figures(valid, alone)
+
+    model = build_ranking_model(chosen, notes, train)
+    texts = NoteTexts(model, notes)
+
+    def rows(table: pa.Table, of: RowCodes | None) -> RankRows:
+        labels = table["label"].to_numpy(zero_copy_only=False).astype(np.float32)
+        return RankRows(model.encode(questions(model, texts, table, of)), labels)
+
+    final = rows(train, train_codes), rows(valid, valid_codes)
+    steps = [("text" if codes is None else "codes", *final, _number(chosen.epochs))]
+    if chosen.two_step:
+        steps.insert(0, ("text", rows(train, None), rows(valid, None), _number(chosen.text_epochs)))
+    if chosen.backbone == TINY:
+        fit_answers(model, steps[0][1], seed=chosen.seed)
+    if chosen.two_step:
+        metrics["untrained"] = _figures(valid, model.predict(final[1].ids))
+    for name, own_train, own_valid, epochs in steps:
+        arguments = _arguments(run / name, chosen, len(own_train), epochs, progress=progress)
+        metrics[f"{name}_step"] = _tune(model, arguments, own_train, own_valid, valid)
+    last = metrics[f"{steps[-1][0]}_step"]
+    metrics = {"untrained": last["before"]} | metrics | {"validation": last["after"]}
+    metrics["dropped"] = {p.problem: p.count for p in (dropped + more_dropped).problems}
+    metrics["seconds"] = round(time.monotonic() - begin, 1)
+
+    ranker = Ranker(model, codes, notes, liked_histories(train, valid))
+    record = make_record(
+        kind="ranker", **started, seed=chosen.seed, metrics=metrics, fingerprint=model.fingerprint()
+    )
+    ranker.save(target, extra={RECORD: json_text(record), "README.md": _card(target.name, record)})
+    for left in _unfinished(run):
+        shutil.rmtree(left)
+    return ranker
+
+
+def build_ranking_model(options: RankFitOptions, notes: pa.Table, train: pa.Table) -> BinLLM:
+    """The untuned model of a run: the tiny one from the notes and who liked them, or a pretrained backbone.
+
+    Raises:
+        ConfigError: an option is not allowed.
+        ModelError: the backbone cannot be loaded.
+        DataError: there is no text in the notes.
+    """
+    chosen = options.resolved()
+    known: dict[str, Any] = {
+        name: getattr(chosen, name)
+        for name in ("template", "code_text", "history", "title_tokens", "content_tokens")
+    }
+    if chosen.backbone == TINY:
+        liked = liked_notes(notes["note_id"], train)
+        return BinLLM.from_corpus(
+            notes_from_table(notes), liked=liked, bits=chosen.bits, seed=chosen.seed, **known
+        )
+    dtype = "bfloat16" if chosen.bf16 else "float32"
+    model = BinLLM.from_pretrained(chosen.backbone, dtype=dtype, **known)
+    if chosen.lora:
+        there = {name.rsplit(".", 1)[-1] for name, _ in model.backbone.named_modules()}
+        targets = _LORA_TARGETS if there.issuperset(_LORA_TARGETS) else None
+        torch.manual_seed(chosen.seed)  # of the adapters
+        add_lora(model.backbone, LoraOptions(targets=targets))
+    return model
+
+
+def liked_histories(*impressions: pa.Table, max_history: int = MAX_HISTORY) -> dict[str, list[str]]:
+    """What each user of some impressions liked by their end, oldest first, the last ``max_history``.
+
+    A row's history comes before the row, its own note after it where the label says so; a note stands at
+    its first place. A user who liked nothing has an empty list.
+
+    Args:
+        impressions: tables with the schema IMPRESSIONS, rows in any order.
+        max_history: notes kept of each user.
+    """
+    table = pa.concat_tables(impressions).sort_by([("timestamp", "ascending")])
+    liked: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for batch in table.to_batches(max_chunksize=1 << 14):
+        columns = (batch[name].to_pylist() for name in ("user_id", "note_id", "label", "history"))
+        for user_id, note_id, label, history in zip(*columns, strict=True):
+            own = liked[user_id]
+            own.update(dict.fromkeys(history))
+            if label:
+                own[note_id] = None
+    return {user_id: list(own)[-max_history:] for user_id, own in liked.items()}
+
+
+def split_impressions(
+    impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Train, valid and test: by time; where only the order of clicks is known, by each user's sequence.
+
+    Times in 1970 say nothing across users (``data.schema``). There the last ``test`` share of every
+    user's rows is test and the ``valid`` share before it valid, to the nearest row: a user of a few rows
+    is in train alone. No row is before what its user did later, but what other users did later may be in
+    train, which a split by time rules out.
+
+    Args:
+        impressions: table with the schema IMPRESSIONS.
+        valid: share of the rows in valid.
+        test: share of the rows in test, above 0.
+
+    Raises:
+        ConfigError: shares that are not allowed.
+        DataError: a part is empty.
+    """
+    if not is_order_only(impressions):
+        return split_impressions_by_time(impressions, valid=valid, test=test)
+    if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
+        raise ConfigError(
+            f"valid is {valid} and test is {test}: give shares of the rows, test above 0, valid 0 or "
+            "more, together below 1"
+        )
+    count = impressions.num_rows
+    user = pc.index_in(impressions["user_id"], value_set=impressions["user_id"].unique()).to_numpy()
+    sizes = np.bincount(user)
+    order = np.lexsort((np.arange(count), impressions["timestamp"].cast(pa.int64()).to_numpy(), user))
+    place = np.empty(count, np.int64)
+    place[order] = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    left = (sizes[user] - place).astype(np.float64)  # 1 for a user's last row
+    part = np.zeros(count, np.int8)
+    for share in (test + valid, test):
+        part += left <= np.floor(share * sizes[user] + 0.5)
+    parts = np.bincount(part, minlength=3)
+    if parts[0] == 0 or parts[2] == 0 or (valid > 0 and parts[1] == 0):
+        raise DataError(
+            f"{count} impressions of {len(sizes)} users split into {parts[0]} train, {parts[1]} valid and "
+            f"{parts[2]} test: a part is empty; give more clicks of each user, or other shares"
+        )
+    first, second, third = (impressions.filter(pa.array(part == i)) for i in range(3))
+    return first, second, third
+
+
+class _Tuner(BinLLMTrainer):
+    """The trainer, whose checkpoints hold what is tuned: with LoRA the adapters, not the frozen backbone.
+
+    Weights that share memory (tied embeddings) are written once.
+    """
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        if not self.args.should_save:
+            return
+        folder = Path(cast("str", output_dir or self.args.output_dir))
+        weights = {
+            name: weight.detach().contiguous()
+            for name, weight in self._unwrapped().named_parameters()
+            if weight.requires_grad
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(weights, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+        except OSError as error:
+            raise StorageError(f"cannot write the checkpoint {folder}: {error}") from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
+        load_trained(self._unwrapped(), Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        best = self.state.best_model_checkpoint
+        if best is not None:
+            load_trained(self._unwrapped(), Path(best))
+
+    def _unwrapped(self) -> nn.Module:
+        return cast("nn.Module", self.accelerator.unwrap_model(self.model))
+
+
+def _arguments(
+    folder: Path, options: RankFitOptions, rows: int, epochs: float, *, progress: bool
+) -> BinLLMTrainingArguments:
+    steps = options.max_steps or max(1, round(epochs * rows / options.batch))
+    every = max(1, steps // options.evaluations)
+    return BinLLMTrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=options.batch,
+        learning_rate=_number(options.learning_rate),
+        embedding_learning_rate=options.embedding_learning_rate,
+        patience=options.patience,
+        bf16=options.bf16,
+        seed=options.seed,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        load_best_model_at_end=True,
+        metric_for_best_model="auc",
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,  # how long the AUC has not risen
+        disable_tqdm=not progress,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="tensorboard" if find_spec("tensorboard") else "none",
+    )
+
+
+def _tune(
+    model: BinLLM,
+    arguments: BinLLMTrainingArguments,
+    train: RankRows,
+    valid: RankRows,
+    valid_table: pa.Table,
+) -> dict[str, Any]:
+    """One step of tuning, or the rest of it; the model ends with the best weights, first ones included.
+
+    Returns:
+        ``steps``, figures of the validation rows ``before`` and ``after``, whether the first weights were
+        ``kept_start``, and the ``history`` of measurements.
+    """
+    folder = Path(cast("str", arguments.output_dir))
+    tuned = folder / _TUNED
+    trainer = _Tuner(model, arguments, train=train, valid=valid)
+    trainer.remove_callback(PrinterCallback)  # what a quiet run would print instead of a bar
+    if tuned.is_dir():  # this step was finished before the run was cut off
+        load_trained(model, tuned)
+        done: dict[str, Any] = read_json(tuned / "metrics.json")
+        return done
+    start = {name: w.detach().cpu().clone() for name, w in model.named_parameters() if w.requires_grad}
+    before = _figures(valid_table, model.predict(valid.ids))
+    checkpoint = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    after = _figures(valid_table, model.predict(valid.ids))
+    worse = after["auc"] < before["auc"]
+    if worse:
+        own = dict(model.named_parameters())
+        with torch.no_grad():
+            for name, weight in start.items():
+                own[name].copy_(weight)
+        after = before
+    metrics = {
+        "steps": trainer.state.global_step,
+        "before": before,
+        "after": after,
+        "kept_start": worse,
+        "history": [
+            {"step": entry["step"], "auc": entry["eval_auc"]}
+            for entry in trainer.state.log_history
+            if "eval_auc" in entry
+        ],
+    }
+    with write_aside(tuned) as aside:
+        trainer.save_model(str(aside), _internal_call=True)
+        write_json(metrics, aside / "metrics.json")
+    return metrics
+
+
+def _codes(
+    folder: Path, train: pa.Table, valid: pa.Table, options: RankFitOptions, *, progress: bool
+) -> tuple[Codes, RowCodes]:
+    """The codes, and those of the training rows; fitted once for a run, then read from its folder."""
+    if not folder.is_dir():
+        how = options.code_options(progress=progress)
+        if options.out_of_fold:
+            fitted = fit_out_of_fold(train, valid, how, options.out_of_fold)
+            codes, rows = fitted.codes, RowCodes.out_of_fold(fitted)
+        else:
+            codes = fit_codes(train, valid, how)
+            rows = impression_codes(train, codes)
+        table = pa.table(
+            {"user": binary_text(rows.users), "item": binary_text(rows.items), "present": rows.present}
+        )
+        with write_aside(folder) as aside:
+            aside.mkdir()
+            codes.save(aside / "codes")
+            write_parquet(table, aside / "rows.parquet")
+    table = read_parquet(folder / "rows.parquet", ["user", "item", "present"])
+    users, items = (parse_binary(table[name].to_pylist()) for name in ("user", "item"))
+    return load_codes(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
+
+
+def _check_unfinished(run: Path, started: dict[str, Any], *, resume: bool) -> None:
+    """Refuse to mix two runs.
+
+    Raises:
+        ConfigError: there is an unfinished run, and it is not resumed or was started differently.
+    """
+    left = _unfinished(run)
+    if not left:
+        return
+    if not resume:
+        raise ConfigError(
+            f"{run} holds an unfinished run ({left[-1].relative_to(run)}): go on with --resume, "
+            "or remove that folder to start anew"
+        )
+    before = read_json(run / "started.json")
+    changed = [
+        f"{name} was {before['config'].get(name)!r}, is {value!r}"
+        for name, value in started["config"].items()
+        if before["config"].get(name) != value
+    ] + [
+        f"the {name} {'have' if name == 'notes' else 'impressions have'} changed"
+        for name, value in started["data"].items()
+        if before["data"].get(name) != value
+    ]
+    if changed:
+        raise ConfigError(
+            f"the unfinished run in {run} was started differently ({'; '.join(changed)}): give the same "
+            "options and data, or remove that folder to start anew"
+        )
+
+
+def _unfinished(run: Path) -> list[Path]:
+    """What a run keeps until its ranker is written: fitted codes, checkpoints, finished steps."""
+    for name in ("text", "codes"):
+        last_checkpoint(run / name)  # removes incomplete ones
+    return [
+        path for pattern in (_FITTED, "*/checkpoint-*", f"*/{_TUNED}") for path in sorted(run.glob(pattern))
+    ]
+
+
+def _figures(table: pa.Table, scores: npt.ArrayLike) -> dict[str, float]:
+    """AUC and UAUC of some rows; UAUC only where a user has both labels."""
+    found = evaluate_ranking(table, scores, resamples=1).figures
+    return {name.lower(): found[name].mean for name in ("AUC", "UAUC") if name in found}
+
+
+def _option_problems(options: RankFitOptions) -> list[str]:
+    """Everything that is wrong with resolved options."""
+    problems = [
+        f"{name} is {getattr(options, name)!r}; it must be one of {', '.join(get_args(allowed))}"
+        for name, allowed in (("form", RankForm), ("code_text", CodeText))
+        if getattr(options, name) not in get_args(allowed)
+    ]
+    at_least_one = ("batch", "title_tokens", "content_tokens", "evaluations", "max_steps", "patience")
+    for name in at_least_one:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            problems.append(f"{name} is {value}; it must be at least 1")
+    for name in ("epochs", "text_epochs", "learning_rate", "embedding_learning_rate"):
+        value = getattr(options, name)
+        if value is not None and not value > 0:
+            problems.append(f"{name} is {value}; it must be above 0")
+    if options.history < 0:
+        problems.append(f"history is {options.history}; it must be 0 or more")
+    if options.out_of_fold < 0 or options.out_of_fold == 1:
+        problems.append(f"out_of_fold is {options.out_of_fold}; it must be 0, or 2 folds or more")
+    if options.backbone == TINY and options.lora:
+        problems.append("the tiny backbone is tuned whole; LoRA is for pretrained backbones")
+    if options.form == "text_only" and options.two_step:
+        problems.append("two_step goes on with codes, which form text_only does not have")
+    for check in (options.code_options, lambda: load_template(options.template or "notes")):
+        try:
+            check()
+        except ConfigError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _number(value: float | None) -> float:
+    if value is None:
+        raise ConfigError("an option is not resolved")
+    return value
+
+
+# -------------------------------------------------------------------- evaluation
+
+
+@dataclass
+class RankEvaluation:
+    """How well methods tell what users enjoy, on the same impressions.
+
+    Attributes:
+        results: one a method, BinLLM last.
+        record: what was measured, on what; with the figures of the last method.
+    """
+
+    results: list[RankingResult] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def text(self, *, markdown: bool = False) -> str:
+        """The table, for a terminal or as Markdown."""
+        return ranking_markdown(self.results) if markdown else ranking_text(self.results)
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures as JSON values, shares from 0 to 1."""
+        return {"ranking": [ranking_json(result) for result in self.results]}
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with write_aside(folder) as aside:
+            aside.mkdir()
+            (aside / "report.md").write_text(f"# Ranking\n\n{self.text(markdown=True)}", encoding="utf-8")
+            write_json(self.to_json(), aside / "results.json")
+            write_record(aside, self.record)
+
+
+def evaluate_ranker(
+    ranker: Ranker | Mapping[str, npt.ArrayLike],
+    impressions: pa.Table,
+    *,
+    train: pa.Table | None = None,
+    ks: Sequence[int] = (10,),
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> RankEvaluation:
+    """AUC, UAUC and NDCG@k of item popularity, the codes alone (BinMF) and the model; warm and cold rows.
+
+    Args:
+        ranker: the ranker; or scores (rows,) of methods by name, which are measured as they are.
+        impressions: test rows (schema ``data.schema.IMPRESSIONS``) on notes that the ranker has; with a
+            ranker, rows on others are left out and counted in the record.
+        train: the training impressions, for item popularity (how many times a note was liked) and for
+            warm and cold. Without them popularity is by the users' histories that the ranker remembers,
+            and warm is what its codes know; scores alone have neither.
+        ks: depths of NDCG@k.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: no k, or one below 1, or less than 1 resample.
+        DataError: the rows hold one label only, or scores do not fit them.
+    """
+    table, dropped = impressions, {}
+    methods: dict[str, npt.ArrayLike] = {}
+    groups = {} if train is None else cold_groups(train, table)
+    model = None
+    if isinstance(ranker, Ranker):
+        table, report = validate_impressions(impressions, ranker.table)
+        dropped = {problem.problem: problem.count for problem in report.problems}
+        codes = ranker.codes
+        liked = pa.chunked_array([[note for own in ranker.histories.values() for note in own]], pa.string())
+        methods["item popularity"] = _counts(liked if train is None else _liked(train), table["note_id"])
+        if codes is not None:
+            methods["BinMF"] = codes.scores(table["user_id"], table["note_id"], table["history"])
+        groups = _known_groups(codes, table) if train is None else cold_groups(train, table)
+        rows = questions(
+            ranker.model, ranker.texts, table, None if codes is None else impression_codes(table, codes)
+        )
+        methods[NAME] = ranker.model.predict(ranker.model.encode(rows), progress=progress)
+        model = {"fingerprint": ranker.model.fingerprint(), "codes": codes_fingerprint(codes)}
+    else:
+        if train is not None:
+            methods["item popularity"] = _counts(_liked(train), table["note_id"])
+        methods |= ranker
+    results = [
+        evaluate_ranking(table, scores, ks=ks, name=name, groups=groups, resamples=resamples, seed=seed)
+        for name, scores in methods.items()
+    ]
+    figures = {name: value.mean for name, value in results[-1].figures.items()} if results else {}
+    record = make_record(
+        kind="report",
+        config={"ks": list(ks), "resamples": resamples, "methods": list(methods)},
+        data={
+            "ranker": model,
+            "impressions": describe(impressions),
+            "train": None if train is None else describe(train),
+        },
+        seed=seed,
+        metrics={"ranking": figures, "dropped": dropped},
+    )
+    return RankEvaluation(results, record)
+
+
+def _liked(train: pa.Table) -> pa.ChunkedArray:
+    """The notes of the rows that were enjoyed."""
+    return train["note_id"].filter(train["label"])
+
+
+def _counts(liked: pa.ChunkedArray, note_ids: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """How often each of some notes was liked, float32 (n,)."""
+    found = pc.value_counts(liked)
+    place = pc.index_in(note_ids, value_set=found.field("values"))
+    counts = found.field("counts").take(place).fill_null(0)
+    result: npt.NDArray[np.float32] = counts.to_numpy().astype(np.float32)
+    return result
+
+
+def _known_groups(codes: Codes | None, table: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:
+    """As `cold_groups`, by the users and notes that have codes of their own; none without codes."""
+    if codes is None:
+        return {}
+    rows = codes.users.rows(table["user_id"]), codes.items.rows(table["note_id"])
+    user, note = (
+        (row >= 0) & known[row]
+        for row, known in zip(rows, (codes.known_users, codes.known_items), strict=True)
+    )
+    return {"warm": user & note, "cold user": ~user, "cold item": ~note}
+
+
+# -------------------------------------------------------------------- the card
+
+
+def _card(name: str, record: dict[str, Any]) -> str:
+    """A model card in Markdown, with the front matter that hubs read."""
+    config, data, metrics = record["config"], record["data"], record["metrics"]
+    named = {"codes": "codes alone (BinMF)", "untrained": f"{NAME} before tuning", "validation": NAME}
+    measured = "\n".join(
+        f"| {method} | {metrics[key]['auc']:.4f} | {_cell(metrics[key].get('uauc'))} |"
+        for key, method in named.items()
+        if key in metrics
+    )
+    options = "\n".join(f"| {option} | {value} |" for option, value in config.items())
+    tables = ", ".join(f"{table} `{found['fingerprint']}`" for table, found in data.items())
+    return f"""---
+library_name: notellm
+pipeline_tag: text-ranking
+tags: [notellm, binllm, recommendation, ranking]
+---
+
+# {name}
+
+A BinLLM (arXiv 2406.03210): a language model that says how likely a user is to enjoy a note, from the
+titles of what the user liked and, with form "codes", from binary codes of the collaborative signal. Tuned
+on {data["train"]["rows"]:,} impressions of {data["notes"]["rows"]:,} notes, from the backbone
+`{config["backbone"]}`. It holds the notes and the last {MAX_HISTORY} notes that each user liked.
+
+```python
+from notellm import Ranker
+
+ranker = Ranker.from_pretrained("{name}")
+ranking = ranker.rank("a user", ["a note", "another note"])
+```
+
+## Results
+
+| {data["valid"]["rows"]:,} validation rows | AUC | UAUC |
+|---|---:|---:|
+{measured}
+
+## Training
+
+| option | value |
+|---|---|
+{options}
+
+Data: {tables} (fingerprints). Versions:
+{", ".join(f"{package} {version}" for package, version in record["versions"].items())}.
+"""
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,212 @@
+"""Recommending: recall of notes near what the user opened, then rank.
+
+    candidates(user) = the notes nearest to any of the last notes the user opened, best similarity first,
+                       less what the user has seen and what is excluded
+    recommended      = the candidates by P(enjoy)
+
+Recall is an exact search over NoteLLM vectors, so a note published a minute ago is found as soon as it has
+one. Of a user without any history the candidates are the popular notes: those that most users liked.
+A `Recommender` is loaded once and answers many times; it changes nothing of itself.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from notellm.errors import ConfigError, DataError
+from notellm.rank.scorer import Ranker
+from notellm.recall.checkpoint import is_checkpoint
+from notellm.recall.embed import read_vectors
+from notellm.recall.model import NoteLLM
+from notellm.recall.related import search
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """Notes for one user, best first.
+
+    Attributes:
+        note_ids: the notes.
+        scores: float32 (n,): P(enjoy); without rank the similarity to the note opened, or for popular
+            notes how many users liked each.
+        reasons: for each the opened note that led to it; None for a popular note.
+        basis: what the answer rests on, such as "related to 3 opened notes, ranked by code and history".
+    """
+
+    note_ids: list[str]
+    scores: np.ndarray
+    reasons: list[str | None]
+    basis: str
+
+
+class Recommender:
+    """Recall and rank together.
+
+    Args:
+        ids: note ids of the vectors, each once.
+        vectors: (n, d) float32, unit norm, from ``NoteLLM.encode``.
+        ranker: whose notes can be recommended: candidates are notes that it has and that have a vector.
+
+    Raises:
+        DataError: vectors and ids do not fit together, or the ranker has none of these notes.
+    """
+
+    def __init__(self, ids: Sequence[str], vectors: np.ndarray, ranker: Ranker) -> None:
+        if len(ids) != len(vectors) or len(set(ids)) != len(ids):
+            raise DataError(
+                f"{len(ids)} note ids ({len(set(ids))} distinct) and {len(vectors)} vectors: "
+                "give every note one vector"
+            )
+        rankable = [row for row, note_id in enumerate(ids) if note_id in ranker.texts.row]
+        if not rankable:
+            raise DataError(
+                f"the ranker has none of the {len(ids):,} notes with a vector; were both made from the "
+                "same notes?"
+            )
+        self.ids = [ids[row] for row in rankable]
+        self.vectors = vectors if len(rankable) == len(ids) else vectors[rankable]
+        self.ranker = ranker
+        self._row = {note_id: row for row, note_id in enumerate(self.ids)}
+        likes = Counter(note_id for own in ranker.histories.values() for note_id in own)
+        self._likes = np.array([likes[note_id] for note_id in self.ids], dtype=np.float32)
+        self._popular = np.argsort(-self._likes, kind="stable")
+
+    @classmethod
+    def load(
+        cls,
+        recall: str | Path,
+        ranker: str | Path,
+        *,
+        notes: pa.Table | None = None,
+        progress: bool = False,
+    ) -> Self:
+        """A recommender from disk.
+
+        Args:
+            recall: vectors that ``embed_to_parquet`` wrote, or a NoteLLM directory, which embeds the notes.
+            ranker: a ranker directory.
+            notes: what can be recommended, where it is not the notes that the ranker was made with: newer
+                ones among them.
+            progress: show a bar while notes are embedded.
+
+        Raises:
+            StorageError: a file is not there.
+            ModelError: the ranker or the model cannot be used.
+            DataError: the vectors cannot be read, or are of other notes.
+        """
+        ranking = Ranker.from_pretrained(ranker)
+        if notes is not None:
+            ranking = Ranker(ranking.model, ranking.codes, notes, ranking.histories)
+        if is_checkpoint(recall):
+            vectors = NoteLLM.from_pretrained(recall).encode(ranking.table, progress=progress)
+            return cls(ranking.texts.ids, vectors, ranking)
+        return cls(*read_vectors(recall), ranking)
+
+    def recommend(
+        self,
+        user_id: str | None = None,
+        *,
+        history: Sequence[str] | None = None,
+        k: int = 20,
+        exclude: Collection[str] = (),
+        recall_k: int = 100,
+        per_note: int | None = None,
+        last: int = 10,
+        rerank: bool = True,
+    ) -> Recommendations:
+        """Notes for a user, none of which the user has seen.
+
+        Args:
+            user_id: the user; None where only a history is known, or nothing.
+            history: notes the user opened, oldest first; the stored one when None.
+            k: how many notes; fewer come back where fewer are left.
+            exclude: further note ids that shall not come back.
+            recall_k: candidates that are ranked.
+            per_note: candidates that one opened note may bring, so that one topic does not take all
+                places; as ``recall_k`` when None.
+            last: how many of the last opened notes bring candidates.
+            rerank: order candidates by the ranker; False is recall alone, in the order of similarity.
+
+        Raises:
+            ConfigError: a number is not allowed.
+            DataError: the user or a note of the given history is unknown, or nothing is left.
+        """
+        each = recall_k if per_note is None else per_note
+        problems = [
+            f"{name} is {value}; it must be at least 1"
+            for name, value in (("k", k), ("per_note", each), ("last", last))
+            if value < 1
+        ]
+        if recall_k < k:
+            problems.append(f"recall_k is {recall_k}; it must be at least k ({k}), which are taken of them")
+        if problems:
+            raise ConfigError("; ".join(problems))
+        opened = self._opened(user_id, history)
+        seen = {*opened, *exclude}
+        sources = [note_id for note_id in dict.fromkeys(reversed(opened)) if note_id in self._row][:last]
+        reasons: list[str | None]
+        if sources:
+            candidates, scores, reasons = self._related(sources, seen, each, recall_k)
+            origin = f"related to {len(sources)} opened note{'s' if len(sources) > 1 else ''}"
+        else:
+            rows = [row for row in self._popular if self.ids[row] not in seen][:recall_k]
+            candidates, scores = [self.ids[row] for row in rows], self._likes[rows]
+            reasons = [None] * len(rows)
+            origin = "popular notes"
+        if not candidates:
+            raise DataError(
+                f"nothing is left to recommend: all {len(self.ids):,} notes within reach are seen or "
+                "excluded; exclude fewer, or raise recall_k, per_note or last"
+            )
+        if not rerank:
+            return Recommendations(candidates[:k], scores[:k], reasons[:k], f"{origin}, not ranked")
+        ranking = self.ranker.rank(user_id, candidates, history=history)
+        why = dict(zip(candidates, reasons, strict=True))
+        own = "for a typical user" if ranking.basis == "nothing" else f"by {ranking.basis}"
+        best = ranking.note_ids[:k]
+        return Recommendations(
+            best, ranking.scores[:k], [why[note_id] for note_id in best], f"{origin}, ranked {own}"
+        )
+
+    def _opened(self, user_id: str | None, history: Sequence[str] | None) -> list[str]:
+        """What the user opened, oldest first."""
+        if history is not None:
+            for note_id in history:
+                if note_id not in self.ranker.texts.row:
+                    raise DataError(
+                        f"the note {note_id!r} of the history is not among the ranker's "
+                        f"{len(self.ranker.texts.ids):,} notes; leave it out, or give notes that hold it"
+                    )
+            return list(history)
+        if user_id is None:
+            return []
+        codes = self.ranker.codes
+        if user_id not in self.ranker.histories and (codes is None or codes.users.rows([user_id])[0] < 0):
+            raise DataError(
+                f"the user {user_id!r} is not among the {len(self.ranker.histories):,} users of the ranker; "
+                "give a history, or no user for popular notes"
+            )
+        return list(self.ranker.histories.get(user_id, ()))
+
+    def _related(
+        self, sources: Sequence[str], seen: Collection[str], each: int, limit: int
+    ) -> tuple[list[str], np.ndarray, list[str | None]]:
+        """The notes nearest to any of the sources: ids, best similarities, and the source of each."""
+        barred = {self._row[note_id] for note_id in seen if note_id in self._row}
+        queries = self.vectors[[self._row[note_id] for note_id in sources]]
+        found, cosines = search(self.vectors, queries, each + len(barred))
+        best: dict[int, tuple[float, str]] = {}
+        for source, rows, values in zip(sources, found, cosines, strict=True):
+            near = [(int(r), float(v)) for r, v in zip(rows, values, strict=True) if r >= 0]
+            for row, cosine in [(r, v) for r, v in near if r not in barred][:each]:
+                # Of equal similarities the note opened last is the reason: sources come latest first.
+                if row not in best or cosine > best[row][0]:
+                    best[row] = (cosine, source)
+        order = sorted(best, key=lambda row: (-best[row][0], row))[:limit]
+        scores = np.array([best[row][0] for row in order], dtype=np.float32)
+        return [self.ids[row] for row in order], scores, [best[row][1] for row in order]

@@ -1,0 +1,166 @@
+"""The commands of rank end to end on a small world, and what they answer to a user's mistakes."""
+
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from notellm import cli
+from notellm.data import IMPRESSIONS, sample_world
+from notellm.files import read_json, write_parquet
+from notellm.recall.embed import vector_table
+
+FEW = ("--max-steps", 2, "--batch", 8, "--evaluations", 1, "--code-epochs", 2, "--out-of-fold", 2, "-q")
+
+
+def run(*arguments):
+    """The exit status of a command, run in this process."""
+    before = sys.argv
+    sys.argv = ["notellm", *map(str, arguments)]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("home")
+    world = sample_world(notes=300, users=80, clicks=2_000, bots=0, seed=1)
+    write_parquet(world.notes, folder / "notes.parquet")
+    write_parquet(world.clicks, folder / "clicks.parquet")
+    given = ("--notes", folder / "notes.parquet", "--clicks", folder / "clicks.parquet")
+    assert run("prepare", *given, "-o", folder / "data") == 0
+    assert run("rank", "fit", folder / "data", "-o", folder / "ranker", *FEW) == 0
+    notes = pq.read_table(folder / "data" / "notes.parquet")
+    vectors = np.random.default_rng(0).normal(size=(notes.num_rows, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    write_parquet(vector_table(notes["note_id"], vectors), folder / "vectors.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def user(home):
+    table = pq.read_table(home / "ranker" / "histories.parquet").to_pylist()
+    return next(row for row in table if len(row["history"]) > 4)
+
+
+def test_fit_keeps_a_test_part_that_evaluate_reads(home, capsys):
+    test = home / "ranker.run" / "test.parquet"
+    assert pq.read_schema(test).names == IMPRESSIONS.names
+    capsys.readouterr()
+    assert run("rank", "evaluate", home / "ranker", test, "-o", home / "report", "-q") == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in ("item popularity", "BinMF", "BinLLM", "warm", "UAUC", "report ->"))
+    assert (home / "report" / "report.md").is_file()
+    assert run("record", home / "ranker") == 0
+    assert '"kind": "ranker"' in capsys.readouterr().out
+
+
+def test_score_orders_the_candidates(home, user, capsys):
+    ids = pq.read_table(home / "data" / "notes.parquet")["note_id"].to_pylist()[:4]
+    asked = ("rank", "score", home / "ranker")
+    capsys.readouterr()
+    assert run(*asked, "--user", user["user_id"], "--candidates", ",".join(ids)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "known of the user: code and history"
+    scores = [float(line.split()[0]) for line in lines[1:]]
+    assert scores == sorted(scores, reverse=True)
+    assert {line.split()[1] for line in lines[1:]} == set(ids)
+    (home / "candidates.txt").write_text("\n".join(ids) + "\n")
+    assert run(*asked, "--user", user["user_id"], "--candidates-file", home / "candidates.txt") == 0
+    assert capsys.readouterr().out.splitlines() == lines
+    assert run(*asked, "--history", ids[0], "--candidates", ",".join(ids[1:])) == 0
+    assert "known of the user: history" in capsys.readouterr().out
+
+
+def test_recommend_says_what_and_why(home, user, capsys):
+    asked = ("recommend", "--vectors", home / "vectors.parquet", "--ranker", home / "ranker", "-q")
+    capsys.readouterr()
+    assert run(*asked, "--user", user["user_id"], "-k", 5, "--notes", home / "data") == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("related to ")
+    assert len(out) == 6
+    assert all(line.rsplit("<- ", 1)[1] in user["history"] for line in out[1:])
+    assert not {line.split()[1] for line in out[1:]} & set(user["history"])
+    first = out[1].split()[1]
+    assert run(*asked, "--user", user["user_id"], "-k", 5, "--exclude", first, "--no-rerank") == 0
+    assert first not in capsys.readouterr().out
+    assert run(*asked, "-k", 3) == 0
+    assert capsys.readouterr().out.startswith("popular notes, ranked for a typical user")
+
+
+def test_own_impressions_and_a_split_folder(home, tmp_path):
+    test = home / "ranker.run" / "test.parquet"
+    own = ("--impressions", test, "--valid", test)
+    assert run("rank", "fit", home / "data", *own, "-o", tmp_path / "own", *FEW) == 0
+    assert not (tmp_path / "own.run" / "test.parquet").exists()
+    assert run("split", home / "data", "-o", tmp_path / "split", "--valid", "0.1") == 0
+    text = ("--form", "text_only")
+    assert run("rank", "fit", tmp_path / "split", "-o", tmp_path / "text", *text, *FEW) == 0
+    record = read_json(tmp_path / "text" / "record.json")
+    train = read_json(tmp_path / "split" / "record.json")["data"]["train"]
+    assert record["data"]["notes"] == train["notes"]  # nothing of valid and test
+    assert record["config"]["form"] == "text_only"
+    assert not (tmp_path / "text" / "codes").exists()
+
+
+def test_every_command_has_examples_in_its_help(capsys):
+    for command in (("rank", "fit"), ("rank", "score"), ("rank", "evaluate"), ("recommend",)):
+        capsys.readouterr()
+        assert run(*command, "--help") == 0
+        assert f"Examples:\n    notellm {' '.join(command)}" in capsys.readouterr().out
+    assert run("rank", "--help") == 0
+    assert "score" in capsys.readouterr().out
+
+
+def _mistakes(home, tmp, user):
+    """Each mistake: what is done, the command, what the message must say."""
+    out, ranker, vectors = ("-o", tmp / "out", "-q"), home / "ranker", home / "vectors.parquet"
+    test, data = home / "ranker.run" / "test.parquet", home / "data"
+    yield "nothing to fit", ("rank", "fit", *out), "--dataset"
+    yield "no dataset folder", ("rank", "fit", tmp, *out), "notes.parquet"
+    yield "half the impressions", ("rank", "fit", data, "--impressions", test, *out), "--valid"
+    yield "no source", ("rank", "fit", "--dataset", "collm", *out), "--source"
+    yield "wrong source", ("rank", "fit", "--dataset", "collm", "--source", tmp / "no", *out), "no"
+    yield "wrong bits", ("rank", "fit", data, "--bits", 9, "--epochs", -1, *out), "bits is 9"
+    yield "wrong form", ("rank", "fit", data, "--form", "poem", *out), "poem"
+    yield "wrong template", ("rank", "fit", data, "--template", "klingon", *out), "klingon"
+    yield "no backbone", ("rank", "fit", data, "--backbone", tmp, "--code-epochs", 1, *out), "config.json"
+    yield "wrong shares", ("rank", "fit", data, "--test-share", 2, *out), "test is 2"
+    yield "not impressions", ("rank", "fit", data, "--impressions", vectors, "--valid", test, *out), "user_id"
+    yield "no ranker", ("rank", "score", data, "--user", "u", "--candidates", "a"), "not a ranker"
+    yield "no candidates", ("rank", "score", ranker, "--user", "u"), "--candidates"
+    yield "empty candidates", ("rank", "score", ranker, "--candidates", ","), "no candidates"
+    yield "unknown candidate", ("rank", "score", ranker, "--candidates", "zzz"), "zzz"
+    yield "no file", ("rank", "score", ranker, "--candidates-file", tmp / "none.txt"), "none.txt"
+    yield "binary file", ("rank", "score", ranker, "--candidates-file", vectors), "UTF-8"
+    yield "no test file", ("rank", "evaluate", ranker, tmp / "none.parquet"), "none.parquet"
+    yield "no impressions", ("rank", "evaluate", ranker, vectors), "user_id"
+    asked = ("recommend", "--ranker", ranker)
+    yield "no recall", (*asked, "--user", user["user_id"]), "--vectors"
+    yield "both recalls", (*asked, "--vectors", vectors, "--model", tmp), "either"
+    yield "no model", (*asked, "--model", tmp), "not a NoteLLM directory"
+    yield "unknown user", (*asked, "--vectors", vectors, "--user", "nobody"), "nobody"
+    yield "unknown note", (*asked, "--vectors", vectors, "--history", "zzz"), "zzz"
+    yield "no k", (*asked, "--vectors", vectors, "-k", 0), "k is 0"
+    yield "not vectors", (*asked, "--vectors", test), "vector"
+
+
+def test_mistakes_end_in_one_clear_line_and_leave_nothing(home, user, tmp_path, capsys):
+    met = 0
+    for name, command, says in _mistakes(home, tmp_path, user):
+        capsys.readouterr()
+        status = run(*command)
+        err = capsys.readouterr().err
+        assert status == 2, name
+        assert says in err, (name, err)
+        assert "Traceback" not in err, name
+        assert len(err.strip().splitlines()) == 1, (name, err)
+        assert not (tmp_path / "out").exists(), name
+        met += 1
+    assert met >= 25
