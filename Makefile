@@ -47,6 +47,8 @@ bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
 	@$(BIN)/python -m benchmarks.microlens
 	@$(BIN)/python -m benchmarks.movielens
 	@$(BIN)/python -m benchmarks.tagging
+	@$(BIN)/python -m benchmarks.collaborative
+	@$(BIN)/python -m benchmarks.scoring
 
 clean: ## remove what the targets made, but results
 	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -75,6 +75,23 @@ class Checkpoint:
     path: Path
 
 
+@pytest.fixture
+def real_data():
+    """A function from a dataset's name to its folder, which skips where there is none.
+
+    The datasets lie in NOTELLM_DATA, else in ../shared/data beside the project.
+    """
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("NOTELLM_DATA") or beside)
+
+    def folder(name):
+        if not (root / name).is_dir():
+            pytest.skip(f"no real data at {root / name}; set NOTELLM_DATA")
+        return root / name
+
+    return folder
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

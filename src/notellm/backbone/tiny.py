@@ -38,8 +38,8 @@ from notellm.backbone.tokenizer import harden
 from notellm.errors import DataError
 
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
+_OCTETS = 256  # values of 8 bits
 #: What the digits of a binary code are read as.
-_OCTETS = 256
 CODE_SIGNS = {"0": "\N{CIRCLED DIGIT ZERO}", "1": "\N{CIRCLED DIGIT ONE}"}
 
 
@@ -92,9 +92,9 @@ def train_tokenizer(
             steps.append(normalizers.Replace(Regex(_in_a_run(digit)), sign))
         octets = pre_tokenizers.Split(Regex(f"[{''.join(CODE_SIGNS.values())}]{{8}}"), behavior="isolated")
         bpe.pre_tokenizer = pre_tokenizers.Sequence([octets, byte_level])
-        # More often than any word, so that their merges come first and each becomes a token.
+        # As often as the commonest words, so that their merges come early and each becomes a token.
         vocabulary = max(vocabulary, 2 * _OCTETS + 512)
-        texts = [*texts, *["".join(map(octet, range(_OCTETS)))] * max(100, len(texts))]
+        texts = [*texts, *["".join(map(octet, range(_OCTETS)))] * max(100, len(texts) // 20)]
     bpe.normalizer = normalizers.Sequence(steps)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(

@@ -19,7 +19,10 @@ and the layers begin as
              feed-forward       the inner product of the two means, dimension by dimension
     output                      fitted to training rows by the caller (``rank.model``)
 
-Heads that find nothing to attend to look at [BOS], which holds nothing. Token vectors are a truncated
+Heads that find nothing to attend to look at [BOS], which holds nothing, as do the prompt's own signs, and
+those of its words that no note holds. Every norm divides by the size of all that a token holds; so what varies from prompt to
+prompt is written small beside what does not, and an agreement of codes reads the same whatever the texts
+are. Token vectors are a truncated
 SVD of TF-IDF profiles of users (what they liked) and of notes: texts that the same people like lie near
 each other. Everything else starts random and silent, and learns what it can add.
 """
@@ -35,12 +38,15 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from notellm.backbone.tiny import token_vectors
+from notellm.errors import ConfigError
 
 # Channels of the residual stream; token vectors, mean history and mean text follow, ``width`` each.
 _BITS, _MATCHES = range(8), range(8, 16)
 _CODE, _IDF, _BOS, _MARK, _END, _ITEM, _AFTER, _PRODUCT, _AGREEMENT, _TEXTS = range(16, 26)
 _CHANNELS = 26
 _SURE = 24.0  # a score by which a head attends to one kind of token and no other
+_FIRM = 4.0  # the size of END beside what it gathers, which is about 1 each
+_FAINT = 1 / 8  # the size of products beside bits, which are 1: they differ within a code
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,10 @@ class TinyRankOptions:
 
     Attributes:
         vocabulary: the largest number of tokens of the BPE.
-        width: dimensions of the token vectors, at most 2 heads' worth.
-        heads: attention heads, at least 6; the others start silent.
-        head: dimensions of a head, even.
+        width: dimensions of the token vectors; 2 heads hold one more than them.
+        heads: attention heads, at least 4, together wide enough for 3 x width + 26 channels; those after
+            the fourth start silent.
+        head: dimensions of a head, even, at least 8.
         intermediate: width of the feed-forward parts, at least 2 x width.
         max_length: the longest sequence in tokens.
     """
@@ -62,6 +69,25 @@ class TinyRankOptions:
     head: int = 32
     intermediate: int = 256
     max_length: int = 512
+
+    def __post_init__(self) -> None:
+        """Check that what is written into the weights has room there.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        limits = (
+            ("heads", self.heads, 4),
+            ("head", self.head, max(8, (self.width + 1) // 2 + 1)),
+            ("heads x head", self.hidden, _CHANNELS + 3 * self.width),
+            ("intermediate", self.intermediate, 2 * max(2 * len(_BITS), self.width)),
+            ("width", self.width, 1),
+        )
+        problems = [f"{name} is {n}; it must be at least {least}" for name, n, least in limits if n < least]
+        if self.head % 2:
+            problems.append(f"head is {self.head}; it must be even")
+        if problems:
+            raise ConfigError(f"width {self.width}: " + "; ".join(problems))
 
     @property
     def hidden(self) -> int:
@@ -75,6 +101,7 @@ class Marks:
 
     Attributes:
         octets: (256,) token ids of 8 bits of a code, by their value.
+        blank: token ids of the prompt's own words.
         mark: token id that ends what all candidates share.
         end: token id that ends the prompt.
         distance: tokens from 8 bits of the user's code to the same bits of the item's; None where the
@@ -83,6 +110,7 @@ class Marks:
     """
 
     octets: Sequence[int]
+    blank: Sequence[int]
     mark: int
     end: int
     distance: int | None
@@ -129,17 +157,24 @@ def build_tiny_rank(
     )
     model = LlamaForCausalLM(config)
     vectors, idf = token_vectors(tokenizer, texts, size.width, clicked=liked, power=0.0, seed=seed)
+    used = {token for ids in tokenizer(list(texts))["input_ids"] for token in ids}
+    used = {token for token in used if any(map(str.isalnum, str(tokenizer.decode([token]))))}
     with torch.no_grad():
-        spread = _write_embeddings(model, vectors, idf, marks)
+        spread = _write_embeddings(model, vectors, idf, marks, [i for i in marks.blank if i not in used])
         for layer in model.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
         _write_first_layer(model, size, marks, spread)
         _write_second_layer(model, size, spread)
+        # The last state's norm is about 1.2 x END: what it gathers leaves with about its own size.
+        model.model.norm.weight.fill_(_FIRM / 2)
+        model.model.norm.weight[_END] = 0.5
     return model
 
 
-def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray, marks: Marks) -> float:
+def _write_embeddings(
+    model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray, marks: Marks, blank: Sequence[int]
+) -> float:
     """Text tokens: unit vector and log idf brought to [-0.5, 0.5]; the prompt's own tokens: a channel each.
 
     Returns the largest log idf, by which a key must multiply the channel to restore it.
@@ -151,10 +186,9 @@ def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndar
     table[:, _CHANNELS : _CHANNELS + vectors.shape[1]] = vectors
     # What the norm leaves of the channel beside a unit vector is then ``wanted``.
     table[:, _IDF] = wanted / np.sqrt(1 - wanted**2)
-    own = {
-        model.config.bos_token_id: {_BOS: 1.0},
-        marks.mark: {_MARK: 1.0},
-        marks.end: {_END: 1.0},
+    own = {token: {_BOS: 1.0} for token in (model.config.bos_token_id, *blank)} | {
+        marks.mark: {_MARK: 2.0},  # as large as an item's code, which holds the history, too
+        marks.end: {_END: _FIRM},
     }
     for number, octet_token in enumerate(marks.octets):
         signs = [1.0 if number >> (7 - bit) & 1 else -1.0 for bit in _BITS]
@@ -211,9 +245,14 @@ class _Heads:
         for channel, score in scores.items():
             self.attention.k_proj.weight[row, channel] = score * math.sqrt(self.size.head) / self.unit
 
-    def copy(self, head: int, source: Sequence[int], target: Sequence[int], gain: float) -> None:
-        """Write mean channels of what is attended to into channels of the attending token."""
-        for i, (read, write) in enumerate(zip(source, target, strict=True)):
+    def copy(
+        self, head: int, source: Sequence[int], target: Sequence[int], gain: float, *, first: int = 0
+    ) -> None:
+        """Write mean channels of what is attended to into channels of the attending token.
+
+        The head's values from ``first`` on are used.
+        """
+        for i, (read, write) in enumerate(zip(source, target, strict=True), start=first):
             row = head * self.size.head + i
             self.attention.v_proj.weight[row, read] = 1.0
             self.attention.o_proj.weight[write, row] = gain / self.unit
@@ -233,18 +272,18 @@ def _write_first_layer(model: LlamaForCausalLM, size: TinyRankOptions, marks: Ma
         # Only codes and MARK look back; the other tokens attend to [BOS] on another pair.
         heads.attend(head, {_IDF: spread, _CODE: -_SURE, _MARK: -_SURE, _BOS: -_SURE})
         heads.attend(head, {_BOS: _SURE}, pair=-2)
-        heads.copy(head, words[part], past[part], 2.0)
+        heads.copy(head, words[part], past[part], 0.5)
         row = heads.pair(head, -2)
         for channel in (_CODE, _MARK):
             heads.attention.q_proj.weight[row, channel] = -1.5 / heads.unit
     heads.attend(3, {_MARK: _SURE, _BOS: _SURE / 2})
     heads.copy(3, [_MARK], [_AFTER], 1.0)
     # What a token holds shares its norm: bits, _CODE, matched bits and _AFTER of size 1 in an item's code.
-    products = {
-        _PRODUCT: list(zip(_BITS, _MATCHES, strict=True)),
-        _ITEM: [(match, match) for match in _MATCHES],
-    }
-    _multiply(model, 0, products, gain=4 / size.hidden)
+    agree = list(zip(_BITS, _MATCHES, strict=True))
+    _multiply(model, 0, {_PRODUCT: agree}, gain=_FAINT * 4 / size.hidden)
+    _multiply(
+        model, 0, {_ITEM: [(match, match) for match in _MATCHES]}, gain=4 / size.hidden, first=len(agree)
+    )
 
 
 def _write_match(heads: _Heads, head: int, distance: int, length: int) -> None:
@@ -284,24 +323,33 @@ def _write_second_layer(model: LlamaForCausalLM, size: TinyRankOptions, spread: 
     # Without codes, MARK knows the history, too.
     for head, part, more in ((0, slice(0, half), True), (1, slice(half, size.width), False)):
         heads.attend(head, {_ITEM: 3 * _SURE, _MARK: _SURE, _BOS: _SURE / 3}, only=_END)
-        source, target = past[part], past[part]
+        heads.copy(head, past[part], past[part], 8.0)
         if more:
-            source, target = [*source, _PRODUCT], [*target, _AGREEMENT]
-        heads.copy(head, source, target, 2.0)
+            heads.copy(head, [_PRODUCT], [_AGREEMENT], 2 / _FAINT, first=half)
     for head, part in ((2, slice(0, half)), (3, slice(half, size.width))):
-        scores = {_AFTER: 2 * _SURE, _IDF: 2 * spread} | dict.fromkeys((_CODE, _MARK, _END), -4 * _SURE)
+        # sqrt(2), since the channel shares its token with _AFTER: weights ~ idf.
+        scores = {_AFTER: 2 * _SURE, _IDF: math.sqrt(2) * spread}
+        scores |= dict.fromkeys((_CODE, _MARK, _END), -4 * _SURE)
         heads.attend(head, scores, only=_END)
         heads.copy(head, words[part], text[part], 3.0)
-    _multiply(model, 1, {_TEXTS: list(zip(past, text, strict=True))}, gain=4 / size.hidden)
+    _multiply(model, 1, {_TEXTS: list(zip(past, text, strict=True))}, gain=1.2 * _FIRM**2 / size.hidden)
 
 
 def _multiply(
-    model: LlamaForCausalLM, layer: int, products: dict[int, list[tuple[int, int]]], gain: float
+    model: LlamaForCausalLM,
+    layer: int,
+    products: dict[int, list[tuple[int, int]]],
+    gain: float,
+    *,
+    first: int = 0,
 ) -> None:
-    """Add sums of products of two channels to channels: silu(x) y - silu(-x) y = x y, two units each."""
+    """Add sums of products of two channels to channels: silu(x) y - silu(-x) y = x y, two units each.
+
+    The units from 2 x ``first`` on are used.
+    """
     mlp = model.model.layers[layer].mlp
     flat = [(target, x, y) for target, factors in products.items() for x, y in factors]
-    for i, (target, x, y) in enumerate(flat):
+    for i, (target, x, y) in enumerate(flat, start=first):
         for unit, sign in ((2 * i, 1.0), (2 * i + 1, -1.0)):
             mlp.gate_proj.weight[unit] = 0
             mlp.up_proj.weight[unit] = 0

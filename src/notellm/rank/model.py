@@ -36,7 +36,7 @@ from notellm.backbone.load import (
 )
 from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
-from notellm.errors import DataError, ModelError
+from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import json_text, read_json, write_aside
 from notellm.rank.codes import Bits, binary_text, decimal_text
 from notellm.rank.config import BinLLMConfig, checked_config
@@ -167,6 +167,9 @@ class BinLLM(nn.Module):
         """
         size = tiny or TinyRankOptions()
         config = checked_config({"template": "compact", "max_length": size.max_length, **options})
+        if bits < 8 or bits % 8:
+            raise ConfigError(f"bits is {bits}; it must be a multiple of 8")
+        config = replace(config, max_length=min(config.max_length, size.max_length))
         wording = load_template(config.template)
         texts = [" ".join((note.title or note.content, *note.topics)) for note in notes]
         if not any(text.strip() for text in texts):
@@ -348,18 +351,23 @@ def _marks(prompt: RankPrompt, config: BinLLMConfig, bits: int) -> Marks:
     """The tokens that the first weights are written for, found in a prompt of the template."""
     tokenizer = prompt.tokenizer
     octets = [tokenizer(octet(value), add_special_tokens=False)["input_ids"][0] for value in range(256)]
+    token = octets[0b01100101]
     code, length = octet(0b01100101) * (bits // 8), bits // 8
-    shared = prompt.shared_ids([Note("a")], code, "with_codes")
-    whole = shared + prompt.candidate_ids(Note("a"), code, "with_codes", config.max_length)
-    at = [i for i, token in enumerate(whole) if token == octets[0b01100101]]
-    fixed = (
-        config.code_text == "binary" and len(at) == 2 * length and at[length - 1] < len(shared) <= at[length]
-    )
-    adjacent = fixed and at == [*range(at[0], at[0] + length), *range(at[length], at[length] + length)]
+    distances = set()
+    for note in (Note("a"), Note("a b a b", "a b a", ("a", "b"))):
+        shared = prompt.shared_ids([note], code, "with_codes")
+        whole = shared + prompt.candidate_ids(note, code, "with_codes", config.max_length)
+        at = [i for i, found in enumerate(whole) if found == token]
+        user, item = at[:length], at[length:]
+        adjacent = all(part == [*range(part[0], part[0] + length)] for part in (user, item) if part)
+        apart = bool(item) and len(item) == length and user[-1] < len(shared) <= item[0]
+        distances.add(item[0] - user[0] if config.code_text == "binary" and adjacent and apart else None)
+    blank = {i for form in FORMS for i in prompt.shared_ids([], "", form)}
     return Marks(
         octets=octets,
+        blank=sorted(blank),
         mark=shared[-1],
         end=whole[-1],
-        distance=at[length] - at[0] if adjacent else None,
+        distance=distances.pop() if len(distances) == 1 else None,
         length=length,
     )
