@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -94,10 +95,17 @@ def test_recommend_says_what_and_why(home, user, capsys):
     assert capsys.readouterr().out.startswith("popular notes, ranked for a typical user")
 
 
-def test_own_impressions_and_a_split_folder(home, tmp_path):
+def test_own_impressions_and_a_split_folder(home, tmp_path, capsys):
     test = home / "ranker.run" / "test.parquet"
-    own = ("--impressions", test, "--valid", test)
+    table = pq.read_table(test)
+    strange = table.slice(0, 2).set_column(1, "note_id", pa.array(["x", "y"]))
+    write_parquet(pa.concat_tables([table, strange.cast(table.schema)]), tmp_path / "own.parquet")
+    own = ("--impressions", tmp_path / "own.parquet", "--valid", test)
+    capsys.readouterr()
     assert run("rank", "fit", home / "data", *own, "-o", tmp_path / "own", *FEW) == 0
+    out = capsys.readouterr().out
+    assert "left out: 2 rows, impression of an unknown note" in out
+    assert "validation AUC: codes alone 0." in out
     assert not (tmp_path / "own.run" / "test.parquet").exists()
     assert run("split", home / "data", "-o", tmp_path / "split", "--valid", "0.1") == 0
     text = ("--form", "text_only")
@@ -141,6 +149,7 @@ def _mistakes(home, tmp, user):
     yield "binary file", ("rank", "score", ranker, "--candidates-file", vectors), "UTF-8"
     yield "no test file", ("rank", "evaluate", ranker, tmp / "none.parquet"), "none.parquet"
     yield "no impressions", ("rank", "evaluate", ranker, vectors), "user_id"
+    yield "no train", ("rank", "evaluate", ranker, test, "--train", vectors, "-q"), "user_id"
     asked = ("recommend", "--ranker", ranker)
     yield "no recall", (*asked, "--user", user["user_id"]), "--vectors"
     yield "both recalls", (*asked, "--vectors", vectors, "--model", tmp), "either"

@@ -28,6 +28,7 @@ from notellm.pipeline.rank import (
     split_impressions,
 )
 from notellm.rank.scorer import Ranker
+from notellm.rank.trainer import fit_answers
 from notellm.record import describe
 
 JOB = """
@@ -82,9 +83,8 @@ def test_defaults_come_with_the_kind_of_backbone():
 
 
 def test_all_wrong_options_are_told_together():
-    options = RankFitOptions(
-        form="ids", bits=12, template="klingon", epochs=0, patience=0, out_of_fold=1, lora=True, unknown="x"
-    )
+    wrong: dict[str, Any] = {"form": "ids", "bits": 12, "template": "klingon", "unknown": "x", "lora": True}
+    options = RankFitOptions(**wrong, epochs=0, patience=0, out_of_fold=1)
     with pytest.raises(ConfigError) as caught:
         options.resolved()
     message = str(caught.value)
@@ -155,10 +155,9 @@ def test_a_step_that_only_made_it_worse_is_undone(world, tmp_path, monkeypatch):
 
     options = RankFitOptions(**QUICK | {"form": "text_only"})
     monkeypatch.setattr(job_module, "_figures", told)
-    start = job_module.fit_answers
 
     def remember(model, given, **more):
-        start(model, given, **more)
+        fit_answers(model, given, **more)
         kept.update({name: w.clone() for name, w in model.named_parameters()})
 
     monkeypatch.setattr(job_module, "fit_answers", remember)

@@ -108,6 +108,7 @@ def fit(
     """Fit codes and tune a BinLLM on impressions; the best checkpoint by validation AUC is kept."""
     from notellm.files import write_parquet
     from notellm.pipeline.rank import RankFitOptions, fit_ranker
+    from notellm.record import read_record
 
     options = RankFitOptions(
         backbone=backbone,
@@ -149,6 +150,12 @@ def fit(
         notes, train, chosen, test = _from_clicks(folder, negatives, valid_share, test_share, seed)
     hide_loading_bars()
     fit_ranker(notes, train, chosen, output, options=options, resume=resume, progress=not quiet)
+    metrics = read_record(output)["metrics"]
+    for problem, count in metrics["dropped"].items():
+        print(f"left out: {count:,} rows, {problem}")
+    named = {"codes": "codes alone", "untrained": "before tuning", "validation": "tuned"}
+    figures = [f"{name} {metrics[key]['auc']:.4f}" for key, name in named.items() if key in metrics]
+    print(f"validation AUC: {', '.join(figures)}")
     print(f"ranker -> {output}")
     if test is not None:
         kept = output.with_name(f"{output.name}.run") / "test.parquet"

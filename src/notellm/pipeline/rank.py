@@ -646,26 +646,30 @@ def evaluate_ranker(
     """
     table, dropped = impressions, {}
     methods: dict[str, npt.ArrayLike] = {}
-    groups = {} if train is None else cold_groups(train, table)
-    model = None
+    model, described = None, None if train is None else describe(train)
     if isinstance(ranker, Ranker):
         table, report = validate_impressions(impressions, ranker.table)
         dropped = {problem.problem: problem.count for problem in report.problems}
+        if train is not None:
+            train, _ = validate_impressions(train, ranker.table)
         codes = ranker.codes
         liked = pa.chunked_array([[note for own in ranker.histories.values() for note in own]], pa.string())
         methods["item popularity"] = _counts(liked if train is None else _liked(train), table["note_id"])
         if codes is not None:
             methods["BinMF"] = codes.scores(table["user_id"], table["note_id"], table["history"])
-        groups = _known_groups(codes, table) if train is None else cold_groups(train, table)
+        groups = _known_groups(codes, table)
         rows = questions(
             ranker.model, ranker.texts, table, None if codes is None else impression_codes(table, codes)
         )
         methods[NAME] = ranker.model.predict(ranker.model.encode(rows), progress=progress)
         model = {"fingerprint": ranker.model.fingerprint(), "codes": codes_fingerprint(codes)}
     else:
+        groups = {}
         if train is not None:
             methods["item popularity"] = _counts(_liked(train), table["note_id"])
         methods |= ranker
+    if train is not None:
+        groups = cold_groups(train, table)
     results = [
         evaluate_ranking(table, scores, ks=ks, name=name, groups=groups, resamples=resamples, seed=seed)
         for name, scores in methods.items()
@@ -677,7 +681,7 @@ def evaluate_ranker(
         data={
             "ranker": model,
             "impressions": describe(impressions),
-            "train": None if train is None else describe(train),
+            "train": described,
         },
         seed=seed,
         metrics={"ranking": figures, "dropped": dropped},
