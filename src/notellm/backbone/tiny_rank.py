@@ -20,11 +20,11 @@ and the layers begin as
     output                      fitted to training rows by the caller (``rank.model``)
 
 Heads that find nothing to attend to look at [BOS], which holds nothing, as do the prompt's own signs, and
-those of its words that no note holds. Every norm divides by the size of all that a token holds; so what varies from prompt to
-prompt is written small beside what does not, and an agreement of codes reads the same whatever the texts
-are. Token vectors are a truncated
-SVD of TF-IDF profiles of users (what they liked) and of notes: texts that the same people like lie near
-each other. Everything else starts random and silent, and learns what it can add.
+those of its words that no note holds. Every norm divides by the size of all that a token holds; so what
+varies from prompt to prompt is written small beside what does not, and an agreement of codes reads the
+same whatever the texts are. Token vectors are a truncated SVD of TF-IDF profiles of users (what they
+liked) and of notes: texts that the same people like lie near each other. Everything else starts random
+and silent, and learns what it can add.
 """
 
 import math
@@ -271,7 +271,7 @@ def _write_first_layer(model: LlamaForCausalLM, size: TinyRankOptions, marks: Ma
     for head, part in ((1, slice(0, half)), (2, slice(half, size.width))):
         # Only codes and MARK look back; the other tokens attend to [BOS] on another pair.
         heads.attend(head, {_IDF: spread, _CODE: -_SURE, _MARK: -_SURE, _BOS: -_SURE})
-        heads.attend(head, {_BOS: _SURE}, pair=-2)
+        heads.attend(head, {_BOS: 2 * _SURE}, pair=-2)
         heads.copy(head, words[part], past[part], 0.5)
         row = heads.pair(head, -2)
         for channel in (_CODE, _MARK):

@@ -131,6 +131,16 @@ class BinLLMTrainer(Trainer):
         )
         return self.optimizer
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """As transformers; an output head that is tied to the embeddings is written as a copy of its own."""
+        state = self.model.state_dict() if state_dict is None else state_dict  # type: ignore[union-attr]
+        seen: set[int] = set()
+        for name, weight in state.items():
+            if weight.data_ptr() in seen:
+                state[name] = weight.clone()
+            seen.add(weight.data_ptr())
+        super()._save(output_dir, state_dict=state)  # type: ignore[no-untyped-call]
+
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """AUC of the validation rows."""
         if self.valid is None:
