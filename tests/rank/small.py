@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ USERS = [f"u{i}" for i in range(24)]
 SIZE = TinyRankOptions(vocabulary=900, width=30, heads=4, head=32, intermediate=64)
 
 #: The tokenizers of the small checkpoints know few words, so the answers are two that they do know.
-TEMPLATE = {
+TEMPLATE: dict[str, Any] = {
     "name": "small",
     "history_item": '"{title}"',
     "history_separator": ", ",
@@ -43,7 +44,7 @@ def ranking_model(
     torch.manual_seed(3)
     if name == "tiny":
         model = BinLLM.from_corpus(notes_from_table(notes), bits=BITS, tiny=SIZE, **options)
-        head = model.backbone.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+        head = model.backbone.get_output_embeddings().weight
         head.data[model.prompt.yes_id] = 0.3 * torch.randn(head.shape[1])
         return model
     template = folder / "small.json"

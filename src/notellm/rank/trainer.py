@@ -139,7 +139,7 @@ class BinLLMTrainer(Trainer):
             if weight.data_ptr() in seen:
                 state[name] = weight.clone()
             seen.add(weight.data_ptr())
-        super()._save(output_dir, state_dict=state)  # type: ignore[no-untyped-call]
+        super()._save(output_dir, state_dict=state)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """AUC of the validation rows."""
