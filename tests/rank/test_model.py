@@ -37,7 +37,7 @@ def case(request, checkpoints, notes, tmp_path_factory):
 
 def test_prompts_differ_in_length_and_form(case):
     _, ids, asked = case
-    assert {question.form for question in asked} == {"with_codes", "text_only"}
+    assert {question.has_codes for question in asked} == {True, False}
     assert len({len(row) for row in ids}) > 10
 
 
@@ -120,12 +120,12 @@ def test_lora_merged_is_unmerged(name, checkpoints, notes, tmp_path):
 def test_encode_asks_in_the_form_wished_for(case):
     model, ids, asked = case
     text = model.encode(asked, "text_only")
-    assert [row for row, question in zip(text, asked, strict=True) if question.form == "text_only"] == [
-        row for row, question in zip(ids, asked, strict=True) if question.form == "text_only"
+    assert [row for row, question in zip(text, asked, strict=True) if not question.has_codes] == [
+        row for row, question in zip(ids, asked, strict=True) if not question.has_codes
     ]
     for form in ("codes_only", "with_codes", "text_only"):
         for row, question in zip(model.encode(asked, form), asked, strict=True):
-            own = form if question.form == "with_codes" else "text_only"
+            own = form if question.has_codes else "text_only"
             start = model.prompt.shared_ids(question.history, question.user_code, own)
             room = model.settings.max_length - len(start)
             assert row == start + model.prompt.candidate_ids(question.note, question.item_code, own, room)
@@ -150,7 +150,7 @@ def test_questions_name_the_latest_notes_that_are_still_there(checkpoints, notes
     rows = rows.set_column(4, rows.schema.field(4), [[past]])
     (asked,) = questions(model, texts, rows, None)
     assert asked.history == [texts.note("n2"), texts.note("n3")]
-    assert asked.form == "text_only"
+    assert not asked.has_codes
     assert texts.history(past) == [texts.note(i) for i in past[:3]]
     assert texts.history(past, 0) == []
 
@@ -162,7 +162,7 @@ def test_codes_out_of_fold_are_those_of_the_row(checkpoints, notes, tmp_path):
     bits = np.arange(6 * 16).reshape(6, 16) % 3 == 0
     own = RowCodes(bits, ~bits, np.array([True, False] * 3))
     asked = questions(model, NoteTexts(model, notes), rows, own)
-    assert [q.form for q in asked] == ["with_codes", "text_only"] * 3
+    assert [q.has_codes for q in asked] == [True, False] * 3
     assert [q.user_code for q in asked[::2]] == model.code_texts(bits[::2])
     assert [q.item_code for q in asked[::2]] == model.code_texts(~bits[::2])
 

@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from notellm.backbone import harden, load_tokenizer, train_tokenizer
 from notellm.backbone.tiny import octet
 from notellm.errors import ConfigError
-from notellm.rank.prompt import FORMS, RankPrompt, builtin_templates, load_template, template_from_dict
+from notellm.rank.config import FORMS
+from notellm.rank.prompt import RankPrompt, builtin_templates, load_template, template_from_dict
 from notellm.recall.prompt import Note
 from tests.rank.small import TEMPLATE
 

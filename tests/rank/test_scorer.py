@@ -1,5 +1,7 @@
 """What candidates share is computed once, and nothing else about their scores changes."""
 
+import copy
+import dataclasses
 import shutil
 
 import numpy as np
@@ -65,6 +67,23 @@ def test_a_batch_is_its_single_candidates_in_any_order(ranker):
     assert (np.diff(ranking.scores) <= 0).all()
     by_id = dict(zip(candidates, together, strict=True))
     np.testing.assert_allclose(ranking.scores, [by_id[i] for i in ranking.note_ids], atol=1e-5)
+
+
+def test_a_model_of_codes_alone_reads_no_titles(tiny_ranker, tmp_path):
+    model = copy.copy(tiny_ranker.model)
+    candidates = [f"n{i}" for i in range(10, 22)]
+    with_titles, _ = tiny_ranker.scores("u0", candidates)
+    other = tiny_ranker.table.set_column(1, "title", pa.array(["another title"] * len(tiny_ranker.table)))
+    changed, _ = Ranker(model, tiny_ranker.codes, other, HISTORIES).scores("u0", candidates)
+    assert np.abs(changed - with_titles).max() > 1e-4
+    model.settings = dataclasses.replace(model.settings, form="codes_only")
+    alone, _ = Ranker(model, tiny_ranker.codes, tiny_ranker.table, HISTORIES).scores("u0", candidates)
+    renamed = Ranker(model, tiny_ranker.codes, other, HISTORIES)
+    np.testing.assert_array_equal(renamed.scores("u0", candidates)[0], alone)
+    np.testing.assert_allclose(renamed.scores("u0", candidates, shared=False)[0], alone, atol=1e-5)
+    renamed.save(tmp_path / "codes-only")
+    again = Ranker.from_pretrained(tmp_path / "codes-only")
+    np.testing.assert_array_equal(again.scores("u0", candidates)[0], alone)
 
 
 def test_candidates_without_a_code_are_asked_about_by_text(ranker):

@@ -19,8 +19,9 @@ commands.add_typer(rank, name="rank")
 class Form(StrEnum):
     """What the prompts hold."""
 
-    codes = "codes"
+    with_codes = "with_codes"
     text_only = "text_only"
+    codes_only = "codes_only"
 
 
 class CodeText(StrEnum):
@@ -80,7 +81,7 @@ def fit(
     lora: Annotated[
         bool | None, typer.Option("--lora/--full", help="Adapters only, or every weight.")
     ] = None,
-    form: Annotated[Form, typer.Option(help="Titles and codes, or titles alone.")] = Form.codes,
+    form: Annotated[Form, typer.Option(help="Titles and codes, or titles alone.")] = Form.with_codes,
     two_step: Annotated[
         bool | None, typer.Option("--two-step/--one-step", help="Tune on the text alone first.")
     ] = None,

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,7 @@ from notellm.rank.codes import (
     load_codes,
     parse_binary,
 )
-from notellm.rank.config import CodeText
+from notellm.rank.config import CodeText, Form
 from notellm.rank.model import BinLLM
 from notellm.rank.prompt import load_template
 from notellm.rank.scorer import Ranker, codes_fingerprint
@@ -65,9 +65,6 @@ from notellm.record import RECORD, describe, make_record, write_record
 
 TINY = "tiny"
 NAME = "BinLLM"
-#: What the prompts of a ranker hold: titles and codes, or titles alone.
-RankForm = Literal["codes", "text_only"]
-
 #: Notes that a ranker remembers of each user, the latest liked.
 MAX_HISTORY = 50
 
@@ -103,7 +100,7 @@ class RankFitOptions:
         backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
         template: the prompt's wording; tiny: "compact", pretrained: "notes".
         lora: tune low-rank adapters instead of every weight; the default for pretrained backbones.
-        form: "codes" (titles and codes) or "text_only" (titles alone, no collaborative model).
+        form: "with_codes" (titles and codes), "text_only" (no collaborative model) or "codes_only".
         two_step: tune on the text alone first, then with codes (paper; tiny: False).
         bits: of a code (paper: 32).
         code_text: how codes are written: "binary" or "decimal".
@@ -128,7 +125,7 @@ class RankFitOptions:
     backbone: str = TINY
     template: str | None = None
     lora: bool | None = None
-    form: RankForm = "codes"
+    form: Form = "with_codes"
     two_step: bool | None = None
     bits: int = 32
     code_text: CodeText = "binary"
@@ -159,7 +156,7 @@ class RankFitOptions:
         defaults = dict(_TINY if tiny else _PRETRAINED)
         if not tiny and self.lora is False:
             defaults["learning_rate"] = _FULL_LEARNING_RATE
-        if self.form == "text_only":
+        if self.form != "with_codes":
             defaults["two_step"] = False
         chosen = replace(self, **{name: v for name, v in defaults.items() if getattr(self, name) is None})
         problems = _option_problems(chosen)
@@ -226,7 +223,7 @@ def fit_ranker(
     write_json(started, run / "started.json")
     codes, train_codes, valid_codes = None, None, None
     metrics: dict[str, Any] = {}
-    if chosen.form == "codes":
+    if chosen.form != "text_only":
         codes, train_codes = _codes(run / _FITTED, train, valid, chosen, progress=progress)
         valid_codes = impression_codes(valid, codes)
         alone = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
@@ -276,7 +273,7 @@ def build_ranking_model(options: RankFitOptions, notes: pa.Table, train: pa.Tabl
     chosen = options.resolved()
     known: dict[str, Any] = {
         name: getattr(chosen, name)
-        for name in ("template", "code_text", "history", "title_tokens", "content_tokens")
+        for name in ("template", "form", "code_text", "history", "title_tokens", "content_tokens")
     }
     if chosen.backbone == TINY:
         liked = liked_notes(notes["note_id"], train)
@@ -546,7 +543,7 @@ def _option_problems(options: RankFitOptions) -> list[str]:
     """Everything that is wrong with resolved options."""
     problems = [
         f"{name} is {getattr(options, name)!r}; it must be one of {', '.join(get_args(allowed))}"
-        for name, allowed in (("form", RankForm), ("code_text", CodeText))
+        for name, allowed in (("form", Form), ("code_text", CodeText))
         if getattr(options, name) not in get_args(allowed)
     ]
     at_least_one = ("batch", "title_tokens", "content_tokens", "evaluations", "max_steps", "patience")
@@ -564,8 +561,8 @@ def _option_problems(options: RankFitOptions) -> list[str]:
         problems.append(f"out_of_fold is {options.out_of_fold}; it must be 0, or 2 folds or more")
     if options.backbone == TINY and options.lora:
         problems.append("the tiny backbone is tuned whole; LoRA is for pretrained backbones")
-    if options.form == "text_only" and options.two_step:
-        problems.append("two_step goes on with codes, which form text_only does not have")
+    if options.form != "with_codes" and options.two_step:
+        problems.append(f"two_step is text first, then codes too; form {options.form} has only one of them")
     for check in (options.code_options, lambda: load_template(options.template or "notes")):
         try:
             check()
@@ -738,8 +735,9 @@ tags: [notellm, binllm, recommendation, ranking]
 # {name}
 
 A BinLLM (arXiv 2406.03210): a language model that says how likely a user is to enjoy a note, from the
-titles of what the user liked and, with form "codes", from binary codes of the collaborative signal. Tuned
-on {data["train"]["rows"]:,} impressions of {data["notes"]["rows"]:,} notes, from the backbone
+titles of what the user liked and, unless its form is "text_only", from binary codes of the
+collaborative signal. Tuned on
+{data["train"]["rows"]:,} impressions of {data["notes"]["rows"]:,} notes, from the backbone
 `{config["backbone"]}`. It holds the notes and the last {MAX_HISTORY} notes that each user liked.
 
 ```python

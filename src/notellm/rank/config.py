@@ -7,6 +7,9 @@ from notellm.errors import ConfigError
 
 #: How a code is written: as a string of 0 and 1, or every 8 bits as a decimal number.
 CodeText = Literal["binary", "decimal"]
+#: What a prompt holds: history and codes, the text alone, the codes alone.
+Form = Literal["with_codes", "text_only", "codes_only"]
+FORMS: tuple[Form, ...] = ("with_codes", "text_only", "codes_only")
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,7 @@ class BinLLMConfig:
 
     Attributes:
         template: name or path of the prompt's wording.
+        form: what the model was tuned to read; without a code a note is asked about by text alone.
         code_text: how codes are written (paper: binary, and decimal as its compressed form).
         title_tokens: the title's budget.
         content_tokens: the budget of the candidate's content, where the wording has it.
@@ -24,6 +28,7 @@ class BinLLMConfig:
     """
 
     template: str = "notes"
+    form: Form = "with_codes"
     code_text: CodeText = "binary"
     title_tokens: int = 20
     content_tokens: int = 40
@@ -43,6 +48,8 @@ def checked_config(options: dict[str, Any]) -> BinLLMConfig:
         names = ", ".join(BinLLMConfig.__dataclass_fields__)
         raise ConfigError(f"unknown option {unknown[0]!r}; BinLLM knows {names}")
     config = BinLLMConfig(**options)
+    if config.form not in FORMS:
+        raise ConfigError(f"form is {config.form!r}; it must be one of {', '.join(FORMS)}")
     if config.code_text not in get_args(CodeText):
         raise ConfigError(
             f"code_text is {config.code_text!r}; it must be one of {', '.join(get_args(CodeText))}"

@@ -39,8 +39,8 @@ from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import json_text, read_json, write_aside
 from notellm.rank.codes import Bits, binary_text, decimal_text
-from notellm.rank.config import BinLLMConfig, checked_config
-from notellm.rank.prompt import FORMS, Form, RankPrompt, RankTemplate, load_template, template_from_dict
+from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
+from notellm.rank.prompt import RankPrompt, RankTemplate, load_template, template_from_dict
 from notellm.recall.prompt import Note
 
 CONFIG = "binllm.json"
@@ -63,9 +63,9 @@ class Question:
     item_code: str | None = None
 
     @property
-    def form(self) -> Form:
-        """With codes where there are both, else the text alone."""
-        return "text_only" if self.user_code is None or self.item_code is None else "with_codes"
+    def has_codes(self) -> bool:
+        """Whether both codes are known; without them it is asked by text alone."""
+        return self.user_code is not None and self.item_code is not None
 
 
 class BinLLM(nn.Module):
@@ -228,8 +228,8 @@ class BinLLM(nn.Module):
 
         Args:
             questions: what is asked.
-            form: which wording; each question's own when None. A question without codes is asked as text
-                alone whatever is wished.
+            form: which wording; the model's own (``settings.form``) when None. A question without codes is
+                asked as text alone whatever is wished.
 
         Raises:
             ConfigError: a prompt does not fit.
@@ -237,7 +237,7 @@ class BinLLM(nn.Module):
         shared: dict[tuple[int, str | None, Form], list[int]] = {}  # one user's questions share a beginning
         result = []
         for question in questions:
-            wanted = question.form if form is None or question.form == "text_only" else form
+            wanted = (form or self.settings.form) if question.has_codes else "text_only"
             key = (id(question.history), question.user_code, wanted)
             if key not in shared:
                 shared[key] = self.prompt.shared_ids(question.history, question.user_code, wanted)

@@ -20,18 +20,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.tokenizer import cut_texts
 from notellm.errors import ConfigError
 from notellm.files import read_json
+from notellm.rank.config import FORMS, Form
 from notellm.recall.prompt import Note
-
-#: What of a prompt's information is written: history and codes, the text alone, the codes alone.
-Form = Literal["with_codes", "text_only", "codes_only"]
-FORMS: tuple[Form, ...] = ("with_codes", "text_only", "codes_only")
 
 _FIELD = re.compile(r"\{(history|user_code|item_code|title|topics|category|content)\}")
 _SHARED = {"history", "user_code"}

@@ -26,8 +26,8 @@ from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, read_parquet, write_aside, write_parquet
 from notellm.rank.batch import NoteTexts
 from notellm.rank.codes import Codes, load_codes
+from notellm.rank.config import Form
 from notellm.rank.model import BinLLM, is_checkpoint
-from notellm.rank.prompt import Form
 from notellm.record import fingerprint
 
 #: Candidates that pass the backbone together.
@@ -127,11 +127,10 @@ class Ranker:
         user_code, own = self._user_code(user_id, liked)
         item_codes = self._item_codes(candidates, user_code)
         logits = np.empty(len(candidates), dtype=np.float32)
-        forms: tuple[Form, ...] = ("with_codes", "text_only")
-        for form in forms:  # a candidate without a code is asked about by text alone
-            rows = [i for i, code in enumerate(item_codes) if (code is None) == (form == "text_only")]
-            if not rows:
-                continue
+        # A candidate without a code is asked about by text alone.
+        forms = [self.model.settings.form if code is not None else "text_only" for code in item_codes]
+        for form in dict.fromkeys(forms):
+            rows = [i for i, own_form in enumerate(forms) if own_form == form]
             start = self.model.prompt.shared_ids(named, user_code, form)
             ends = [self._end(candidates[row], item_codes[row], form, len(start)) for row in rows]
             if shared and self._can_share:
