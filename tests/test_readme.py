@@ -29,5 +29,8 @@ def test_every_command_and_option_exists():
     assert len(lines) >= 9
     for line in lines:
         name, *words = shlex.split(line, comments=True)[1:]
-        known = {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands[name]
+        if hasattr(command, "commands"):  # a group: the next word is its command
+            command = command.commands[words[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= known, line

@@ -75,8 +75,8 @@ _TINY: dict[str, Any] = {
     "two_step": False,
     "epochs": 1.0,
     "text_epochs": 1.0,
-    "learning_rate": 3e-5,
-    "embedding_learning_rate": 3e-4,
+    "learning_rate": 1e-5,
+    "embedding_learning_rate": 1e-4,
 }
 _PRETRAINED: dict[str, Any] = {
     "template": "notes",

@@ -180,7 +180,7 @@ def fit_answers(model: BinLLM, rows: RankRows, *, limit: int = 8_000, seed: int 
         last = hidden_states(model.backbone, batch["input_ids"], batch["attention_mask"])
         states[part] = last[torch.arange(len(part)), batch["position"]].float().cpu().numpy()
     model.train(training)
-    regression = LogisticRegression(C=3e-4, max_iter=1_000).fit(states, rows.labels[chosen])
+    regression = LogisticRegression(C=1e-3, max_iter=1_000).fit(states, rows.labels[chosen])
     # There is no bias in the head: the constant goes along the mean state.
     mean = states.mean(axis=0)
     weight = regression.coef_[0] + regression.intercept_[0] * mean / (mean @ mean)
