@@ -1,0 +1,156 @@
+"""BinLLM on the ML-1M split of CoLLM and BinLLM, in its forms, beside its codes alone and what is published.
+
+Every run fits codes and tunes the tiny backbone on train, chooses by the AUC of valid (`valid_small`, as the
+public code), and is measured on test, whose rows no choice has seen. "before tuning" is the tiny backbone
+with its first weights, of which only the answer's direction has been fitted to training rows.
+
+Every finished run is kept in the working folder; a benchmark that was killed goes on after the last of
+them, where options, data and code are still the same.
+"""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.collaborative import read
+from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
+from notellm.data import CollmData
+from notellm.files import read_json, write_json
+from notellm.pipeline.rank import RankFitOptions, evaluate_ranker, fit_ranker
+from notellm.record import describe, read_record
+
+#: Name -> what differs from the defaults.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "BinLLM": {},
+    "text only": {"form": "text_only"},
+    "codes only": {"form": "codes_only"},
+    "two-step": {"two_step": True},
+    "decimal codes": {"code_text": "decimal"},
+    "codes of seen rows": {"out_of_fold": 0},
+    "8 bits": {"bits": 8},
+    "16 bits": {"bits": 16},
+    "64 bits": {"bits": 64},
+}
+#: Test AUC and UAUC in BinLLM (arXiv 2406.03210), of Vicuna-7B but for BinMF.
+PUBLISHED = {
+    "BinMF": (0.7189, 0.6654),
+    "BinLLM": (0.7425, 0.6956),
+    "codes only": (0.7307, 0.6797),
+    "intuitive tuning": (0.7286, 0.6842),
+}
+METHODS = ("item popularity", "BinMF")
+Run = dict[str, Any]
+
+
+def run_one(data: CollmData, variant: str, options: RankFitOptions, work: Path) -> Run:
+    """Fit and measure a variant, or read what is finished."""
+    path = work / f"{variant.replace(' ', '-')}-{options.seed}.json"
+    tables = {"notes": data.notes, "train": data.train, "valid": data.valid, "test": data.test}
+    made_of = {
+        "variant": variant,
+        "config": asdict(options.resolved()),
+        "data": {name: describe(part) for name, part in tables.items()},
+        "code": code_fingerprint(),
+    }
+    if path.is_file() and (finished := read_json(path))["made_of"] == made_of:
+        print(f"{variant}, seed {options.seed}: finished before ({path})", flush=True)
+        return dict(finished)
+    print(f"{variant}, seed {options.seed}: tuning", flush=True)
+    output = path.with_suffix("")
+    ranker = fit_ranker(data.notes, data.train, data.valid, output, options=options, resume=True)
+    result = evaluate_ranker(ranker, data.test, train=data.train)
+    run = {"made_of": made_of, "fit": read_record(output)["metrics"], "evaluation": result.to_json()}
+    write_json(run, path)
+    return run
+
+
+def figures(run: Run, method: str, group: str = "all") -> dict[str, float]:
+    """AUC and UAUC of a method on the test rows."""
+    for result in run["evaluation"]["ranking"]:
+        if result["name"] == method:
+            part = result if group == "all" else result["by_group"][group]
+            return {name: part["figures"][name]["mean"] for name in ("AUC", "UAUC")}
+    raise KeyError(method)
+
+
+def spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.4f}"
+
+
+def report(runs: list[Run]) -> Iterable[str]:
+    by_variant: dict[str, list[Run]] = {}
+    for run in runs:
+        by_variant.setdefault(run["made_of"]["variant"], []).append(run)
+    first = next(iter(by_variant.values()))
+    yield "Test rows; mean ± standard deviation over the seeds; published: Vicuna-7B, but for BinMF."
+    rows = []
+    for name in METHODS:
+        if name in {result["name"] for result in first[0]["evaluation"]["ranking"]}:
+            found = [figures(run, name) for run in first]
+            rows.append([name, str(len(found)), *columns(found), *published(name), ""])
+    for variant, own in by_variant.items():
+        found = [figures(run, "BinLLM") for run in own]
+        seconds = [run["fit"]["seconds"] for run in own]
+        rows.append(
+            [
+                variant,
+                str(len(own)),
+                *columns(found),
+                *published(variant),
+                f"{statistics.fmean(seconds):,.0f}",
+            ]
+        )
+    yield table(["method", "seeds", "AUC", "UAUC", "published AUC", "UAUC", "seconds to fit"], rows)
+    yield "## By what training has seen"
+    rows = []
+    for group in ("warm", "cold user", "cold item"):
+        for name, own in [("BinMF", first), *by_variant.items()]:
+            method = name if name in METHODS else "BinLLM"
+            found = [figures(run, method, group) for run in own]
+            rows.append([group, name, *columns(found)])
+    yield table(["test rows", "method", "AUC", "UAUC"], rows, left=2)
+    yield "## Validation"
+    rows = []
+    for run in runs:
+        fit = run["fit"]
+        steps = [fit[name] for name in ("codes", "untrained", "validation") if name in fit]
+        cells = [f"{step['auc']:.4f} / {step['uauc']:.4f}" for step in steps]
+        cells = [""] * (3 - len(cells)) + cells
+        rows.append([run["made_of"]["variant"], str(run["made_of"]["config"]["seed"]), *cells])
+    yield "AUC / UAUC, by which everything was chosen."
+    yield table(["variant", "seed", "codes alone", "before tuning", "tuned"], rows)
+
+
+def columns(found: Sequence[dict[str, float]]) -> list[str]:
+    return [spread([values[name] for values in found]) for name in ("AUC", "UAUC")]
+
+
+def published(name: str) -> list[str]:
+    return [f"{value:.4f}" for value in PUBLISHED[name]] if name in PUBLISHED else ["", ""]
+
+
+def main() -> None:
+    parser = arguments("BinLLM and its variants on ML-1M.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--max-steps", type=int, help="end every step of tuning earlier")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "ranking")
+    chosen = parser.parse_args()
+    data = read()
+    runs = [
+        run_one(
+            data, name, RankFitOptions(seed=seed, max_steps=chosen.max_steps, **VARIANTS[name]), chosen.work
+        )
+        for name in chosen.variants
+        for seed in chosen.seeds
+    ]
+    write_results(
+        chosen.results, "ranking", "BinLLM on ML-1M", report(runs), {"published": PUBLISHED, "runs": runs}
+    )
+
+
+if __name__ == "__main__":
+    main()
