@@ -308,7 +308,17 @@ def test_the_demo_shows_all_it_promises(tmp_path, capsys):
     assert run("demo", "--notes", 200, "--max-steps", 2, "-o", tmp_path / "demo", "-q") == 0
     out = capsys.readouterr().out
     assert out.count("(true:") == 10  # five notes, category and topics of each
-    for part in ("TF-IDF", "popularity", "NoteLLM untrained", "ROUGE-L", "notellm prepare --notes"):
+    for part in (
+        "TF-IDF",
+        "popularity",
+        "NoteLLM untrained",
+        "ROUGE-L",
+        "BinMF",
+        "BinLLM",
+        "notellm prepare --notes",
+    ):
         assert part in out
+    assert out.count("   (near ") == 5  # recommendations, each with its reason
     assert (tmp_path / "demo" / "report" / "report.md").is_file()
+    assert (tmp_path / "demo" / "ranker" / "record.json").is_file()
     assert (tmp_path / "demo" / "model" / "modules.json").is_file()

@@ -43,6 +43,8 @@ def _root(
 def main() -> None:
     """Entry point of the ``notellm`` command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Threads that wait for each other by spinning take many times as long on cores that are busy otherwise.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         app(standalone_mode=False)

@@ -8,15 +8,25 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from notellm.data import sample_world, validate
+from notellm.data import (
+    impressions_from_clicks,
+    sample_world,
+    split_impressions_by_time,
+    validate,
+)
 from notellm.evaluate import Part, split_by_note
 from notellm.pairs import PairOptions
 from notellm.pipeline.evaluate import evaluate_model
 from notellm.pipeline.fit import FitOptions, build_model, fit
 from notellm.pipeline.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
+from notellm.pipeline.rank import RankFitOptions, evaluate_ranker, fit_ranker
+from notellm.pipeline.recommend import Recommender
 from notellm.recall.model import NoteLLM
 from notellm.recall.related import related_by_id
 from notellm.recall.trainer import Validation
+
+#: Newest impressions that the demo's ranker learns from, is chosen by, and is measured on.
+_ROWS = (10_000, 2_000, 2_000)
 
 
 def run_demo(
@@ -43,21 +53,21 @@ def run_demo(
     """
     begin = time.monotonic()
     home = Path(output)
-    say(f"1/5  A sample world of {notes:,} notes (English and Chinese), its clicks, its bots")
+    say(f"1/6  A sample world of {notes:,} notes (English and Chinese), its clicks, its bots")
     size = {"notes": notes, "users": max(300, 2 * notes // 3), "clicks": 20 * notes}
     world = sample_world(**size, seed=seed)
     good_notes, clicks, report = validate(world.notes, world.clicks, max_user_clicks=min(5_000, notes))
     say(f"{report}\n")
     save_dataset(home / "data", good_notes, clicks, report, config={"sample": size}, seed=seed)
 
-    say("2/5  70 % of the notes train, 30 % are never seen; related pairs from the click log")
+    say("2/6  70 % of the notes train, 30 % are never seen; related pairs from the click log")
     shares = {"test": 0.3, "valid": 0.05}
     split = split_by_note(good_notes, clicks, seed=seed, **shares)
     save_split(home / "split", split, Part(good_notes, clicks), config={"by": "note", **shares}, seed=seed)
     counts = mine_folder(home / "split", PairOptions(), progress=False)
     say("     " + ", ".join(f"{name}: {count:,} pairs" for name, count in counts.items()) + "\n")
 
-    say("3/5  Training NoteLLM (the tiny backbone, initialised from the notes)")
+    say("3/6  Training NoteLLM (the tiny backbone, initialised from the notes)")
     split = load_split(home / "split")
     pairs = {name: load_pairs(home / "split" / name) for name in ("train", "valid", "test")}
     valid_pairs = pairs["valid"]
@@ -76,7 +86,7 @@ def run_demo(
         progress=progress,
     )
 
-    say("\n4/5  Evaluation on the notes never seen")
+    say("\n4/6  Evaluation on the notes never seen")
     untrained = build_model(options, split.train.notes, split.train.clicks)
     result = evaluate_model(
         model, split, pairs["test"], untrained=untrained, tagged_notes=300, seed=seed, progress=progress
@@ -84,8 +94,11 @@ def run_demo(
     result.save(home / "report")
     say(result.text())
 
-    say("5/5  Five notes that the model has never seen")
+    say("5/6  Five notes that the model has never seen")
     _show(model, split.test.notes, seed, say)
+
+    say("\n6/6  Ranking and recommending (BinLLM on its own tiny backbone)")
+    _rank(model, good_notes, clicks, home, seed, progress, say)
     say(_NEXT.format(home=home, seconds=time.monotonic() - begin))
 
 
@@ -108,6 +121,35 @@ def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object
             say(f"    {cosine:.2f}      {titles[note_id]}")
 
 
+def _rank(
+    model: NoteLLM,
+    notes: pa.Table,
+    clicks: pa.Table,
+    home: Path,
+    seed: int,
+    progress: bool,
+    say: Callable[[str], object],
+) -> None:
+    """A ranker from the newest impressions, how it does on later ones, and one user's recommendations."""
+    train, valid, test = split_impressions_by_time(impressions_from_clicks(clicks, seed=seed))
+    train, valid, test = (
+        part.slice(max(0, len(part) - rows)) for part, rows in zip((train, valid, test), _ROWS, strict=True)
+    )
+    options = RankFitOptions(code_epochs=40, out_of_fold=2, max_steps=20, evaluations=1, seed=seed)
+    shutil.rmtree(home / "ranker.run", ignore_errors=True)
+    ranker = fit_ranker(notes, train, valid, home / "ranker", options=options, progress=progress)
+    result = evaluate_ranker(ranker, test, train=train, resamples=200, seed=seed, progress=progress)
+    result.save(home / "rank-report")
+    say(result.text())
+    rows = {row["note_id"]: row for row in notes.to_pylist()}
+    user = max(ranker.histories, key=lambda name: (min(len(ranker.histories[name]), 12), name))
+    found = Recommender(ranker.texts.ids, model.encode(notes), ranker).recommend(user, k=5)
+    say(f"For {user} ({found.basis}):")
+    for note_id, score, reason in zip(found.note_ids, found.scores, found.reasons, strict=True):
+        why = "popular" if reason is None else f"near {rows[reason]['title']}"
+        say(f"    {score:.2f}  {rows[note_id]['title']}  [{rows[note_id]['category']}]   ({why})")
+
+
 _NEXT = """
 Done in {seconds:.0f} s; everything lies in {home}/. The same on your own files:
 
@@ -119,4 +161,6 @@ Done in {seconds:.0f} s; everything lies in {home}/. The same on your own files:
   notellm embed model data -o vectors.parquet
   notellm related vectors.parquet --id NOTE_ID --notes data
   notellm tag model --title "..." --content "..."
+  notellm rank fit data -o ranker
+  notellm recommend --vectors vectors.parquet --ranker ranker --user USER_ID
 """
