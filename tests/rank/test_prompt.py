@@ -83,7 +83,7 @@ def test_a_template_may_be_a_file(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(TEMPLATE))
     assert load_template(path).to_dict() == {**TEMPLATE, "about": ""}
-    with pytest.raises(ConfigError, match="no ranking template 'moovies': give one of books, compact"):
+    with pytest.raises(ConfigError, match="no template 'moovies': give one of books, compact"):
         load_template("moovies")
     with pytest.raises(ConfigError, match="expected a JSON object, found list"):
         template_from_dict([], "x")

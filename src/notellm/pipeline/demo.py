@@ -26,7 +26,7 @@ from notellm.recall.related import related_by_id
 from notellm.recall.trainer import Validation
 
 #: Newest impressions that the demo's ranker learns from, is chosen by, and is measured on.
-_ROWS = (10_000, 2_000, 2_000)
+_ROWS = (5_000, 1_000, 2_000)
 
 
 def run_demo(
@@ -135,7 +135,7 @@ def _rank(
     train, valid, test = (
         part.slice(max(0, len(part) - rows)) for part, rows in zip((train, valid, test), _ROWS, strict=True)
     )
-    options = RankFitOptions(code_epochs=40, out_of_fold=2, max_steps=20, evaluations=1, seed=seed)
+    options = RankFitOptions(code_epochs=30, out_of_fold=2, max_steps=10, evaluations=1, seed=seed)
     shutil.rmtree(home / "ranker.run", ignore_errors=True)
     ranker = fit_ranker(notes, train, valid, home / "ranker", options=options, progress=progress)
     result = evaluate_ranker(ranker, test, train=train, resamples=200, seed=seed, progress=progress)

@@ -19,8 +19,9 @@ from transformers import PrinterCallback
 from notellm.backbone.load import LoraOptions
 from notellm.backbone.tiny import TinyOptions
 from notellm.errors import ConfigError, DataError
-from notellm.files import json_text, read_json, write_json
+from notellm.files import json_text, write_json
 from notellm.pipeline.card import model_card
+from notellm.pipeline.runs import STARTED, check_resumable
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import (
     NoteLLMTrainer,
@@ -239,7 +240,7 @@ def fit(
     )
     trainer = NoteLLMTrainer(model, arguments, notes=notes, pairs=pairs, validation=validation)
     trainer.remove_callback(PrinterCallback)  # what a quiet run would print instead of a bar
-    write_json(started, run / "started.json")
+    write_json(started, run / STARTED)
     before = {} if validation is None or checkpoint is not None else validation_metrics(model, validation)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = {"steps": steps, "untrained": before, "history": _history(trainer.state.log_history)}
@@ -265,26 +266,7 @@ def _find_unfinished(run: Path, started: dict[str, Any], *, resume: bool) -> Pat
     checkpoint = last_checkpoint(run)
     if checkpoint is None:
         return None
-    if not resume:
-        raise ConfigError(
-            f"{run} holds an unfinished run ({checkpoint.name}): go on with --resume, "
-            "or remove that folder to start anew"
-        )
-    before = read_json(run / "started.json")
-    changed = [
-        f"{name} was {before['config'].get(name)!r}, is {value!r}"
-        for name, value in started["config"].items()
-        if before["config"].get(name) != value
-    ] + [
-        f"the {name} have changed"
-        for name, value in started["data"].items()
-        if before["data"].get(name) != value
-    ]
-    if changed:
-        raise ConfigError(
-            f"the unfinished run in {run} was started differently ({'; '.join(changed)}): give the same "
-            "options and data, or remove that folder to start anew"
-        )
+    check_resumable(run, checkpoint.name, started, resume=resume)
     return checkpoint
 
 

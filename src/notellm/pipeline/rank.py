@@ -43,6 +43,7 @@ from notellm.evaluate import (
     ranking_text,
 )
 from notellm.files import json_text, read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.pipeline.runs import STARTED, check_resumable
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, liked_notes, questions
 from notellm.rank.codes import (
     CodeOptions,
@@ -219,8 +220,9 @@ def fit_ranker(
     }
     train, dropped = validate_impressions(train, notes)
     valid, more_dropped = validate_impressions(valid, notes)
-    _check_unfinished(run, started, resume=resume)
-    write_json(started, run / "started.json")
+    if unfinished := _unfinished(run):
+        check_resumable(run, str(unfinished[-1].relative_to(run)), started, resume=resume)
+    write_json(started, run / STARTED)
     codes, train_codes, valid_codes = None, None, None
     metrics: dict[str, Any] = {}
     if chosen.form != "text_only":
@@ -491,37 +493,6 @@ def _codes(
     table = read_parquet(folder / "rows.parquet", ["user", "item", "present"])
     users, items = (parse_binary(table[name].to_pylist()) for name in ("user", "item"))
     return load_codes(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
-
-
-def _check_unfinished(run: Path, started: dict[str, Any], *, resume: bool) -> None:
-    """Refuse to mix two runs.
-
-    Raises:
-        ConfigError: there is an unfinished run, and it is not resumed or was started differently.
-    """
-    left = _unfinished(run)
-    if not left:
-        return
-    if not resume:
-        raise ConfigError(
-            f"{run} holds an unfinished run ({left[-1].relative_to(run)}): go on with --resume, "
-            "or remove that folder to start anew"
-        )
-    before = read_json(run / "started.json")
-    changed = [
-        f"{name} was {before['config'].get(name)!r}, is {value!r}"
-        for name, value in started["config"].items()
-        if before["config"].get(name) != value
-    ] + [
-        f"the {name} {'have' if name == 'notes' else 'impressions have'} changed"
-        for name, value in started["data"].items()
-        if before["data"].get(name) != value
-    ]
-    if changed:
-        raise ConfigError(
-            f"the unfinished run in {run} was started differently ({'; '.join(changed)}): give the same "
-            "options and data, or remove that folder to start anew"
-        )
 
 
 def _unfinished(run: Path) -> list[Path]:

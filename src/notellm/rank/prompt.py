@@ -13,12 +13,10 @@ of 0s and 1s that could pass for a code is parted, and the tokenizer reads speci
 characters (``backbone.tokenizer``).
 """
 
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,9 @@ from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.tokenizer import cut_texts
 from notellm.errors import ConfigError
-from notellm.files import read_json
 from notellm.rank.config import FORMS, Form
 from notellm.recall.prompt import Note
+from notellm.templates import read_template, template_names
 
 _FIELD = re.compile(r"\{(history|user_code|item_code|title|topics|category|content)\}")
 _SHARED = {"history", "user_code"}
@@ -70,9 +68,8 @@ class RankTemplate:
 
 
 def builtin_templates() -> list[str]:
-    """Names of the ranking templates that come with notellm."""
-    folder = files("notellm.rank").joinpath("templates")
-    return sorted(item.name.removesuffix(".json") for item in folder.iterdir())
+    """Names of the templates that come with notellm."""
+    return template_names("notellm.rank")
 
 
 def load_template(name_or_path: str | Path) -> RankTemplate:
@@ -81,15 +78,7 @@ def load_template(name_or_path: str | Path) -> RankTemplate:
     Raises:
         ConfigError: no such template, or a part of it is missing or of the wrong form.
     """
-    if str(name_or_path) in builtin_templates():
-        resource = files("notellm.rank").joinpath("templates", f"{name_or_path}.json")
-        return template_from_dict(json.loads(resource.read_text(encoding="utf-8")), str(name_or_path))
-    if not Path(name_or_path).is_file():
-        raise ConfigError(
-            f"no ranking template {str(name_or_path)!r}: give one of {', '.join(builtin_templates())} "
-            "or the path of a template's JSON file"
-        )
-    return template_from_dict(read_json(name_or_path), str(name_or_path))
+    return template_from_dict(read_template("notellm.rank", name_or_path), str(name_or_path))
 
 
 def template_from_dict(value: Any, where: str) -> RankTemplate:

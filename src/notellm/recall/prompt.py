@@ -14,11 +14,9 @@ prompt string alone determines the vector: any tool that tokenizes :meth:`Prompt
 string and takes the last token computes the same one.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.tokenizer import CHARACTERS_PER_TOKEN, cut_texts
 from notellm.errors import ConfigError, DataError
-from notellm.files import read_json
+from notellm.templates import read_template, template_names
 
 Task = Literal["category", "topics"]
 
@@ -100,8 +98,7 @@ class Template:
 
 def builtin_templates() -> list[str]:
     """Names of the templates that come with notellm."""
-    folder = files("notellm.recall").joinpath("templates")
-    return sorted(item.name.removesuffix(".json") for item in folder.iterdir())
+    return template_names("notellm.recall")
 
 
 def load_template(name_or_path: str | Path) -> Template:
@@ -110,15 +107,7 @@ def load_template(name_or_path: str | Path) -> Template:
     Raises:
         ConfigError: no such template, or a part of it is missing or of the wrong form.
     """
-    if str(name_or_path) in builtin_templates():
-        resource = files("notellm.recall").joinpath("templates", f"{name_or_path}.json")
-        return template_from_dict(json.loads(resource.read_text(encoding="utf-8")), str(name_or_path))
-    if not Path(name_or_path).is_file():
-        raise ConfigError(
-            f"no template {str(name_or_path)!r}: give one of {', '.join(builtin_templates())} "
-            "or the path of a template's JSON file"
-        )
-    return template_from_dict(read_json(name_or_path), str(name_or_path))
+    return template_from_dict(read_template("notellm.recall", name_or_path), str(name_or_path))
 
 
 def template_from_dict(value: Any, where: str) -> Template:
