@@ -129,7 +129,7 @@ class Recommender:
             recall_k: candidates that are ranked.
             per_note: candidates that one opened note may bring, so that one topic does not take all
                 places; as ``recall_k`` when None.
-            last: how many of the last opened notes bring candidates.
+            last: how many of the last opened notes bring candidates, each counted once.
             rerank: order candidates by the ranker; False is recall alone, in the order of similarity.
 
         Raises:
