@@ -46,10 +46,10 @@ def can_share(model: PreTrainedModel) -> bool:
     Windows, caps on scores and state-space layers are not: such a model must read whole sequences.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    windowed = getattr(config, "sliding_window", None) is not None and "full_attention" not in kinds
-    capped = getattr(config, "attn_logit_softcapping", None) is not None
-    if kinds != {"full_attention"} or windowed or capped:
+    window = getattr(config, "sliding_window", None)  # counts for every layer where no kinds are given
+    usual = ["full_attention" if window is None else "sliding_attention"]
+    kinds = set(getattr(config, "layer_types", None) or usual)
+    if kinds != {"full_attention"} or getattr(config, "attn_logit_softcapping", None) is not None:
         return False
     ids = torch.tensor([[1, 2, 3, 4]], device=model.device)
     mask = torch.ones_like(ids)

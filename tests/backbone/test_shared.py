@@ -1,0 +1,64 @@
+"""Sequences that share a beginning read as they do whole, or the model is known to be another kind."""
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+
+from notellm.backbone.load import hidden_states
+from notellm.backbone.shared import can_share, read_beginning, states_after
+
+SIZE = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
+def mistral(window):
+    torch.manual_seed(0)
+    return MistralForCausalLM(MistralConfig(**SIZE, sliding_window=window)).eval()
+
+
+@torch.no_grad()
+def largest_difference(model):
+    """Of the states of two sequences after ten shared tokens, whole and shared."""
+    ids = torch.randint(3, 50, (2, 14), generator=torch.Generator().manual_seed(1))
+    ids[1, :10] = ids[0, :10]
+    mask = torch.ones(2, 14, dtype=torch.long)
+    mask[1, 12:] = 0
+    whole = hidden_states(model, ids, mask)[:, 10:]
+    parts = states_after(model, read_beginning(model, ids[0, :10].tolist()), ids[:, 10:], mask[:, 10:])
+    there = mask[:, 10:].bool()
+    return float((whole - parts)[there].abs().max())
+
+
+def test_grouped_keys_and_padding_change_nothing():
+    model = mistral(None)
+    assert can_share(model)
+    assert largest_difference(model) < 1e-5
+
+
+def test_a_window_is_refused_though_a_few_tokens_do_not_show_it():
+    model = mistral(5)
+    with pytest.raises(RuntimeError):  # its cache forgets the beginning
+        largest_difference(model)
+    assert not can_share(model)
+
+
+def test_capped_scores_are_refused():
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(Gemma2Config(**SIZE)).eval()
+    assert not can_share(model)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_stays_as_it_was(training):
+    model = mistral(None).train(training)
+    before = model.config._attn_implementation
+    assert can_share(model)
+    assert model.training is training
+    assert model.config._attn_implementation == before
