@@ -28,7 +28,7 @@ from notellm.pipeline.rank import (
     split_impressions,
 )
 from notellm.rank.scorer import Ranker
-from notellm.rank.trainer import fit_answers
+from notellm.rank.trainer import BinLLMTrainer, fit_answers
 from notellm.record import describe
 
 JOB = """
@@ -145,7 +145,7 @@ def test_a_step_that_only_made_it_worse_is_undone(world, tmp_path, monkeypatch):
         for parameter in self.model.parameters():
             parameter.data.normal_()
 
-    monkeypatch.setattr(job_module._Tuner, "train", spoil)
+    monkeypatch.setattr(BinLLMTrainer, "train", spoil)
     kept = {}
     figures = iter([0.7, 0.6])  # before, after
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from notellm.backbone.trainer import last_checkpoint, load_trained
 from notellm.data.schema import NOTES, PAIRS
 from notellm.errors import ConfigError, DataError, StorageError
 from notellm.recall.model import NoteLLM
@@ -25,8 +26,6 @@ from notellm.recall.trainer import (
     NoteLLMTrainer,
     NoteLLMTrainingArguments,
     Validation,
-    last_checkpoint,
-    load_trained,
     validation_metrics,
 )
 from tests.conftest import SMALL, Checkpoint, fresh

@@ -18,6 +18,7 @@ from transformers import PrinterCallback
 
 from notellm.backbone.load import LoraOptions
 from notellm.backbone.tiny import TinyOptions
+from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, DataError
 from notellm.files import json_text, write_json
 from notellm.pipeline.card import model_card
@@ -27,7 +28,6 @@ from notellm.recall.trainer import (
     NoteLLMTrainer,
     NoteLLMTrainingArguments,
     Validation,
-    last_checkpoint,
     validation_metrics,
 )
 from notellm.record import RECORD, describe, make_record

@@ -25,15 +25,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from safetensors.torch import save_file
-from torch import nn
 from transformers import PrinterCallback
-from transformers.utils import SAFE_WEIGHTS_NAME
 
 from notellm.backbone.load import LoraOptions, add_lora
+from notellm.backbone.trainer import last_checkpoint, load_trained
 from notellm.data import split_impressions_by_time, validate_impressions
 from notellm.data.convert import is_order_only
-from notellm.errors import ConfigError, DataError, StorageError
+from notellm.errors import ConfigError, DataError
 from notellm.evaluate import (
     RankingResult,
     cold_groups,
@@ -61,7 +59,6 @@ from notellm.rank.prompt import load_template
 from notellm.rank.scorer import Ranker, codes_fingerprint
 from notellm.rank.trainer import BinLLMTrainer, BinLLMTrainingArguments, fit_answers
 from notellm.recall.prompt import notes_from_table
-from notellm.recall.trainer import last_checkpoint, load_trained
 from notellm.record import RECORD, describe, make_record, write_record
 
 TINY = "tiny"
@@ -360,39 +357,6 @@ def split_impressions(
     return first, second, third
 
 
-class _Tuner(BinLLMTrainer):
-    """The trainer, whose checkpoints hold what is tuned: with LoRA the adapters, not the frozen backbone.
-
-    Weights that share memory (tied embeddings) are written once.
-    """
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        if not self.args.should_save:
-            return
-        folder = Path(cast("str", output_dir or self.args.output_dir))
-        weights = {
-            name: weight.detach().contiguous()
-            for name, weight in self._unwrapped().named_parameters()
-            if weight.requires_grad
-        }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(weights, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
-        except OSError as error:
-            raise StorageError(f"cannot write the checkpoint {folder}: {error}") from error
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:  # noqa: ARG002
-        load_trained(self._unwrapped(), Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        if best is not None:
-            load_trained(self._unwrapped(), Path(best))
-
-    def _unwrapped(self) -> nn.Module:
-        return cast("nn.Module", self.accelerator.unwrap_model(self.model))
-
-
 def _arguments(
     folder: Path, options: RankFitOptions, rows: int, epochs: float, *, progress: bool
 ) -> BinLLMTrainingArguments:
@@ -436,7 +400,7 @@ def _tune(
     """
     folder = Path(cast("str", arguments.output_dir))
     tuned = folder / _TUNED
-    trainer = _Tuner(model, arguments, train=train, valid=valid)
+    trainer = BinLLMTrainer(model, arguments, train=train, valid=valid)
     trainer.remove_callback(PrinterCallback)  # what a quiet run would print instead of a bar
     if tuned.is_dir():  # this step was finished before the run was cut off
         load_trained(model, tuned)

@@ -18,10 +18,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, TrainingArguments
 
 from notellm.backbone.batch import length_batches
 from notellm.backbone.load import hidden_states
+from notellm.backbone.trainer import BackboneTrainer
 from notellm.errors import ConfigError, DataError
 from notellm.rank.batch import RankCollator, RankRows
 from notellm.rank.model import BinLLM
@@ -52,7 +53,7 @@ class BinLLMTrainingArguments(TrainingArguments):
     logging_steps: float = 20
 
 
-class BinLLMTrainer(Trainer):
+class BinLLMTrainer(BackboneTrainer):
     """Tunes a :class:`BinLLM` on prompts and labels.
 
     Args:
@@ -110,42 +111,16 @@ class BinLLMTrainer(Trainer):
         loss = functional.binary_cross_entropy_with_logits(logits, inputs["labels"])
         return (loss, logits) if return_outputs else loss
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; embeddings may have their own rate; norms and biases do not decay."""
-        target = cast("nn.Module", self.model if model is None else model)
-        backbone = cast("BinLLM", self.accelerator.unwrap_model(target)).backbone
-        tables = {id(parameter) for parameter in backbone.get_input_embeddings().parameters()}
-        rate = self.args.learning_rate
-        own = rate if self.args.embedding_learning_rate is None else self.args.embedding_learning_rate
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter in target.parameters():
-            if parameter.requires_grad:
-                decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
-                groups.setdefault((own if id(parameter) in tables else rate, decay), []).append(parameter)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
-        options.pop("lr", None)
-        self.optimizer = kind(
-            [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
-            lr=rate,
-            **options,
-        )
-        return self.optimizer
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """As transformers; an output head that is tied to the embeddings is written as a copy of its own."""
-        state = self.model.state_dict() if state_dict is None else state_dict  # type: ignore[union-attr]
-        seen: set[int] = set()
-        for name, weight in state.items():
-            if weight.data_ptr() in seen:
-                state[name] = weight.clone()
-            seen.add(weight.data_ptr())
-        super()._save(output_dir, state_dict=state)
+    def own_rates(self) -> dict[int, float | None]:
+        """Embeddings have their own rate."""
+        embeddings = cast("BinLLM", self.bare).backbone.get_input_embeddings()
+        return dict.fromkeys(map(id, embeddings.parameters()), self.args.embedding_learning_rate)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """AUC of the validation rows."""
         if self.valid is None:
             raise ConfigError("this trainer has no validation rows; give valid=")
-        model = cast("BinLLM", self.accelerator.unwrap_model(self.model))
+        model = cast("BinLLM", self.bare)
         auc = float(roc_auc_score(self.valid.labels, model.predict(self.valid.ids)))
         metrics = {f"{metric_key_prefix}_auc": auc}
         self.log(metrics)

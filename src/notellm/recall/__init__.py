@@ -26,7 +26,6 @@ from notellm.recall.trainer import (
     NoteLLMTrainer,
     NoteLLMTrainingArguments,
     Validation,
-    last_checkpoint,
 )
 
 __all__ = [
@@ -44,7 +43,6 @@ __all__ = [
     "generate_categories",
     "generate_topics",
     "item_to_item",
-    "last_checkpoint",
     "load_template",
     "notes_from_table",
     "read_vectors",

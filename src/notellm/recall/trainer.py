@@ -14,33 +14,28 @@ What bounds memory is one chunk's graph.
 """
 
 import copy
-import json
-import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
-from notellm.errors import ConfigError, DataError, StorageError
+from notellm.backbone.trainer import BackboneTrainer
+from notellm.errors import ConfigError, DataError
 from notellm.evaluate import evaluate_related, targets_from_pairs, vector_scorer
 from notellm.recall.batch import PairCollator, PairIndex, PairStream
 from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss
 from notellm.recall.model import NoteLLM, NoteLLMOutput
 from notellm.recall.prompt import notes_from_table
 
-WEIGHTS = "model.safetensors"
 _CHUNK_KEYS = ("input_ids", "attention_mask", "position", "labels")
 
 
@@ -111,7 +106,7 @@ class Validation:
     pairs: pa.Table
 
 
-class NoteLLMTrainer(Trainer):
+class NoteLLMTrainer(BackboneTrainer):
     """Trains a :class:`NoteLLM` on notes and their related pairs.
 
     Args:
@@ -288,35 +283,17 @@ class NoteLLMTrainer(Trainer):
 
     # ---------------------------------------------------------------- the loop
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW; embeddings and projection may have their own rates; norms, biases and tau do not decay."""
-        target = cast("nn.Module", self.model if model is None else model)
-        rate = self.args.learning_rate
-        rates: dict[int, float] = {}
-        bare = cast("NoteLLM", self.accelerator.unwrap_model(target))
-        head = bare.backbone.get_output_embeddings()  # type: ignore[no-untyped-call]
-        for part, own in (
+    def own_rates(self) -> dict[int, float | None]:
+        """Embeddings have their own rate; projection, tau and output head share another."""
+        bare = cast("NoteLLM", self.bare)
+        parts: tuple[tuple[nn.Module, float | None], ...] = (
             (bare.projection, self.args.head_learning_rate),
-            (head, self.args.head_learning_rate),
+            (bare.backbone.get_output_embeddings(), self.args.head_learning_rate),  # type: ignore[no-untyped-call]
             # Last, since an output head may be tied to the token embeddings.
             (bare.backbone.get_input_embeddings(), self.args.embedding_learning_rate),
-        ):
-            rates |= {id(parameter): rate if own is None else own for parameter in part.parameters()}
-        if self.args.head_learning_rate is not None:
-            rates[id(bare.tau)] = self.args.head_learning_rate
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-        for parameter in target.parameters():
-            if parameter.requires_grad:
-                decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
-                groups.setdefault((rates.get(id(parameter), rate), decay), []).append(parameter)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
-        options.pop("lr", None)
-        self.optimizer = kind(
-            [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
-            lr=rate,
-            **options,
         )
-        return self.optimizer
+        rates = {id(parameter): rate for part, rate in parts for parameter in part.parameters()}
+        return rates | {id(bare.tau): self.args.head_learning_rate}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         """The stream is in order already, and the same for any number of processes."""
@@ -346,27 +323,6 @@ class NoteLLMTrainer(Trainer):
 
     # ---------------------------------------------------------------- checkpoints
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
-        """Save what is trained: with LoRA the adapters and heads only, not the frozen backbone."""
-        if not self.args.should_save:
-            return
-        folder = Path(cast("str", output_dir or self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        model = self.accelerator.unwrap_model(self.model)
-        try:
-            save_file(_trained(model), folder / WEIGHTS, metadata={"format": "pt"})
-        except OSError as error:
-            raise StorageError(f"cannot write the checkpoint {folder}: {error}") from error
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        target = self.accelerator.unwrap_model(self.model if model is None else model)
-        load_trained(target, Path(resume_from_checkpoint))
-
-    def _load_best_model(self) -> None:
-        best = self.state.best_model_checkpoint
-        if best is not None:
-            load_trained(self.accelerator.unwrap_model(self.model), Path(best))
-
 
 def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, float]:
     """Recall@10, Recall@100, MRR and their mean; the target of a validation note is its best related one."""
@@ -389,53 +345,6 @@ def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, floa
     # One of them alone is a poor judge of checkpoints: Recall@100 of a hundred notes is always 1, MRR of a
     # hundred queries is noise.
     return figures | {"mean": sum(figures.values()) / len(figures)}
-
-
-def last_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, None if there is none; incomplete ones are removed.
-
-    ``trainer_state.json`` is the last file of a checkpoint that is written: a checkpoint that was cut
-    off by a kill has none, or half of one.
-    """
-    found = []
-    for folder in run.glob("checkpoint-*"):
-        try:
-            step = int(json.loads((folder / "trainer_state.json").read_text())["global_step"])
-            found.append((step, folder))
-        except (OSError, ValueError, KeyError):
-            shutil.rmtree(folder, ignore_errors=True)
-    return max(found)[1] if found else None
-
-
-def load_trained(model: nn.Module, checkpoint: Path) -> None:
-    """Load the trained weights of a checkpoint into a model made the same way.
-
-    Raises:
-        StorageError: the checkpoint has no weights.
-        ConfigError: they belong to a model of another shape.
-    """
-    try:
-        weights = load_file(checkpoint / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"the checkpoint {checkpoint} has no readable {WEIGHTS}: {error}") from error
-    own = dict(model.named_parameters())
-    if set(weights) != set(_trained(model)) or any(weights[n].shape != own[n].shape for n in weights):
-        raise ConfigError(
-            f"the checkpoint {checkpoint} belongs to another model; resume with the options it was "
-            "started with, or start anew in another folder"
-        )
-    with torch.no_grad():
-        for name, weight in weights.items():
-            own[name].copy_(weight)
-
-
-def _trained(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable weights by name; weights shared between two names appear once."""
-    return {
-        name: weight.detach().contiguous()
-        for name, weight in model.named_parameters()
-        if weight.requires_grad
-    }
 
 
 def _label_count(inputs: Mapping[str, Tensor]) -> Tensor:
