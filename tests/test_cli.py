@@ -10,23 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from notellm import cli
 from notellm.data import sample_world
 from notellm.files import write_parquet
 from notellm.record import read_record
-
-
-def run(*arguments):
-    """The exit status of a command, run in this process."""
-    before = sys.argv
-    sys.argv = ["notellm", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
+from tests.commands import run
 
 
 @pytest.fixture(scope="module")

@@ -1,31 +1,16 @@
 """The commands of rank end to end on a small world, and what they answer to a user's mistakes."""
 
-import sys
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from notellm import cli
 from notellm.data import IMPRESSIONS, sample_world
 from notellm.files import read_json, write_parquet
 from notellm.recall.embed import vector_table
+from tests.commands import run
 
 FEW = ("--max-steps", 2, "--batch", 8, "--evaluations", 1, "--code-epochs", 2, "--out-of-fold", 2, "-q")
-
-
-def run(*arguments):
-    """The exit status of a command, run in this process."""
-    before = sys.argv
-    sys.argv = ["notellm", *map(str, arguments)]
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
 
 
 @pytest.fixture(scope="module")

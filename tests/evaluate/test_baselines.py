@@ -1,6 +1,4 @@
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -186,12 +184,9 @@ def test_nothing_to_learn_from_is_named():
 
 
 @pytest.mark.real
-def test_tfidf_on_microlens():
+def test_tfidf_on_microlens(real_data):
     """Cold notes of MicroLens-50k: near the figures in the head of `baselines`."""
-    shared = Path(__file__).parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("NOTELLM_DATA", shared)) / "microlens-50k"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}: set NOTELLM_DATA to the folder of the data sets")
+    folder = real_data("microlens-50k")
     with (folder / "MicroLens-50k_titles.csv").open(encoding="utf-8", newline="") as file:
         texts = [(row["item"], row["title"].split("#")) for row in csv.DictReader(file)]
     notes = note_table([(i, t, "", [tag.strip() for tag in tags], "") for i, (t, *tags) in texts])
