@@ -1,5 +1,7 @@
 """Sequences that share a beginning read as they do whole, or the model is known to be another kind."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
@@ -7,7 +9,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, Mistral
 from notellm.backbone.load import hidden_states
 from notellm.backbone.shared import can_share, read_beginning, states_after
 
-SIZE = {
+SIZE: Any = {
     "vocab_size": 50,
     "hidden_size": 32,
     "intermediate_size": 32,
