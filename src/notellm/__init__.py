@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from notellm.data import impressions_from_clicks, read_clicks, read_notes, sample_world, validate
     from notellm.evaluate.split import split_by_note, split_by_time
     from notellm.pairs import PairOptions, mine_pairs
-    from notellm.pipeline.rank import RankFitOptions, evaluate_ranker, fit_ranker
+    from notellm.pipeline.evaluate_rank import evaluate_ranker
+    from notellm.pipeline.rank import RankFitOptions, fit_ranker
     from notellm.pipeline.recommend import Recommender
     from notellm.rank.model import BinLLM
     from notellm.rank.scorer import Ranker
@@ -59,7 +60,7 @@ _WHERE = {
     "Ranker": "notellm.rank.scorer",
     "Recommender": "notellm.pipeline.recommend",
     "Validation": "notellm.recall.trainer",
-    "evaluate_ranker": "notellm.pipeline.rank",
+    "evaluate_ranker": "notellm.pipeline.evaluate_rank",
     "fit_ranker": "notellm.pipeline.rank",
     "impressions_from_clicks": "notellm.data.impressions",
     "mine_pairs": "notellm.pairs",

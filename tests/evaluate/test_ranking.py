@@ -130,7 +130,7 @@ def test_resampled_auc_is_that_of_the_resampled_rows(seed, block):
         ]
     low, high = np.quantile(expected, [0.025, 0.975])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_DRAWS", 60 * size)
+        patch.setattr(module, "DRAWS", 60 * size)
         interval = module._auc_interval(label, score, 7, seed)
     assert (interval.low, interval.high) == pytest.approx((low, high))
 

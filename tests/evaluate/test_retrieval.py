@@ -198,26 +198,6 @@ def test_bootstrap_is_seeded():
     assert means(run(1)) == means(run(2))
 
 
-def test_interval_covers_the_truth_about_95_times_in_100():
-    draw = np.random.default_rng(0)
-    covered = 0
-    for trial in range(300):
-        sample = (draw.random(200) < 0.3).astype(float)
-        interval = module._intervals({"hit": sample}, 300, trial)["hit"]
-        assert interval.low <= interval.mean <= interval.high
-        covered += interval.low <= 0.3 <= interval.high
-    assert 0.90 <= covered / 300 <= 0.99
-
-
-def test_intervals_in_steps(monkeypatch):
-    """Resamples drawn in steps are as many and as varied."""
-    values = {"x": np.arange(30.0), "y": np.arange(30.0) ** 2}
-    monkeypatch.setattr(module, "_DRAWS", 100)
-    intervals = module._intervals(values, 1_000, 0)
-    sd = np.arange(30.0).std() / math.sqrt(30)
-    assert intervals["x"].high - intervals["x"].low == pytest.approx(2 * 1.96 * sd, rel=0.1)
-
-
 def test_paired_difference_cancels_what_is_common():
     """Ranks differ widely between queries; one method is better on every tenth query."""
     draw = np.random.default_rng(0)

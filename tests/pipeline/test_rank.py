@@ -20,9 +20,9 @@ from notellm.errors import ConfigError, DataError
 from notellm.evaluate import evaluate_ranking
 from notellm.files import read_json
 from notellm.pipeline import rank as job_module
+from notellm.pipeline.evaluate_rank import evaluate_ranker
 from notellm.pipeline.rank import (
     RankFitOptions,
-    evaluate_ranker,
     fit_ranker,
     liked_histories,
     split_impressions,

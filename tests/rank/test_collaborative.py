@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from notellm.rank.collaborative import (
 )
 from notellm.rank.collaborative.base import blocks, predict
 from notellm.rank.collaborative.rows import IdIndex
+from notellm.rank.collaborative.train import fit
 from tests.rank.checkerboard import NOTES, USERS, checkerboard, impressions
 
 OPTIONS = TrainingOptions(
@@ -294,8 +296,27 @@ def test_tables_are_checked():
 
 
 def test_options_are_checked_together():
-    with pytest.raises(ConfigError, match=r"batch is 0.*patience is 0.*learning_rate is 0"):
-        TrainingOptions(batch=0, patience=0, learning_rate=0.0)
+    with pytest.raises(ConfigError, match=r"batch is 0.*patience is 0.*learning_rate is 0.*averaging is 1"):
+        TrainingOptions(batch=0, patience=0, learning_rate=0.0, averaging=1)
+
+
+@pytest.mark.parametrize(("decay", "share"), [(0.9, 2 / 11), (0.1, 0.1)])  # the first steps count less
+def test_what_is_kept_is_the_moving_average_of_the_weights(decay, share):
+    train, valid, _ = checkerboard()
+
+    def weights(epochs, averaging):  # one step an epoch; the last is kept
+        model = TestMatrixFactorization.build()
+        model.prepare(train)
+        seen, unseen = model.encode_table(train, "train"), model.encode_table(valid, "valid")
+        options = replace(OPTIONS, batch=len(train), epochs=epochs, averaging=averaging)
+        training = fit(model, seen, unseen, options, first_kept=epochs)
+        assert training.best_epoch == epochs
+        assert training.valid_auc == auc(model, valid)
+        return dict(model.named_parameters())
+
+    first, second, average = weights(1, 0), weights(2, 0), weights(2, decay)
+    for name, value in average.items():
+        torch.testing.assert_close(value, second[name] + share * (first[name] - second[name]))
 
 
 def test_what_is_no_model_is_named(tmp_path):

@@ -152,21 +152,14 @@ def build_tiny(
     """
     size = options or TinyOptions()
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=size.hidden,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        max_position_embeddings=size.max_length,
-        attention_bias=True,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
+    model = random_llama(
+        tokenizer,
+        hidden=size.hidden,
+        intermediate=size.intermediate,
+        layers=size.layers,
+        heads=size.heads,
+        length=size.max_length,
     )
-    model = LlamaForCausalLM(config)
     bigram = size.hidden // 4
     vectors, idf = token_vectors(tokenizer, texts, size.hidden - 1 - bigram, clicked=clicked, seed=seed)
     before, after = _bigram_vectors(outputs, len(tokenizer), bigram, seed)
@@ -180,6 +173,42 @@ def build_tiny(
         if outputs:
             _write_head(model, vectors, after, outputs, seed)
     return model
+
+
+def random_llama(
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    hidden: int,
+    intermediate: int,
+    layers: int,
+    heads: int,
+    length: int,
+) -> LlamaForCausalLM:
+    """A Llama of random weights, float32, with biases in attention and an output head of its own.
+
+    Args:
+        tokenizer: whose tokens it reads.
+        hidden: width.
+        intermediate: width of the feed-forward parts.
+        layers: how many.
+        heads: attention heads of a layer.
+        length: the longest sequence in tokens.
+    """
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=length,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    return LlamaForCausalLM(config)
 
 
 def token_vectors(

@@ -35,9 +35,9 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from notellm.backbone.tiny import token_vectors
+from notellm.backbone.tiny import random_llama, token_vectors
 from notellm.errors import ConfigError
 
 # Channels of the residual stream; token vectors, mean history and mean text follow, ``width`` each.
@@ -141,21 +141,14 @@ def build_tiny_rank(
     """
     size = options or TinyRankOptions()
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=size.hidden,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=2,
-        num_attention_heads=size.heads,
-        max_position_embeddings=size.max_length,
-        attention_bias=True,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
+    model = random_llama(
+        tokenizer,
+        hidden=size.hidden,
+        intermediate=size.intermediate,
+        layers=2,
+        heads=size.heads,
+        length=size.max_length,
     )
-    model = LlamaForCausalLM(config)
     vectors, idf = token_vectors(tokenizer, texts, size.width, clicked=liked, power=0.0, seed=seed)
     used = {token for ids in tokenizer(list(texts))["input_ids"] for token in ids}
     used = {token for token in used if any(map(str.isalnum, str(tokenizer.decode([token]))))}

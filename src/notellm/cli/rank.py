@@ -99,7 +99,7 @@ def fit(
     history: Annotated[int, typer.Option(help="Liked notes that a prompt names.")] = 10,
     title_tokens: Annotated[int, typer.Option(help="Budget of a title.")] = 20,
     content_tokens: Annotated[int, typer.Option(help="Budget of the candidate's content.")] = 40,
-    evaluations: Annotated[int, typer.Option(help="How often to measure validation AUC.")] = 5,
+    evaluations: Annotated[int | None, typer.Option(help="How often to measure validation AUC.")] = None,
     patience: Annotated[int | None, typer.Option(help="Measurements without gain before the end.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (GPU).")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut off.")] = False,
@@ -206,7 +206,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a ranker on test impressions beside item popularity and its codes alone."""
-    from notellm.pipeline.rank import evaluate_ranker
+    from notellm.pipeline.evaluate_rank import evaluate_ranker
 
     rows = _read(impressions)
     seen = None if train is None else _read(train)

@@ -7,6 +7,7 @@ from notellm.evaluate.baselines import (
     predict_categories,
     tfidf_matrix,
 )
+from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.next_click import (
     NextClickResult,
     evaluate_recommendations,
@@ -24,7 +25,6 @@ from notellm.evaluate.ranking import (
 )
 from notellm.evaluate.report import as_json, markdown_table, text_table
 from notellm.evaluate.retrieval import (
-    Interval,
     RetrievalResult,
     Scorer,
     constant_scorer,

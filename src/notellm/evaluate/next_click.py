@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from notellm.errors import ConfigError, DataError
+from notellm.evaluate.bootstrap import Interval, intervals
 from notellm.evaluate.report import aligned_lines, markdown_lines
-from notellm.evaluate.retrieval import Interval, _intervals
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def evaluate_recommendations(
         name=name,
         users=len(wanted),
         served=served,
-        figures=_intervals(per_user, resamples, seed),
+        figures=intervals(per_user, resamples, seed),
         per_user=per_user,
         user_ids=tuple(wanted),
     )

@@ -32,14 +32,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from notellm.errors import ConfigError, DataError
+from notellm.evaluate.bootstrap import DRAWS, Interval, intervals
 from notellm.evaluate.report import aligned_lines, markdown_lines
-from notellm.evaluate.retrieval import Interval, _intervals
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
-
-_DRAWS = 2**22  # resampled rows held at once
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def _figures(
     per_user |= {f"NDCG@{k}": _ndcg_by(user, label, score, k)[enjoyed] for k in ks}
     for figure, values in per_user.items():
         if len(values):
-            figures |= _intervals({figure: values}, resamples, seed)
+            figures |= intervals({figure: values}, resamples, seed)
             counted[figure] = len(values)
     return figures, counted
 
@@ -243,7 +241,7 @@ def _auc_interval(label: Mask, score: Floats, resamples: int, seed: int) -> Inte
     parts = place[label], place[~label]
     draw = np.random.default_rng(seed)
     values = np.empty(resamples)
-    step = max(1, _DRAWS // len(label))
+    step = max(1, DRAWS // len(label))
 
     def counts(part: Ints, size: int) -> Ints:
         """How often each score is in ``size`` resamples of a part, (size, scores)."""

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from notellm.errors import DataError
-from notellm.evaluate.retrieval import Interval, RetrievalResult
+from notellm.evaluate.bootstrap import Interval
+from notellm.evaluate.retrieval import RetrievalResult
 
 _GROUPS = {"all": "all", "low": "low exposure", "high": "high exposure"}
 

@@ -35,6 +35,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from notellm.errors import ConfigError, DataError
+from notellm.evaluate.bootstrap import Interval, intervals
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -45,16 +46,6 @@ Scorer = Callable[[Ints], Floats]
 
 LOW_QUANTILE, HIGH_QUANTILE = 0.3, 0.9
 _CELLS = 2**24  # float32 scores of a block: 64 MiB
-_DRAWS = 2**22  # resampled rows held at once
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over queries with its 95 % bootstrap interval, all as shares (0 to 1)."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -182,7 +173,7 @@ def evaluate_related(
             group=group,
             pool=len(pool),
             queries=int(chosen.sum()),
-            figures=_intervals(values, resamples, seed),
+            figures=intervals(values, resamples, seed),
             per_query=values,
             query_ids=tuple(asked_ids[chosen]),
             **groups,
@@ -220,7 +211,7 @@ def paired_difference(
         for metric, values in first.per_query.items()
         if metric in second.per_query
     }
-    return _intervals(differences, resamples, seed)
+    return intervals(differences, resamples, seed)
 
 
 def vector_scorer(vectors: npt.ArrayLike) -> Scorer:
@@ -282,25 +273,6 @@ def _ranks(
                     ranks[j] = 1 + higher + tied / 2
             bar.update(len(queries))
     return ranks
-
-
-def _intervals(values: Mapping[str, npt.NDArray[Any]], resamples: int, seed: int) -> dict[str, Interval]:
-    """Mean of each column and the 2.5 % and 97.5 % percentiles of its resampled means."""
-    columns = np.stack(list(values.values()), axis=1).astype(np.float64)  # queries x metrics
-    count = len(columns)
-    draw = np.random.default_rng(seed)
-    means = np.empty((resamples, columns.shape[1]))
-    step = max(1, _DRAWS // count)
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        rows = draw.integers(0, count, (size, count))
-        for metric in range(columns.shape[1]):
-            means[start : start + size, metric] = columns[:, metric][rows].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    return {
-        metric: Interval(float(columns[:, i].mean()), float(low[i]), float(high[i]))
-        for i, metric in enumerate(values)
-    }
 
 
 def _exposure_groups(exposure: npt.NDArray[Any], asked: Ints, pool: int) -> dict[str, npt.NDArray[np.bool_]]:

@@ -62,3 +62,62 @@ vectors = SentenceTransformer("{name}").encode(prompts)
 Data: notes `{notes["fingerprint"]}`, pairs `{pairs["fingerprint"]}` (fingerprints). Versions:
 {", ".join(f"{package} {version}" for package, version in record["versions"].items())}.
 """
+
+
+def ranker_card(name: str, record: dict[str, Any], *, remembered: int) -> str:
+    """The same of a ranker.
+
+    Args:
+        name: of the ranker.
+        record: its record.
+        remembered: how many of the notes that a user liked it holds.
+    """
+    config, data, metrics = record["config"], record["data"], record["metrics"]
+    named = {"codes": "codes alone (BinMF)", "untrained": "BinLLM before tuning", "validation": "BinLLM"}
+    measured = "\n".join(
+        f"| {method} | {metrics[key]['auc']:.4f} | {_cell(metrics[key].get('uauc'))} |"
+        for key, method in named.items()
+        if key in metrics
+    )
+    options = "\n".join(f"| {option} | {value} |" for option, value in config.items())
+    tables = ", ".join(f"{table} `{found['fingerprint']}`" for table, found in data.items())
+    return f"""---
+library_name: notellm
+pipeline_tag: text-ranking
+tags: [notellm, binllm, recommendation, ranking]
+---
+
+# {name}
+
+A BinLLM (arXiv 2406.03210): a language model that says how likely a user is to enjoy a note, from the
+titles of what the user liked and, unless its form is "text_only", from binary codes of the
+collaborative signal. Tuned on
+{data["train"]["rows"]:,} impressions of {data["notes"]["rows"]:,} notes, from the backbone
+`{config["backbone"]}`. It holds the notes and the last {remembered} notes that each user liked.
+
+```python
+from notellm import Ranker
+
+ranker = Ranker.from_pretrained("{name}")
+ranking = ranker.rank("a user", ["a note", "another note"])
+```
+
+## Results
+
+| {data["valid"]["rows"]:,} validation rows | AUC | UAUC |
+|---|---:|---:|
+{measured}
+
+## Training
+
+| option | value |
+|---|---|
+{options}
+
+Data: {tables} (fingerprints). Versions:
+{", ".join(f"{package} {version}" for package, version in record["versions"].items())}.
+"""
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

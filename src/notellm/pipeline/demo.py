@@ -17,9 +17,10 @@ from notellm.data import (
 from notellm.evaluate import Part, split_by_note
 from notellm.pairs import PairOptions
 from notellm.pipeline.evaluate import evaluate_model
+from notellm.pipeline.evaluate_rank import evaluate_ranker
 from notellm.pipeline.fit import FitOptions, build_model, fit
 from notellm.pipeline.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
-from notellm.pipeline.rank import RankFitOptions, evaluate_ranker, fit_ranker
+from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
 from notellm.recall.model import NoteLLM
 from notellm.recall.related import related_by_id

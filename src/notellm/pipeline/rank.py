@@ -14,8 +14,7 @@ the model worse is undone.
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -33,14 +32,10 @@ from notellm.data import split_impressions_by_time, validate_impressions
 from notellm.data.convert import is_order_only
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate import (
-    RankingResult,
-    cold_groups,
     evaluate_ranking,
-    ranking_json,
-    ranking_markdown,
-    ranking_text,
 )
 from notellm.files import json_text, read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.pipeline.card import ranker_card
 from notellm.pipeline.runs import STARTED, check_resumable
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, liked_notes, questions
 from notellm.rank.codes import (
@@ -56,13 +51,12 @@ from notellm.rank.codes import (
 from notellm.rank.config import CodeText, Form
 from notellm.rank.model import BinLLM
 from notellm.rank.prompt import load_template
-from notellm.rank.scorer import Ranker, codes_fingerprint
-from notellm.rank.trainer import BinLLMTrainer, BinLLMTrainingArguments, fit_answers
+from notellm.rank.scorer import Ranker
+from notellm.rank.trainer import ANSWER_ROWS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
 from notellm.recall.prompt import notes_from_table
-from notellm.record import RECORD, describe, make_record, write_record
+from notellm.record import RECORD, describe, make_record
 
 TINY = "tiny"
-NAME = "BinLLM"
 #: Notes that a ranker remembers of each user, the latest liked.
 MAX_HISTORY = 50
 
@@ -75,6 +69,8 @@ _TINY: dict[str, Any] = {
     "text_epochs": 1.0,
     "learning_rate": 1e-5,
     "embedding_learning_rate": 1e-4,
+    "evaluations": 10,
+    "patience": 2,
 }
 _PRETRAINED: dict[str, Any] = {
     "template": "notes",
@@ -83,6 +79,7 @@ _PRETRAINED: dict[str, Any] = {
     "epochs": 1.0,
     "text_epochs": 1.0,
     "learning_rate": 1e-4,
+    "evaluations": 5,
 }
 _FULL_LEARNING_RATE = 1e-5  # of a pretrained backbone tuned whole, where the paper has adapters only
 _LORA_TARGETS = ("q_proj", "v_proj")  # the paper's; other architectures: what peft knows for them
@@ -107,7 +104,8 @@ class RankFitOptions:
         out_of_fold: folds by which training rows get codes that have not seen them; 0: codes that have.
         epochs: passes over the training rows.
         text_epochs: passes of the first of two steps.
-        max_steps: ends every step earlier (or later) than its epochs say, where given.
+        max_steps: ends every step earlier (or later) than its epochs say, where given. Of a large table
+            only so many rows are drawn for tuning; codes are fitted on all.
         batch: rows in a batch.
         learning_rate: of the layers.
         embedding_learning_rate: of the token embeddings; as the layers' when None.
@@ -115,7 +113,8 @@ class RankFitOptions:
         title_tokens: budget of a title.
         content_tokens: budget of the candidate's content, where the wording has it.
         evaluations: how often a step measures the validation AUC; the best checkpoint is kept.
-        patience: measurements without a better AUC before a step ends; None never ends early.
+        patience: measurements without a better AUC before a step ends; a pretrained backbone's never end
+            early by default.
         bf16: compute in bfloat16 (for GPUs).
         seed: of everything random.
     """
@@ -139,7 +138,7 @@ class RankFitOptions:
     history: int = 10
     title_tokens: int = 20
     content_tokens: int = 40
-    evaluations: int = 5
+    evaluations: int | None = None
     patience: int | None = None
     bf16: bool = False
     seed: int = 0
@@ -171,9 +170,6 @@ class RankFitOptions:
         default = CodeOptions().training
         training = replace(default, epochs=self.code_epochs, seed=self.seed, progress=progress)
         return CodeOptions(bits=self.bits, unknown=self.unknown, training=training)
-
-
-# -------------------------------------------------------------------- tuning
 
 
 def fit_ranker(
@@ -227,6 +223,7 @@ def fit_ranker(
         valid_codes = impression_codes(valid, codes)
         alone = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
         metrics["codes"] = _figures(valid, alone)
+    seen = _rows_seen(chosen, len(train))
 
     model = build_ranking_model(chosen, notes, train)
     texts = NoteTexts(model, notes)
@@ -235,10 +232,11 @@ def fit_ranker(
         labels = table["label"].to_numpy(zero_copy_only=False).astype(np.float32)
         return RankRows(model.encode(questions(model, texts, table, of)), labels)
 
-    final = rows(train, train_codes), rows(valid, valid_codes)
+    tuned = train.take(seen)
+    final = rows(tuned, None if train_codes is None else train_codes.take(seen)), rows(valid, valid_codes)
     steps = [("text" if codes is None else "codes", *final, _number(chosen.epochs))]
     if chosen.two_step:
-        steps.insert(0, ("text", rows(train, None), rows(valid, None), _number(chosen.text_epochs)))
+        steps.insert(0, ("text", rows(tuned, None), rows(valid, None), _number(chosen.text_epochs)))
     if chosen.backbone == TINY:
         fit_answers(model, steps[0][1], seed=chosen.seed)
     if chosen.two_step:
@@ -255,7 +253,13 @@ def fit_ranker(
     record = make_record(
         kind="ranker", **started, seed=chosen.seed, metrics=metrics, fingerprint=model.fingerprint()
     )
-    ranker.save(target, extra={RECORD: json_text(record), "README.md": _card(target.name, record)})
+    ranker.save(
+        target,
+        extra={
+            RECORD: json_text(record),
+            "README.md": ranker_card(target.name, record, remembered=MAX_HISTORY),
+        },
+    )
     for left in _unfinished(run):
         shutil.rmtree(left)
     return ranker
@@ -361,7 +365,7 @@ def _arguments(
     folder: Path, options: RankFitOptions, rows: int, epochs: float, *, progress: bool
 ) -> BinLLMTrainingArguments:
     steps = options.max_steps or max(1, round(epochs * rows / options.batch))
-    every = max(1, steps // options.evaluations)
+    every = max(1, steps // int(_number(options.evaluations)))
     return BinLLMTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -433,6 +437,14 @@ def _tune(
         trainer.save_model(str(aside), _internal_call=True)
         write_json(metrics, aside / "metrics.json")
     return metrics
+
+
+def _rows_seen(options: RankFitOptions, count: int) -> npt.NDArray[np.int64]:
+    """Positions of the training rows that tuning can come to, ascending: the others make no prompts."""
+    if options.max_steps is None:
+        return np.arange(count)
+    limit = max(options.max_steps * options.batch, ANSWER_ROWS)
+    return np.sort(np.random.default_rng(options.seed).permutation(count)[:limit])
 
 
 def _codes(
@@ -510,194 +522,3 @@ def _number(value: float | None) -> float:
     if value is None:
         raise ConfigError("an option is not resolved")
     return value
-
-
-# -------------------------------------------------------------------- evaluation
-
-
-@dataclass
-class RankEvaluation:
-    """How well methods tell what users enjoy, on the same impressions.
-
-    Attributes:
-        results: one a method, BinLLM last.
-        record: what was measured, on what; with the figures of the last method.
-    """
-
-    results: list[RankingResult] = field(default_factory=list)
-    record: dict[str, Any] = field(default_factory=dict)
-
-    def text(self, *, markdown: bool = False) -> str:
-        """The table, for a terminal or as Markdown."""
-        return ranking_markdown(self.results) if markdown else ranking_text(self.results)
-
-    def to_json(self) -> dict[str, Any]:
-        """All figures as JSON values, shares from 0 to 1."""
-        return {"ranking": [ranking_json(result) for result in self.results]}
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
-
-        Raises:
-            StorageError: it cannot be written.
-        """
-        with write_aside(folder) as aside:
-            aside.mkdir()
-            (aside / "report.md").write_text(f"# Ranking\n\n{self.text(markdown=True)}", encoding="utf-8")
-            write_json(self.to_json(), aside / "results.json")
-            write_record(aside, self.record)
-
-
-def evaluate_ranker(
-    ranker: Ranker | Mapping[str, npt.ArrayLike],
-    impressions: pa.Table,
-    *,
-    train: pa.Table | None = None,
-    ks: Sequence[int] = (10,),
-    resamples: int = 1000,
-    seed: int = 0,
-    progress: bool = True,
-) -> RankEvaluation:
-    """AUC, UAUC and NDCG@k of item popularity, the codes alone (BinMF) and the model; warm and cold rows.
-
-    Args:
-        ranker: the ranker; or scores (rows,) of methods by name, which are measured as they are.
-        impressions: test rows (schema ``data.schema.IMPRESSIONS``) on notes that the ranker has; with a
-            ranker, rows on others are left out and counted in the record.
-        train: the training impressions, for item popularity (how many times a note was liked) and for
-            warm and cold. Without them popularity is by the users' histories that the ranker remembers,
-            and warm is what its codes know; scores alone have neither.
-        ks: depths of NDCG@k.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-        progress: show a progress bar.
-
-    Raises:
-        ConfigError: no k, or one below 1, or less than 1 resample.
-        DataError: the rows hold one label only, or scores do not fit them.
-    """
-    table, dropped = impressions, {}
-    methods: dict[str, npt.ArrayLike] = {}
-    model, described = None, None if train is None else describe(train)
-    if isinstance(ranker, Ranker):
-        table, report = validate_impressions(impressions, ranker.table)
-        dropped = {problem.problem: problem.count for problem in report.problems}
-        if train is not None:
-            train, _ = validate_impressions(train, ranker.table)
-        codes = ranker.codes
-        liked = pa.chunked_array([[note for own in ranker.histories.values() for note in own]], pa.string())
-        methods["item popularity"] = _counts(liked if train is None else _liked(train), table["note_id"])
-        if codes is not None:
-            methods["BinMF"] = codes.scores(table["user_id"], table["note_id"], table["history"])
-        groups = _known_groups(codes, table)
-        rows = questions(
-            ranker.model, ranker.texts, table, None if codes is None else impression_codes(table, codes)
-        )
-        methods[NAME] = ranker.model.predict(ranker.model.encode(rows), progress=progress)
-        model = {"fingerprint": ranker.model.fingerprint(), "codes": codes_fingerprint(codes)}
-    else:
-        groups = {}
-        if train is not None:
-            methods["item popularity"] = _counts(_liked(train), table["note_id"])
-        methods |= ranker
-    if train is not None:
-        groups = cold_groups(train, table)
-    results = [
-        evaluate_ranking(table, scores, ks=ks, name=name, groups=groups, resamples=resamples, seed=seed)
-        for name, scores in methods.items()
-    ]
-    figures = {name: value.mean for name, value in results[-1].figures.items()} if results else {}
-    record = make_record(
-        kind="report",
-        config={"ks": list(ks), "resamples": resamples, "methods": list(methods)},
-        data={
-            "ranker": model,
-            "impressions": describe(impressions),
-            "train": described,
-        },
-        seed=seed,
-        metrics={"ranking": figures, "dropped": dropped},
-    )
-    return RankEvaluation(results, record)
-
-
-def _liked(train: pa.Table) -> pa.ChunkedArray:
-    """The notes of the rows that were enjoyed."""
-    return train["note_id"].filter(train["label"])
-
-
-def _counts(liked: pa.ChunkedArray, note_ids: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """How often each of some notes was liked, float32 (n,)."""
-    found = pc.value_counts(liked)
-    place = pc.index_in(note_ids, value_set=found.field("values"))
-    counts = found.field("counts").take(place).fill_null(0)
-    result: npt.NDArray[np.float32] = counts.to_numpy().astype(np.float32)
-    return result
-
-
-def _known_groups(codes: Codes | None, table: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:
-    """As `cold_groups`, by the users and notes that have codes of their own; none without codes."""
-    if codes is None:
-        return {}
-    rows = codes.users.rows(table["user_id"]), codes.items.rows(table["note_id"])
-    user, note = (
-        (row >= 0) & known[row]
-        for row, known in zip(rows, (codes.known_users, codes.known_items), strict=True)
-    )
-    return {"warm": user & note, "cold user": ~user, "cold item": ~note}
-
-
-# -------------------------------------------------------------------- the card
-
-
-def _card(name: str, record: dict[str, Any]) -> str:
-    """A model card in Markdown, with the front matter that hubs read."""
-    config, data, metrics = record["config"], record["data"], record["metrics"]
-    named = {"codes": "codes alone (BinMF)", "untrained": f"{NAME} before tuning", "validation": NAME}
-    measured = "\n".join(
-        f"| {method} | {metrics[key]['auc']:.4f} | {_cell(metrics[key].get('uauc'))} |"
-        for key, method in named.items()
-        if key in metrics
-    )
-    options = "\n".join(f"| {option} | {value} |" for option, value in config.items())
-    tables = ", ".join(f"{table} `{found['fingerprint']}`" for table, found in data.items())
-    return f"""---
-library_name: notellm
-pipeline_tag: text-ranking
-tags: [notellm, binllm, recommendation, ranking]
----
-
-# {name}
-
-A BinLLM (arXiv 2406.03210): a language model that says how likely a user is to enjoy a note, from the
-titles of what the user liked and, unless its form is "text_only", from binary codes of the
-collaborative signal. Tuned on
-{data["train"]["rows"]:,} impressions of {data["notes"]["rows"]:,} notes, from the backbone
-`{config["backbone"]}`. It holds the notes and the last {MAX_HISTORY} notes that each user liked.
-
-```python
-from notellm import Ranker
-
-ranker = Ranker.from_pretrained("{name}")
-ranking = ranker.rank("a user", ["a note", "another note"])
-```
-
-## Results
-
-| {data["valid"]["rows"]:,} validation rows | AUC | UAUC |
-|---|---:|---:|
-{measured}
-
-## Training
-
-| option | value |
-|---|---|
-{options}
-
-Data: {tables} (fingerprints). Versions:
-{", ".join(f"{package} {version}" for package, version in record["versions"].items())}.
-"""
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

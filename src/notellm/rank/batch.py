@@ -87,6 +87,10 @@ class RowCodes:
         """The codes of training rows, from models that have not seen them."""
         return cls(fitted.user_bits, fitted.item_bits, fitted.has_user & fitted.has_item)
 
+    def take(self, rows: np.ndarray) -> "RowCodes":
+        """Some of the rows, by their positions."""
+        return RowCodes(self.users[rows], self.items[rows], self.present[rows])
+
 
 def questions(
     model: BinLLM, texts: NoteTexts, impressions: pa.Table, codes: RowCodes | None

@@ -27,6 +27,8 @@ from notellm.errors import ConfigError, DataError
 from notellm.rank.batch import RankCollator, RankRows
 from notellm.rank.model import BinLLM
 
+#: Rows that `fit_answers` looks at, at most.
+ANSWER_ROWS = 8_000
 KEYS = ("input_ids", "attention_mask", "position")
 
 
@@ -129,7 +131,7 @@ class BinLLMTrainer(BackboneTrainer):
 
 
 @torch.inference_mode()
-def fit_answers(model: BinLLM, rows: RankRows, *, limit: int = 8_000, seed: int = 0) -> None:
+def fit_answers(model: BinLLM, rows: RankRows, *, limit: int = ANSWER_ROWS, seed: int = 0) -> None:
     """Set the output head's rows of "Yes" and "No" by logistic regression on the last hidden states.
 
     What the tiny backbone's first weights compute lies in its last state; this says how much each part of

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from notellm.errors import ConfigError
@@ -32,6 +33,8 @@ class TrainingOptions:
         batch: rows of a step.
         epochs: passes over the rows, at most.
         patience: epochs without a better validation AUC before it ends.
+        averaging: decay of a moving average of the weights over the steps, which is what is measured and
+            kept; 0 keeps the weights themselves.
         seed: of the order of the rows and of dropout.
         progress: show a bar that counts epochs.
     """
@@ -41,6 +44,7 @@ class TrainingOptions:
     batch: int = 2048
     epochs: int = 500
     patience: int = 30
+    averaging: float = 0.0
     seed: int = 0
     progress: bool = True
 
@@ -57,6 +61,8 @@ class TrainingOptions:
         ]
         if not self.learning_rate > 0:
             problems.append(f"learning_rate is {self.learning_rate}; it must be above 0")
+        if not 0 <= self.averaging < 1:
+            problems.append(f"averaging is {self.averaging}; it must be 0 or more, and below 1")
         if not self.weight_decay >= 0:
             problems.append(f"weight_decay is {self.weight_decay}; it must be 0 or more")
         if problems:
@@ -130,7 +136,11 @@ def fit(
     optimizer = torch.optim.Adam(
         module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
     )
-    best, best_epoch, weights = -1.0, 0, copy.deepcopy(module.state_dict())
+    kept, average = module, None
+    if options.averaging:
+        average = AveragedModel(module, avg_fn=_moving_average(options.averaging))
+        kept = average.module
+    best, best_epoch, weights = -1.0, 0, copy.deepcopy(kept.state_dict())
     truth = valid.labels.numpy()
     with (
         seeded(options.seed),
@@ -146,15 +156,26 @@ def fit(
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-            auc = float(roc_auc_score(truth, predict(module, valid)))
+                if average is not None:
+                    average.update_parameters(module)
+            auc = float(roc_auc_score(truth, predict(kept, valid)))
             bar.update()
             bar.set_postfix(valid_auc=f"{auc:.4f}", best=f"{max(best, auc):.4f}")
             if epoch < first_kept:
                 continue
             if auc > best:
-                best, best_epoch, weights = auc, epoch, copy.deepcopy(module.state_dict())
+                best, best_epoch, weights = auc, epoch, copy.deepcopy(kept.state_dict())
             elif epoch - best_epoch >= options.patience:
                 break
     module.load_state_dict(weights)
     module.eval()
     return Training(options, epoch, best_epoch, best, time.perf_counter() - start)
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """For ``AveragedModel``; the first steps count less, since they start far away."""
+
+    def update(mean: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
+        return now.lerp(mean, min(decay, float((steps + 1) / (steps + 10))))
+
+    return update

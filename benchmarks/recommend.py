@@ -1,0 +1,164 @@
+"""The next click on MicroLens: recall by NoteLLM, then rank by BinLLM, against popularity and co-occurrence.
+
+Every user's last click is held out, and of some users it is to be found among all notes that the user has
+not clicked. Everything is trained on the clicks before, of all users; no note is new. The candidates that
+rank sees are the recall's first 100.
+
+- popularity: clicks of a note;
+- co-occurrence: sum over the user's last ten notes of (users of both) / root(users of one x users of other);
+- recall: `Recommender.recommend(rerank=False)`;
+- recall, then rank: `Recommender.recommend()`.
+
+A log of clicks alone has no dislikes. The ranker learns from each click and a note drawn in its place.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from benchmarks.common import ROOT, arguments, write_results
+from benchmarks.training import MIN_USERS, load, train
+from notellm.data import impressions_from_clicks
+from notellm.evaluate import evaluate_recommendations, next_click_json, next_click_markdown
+from notellm.evaluate.baselines import click_matrix, popularity
+from notellm.pairs import PairOptions, mine_pairs
+from notellm.pipeline.fit import FitOptions
+from notellm.pipeline.rank import RankFitOptions, fit_ranker, split_impressions
+from notellm.pipeline.recommend import Recommender
+from notellm.rank.scorer import Ranker
+from notellm.record import describe
+
+LAST = 10  # clicks of a user that bring candidates, for every method
+RECALLED = 100
+DEPTHS = (20, 100)
+#: Of the users' last training rows, how many choose the ranker's checkpoint.
+VALID_SHARE, VALID_ROWS = 0.05, 4_000
+Lists = Mapping[str, Sequence[str]]
+
+
+def hold_out(clicks: pa.Table) -> tuple[pa.Table, dict[str, str]]:
+    """The clicks before each user's last one, and that one; users of one click are in training alone."""
+    log = pl.from_arrow(clicks)
+    assert isinstance(log, pl.DataFrame)
+    log = log.with_row_index("row").sort("timestamp", "row")
+    size, place = pl.len().over("user_id"), pl.int_range(pl.len()).over("user_id")
+    last = log.filter((place == size - 1) & (size > 1))
+    rest = clicks.take(pa.array(np.sort(log.join(last, on="row", how="anti")["row"].to_numpy())))
+    return rest, dict(zip(last["user_id"], last["note_id"], strict=True))
+
+
+def by_score(scores: np.ndarray, ids: Sequence[str], seen: Iterable[int], depth: int) -> list[str]:
+    """The notes of the highest scores above 0 that were not seen."""
+    scores = scores.copy()
+    scores[list(seen)] = 0
+    best = np.argsort(-scores, kind="stable")[:depth]
+    return [ids[i] for i in best if scores[i] > 0]
+
+
+def baselines(notes: pa.Table, clicks: pa.Table, histories: Mapping[str, Sequence[str]]) -> dict[str, Lists]:
+    """Lists of popularity and co-occurrence."""
+    ids: list[str] = notes["note_id"].to_pylist()
+    row = {note_id: i for i, note_id in enumerate(ids)}
+    opened = click_matrix(notes["note_id"], clicks)  # notes x users
+    counts = popularity(notes["note_id"], clicks)
+    norm = 1 / np.sqrt(np.maximum(counts, 1))
+    popular, together = {}, {}
+    for user, history in histories.items():
+        seen = [row[note_id] for note_id in history]
+        popular[user] = by_score(counts, ids, seen, max(DEPTHS))
+        last = list(dict.fromkeys(reversed(seen)))[:LAST]
+        users = (opened[last] * norm[last][:, None]).sum(axis=0)  # how much of these notes each opened
+        together[user] = by_score(norm * (opened @ users), ids, seen, max(DEPTHS))
+    return {"popularity": popular, "co-occurrence": together}
+
+
+def main() -> None:
+    parser = arguments("Recommending the next click on MicroLens.")
+    parser.add_argument("--users", type=int, default=5_000, help="users whose last click is to be found")
+    parser.add_argument("--max-steps", type=int, help="end the trainings earlier")
+    parser.add_argument("--rank-steps", type=int, default=400, help="steps of tuning the ranker")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "recommend")
+    chosen = parser.parse_args()
+
+    data = load("MicroLens")
+    clicks, held_out = hold_out(data.clicks)
+    drawn = np.random.default_rng(chosen.seed).permutation(sorted(held_out))[: chosen.users].tolist()
+    log = pl.from_arrow(clicks)
+    assert isinstance(log, pl.DataFrame)
+    histories: dict[str, list[str]] = {
+        user: list(dict.fromkeys(own))
+        for user, own in log.filter(pl.col("user_id").is_in(drawn))
+        .sort("timestamp", maintain_order=True)
+        .group_by("user_id")
+        .agg("note_id")
+        .iter_rows()
+    }
+    lists: dict[str, Lists] = dict(baselines(data.notes, clicks, histories))
+
+    pairs = mine_pairs(clicks, PairOptions(min_users=MIN_USERS), progress=False)
+    recall_options = FitOptions(seed=chosen.seed, max_steps=chosen.max_steps)
+    model, recall_seconds = train(data.notes, pairs, chosen.work / "recall", recall_options, clicks)
+    vectors = model.encode(data.notes)
+
+    rows = impressions_from_clicks(clicks, seed=chosen.seed)
+    first, _, latest = split_impressions(rows, valid=0, test=VALID_SHARE)
+    drawn_rows = np.random.default_rng(chosen.seed).permutation(len(latest))[:VALID_ROWS]
+    steps = chosen.rank_steps if chosen.max_steps is None else chosen.max_steps
+    rank_options = RankFitOptions(seed=chosen.seed, max_steps=steps)
+    start = time.perf_counter()
+    fitted = fit_ranker(
+        data.notes,
+        first,
+        latest.take(pa.array(np.sort(drawn_rows))),
+        chosen.work / "rank",
+        options=rank_options,
+        resume=True,
+    )
+    rank_seconds = time.perf_counter() - start
+    ranker = Ranker(fitted.model, fitted.codes, data.notes, histories)
+    recommender = Recommender(data.notes["note_id"].to_pylist(), vectors, ranker)
+
+    answer_seconds: dict[str, float] = {}
+    for name, rerank in (("recall", False), ("recall, then rank", True)):
+        start = time.perf_counter()
+        lists[name] = {
+            user: recommender.recommend(
+                user, k=max(DEPTHS), recall_k=RECALLED, last=LAST, rerank=rerank
+            ).note_ids
+            for user in drawn
+        }
+        answer_seconds[name] = (time.perf_counter() - start) / len(drawn)
+    relevant = {user: [held_out[user]] for user in drawn}
+    results = [
+        evaluate_recommendations(found, relevant, ks=DEPTHS, name=name) for name, found in lists.items()
+    ]
+    write_results(
+        chosen.results,
+        "recommend",
+        "The next click on MicroLens",
+        [
+            next_click_markdown(results),
+            f"Training: recall {recall_seconds:,.0f} s, rank {rank_seconds:,.0f} s. A list takes "
+            + ", ".join(f"{1000 * value:,.1f} ms ({name})" for name, value in answer_seconds.items())
+            + f". R@100 of recall is the most that ranking its {RECALLED} candidates can reach.",
+        ],
+        {
+            "results": [next_click_json(result) for result in results],
+            "seconds": {"recall": recall_seconds, "rank": rank_seconds, "list": answer_seconds},
+            "config": {
+                "recall": dataclasses.asdict(recall_options.resolved()),
+                "rank": dataclasses.asdict(rank_options.resolved()),
+            },
+            "data": {"notes": describe(data.notes), "clicks": describe(data.clicks)},
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""How well a ranker tells what users enjoy, beside item popularity and its codes alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from notellm.data import validate_impressions
+from notellm.evaluate import (
+    RankingResult,
+    cold_groups,
+    evaluate_ranking,
+    ranking_json,
+    ranking_markdown,
+    ranking_text,
+)
+from notellm.files import write_aside, write_json
+from notellm.rank.batch import impression_codes, questions
+from notellm.rank.codes import Codes
+from notellm.rank.scorer import Ranker, codes_fingerprint
+from notellm.record import describe, make_record, write_record
+
+NAME = "BinLLM"
+
+
+@dataclass
+class RankEvaluation:
+    """How well methods tell what users enjoy, on the same impressions.
+
+    Attributes:
+        results: one a method, BinLLM last.
+        record: what was measured, on what; with the figures of the last method.
+    """
+
+    results: list[RankingResult] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def text(self, *, markdown: bool = False) -> str:
+        """The table, for a terminal or as Markdown."""
+        return ranking_markdown(self.results) if markdown else ranking_text(self.results)
+
+    def to_json(self) -> dict[str, Any]:
+        """All figures as JSON values, shares from 0 to 1."""
+        return {"ranking": [ranking_json(result) for result in self.results]}
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        with write_aside(folder) as aside:
+            aside.mkdir()
+            (aside / "report.md").write_text(f"# Ranking\n\n{self.text(markdown=True)}", encoding="utf-8")
+            write_json(self.to_json(), aside / "results.json")
+            write_record(aside, self.record)
+
+
+def evaluate_ranker(
+    ranker: Ranker | Mapping[str, npt.ArrayLike],
+    impressions: pa.Table,
+    *,
+    train: pa.Table | None = None,
+    ks: Sequence[int] = (10,),
+    resamples: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+) -> RankEvaluation:
+    """AUC, UAUC and NDCG@k of item popularity, the codes alone (BinMF) and the model; warm and cold rows.
+
+    Args:
+        ranker: the ranker; or scores (rows,) of methods by name, which are measured as they are.
+        impressions: test rows (schema ``data.schema.IMPRESSIONS``) on notes that the ranker has; with a
+            ranker, rows on others are left out and counted in the record.
+        train: the training impressions, for item popularity (how many times a note was liked) and for
+            warm and cold. Without them popularity is by the users' histories that the ranker remembers,
+            and warm is what its codes know; scores alone have neither.
+        ks: depths of NDCG@k.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        progress: show a progress bar.
+
+    Raises:
+        ConfigError: no k, or one below 1, or less than 1 resample.
+        DataError: the rows hold one label only, or scores do not fit them.
+    """
+    table, dropped = impressions, {}
+    methods: dict[str, npt.ArrayLike] = {}
+    model, described = None, None if train is None else describe(train)
+    if isinstance(ranker, Ranker):
+        table, report = validate_impressions(impressions, ranker.table)
+        dropped = {problem.problem: problem.count for problem in report.problems}
+        if train is not None:
+            train, _ = validate_impressions(train, ranker.table)
+        codes = ranker.codes
+        liked = pa.chunked_array([[note for own in ranker.histories.values() for note in own]], pa.string())
+        methods["item popularity"] = _counts(liked if train is None else _liked(train), table["note_id"])
+        if codes is not None:
+            methods["BinMF"] = codes.scores(table["user_id"], table["note_id"], table["history"])
+        groups = _known_groups(codes, table)
+        rows = questions(
+            ranker.model, ranker.texts, table, None if codes is None else impression_codes(table, codes)
+        )
+        methods[NAME] = ranker.model.predict(ranker.model.encode(rows), progress=progress)
+        model = {"fingerprint": ranker.model.fingerprint(), "codes": codes_fingerprint(codes)}
+    else:
+        groups = {}
+        if train is not None:
+            methods["item popularity"] = _counts(_liked(train), table["note_id"])
+        methods |= ranker
+    if train is not None:
+        groups = cold_groups(train, table)
+    results = [
+        evaluate_ranking(table, scores, ks=ks, name=name, groups=groups, resamples=resamples, seed=seed)
+        for name, scores in methods.items()
+    ]
+    figures = {name: value.mean for name, value in results[-1].figures.items()} if results else {}
+    record = make_record(
+        kind="report",
+        config={"ks": list(ks), "resamples": resamples, "methods": list(methods)},
+        data={
+            "ranker": model,
+            "impressions": describe(impressions),
+            "train": described,
+        },
+        seed=seed,
+        metrics={"ranking": figures, "dropped": dropped},
+    )
+    return RankEvaluation(results, record)
+
+
+def _liked(train: pa.Table) -> pa.ChunkedArray:
+    """The notes of the rows that were enjoyed."""
+    return train["note_id"].filter(train["label"])
+
+
+def _counts(liked: pa.ChunkedArray, note_ids: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """How often each of some notes was liked, float32 (n,)."""
+    found = pc.value_counts(liked)
+    place = pc.index_in(note_ids, value_set=found.field("values"))
+    counts = found.field("counts").take(place).fill_null(0)
+    result: npt.NDArray[np.float32] = counts.to_numpy().astype(np.float32)
+    return result
+
+
+def _known_groups(codes: Codes | None, table: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:
+    """As `cold_groups`, by the users and notes that have codes of their own; none without codes."""
+    if codes is None:
+        return {}
+    rows = codes.users.rows(table["user_id"]), codes.items.rows(table["note_id"])
+    user, note = (
+        (row >= 0) & known[row]
+        for row, known in zip(rows, (codes.known_users, codes.known_items), strict=True)
+    )
+    return {"warm": user & note, "cold user": ~user, "cold item": ~note}
