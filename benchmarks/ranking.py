@@ -25,14 +25,14 @@ from notellm.record import describe, read_record
 #: Name -> what differs from the defaults.
 VARIANTS: dict[str, dict[str, Any]] = {
     "BinLLM": {},
-    "text only": {"form": "text_only"},
     "codes only": {"form": "codes_only"},
+    "text only": {"form": "text_only"},
     "two-step": {"two_step": True},
     "decimal codes": {"code_text": "decimal"},
-    "codes of seen rows": {"out_of_fold": 0},
     "8 bits": {"bits": 8},
-    "16 bits": {"bits": 16},
     "64 bits": {"bits": 64},
+    "16 bits": {"bits": 16},
+    "codes of seen rows": {"out_of_fold": 0},
 }
 #: Test AUC and UAUC in BinLLM (arXiv 2406.03210), of Vicuna-7B but for BinMF.
 PUBLISHED = {
@@ -91,7 +91,7 @@ def report(runs: list[Run]) -> Iterable[str]:
     for name in METHODS:
         if name in {result["name"] for result in first[0]["evaluation"]["ranking"]}:
             found = [figures(run, name) for run in first]
-            rows.append([name, str(len(found)), *columns(found), *published(name), ""])
+            rows.append([name, str(len(found)), *columns(found), *published(name), "", ""])
     for variant, own in by_variant.items():
         found = [figures(run, "BinLLM") for run in own]
         seconds = [run["fit"]["seconds"] for run in own]
@@ -101,10 +101,13 @@ def report(runs: list[Run]) -> Iterable[str]:
                 str(len(own)),
                 *columns(found),
                 *published(variant),
+                f"{statistics.fmean(run['fit']['prompt_tokens'] for run in own):.0f}",
                 f"{statistics.fmean(seconds):,.0f}",
             ]
         )
-    yield table(["method", "seeds", "AUC", "UAUC", "published AUC", "UAUC", "seconds to fit"], rows)
+    yield table(
+        ["method", "seeds", "AUC", "UAUC", "published AUC", "UAUC", "prompt tokens", "seconds to fit"], rows
+    )
     yield "## By what training has seen"
     rows = []
     for group in ("warm", "cold user", "cold item"):

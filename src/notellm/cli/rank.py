@@ -96,6 +96,9 @@ def fit(
     batch: Annotated[int, typer.Option(help="Impressions in a batch.")] = 64,
     learning_rate: Annotated[float | None, typer.Option(help="Of the layers.")] = None,
     embedding_learning_rate: Annotated[float | None, typer.Option(help="Of the token embeddings.")] = None,
+    text_embedding_learning_rate: Annotated[
+        float | None, typer.Option(help="The same where prompts hold no codes.")
+    ] = None,
     history: Annotated[int, typer.Option(help="Liked notes that a prompt names.")] = 10,
     title_tokens: Annotated[int, typer.Option(help="Budget of a title.")] = 20,
     content_tokens: Annotated[int, typer.Option(help="Budget of the candidate's content.")] = 40,
@@ -128,6 +131,7 @@ def fit(
         batch=batch,
         learning_rate=learning_rate,
         embedding_learning_rate=embedding_learning_rate,
+        text_embedding_learning_rate=text_embedding_learning_rate,
         history=history,
         title_tokens=title_tokens,
         content_tokens=content_tokens,

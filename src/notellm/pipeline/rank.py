@@ -69,6 +69,7 @@ _TINY: dict[str, Any] = {
     "text_epochs": 1.0,
     "learning_rate": 1e-5,
     "embedding_learning_rate": 1e-4,
+    "text_embedding_learning_rate": 1e-3,
     "evaluations": 10,
     "patience": 2,
 }
@@ -85,6 +86,7 @@ _FULL_LEARNING_RATE = 1e-5  # of a pretrained backbone tuned whole, where the pa
 _LORA_TARGETS = ("q_proj", "v_proj")  # the paper's; other architectures: what peft knows for them
 
 _FITTED, _TUNED = "fitted_codes", "tuned"
+_TEXT, _CODES = "text", "codes"  # steps, by what their prompts hold
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class RankFitOptions:
         batch: rows in a batch.
         learning_rate: of the layers.
         embedding_learning_rate: of the token embeddings; as the layers' when None.
+        text_embedding_learning_rate: the same where prompts hold no codes; as the layers' when None.
         history: how many of the last liked notes a prompt names (paper: 10).
         title_tokens: budget of a title.
         content_tokens: budget of the candidate's content, where the wording has it.
@@ -135,6 +138,7 @@ class RankFitOptions:
     batch: int = 64
     learning_rate: float | None = None
     embedding_learning_rate: float | None = None
+    text_embedding_learning_rate: float | None = None
     history: int = 10
     title_tokens: int = 20
     content_tokens: int = 40
@@ -234,19 +238,22 @@ def fit_ranker(
 
     tuned = train.take(seen)
     final = rows(tuned, None if train_codes is None else train_codes.take(seen)), rows(valid, valid_codes)
-    steps = [("text" if codes is None else "codes", *final, _number(chosen.epochs))]
+    steps = [(_TEXT if codes is None else _CODES, *final, _number(chosen.epochs))]
     if chosen.two_step:
-        steps.insert(0, ("text", rows(tuned, None), rows(valid, None), _number(chosen.text_epochs)))
+        steps.insert(0, (_TEXT, rows(tuned, None), rows(valid, None), _number(chosen.text_epochs)))
     if chosen.backbone == TINY:
-        fit_answers(model, steps[0][1], seed=chosen.seed)
+        fit_answers(model, final[0], seed=chosen.seed)
     if chosen.two_step:
         metrics["untrained"] = _figures(valid, model.predict(final[1].ids))
     for name, own_train, own_valid, epochs in steps:
+        if chosen.backbone == TINY and chosen.two_step:  # other prompts, other answers
+            fit_answers(model, own_train, seed=chosen.seed)
         arguments = _arguments(run / name, chosen, len(own_train), epochs, progress=progress)
         metrics[f"{name}_step"] = _tune(model, arguments, own_train, own_valid, valid)
     last = metrics[f"{steps[-1][0]}_step"]
     metrics = {"untrained": last["before"]} | metrics | {"validation": last["after"]}
     metrics["dropped"] = {p.problem: p.count for p in (dropped + more_dropped).problems}
+    metrics["prompt_tokens"] = round(float(np.mean([len(ids) for ids in final[0].ids])), 1)
     metrics["seconds"] = round(time.monotonic() - begin, 1)
 
     ranker = Ranker(model, codes, notes, liked_histories(train, valid))
@@ -371,7 +378,9 @@ def _arguments(
         max_steps=steps,
         per_device_train_batch_size=options.batch,
         learning_rate=_number(options.learning_rate),
-        embedding_learning_rate=options.embedding_learning_rate,
+        embedding_learning_rate=(
+            options.text_embedding_learning_rate if folder.name == _TEXT else options.embedding_learning_rate
+        ),
         patience=options.patience,
         bf16=options.bf16,
         seed=options.seed,
@@ -473,7 +482,7 @@ def _codes(
 
 def _unfinished(run: Path) -> list[Path]:
     """What a run keeps until its ranker is written: fitted codes, checkpoints, finished steps."""
-    for name in ("text", "codes"):
+    for name in (_TEXT, _CODES):
         last_checkpoint(run / name)  # removes incomplete ones
     return [
         path for pattern in (_FITTED, "*/checkpoint-*", f"*/{_TUNED}") for path in sorted(run.glob(pattern))
@@ -498,7 +507,8 @@ def _option_problems(options: RankFitOptions) -> list[str]:
         value = getattr(options, name)
         if value is not None and value < 1:
             problems.append(f"{name} is {value}; it must be at least 1")
-    for name in ("epochs", "text_epochs", "learning_rate", "embedding_learning_rate"):
+    rates = ("learning_rate", "embedding_learning_rate", "text_embedding_learning_rate")
+    for name in ("epochs", "text_epochs", *rates):
         value = getattr(options, name)
         if value is not None and not value > 0:
             problems.append(f"{name} is {value}; it must be above 0")
