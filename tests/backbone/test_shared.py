@@ -4,10 +4,17 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from notellm.backbone.load import hidden_states
-from notellm.backbone.shared import can_share, read_beginning, states_after
+from notellm.backbone.shared import can_share, end_states, read_beginning
 
 SIZE: Any = {
     "vocab_size": 50,
@@ -32,10 +39,10 @@ def largest_difference(model):
     ids[1, :10] = ids[0, :10]
     mask = torch.ones(2, 14, dtype=torch.long)
     mask[1, 12:] = 0
-    whole = hidden_states(model, ids, mask)[:, 10:]
-    parts = states_after(model, read_beginning(model, ids[0, :10].tolist()), ids[:, 10:], mask[:, 10:])
-    there = mask[:, 10:].bool()
-    return float((whole - parts)[there].abs().max())
+    ends = mask.sum(1) - 1
+    whole = hidden_states(model, ids, mask)[torch.arange(2), ends]
+    parts = end_states(model, read_beginning(model, ids[0, :10].tolist()), ids[:, 10:], mask[:, 10:])
+    return float((whole - parts).abs().max())
 
 
 def test_grouped_keys_and_padding_change_nothing():
@@ -60,7 +67,19 @@ def test_capped_scores_are_refused():
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_stays_as_it_was(training):
     model = mistral(None).train(training)
+    ids = torch.tensor([[3, 4, 5, 6]])
     before = model.config._attn_implementation
+    states = hidden_states(model, ids, torch.ones_like(ids))
     assert can_share(model)
     assert model.training is training
     assert model.config._attn_implementation == before
+    torch.testing.assert_close(hidden_states(model, ids, torch.ones_like(ids)), states, rtol=0, atol=0)
+
+
+def test_a_model_without_a_part_named_mlp_is_read_too():
+    torch.manual_seed(0)
+    sizes: Any = {"ffn_dim": 32, "word_embed_proj_dim": 32}
+    config = OPTConfig(vocab_size=50, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, **sizes)
+    model = OPTForCausalLM(config).eval()
+    assert can_share(model)
+    assert largest_difference(model) < 1e-5

@@ -6,6 +6,9 @@ For n continuations of L tokens after P shared ones, attention is
 
 where Q K_shared^T is one matrix product of all n x L queries. A cache that is repeated for every sequence
 gives the same, but spends most of its time copying keys and values when the continuations are short.
+
+Only the state of a sequence's last token is wanted: in the last layer no other token attends to anything,
+or goes through the feed-forward part.
 """
 
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
@@ -37,7 +41,15 @@ class Beginning:
     values: list[Tensor]
 
 
-_current: ContextVar[Beginning] = ContextVar("beginning")
+@dataclass(frozen=True)
+class _Reading:
+    """What the attention layers of a forward pass need to know: the beginning, and each sequence's end."""
+
+    beginning: Beginning
+    ends: Tensor
+
+
+_current: ContextVar[_Reading] = ContextVar("reading")
 
 
 def can_share(model: PreTrainedModel) -> bool:
@@ -55,14 +67,15 @@ def can_share(model: PreTrainedModel) -> bool:
     mask = torch.ones_like(ids)
     training = model.training
     model.eval()  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        whole = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[:, 2:]
-        try:
-            parts = states_after(model, read_beginning(model, ids[0, :2].tolist()), ids[:, 2:], mask[:, 2:])
-        except (AttributeError, LookupError, TypeError, ValueError):
-            return False  # no attention layers of the common form
-        finally:
-            model.train(training)
+    try:
+        with torch.no_grad():
+            output = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            whole = output.last_hidden_state[:, -1]
+            parts = end_states(model, read_beginning(model, ids[0, :2].tolist()), ids[:, 2:], mask[:, 2:])
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return False  # no attention layers of the common form
+    finally:
+        model.train(training)
     return torch.allclose(whole, parts, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))
 
 
@@ -73,10 +86,10 @@ def read_beginning(model: PreTrainedModel, ids: list[int]) -> Beginning:
     return Beginning(len(ids), [layer.keys[0] for layer in layers], [layer.values[0] for layer in layers])
 
 
-def states_after(
+def end_states(
     model: PreTrainedModel, beginning: Beginning, input_ids: Tensor, attention_mask: Tensor
 ) -> Tensor:
-    """Last hidden states, (n, length, hidden), of sequences that go on from a beginning.
+    """Last hidden states, (n, hidden), of the last tokens of sequences that go on from a beginning.
 
     Args:
         model: one that :func:`can_share`.
@@ -85,29 +98,67 @@ def states_after(
         attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
     """
     positions = torch.arange(input_ids.shape[1], device=input_ids.device) + beginning.length
-    with _attending_to(model, beginning):
+    ends = attention_mask.sum(dim=1) - 1
+    with _attending_to(model, _Reading(beginning, ends)):
         output = model.base_model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=positions.expand(len(input_ids), -1),
             use_cache=False,
         )
-    states: Tensor = output.last_hidden_state
+    states: Tensor = output.last_hidden_state[torch.arange(len(ends), device=ends.device), ends]
     return states
 
 
 @contextmanager
-def _attending_to(model: PreTrainedModel, beginning: Beginning) -> Iterator[None]:
+def _attending_to(model: PreTrainedModel, reading: _Reading) -> Iterator[None]:
     """Every attention layer of the model sees the beginning before its own tokens."""
     config = model.config.get_text_config()
     usual = config._attn_implementation  # noqa: SLF001 - where layers look for their attention
     config._attn_implementation = _NAME  # noqa: SLF001
-    token = _current.set(beginning)
+    token = _current.set(reading)
+    hooks = [hook for part in _last_feed_forward(model) for hook in _at_ends(part, reading.ends)]
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         _current.reset(token)
         config._attn_implementation = usual  # noqa: SLF001
+
+
+def _last_feed_forward(model: PreTrainedModel) -> list[nn.Module]:
+    """The feed-forward part of the last layer, which reads every token alone; none where it is not found."""
+    layers = model.config.get_text_config().num_hidden_layers
+    for module in model.base_model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == layers:
+            part = getattr(module[-1], "mlp", None)
+            return [] if part is None else [part]
+    return []
+
+
+def _at_ends(part: nn.Module, ends: Tensor) -> list[RemovableHandle]:
+    """Let a module read the sequences' ends alone; elsewhere its answer is 0."""
+    rows = torch.arange(len(ends), device=ends.device)
+    lengths: list[int] = []
+
+    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        lengths.append(inputs[0].shape[1])
+        return inputs[0][rows, ends][:, None], *inputs[1:]
+
+    def after(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"{type(part).__name__} returns a {type(output).__name__}")
+        return _spread(output[:, 0], rows, ends, lengths.pop())
+
+    return [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
+
+
+def _spread(values: Tensor, rows: Tensor, ends: Tensor, length: int) -> Tensor:
+    """What belongs to the ends, (n, ...), among zeros, (n, length, ...)."""
+    result = values.new_zeros(len(values), length, *values.shape[1:])
+    result[rows, ends] = values
+    return result
 
 
 def _attention(
@@ -119,7 +170,7 @@ def _attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over the beginning and over the own tokens so far.
+    """Attention over the beginning and over the own tokens so far; in the last layer that of the ends alone.
 
     Args:
         module: the layer, which knows its index.
@@ -129,8 +180,26 @@ def _attention(
         attention_mask: (n, 1, L, L), added to the scores of the own tokens.
         scaling: of the scores; the root of a head's size when None.
     """
-    beginning = _current.get()
+    beginning, ends = _current.get().beginning, _current.get().ends
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if layer == len(beginning.keys) - 1 and query.shape[2] > 1:
+        rows = torch.arange(len(query), device=query.device)
+        mask = None if attention_mask is None else attention_mask[rows, :, ends][:, :, None]
+        only = _attend(beginning, layer, query[rows, :, ends][:, :, None], key, value, mask, scaling)
+        return _spread(only[:, 0], rows, ends, query.shape[2]), None
+    return _attend(beginning, layer, query, key, value, attention_mask, scaling), None
+
+
+def _attend(
+    beginning: Beginning,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None,
+) -> Tensor:
+    """As `_attention`; there may be fewer queries than keys."""
     count, heads, length, head = query.shape
     groups = heads // key.shape[1]
     scale = head**-0.5 if scaling is None else scaling
@@ -140,16 +209,16 @@ def _attention(
     flat = query.view(*shape, head).transpose(0, 1).reshape(key.shape[1], -1, head)
     past = flat @ beginning.keys[layer].transpose(-1, -2)  # (key heads, n x groups x L, P)
     past = past.view(key.shape[1], count, groups, length, -1).transpose(0, 1).flatten(1, 2)
-    own = query @ key.repeat_interleave(groups, dim=1).transpose(-1, -2)  # (n, heads, L, L)
+    own = query @ key.repeat_interleave(groups, dim=1).transpose(-1, -2)  # (n, heads, L, own L)
     if attention_mask is not None:
-        own = own + attention_mask[..., :length]
+        own = own + attention_mask[..., : key.shape[2]]
     weights = torch.cat([past, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     past, own = weights[..., : beginning.length], weights[..., beginning.length :]
     flat = past.reshape(*shape, -1).transpose(0, 1).reshape(key.shape[1], -1, beginning.length)
     result = (flat @ beginning.values[layer]).view(key.shape[1], count, groups, length, head)
     result = result.transpose(0, 1).flatten(1, 2)
     result = result + own @ value.repeat_interleave(groups, dim=1)
-    return result.transpose(1, 2).contiguous(), None
+    return result.transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(_NAME, _attention)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from notellm.backbone.batch import pad
-from notellm.backbone.shared import can_share, read_beginning, states_after
+from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.data.schema import NOTES
 from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, read_parquet, write_aside, write_parquet
@@ -167,9 +167,8 @@ class Ranker:
         for first in range(0, len(order), size):
             rows = order[first : first + size]
             batch = pad([ends[row] for row in rows], model.tokenizer, model.device)
-            states = states_after(model.backbone, beginning, batch["input_ids"], batch["attention_mask"])
-            own = torch.arange(len(rows), device=model.device)
-            result[rows] = model.answer(states[own, batch["position"]]).cpu().numpy()
+            states = end_states(model.backbone, beginning, batch["input_ids"], batch["attention_mask"])
+            result[rows] = model.answer(states).cpu().numpy()
         model.train(training)
         return result
 
