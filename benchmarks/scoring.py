@@ -27,7 +27,8 @@ SIZES = (1, 10, 100, 1_000)
 
 
 def make_ranker(data: CollmData) -> Ranker:
-    codes = fit_codes(data.train, data.valid, CodeOptions(training=TrainingOptions(epochs=5, progress=False)))
+    few = CodeOptions(penalties=(17.0,), training=TrainingOptions(epochs=5, progress=False))
+    codes = fit_codes(data.train, data.valid, few)
     liked = liked_notes(data.notes["note_id"], data.train)
     model = BinLLM.from_corpus(notes_from_table(data.notes), liked=liked)
     longest: dict[str, list[str]] = {}

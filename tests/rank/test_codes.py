@@ -29,7 +29,7 @@ from tests.rank.checkerboard import NOTES, USERS, checkerboard, impressions
 TRAINING = TrainingOptions(
     learning_rate=0.03, weight_decay=1e-4, batch=64, epochs=80, patience=20, progress=False
 )
-OPTIONS = CodeOptions(bits=16, dimensions=8, training=TRAINING)
+OPTIONS = CodeOptions(bits=16, dimensions=8, penalties=(0.0,), training=TRAINING)
 
 codes_of_bytes = arrays.arrays(
     np.bool_, st.tuples(st.integers(1, 6), st.integers(1, 5).map(lambda count: 8 * count))
@@ -54,6 +54,18 @@ def test_the_checkerboard_is_learnt_exactly(board, codes):
     test = board[2]
     assert len(np.unique(codes.user_codes, axis=0)) > 1
     assert auc(test, codes.scores(test["user_id"], test["note_id"])) == 1.0
+
+
+def test_the_best_penalty_is_kept(board, codes):
+    """One that holds the codes back is tried first, and the folds do not try again."""
+    options = replace(OPTIONS, penalties=(1e6, 0.0))
+    fitted = fit_out_of_fold(board[0], board[1], options, folds=2)
+    assert fitted.codes.description["training"]["options"]["penalty"] == 0
+    np.testing.assert_array_equal(fitted.codes.user_codes, codes.user_codes)
+    plain = fit_out_of_fold(board[0], board[1], OPTIONS, folds=2)
+    np.testing.assert_array_equal(fitted.user_bits, plain.user_bits)
+    held_back = fit_codes(board[0], board[1], replace(OPTIONS, penalties=(1e6,)))
+    assert held_back.description["training"]["valid_auc"] < codes.description["training"]["valid_auc"]
 
 
 def test_the_score_is_the_product_of_the_signs(board, codes):
@@ -306,11 +318,13 @@ def test_what_is_no_decimal_text_is_named(texts):
 
 
 def test_options_are_checked_together():
-    with pytest.raises(ConfigError, match=r"bits is 12.*dimensions is 0.*anneal_epochs is 9.*unknown is 'x'"):
+    expected = r"bits is 12.*dimensions is 0.*anneal_epochs is 9.*penalties is \(-1,\).*unknown is 'x'"
+    with pytest.raises(ConfigError, match=expected):
         CodeOptions(
             bits=12,
             dimensions=0,
             anneal_epochs=9,
+            penalties=(-1,),
             unknown="x",  # type: ignore[arg-type]
             training=replace(TRAINING, epochs=9),
         )

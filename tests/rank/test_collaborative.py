@@ -296,8 +296,10 @@ def test_tables_are_checked():
 
 
 def test_options_are_checked_together():
-    with pytest.raises(ConfigError, match=r"batch is 0.*patience is 0.*learning_rate is 0.*averaging is 1"):
-        TrainingOptions(batch=0, patience=0, learning_rate=0.0, averaging=1)
+    with pytest.raises(
+        ConfigError, match=r"batch is 0.*patience is 0.*learning_rate is 0.*averaging is 1.*penalty is -1"
+    ):
+        TrainingOptions(batch=0, patience=0, learning_rate=0.0, averaging=1, penalty=-1)
 
 
 @pytest.mark.parametrize(("decay", "share"), [(0.9, 2 / 11), (0.1, 0.1)])  # the first steps count less
@@ -348,3 +350,16 @@ def test_published_matrix_factorization(real_data):
     # As published: the vector of a user who was never trained has decayed to 0.
     figures = evaluate_ranking(data.test, np.where(known, scores, 0)).figures
     assert figures["AUC"].mean == pytest.approx(0.6482, abs=0.01)
+
+
+def test_a_penalty_is_a_weight_decay_by_the_rows():
+    train, valid, _ = checkerboard()
+    tables = []
+    for options in (
+        replace(OPTIONS, weight_decay=0.02, epochs=3),
+        replace(OPTIONS, weight_decay=0.01, penalty=0.01 * len(train), epochs=3),
+    ):
+        model = TestMatrixFactorization.build()
+        train_collaborative(model, train, valid, options)
+        tables.append(model.user_table.detach())
+    torch.testing.assert_close(*tables)

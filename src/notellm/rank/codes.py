@@ -2,14 +2,18 @@
 
     h_u = sign(tanh(W e_u + b))        h_i = sign(tanh(V e_i + c))        logit = s (h_u . h_i)
 
-The vectors e of a matrix factorisation and both layers are learnt together by binary cross-entropy; the
-sign passes the gradient on as it is, "straight through" (BinLLM, arXiv 2406.03210). The scale s is learnt
-too, where the paper has 1: with 32 bits and weight decay 1e-3 on the paper's MovieLens split, validation
-AUC 0.726 with it and 0.680 without. There most bits become the same for nearly all: with the default weight
-decay some 10 of 32 have a rarer value in 2 % of the users or more, with 1e-4 about 20 (validation AUC 0.722
-instead of 0.725), with 1e-5 nearly all (0.715). Near 0 a small step turns a sign, so a moving average of the
-weights is what is kept: AUC 0.740 instead of 0.736 on all of the validation part, means of 3 seeds (all
-other figures here are without it, on its smaller half).
+The vectors e of a matrix factorisation and both layers are learnt together by binary cross-entropy; the sign
+passes the gradient on as it is, "straight through" (BinLLM, arXiv 2406.03210). The scale s is learnt too,
+where the paper has 1: with 32 bits and weight decay 1e-3 on the paper's MovieLens split, validation AUC
+0.726 with it and 0.680 without. There most bits become the same for nearly all: with weight decay 5e-4 (17 /
+33,891 rows) some 10 of 32 have a rarer value in 2 % of the users or more, with 1e-4 about 20 (validation AUC
+0.722 instead of 0.725), with 1e-5 nearly all (0.715). How much is best depends on the log: of the penalties
+17, 5 and 2 the first is best there by 0.004 or more, and of 50,000 users with 12 rows each (MicroLens, one
+drawn note a click) the last: 0.681, against 0.579 and 0.5, where all codes are the same. So some are tried.
+
+Near 0 a small step turns a sign, so a moving average of the weights is what is kept: AUC 0.740 instead of
+0.736 on all of the validation part, means of 3 seeds (all other figures here are without it, on its smaller
+half, but for those of the penalties).
 
 A code is a row of booleans, True for +1; as text a string of 0 and 1, or with every 8 bits as one decimal
 number, "172.16.254.1" (the paper's compressed form). Score = h_u . h_i = agreeing bits - other bits.
@@ -37,7 +41,7 @@ side anew against the finished other, agrees more (0.7 to 0.8) but knows the row
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -76,6 +80,9 @@ class CodeOptions:
         anneal_epochs: epochs in which the share of the bits that are signs, not tanh, rises from 0 to 1, as
             in the paper's code; no epoch before is kept. 0 takes signs from the start.
         unknown: code of a user or item without training row; see the module.
+        penalties: of the training (`TrainingOptions`), which are tried in turn; the one of the best
+            validation AUC is kept. Too much makes all codes the same, too little tells them apart by chance,
+            and where that is differs from log to log.
         training: of the codes; its seed makes the first values too.
     """
 
@@ -83,8 +90,9 @@ class CodeOptions:
     dimensions: int = 32
     anneal_epochs: int = 0
     unknown: Unknown = "average"
+    penalties: tuple[float, ...] = (17.0, 5.0, 2.0)
     training: TrainingOptions = field(
-        default_factory=lambda: TrainingOptions(learning_rate=3e-3, weight_decay=5e-4, averaging=0.995)
+        default_factory=lambda: TrainingOptions(learning_rate=3e-3, weight_decay=0.0, averaging=0.995)
     )
 
     def __post_init__(self) -> None:
@@ -103,6 +111,8 @@ class CodeOptions:
                 f"anneal_epochs is {self.anneal_epochs}; it must be 0 or more, and below the "
                 f"{self.training.epochs} epochs of the training"
             )
+        if not self.penalties or not all(penalty >= 0 for penalty in self.penalties):
+            problems.append(f"penalties is {self.penalties}; give one or more numbers of 0 or more")
         if self.unknown not in get_args(Unknown):
             problems.append(f"unknown is {self.unknown!r}; it must be one of {', '.join(get_args(Unknown))}")
         if problems:
@@ -297,8 +307,7 @@ def fit_codes(train: pa.Table, valid: pa.Table, options: CodeOptions | None = No
     Raises:
         DataError: a table lacks a column or one of the labels.
     """
-    users, items = train["user_id"].unique(), train["note_id"].unique()
-    return _fit(users, items, train, valid, options or CodeOptions(), "codes")
+    return _fit_best(train, valid, options or CodeOptions())[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,7 +351,8 @@ def fit_out_of_fold(
         raise ConfigError(f"folds is {folds}: give 2 or more")
     if len(train) < folds:
         raise DataError(f"{len(train)} training rows in {folds} folds: give more rows or fewer folds")
-    codes = fit_codes(train, valid, options)
+    codes, training = _fit_best(train, valid, options)
+    options = replace(options, training=training.for_rows(len(train)))  # as strict in a part of the rows
     fold = np.random.default_rng(options.training.seed).permutation(np.arange(len(train)) % folds)
     result = OutOfFold(
         codes=codes,
@@ -422,6 +432,18 @@ def parse_decimal(texts: Sequence[str]) -> Bits:
     if not rows:
         return np.empty((0, 0), np.bool_)
     return np.unpackbits(np.array(rows, np.uint8), axis=1).astype(np.bool_)
+
+
+def _fit_best(train: pa.Table, valid: pa.Table, options: CodeOptions) -> tuple[Codes, TrainingOptions]:
+    """Codes of the best of the penalties, and the training with it."""
+    users, items = train["user_id"].unique(), train["note_id"].unique()
+    found = []
+    for penalty in options.penalties:
+        chosen = replace(options, training=replace(options.training, penalty=penalty))
+        codes = _fit(users, items, train, valid, chosen, f"codes, penalty {penalty:g}")
+        found.append((codes.description["training"]["valid_auc"], codes, chosen.training))
+    _, codes, training = max(found, key=lambda each: each[0])
+    return codes, training
 
 
 def _fit(

@@ -8,7 +8,7 @@ follows from the seed.
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 import torch
@@ -29,7 +29,10 @@ class TrainingOptions:
 
     Attributes:
         learning_rate: of Adam.
-        weight_decay: L2 penalty in Adam's gradient.
+        weight_decay: L2 penalty in Adam's gradient, against the mean loss of a row.
+        penalty: the same against the sum over all rows, which means as much for any number of rows: a user
+            of ten rows is not held back more because there are more users. penalty / rows is added to
+            ``weight_decay``.
         batch: rows of a step.
         epochs: passes over the rows, at most.
         patience: epochs without a better validation AUC before it ends.
@@ -41,6 +44,7 @@ class TrainingOptions:
 
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    penalty: float = 0.0
     batch: int = 2048
     epochs: int = 500
     patience: int = 30
@@ -63,10 +67,17 @@ class TrainingOptions:
             problems.append(f"learning_rate is {self.learning_rate}; it must be above 0")
         if not 0 <= self.averaging < 1:
             problems.append(f"averaging is {self.averaging}; it must be 0 or more, and below 1")
-        if not self.weight_decay >= 0:
-            problems.append(f"weight_decay is {self.weight_decay}; it must be 0 or more")
+        problems += [
+            f"{name} is {getattr(self, name)}; it must be 0 or more"
+            for name in ("weight_decay", "penalty")
+            if not getattr(self, name) >= 0
+        ]
         if problems:
             raise ConfigError("; ".join(problems))
+
+    def for_rows(self, count: int) -> "TrainingOptions":
+        """The same with the penalty of so many rows as plain weight decay."""
+        return replace(self, weight_decay=self.weight_decay + self.penalty / count, penalty=0.0)
 
 
 @dataclass(frozen=True)
@@ -134,7 +145,9 @@ def fit(
     options = options or TrainingOptions()
     start = time.perf_counter()
     optimizer = torch.optim.Adam(
-        module.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+        module.parameters(),
+        lr=options.learning_rate,
+        weight_decay=options.for_rows(len(train)).weight_decay,
     )
     kept, average = module, None
     if options.averaging:
