@@ -108,6 +108,14 @@ def report(runs: list[Run]) -> Iterable[str]:
     yield table(
         ["method", "seeds", "AUC", "UAUC", "published AUC", "UAUC", "prompt tokens", "seconds to fit"], rows
     )
+    yield "## BinLLM less BinMF"
+    rows = []
+    for run in first:
+        found = run["evaluation"]["ahead"].get("BinMF", {})
+        cells = [f"{v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]" for v in found.values()]
+        rows.append([str(run["made_of"]["config"]["seed"]), *cells])
+    yield "95 % bootstrap intervals over the users of the test rows, both methods on the same ones."
+    yield table(["seed", "AUC", "UAUC"], rows)
     yield "## By what training has seen"
     rows = []
     for group in ("warm", "cold user", "cold item"):

@@ -131,8 +131,8 @@ def make_record(
     """The record of an artifact; give it to what writes the artifact.
 
     Args:
-        kind: what the artifact is: "dataset", "split", "pairs", "model", "vectors", "related", "tags" or
-            "report".
+        kind: what the artifact is: "dataset", "split", "pairs", "model", "vectors", "related", "tags",
+            "ranker" or "report".
         config: the resolved options, JSON values only.
         data: what it was made from: each table by :func:`describe`, a model by its ``fingerprint``. Of a
             dataset and a split the tables that they hold, since later stages read those.

@@ -12,6 +12,7 @@ from notellm.errors import ConfigError, DataError
 from notellm.evaluate import (
     cold_groups,
     evaluate_ranking,
+    ranking_difference,
     ranking_json,
     ranking_markdown,
     ranking_text,
@@ -145,6 +146,49 @@ def test_interval_of_auc_covers_the_truth_about_95_times_in_100():
         assert interval.low <= interval.mean <= interval.high
         covered += interval.low <= truth <= interval.high
     assert 0.90 <= covered / 200 <= 0.99
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_difference_is_that_of_the_figures(seed):
+    user, label, score = drawn(seed)
+    assume(0 < label.sum() < len(label))
+    rows = table(user, label)
+    other = np.random.default_rng(seed).permutation(score)
+    forth, back = (ranking_difference(rows, *pair, resamples=20) for pair in ((score, other), (other, score)))
+    one, two = means(evaluate(user, label, score)), means(evaluate(user, label, other))
+    for figure, value in forth.items():
+        assert value.mean == pytest.approx(one[figure] - two[figure])
+        assert (back[figure].low, back[figure].high) == pytest.approx((-value.high, -value.low))
+    assert set(forth) == {"AUC", "UAUC"} & set(one)
+    alike = ranking_difference(rows, score, 2 * score, resamples=20)  # the same order
+    assert all((value.low, value.mean, value.high) == (0, 0, 0) for value in alike.values())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_weighted_auc_is_scikit_learns(seed):
+    user, label, score = drawn(seed)
+    weights = np.random.default_rng(seed).integers(0, 3, (4, int(user.max()) + 1))
+    found = module._weighted_aucs(user, label, score, list(weights))
+    for of_user, auc in zip(weights, found, strict=True):
+        kept = of_user[user] > 0
+        if 0 < label[kept].sum() < kept.sum():
+            assert auc == pytest.approx(roc_auc_score(label, score, sample_weight=of_user[user]))
+        else:
+            assert np.isnan(auc)
+
+
+def test_a_difference_tells_what_two_intervals_do_not():
+    """One method is the other with less noise: each is uncertain by which users there are."""
+    draw = np.random.default_rng(0)
+    user = np.repeat(np.arange(150), 8)
+    label = draw.random(len(user)) < np.repeat(draw.random(150), 8)
+    noise = draw.normal(size=len(user))
+    better, worse = label + 1.5 * noise, label + 2.0 * noise
+    apart = [evaluate(user, label, scores).figures["AUC"] for scores in (better, worse)]
+    assert apart[0].low < apart[1].high
+    assert ranking_difference(table(user, label), better, worse)["AUC"].low > 0
 
 
 def test_intervals_are_seeded():

@@ -13,7 +13,7 @@ def model_card(name: str, record: dict[str, Any]) -> str:
     config, data, metrics = record["config"], record["data"], record["metrics"]
     notes, pairs = data["notes"], data["pairs"] or {"rows": 0, "fingerprint": "none"}
     measured = "\n".join(
-        f"| {figure} | {metrics['untrained'].get(figure, float('nan')):.4f} | {value:.4f} |"
+        f"| {figure} | {_cell(metrics['untrained'].get(figure))} | {value:.4f} |"
         for figure, value in metrics.get("validation", {}).items()
     )
     results = (

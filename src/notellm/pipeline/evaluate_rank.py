@@ -1,7 +1,7 @@
 """How well a ranker tells what users enjoy, beside item popularity and its codes alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import pyarrow.compute as pc
 
 from notellm.data import validate_impressions
 from notellm.evaluate import (
+    Interval,
     RankingResult,
     cold_groups,
     evaluate_ranking,
+    ranking_difference,
     ranking_json,
     ranking_markdown,
     ranking_text,
@@ -34,19 +36,31 @@ class RankEvaluation:
 
     Attributes:
         results: one a method, BinLLM last.
+        ahead: by how much the last method has more AUC and UAUC than each of the others, on the same users.
         record: what was measured, on what; with the figures of the last method.
     """
 
     results: list[RankingResult] = field(default_factory=list)
+    ahead: dict[str, dict[str, Interval]] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
 
     def text(self, *, markdown: bool = False) -> str:
         """The table, for a terminal or as Markdown."""
-        return ranking_markdown(self.results) if markdown else ranking_text(self.results)
+        text = ranking_markdown(self.results) if markdown else ranking_text(self.results)
+        for name, found in self.ahead.items():
+            figures = ", ".join(f"{n} {v.mean:+.4f} [{v.low:+.4f}, {v.high:+.4f}]" for n, v in found.items())
+            text += f"\n{self.results[-1].name} less {name}, over users: {figures}\n"
+        return text
 
     def to_json(self) -> dict[str, Any]:
         """All figures as JSON values, shares from 0 to 1."""
-        return {"ranking": [ranking_json(result) for result in self.results]}
+        return {
+            "ranking": [ranking_json(result) for result in self.results],
+            "ahead": {
+                name: {figure: asdict(value) for figure, value in found.items()}
+                for name, found in self.ahead.items()
+            },
+        }
 
     def save(self, folder: str | Path) -> None:
         """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
@@ -119,6 +133,11 @@ def evaluate_ranker(
         evaluate_ranking(table, scores, ks=ks, name=name, groups=groups, resamples=resamples, seed=seed)
         for name, scores in methods.items()
     ]
+    ahead = {
+        name: ranking_difference(table, methods[last], methods[name], resamples=resamples, seed=seed)
+        for *names, last in [list(methods)]
+        for name in names
+    }
     figures = {name: value.mean for name, value in results[-1].figures.items()} if results else {}
     record = make_record(
         kind="report",
@@ -131,7 +150,7 @@ def evaluate_ranker(
         seed=seed,
         metrics={"ranking": figures, "dropped": dropped},
     )
-    return RankEvaluation(results, record)
+    return RankEvaluation(results, ahead, record)
 
 
 def _liked(train: pa.Table) -> pa.ChunkedArray:
