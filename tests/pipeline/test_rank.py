@@ -156,8 +156,8 @@ def test_a_step_that_only_made_it_worse_is_undone(world, tmp_path, monkeypatch):
     options = RankFitOptions(**QUICK | {"form": "text_only"})
     monkeypatch.setattr(job_module, "_figures", told)
 
-    def remember(model, given, **more):
-        fit_answers(model, given, **more)
+    def remember(model, *given, **more):
+        fit_answers(model, *given, **more)
         kept.update({name: w.clone() for name, w in model.named_parameters()})
 
     monkeypatch.setattr(job_module, "fit_answers", remember)

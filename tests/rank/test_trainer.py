@@ -172,3 +172,16 @@ def test_fitted_answers_read_the_agreement_of_codes(notes, codes):
     noise = RankRows(train.ids, np.random.default_rng(0).permutation(train.labels))
     fit_answers(model, noise)
     assert roc_auc_score(test.labels, model.predict(test.ids)) < 0.8
+
+
+def test_one_user_of_many_rows_does_not_decide_alone(notes, codes):
+    """Half of the rows are one user's, who enjoys the opposite of what the others do."""
+    model = BinLLM.from_corpus(notes_from_table(notes), bits=BITS, tiny=SIZE)
+    rows, test = (rows_of(model, notes, codes, count, seed) for count, seed in ((600, 7), (300, 8)))
+    labels, users = rows.labels.copy(), [str(i) for i in range(600)]
+    labels[:330], users[:330] = 1 - labels[:330], ["one"] * 330
+    spoilt = RankRows(rows.ids, labels)
+    fit_answers(model, spoilt)
+    assert roc_auc_score(test.labels, model.predict(test.ids)) < 0.5
+    fit_answers(model, spoilt, users)
+    assert roc_auc_score(test.labels, model.predict(test.ids)) > 0.9

