@@ -31,7 +31,8 @@ from notellm.pipeline.fit import FitOptions
 from notellm.pipeline.rank import RankFitOptions, fit_ranker, split_impressions
 from notellm.pipeline.recommend import Recommender
 from notellm.rank.scorer import Ranker
-from notellm.record import describe
+from notellm.recall.model import NoteLLM
+from notellm.record import RECORD, describe, read_record
 
 LAST = 10  # clicks of a user that bring candidates, for every method
 RECALLED = 100
@@ -77,6 +78,23 @@ def baselines(notes: pa.Table, clicks: pa.Table, histories: Mapping[str, Sequenc
     return {"popularity": popular, "co-occurrence": together}
 
 
+def recall_model(
+    notes: pa.Table, pairs: pa.Table, clicks: pa.Table, output: Path, options: FitOptions
+) -> tuple[NoteLLM, float | None]:
+    """A model and the seconds of its training; None where one of the same options and data was there."""
+    wanted = {
+        "notes": describe(notes),
+        "pairs": describe(pairs),
+        "clicks": describe(clicks),
+        "validation": None,
+    }
+    if (output / RECORD).is_file():
+        made = read_record(output)
+        if made["config"] == dataclasses.asdict(options.resolved()) and made["data"] == wanted:
+            return NoteLLM.from_pretrained(output), None
+    return train(notes, pairs, output, options, clicks)
+
+
 def main() -> None:
     parser = arguments("Recommending the next click on MicroLens.")
     parser.add_argument("--users", type=int, default=5_000, help="users whose last click is to be found")
@@ -103,7 +121,7 @@ def main() -> None:
 
     pairs = mine_pairs(clicks, PairOptions(min_users=MIN_USERS), progress=False)
     recall_options = FitOptions(seed=chosen.seed, max_steps=chosen.max_steps)
-    model, recall_seconds = train(data.notes, pairs, chosen.work / "recall", recall_options, clicks)
+    model, recall_seconds = recall_model(data.notes, pairs, clicks, chosen.work / "recall", recall_options)
     vectors = model.encode(data.notes)
 
     rows = impressions_from_clicks(clicks, seed=chosen.seed)
@@ -144,7 +162,9 @@ def main() -> None:
         "The next click on MicroLens",
         [
             next_click_markdown(results),
-            f"Training: recall {recall_seconds:,.0f} s, rank {rank_seconds:,.0f} s. A list takes "
+            "Training: recall "
+            + ("before this run" if recall_seconds is None else f"{recall_seconds:,.0f} s")
+            + f", rank {rank_seconds:,.0f} s. A list takes "
             + ", ".join(f"{1000 * value:,.1f} ms ({name})" for name, value in answer_seconds.items())
             + f". R@100 of recall is the most that ranking its {RECALLED} candidates can reach.",
         ],

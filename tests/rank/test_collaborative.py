@@ -283,6 +283,11 @@ def test_a_later_epoch_that_is_worse_is_not_kept():
     training = train_collaborative(model, train, flipped, OPTIONS)
     assert training.epochs == training.best_epoch + OPTIONS.patience < OPTIONS.epochs
     assert auc(model, flipped) == training.valid_auc
+    steps = -(-len(train) // OPTIONS.batch)  # of an epoch
+    shorter = replace(OPTIONS, patience_steps=2 * steps - 1)
+    model = TestMatrixFactorization.build()
+    training = train_collaborative(model, train, flipped, shorter)
+    assert training.epochs == training.best_epoch + 2
 
 
 def test_tables_are_checked():

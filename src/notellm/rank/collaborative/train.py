@@ -1,11 +1,12 @@
 """Training on labelled impressions: binary cross-entropy, Adam, and the epoch that validates best.
 
 After every epoch the AUC of the validation rows is measured, unseen users and items among them; when it
-has not risen for ``patience`` epochs the training ends with the weights of the best. Everything drawn
-follows from the seed.
+has not risen for ``patience`` epochs or ``patience_steps`` steps, the training ends with the weights of the
+best. Everything drawn follows from the seed.
 """
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -36,6 +37,7 @@ class TrainingOptions:
         batch: rows of a step.
         epochs: passes over the rows, at most.
         patience: epochs without a better validation AUC before it ends.
+        patience_steps: the same in steps, whichever comes first: an epoch of many rows is many of them.
         averaging: decay of a moving average of the weights over the steps, which is what is measured and
             kept; 0 keeps the weights themselves.
         seed: of the order of the rows and of dropout.
@@ -48,6 +50,7 @@ class TrainingOptions:
     batch: int = 2048
     epochs: int = 500
     patience: int = 30
+    patience_steps: int = 2000
     averaging: float = 0.0
     seed: int = 0
     progress: bool = True
@@ -60,7 +63,7 @@ class TrainingOptions:
         """
         problems = [
             f"{name} is {getattr(self, name)}; it must be 1 or more"
-            for name in ("batch", "epochs", "patience")
+            for name in ("batch", "epochs", "patience", "patience_steps")
             if getattr(self, name) < 1
         ]
         if not self.learning_rate > 0:
@@ -155,6 +158,8 @@ def fit(
         kept = average.module
     best, best_epoch, weights = -1.0, 0, copy.deepcopy(kept.state_dict())
     truth = valid.labels.numpy()
+    steps = math.ceil(len(train) / options.batch)
+    patience = min(options.patience, math.ceil(options.patience_steps / steps))
     with (
         seeded(options.seed),
         tqdm(total=options.epochs, desc=name, unit="epoch", disable=not options.progress) as bar,
@@ -178,7 +183,7 @@ def fit(
                 continue
             if auc > best:
                 best, best_epoch, weights = auc, epoch, copy.deepcopy(kept.state_dict())
-            elif epoch - best_epoch >= options.patience:
+            elif epoch - best_epoch >= patience:
                 break
     module.load_state_dict(weights)
     module.eval()
