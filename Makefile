@@ -50,6 +50,7 @@ bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
 	@$(BIN)/python -m benchmarks.collaborative
 	@$(BIN)/python -m benchmarks.ranking
 	@$(BIN)/python -m benchmarks.scoring
+	@$(BIN)/python -m benchmarks.recommend
 
 clean: ## remove what the targets made, but results
 	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
