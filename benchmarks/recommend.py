@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.common import ROOT, arguments, write_results
+from benchmarks.common import ROOT, arguments, code_fingerprint, write_results
 from benchmarks.training import MIN_USERS, load, train
 from notellm.data import impressions_from_clicks
 from notellm.evaluate import evaluate_recommendations, next_click_json, next_click_markdown
@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "recommend")
     chosen = parser.parse_args()
+    work = chosen.work / code_fingerprint()  # what is there was made by this code
 
     data = load("MicroLens")
     clicks, held_out = hold_out(data.clicks)
@@ -121,7 +122,7 @@ def main() -> None:
 
     pairs = mine_pairs(clicks, PairOptions(min_users=MIN_USERS), progress=False)
     recall_options = FitOptions(seed=chosen.seed, max_steps=chosen.max_steps)
-    model, recall_seconds = recall_model(data.notes, pairs, clicks, chosen.work / "recall", recall_options)
+    model, recall_seconds = recall_model(data.notes, pairs, clicks, work / "recall", recall_options)
     vectors = model.encode(data.notes)
 
     rows = impressions_from_clicks(clicks, seed=chosen.seed)
@@ -134,7 +135,7 @@ def main() -> None:
         data.notes,
         first,
         latest.take(pa.array(np.sort(drawn_rows))),
-        chosen.work / "rank",
+        work / "rank",
         options=rank_options,
         resume=True,
     )

@@ -156,5 +156,6 @@ def test_mistakes_end_in_one_clear_line_and_leave_nothing(home, user, tmp_path, 
         assert "Traceback" not in err, name
         assert len(err.strip().splitlines()) == 1, (name, err)
         assert not (tmp_path / "out").exists(), name
+        assert not (tmp_path / "out.run").exists(), name
         met += 1
     assert met >= 25

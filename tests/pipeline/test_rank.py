@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from safetensors.torch import load_file
+from sklearn.metrics import roc_auc_score
 
-from notellm.data import IMPRESSIONS, impressions_from_clicks, sample_world
+from notellm.data import IMPRESSIONS, impressions_from_clicks, sample_world, validate_impressions
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate import evaluate_ranking
 from notellm.files import read_json
@@ -27,6 +28,7 @@ from notellm.pipeline.rank import (
     liked_histories,
     split_impressions,
 )
+from notellm.rank.batch import NoteTexts, questions
 from notellm.rank.scorer import Ranker
 from notellm.rank.trainer import BinLLMTrainer, fit_answers
 from notellm.record import describe
@@ -132,10 +134,24 @@ def test_the_ranker_is_written_with_its_record_and_opens_again(world, fitted):
     assert one.basis == "code and history"
 
 
-def test_the_untrained_figures_are_those_of_the_model_after_its_answers_are_fitted(fitted):
-    """Otherwise nothing would tell whether the tuning helped: equal answers have AUC 1/2."""
-    _, folder = fitted
-    assert read_json(folder / "record.json")["metrics"]["untrained"]["auc"] != 0.5
+def test_the_untrained_figures_are_those_of_the_model_after_its_answers_are_fitted(
+    world, tmp_path, monkeypatch
+):
+    """Otherwise nothing would tell whether the tuning helped."""
+    notes, train, valid, _ = world
+    answered = []
+
+    def remember(model, *given, **more):
+        fit_answers(model, *given, **more)
+        table, _ = validate_impressions(valid, notes)
+        asked = questions(model, NoteTexts(model, notes), table, None)
+        answered.append(roc_auc_score(table["label"].to_numpy(), model.predict(model.encode(asked))))
+
+    monkeypatch.setattr(job_module, "fit_answers", remember)
+    options = RankFitOptions(**QUICK | {"form": "text_only"})
+    fit_ranker(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
+    untrained = read_json(tmp_path / "ranker" / "record.json")["metrics"]["untrained"]
+    assert untrained["auc"] == pytest.approx(answered[0], abs=1e-6)
 
 
 def test_a_step_that_only_made_it_worse_is_undone(world, tmp_path, monkeypatch):
@@ -207,7 +223,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed(world, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(job_module, "build_ranking_model", cut_off)
+        patched.setattr(job_module, "NoteTexts", cut_off)
         with pytest.raises(KeyboardInterrupt):
             fit_ranker(notes, train, valid, tmp_path / "r", options=RankFitOptions(**QUICK), progress=False)
     other = RankFitOptions(**QUICK | {"batch": 4})
@@ -248,13 +264,15 @@ def test_histories_are_what_users_liked_by_the_end_oldest_first():
     early = rows(("a", "n1", True, 1, []), ("b", "n9", False, 1, []), ("a", "n2", False, 2, ["n1"]))
     late = rows(("a", "n4", True, 9, ["n1", "n3"]), ("a", "n5", True, 8, ["n1", "n3"]))
     assert liked_histories(early, late) == {"a": ["n1", "n3", "n5", "n4"], "b": []}
-    assert liked_histories(late, early, max_history=2)["a"] == ["n5", "n4"]
+    assert liked_histories(late, early) == liked_histories(early, late)
+    many = rows(*(("a", f"n{i}", True, i, [f"n{j}" for j in range(max(0, i - 50), i)]) for i in range(70)))
+    assert liked_histories(many)["a"] == [f"n{i}" for i in range(70)]  # or what was seen comes back
 
 
 def test_histories_of_a_click_log_are_the_clicks_themselves(world):
     made = sample_world(notes=300, users=100, clicks=2_500, bots=0, seed=3)
     _, train, valid, test = world
-    found = liked_histories(train, valid, test, max_history=1_000)
+    found = liked_histories(train, valid, test)
     clicks = made.clicks.filter(pc.equal(made.clicks["event"], "click"))
     clicked: dict[str, set[str]] = {user: set() for user in found}
     for user, note in zip(clicks["user_id"].to_pylist(), clicks["note_id"].to_pylist(), strict=True):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -143,6 +144,27 @@ def test_a_long_history_of_one_user_shortens_no_candidate_for_others(checkpoints
     assert shortened == ranker2.scores(None, ["n17"], history=long, shared=False)[0].round(9) or np.allclose(
         shortened, ranker2.scores(None, ["n17"], history=long, shared=False)[0], atol=1e-4
     )
+
+
+def test_nobody_is_not_the_user_without_a_name(tiny_ranker, many):
+    """Logs call visitors "", whose likes are not those of a request without a user."""
+    ranker = Ranker(tiny_ranker.model, tiny_ranker.codes, many, {"": ["n1", "n2"]})
+    assert ranker.rank("", ["n10"]).basis == "history"
+    assert ranker.rank(None, ["n10"]).basis == "nothing"
+
+
+def test_threads_score_as_one_does(tiny_ranker):
+    asked = [(f"u{i % 4}", [f"n{j}" for j in range(i, i + 9)]) for i in range(24)]
+    alone = [tiny_ranker.scores(*each)[0] for each in asked]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda each: tiny_ranker.scores(*each)[0], asked))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_a_column_that_the_notes_lack_is_named(tiny_ranker, many):
+    with pytest.raises(DataError, match="the notes have no column 'content'"):
+        Ranker(tiny_ranker.model, None, many.drop_columns(["content"]))
 
 
 @pytest.mark.parametrize(

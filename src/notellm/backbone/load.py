@@ -4,10 +4,11 @@ Only this package knows about transformers' internals: which part of a model com
 how logits come out of them, how LoRA is put in and merged.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from notellm.backbone.tokenizer import load_tokenizer
 from notellm.errors import ConfigError, MissingDependencyError, ModelError
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,15 @@ def load_backbone(
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     check_label_logits(model)
     return model, tokenizer
+
+
+def to_accelerator(module: _Module) -> _Module:
+    """The module where it computes fastest: on the accelerator of this process, if there is one.
+
+    One of several processes of a training (``LOCAL_RANK`` is set) leaves it to the trainer to place it.
+    """
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return module if device is None or "LOCAL_RANK" in os.environ else module.to(device)
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def fit(
     lora: Annotated[
         bool | None, typer.Option("--lora/--full", help="Adapters only, or every weight.")
     ] = None,
-    form: Annotated[Form, typer.Option(help="Titles and codes, or titles alone.")] = Form.with_codes,
+    form: Annotated[Form, typer.Option(help="Titles and codes, or one alone.")] = Form.with_codes,
     two_step: Annotated[
         bool | None, typer.Option("--two-step/--one-step", help="Tune on the text alone first.")
     ] = None,
@@ -325,7 +325,7 @@ def _show(ranker: Any, note_ids: list[str], scores: Any, ends: list[str] | None 
     """A line a note: score, id, title, and what else there is to say."""
     names = ("note_id", "title", "content")
     titles = {
-        note_id: (title or content)[:70]
+        note_id: " ".join((title or content).split())[:70]
         for note_id, title, content in zip(*(ranker.table[n].to_pylist() for n in names), strict=True)
     }
     for note_id, value, end in zip(note_ids, scores, ends or [""] * len(note_ids), strict=True):

@@ -12,7 +12,7 @@ DRAWS = 2**22  # resampled rows held at once
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval, all as shares (0 to 1)."""
+    """A mean with its 95 % bootstrap interval: shares (0 to 1), or a difference of such (-1 to 1)."""
 
     mean: float
     low: float

@@ -23,7 +23,7 @@ Everything is a sort, O(rows log rows), and O(rows) for a resample.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -154,13 +154,10 @@ def ranking_difference(
     if label.all() or not label.any():
         raise DataError("the labels are of one kind only: ranking is judged by rows of both; give both")
     users = int(user.max()) + 1
-    draw = np.random.default_rng(seed)
-    drawn = [np.bincount(draw.integers(0, users, users), minlength=users) for _ in range(resamples)]
-    drawn.append(np.ones(users, np.int64))  # the last: every user once
-    better, worse = (_weighted_aucs(user, label, scores, drawn) for scores in both)
-    found = better - worse
-    low, high = np.nanquantile(found[:-1], [0.025, 0.975])
-    differences = {"AUC": Interval(float(found[-1]), float(low), float(high))}
+    better, worse = (_weighted_aucs(user, label, scores, _drawn(users, resamples, seed)) for scores in both)
+    first_of_all, *found = better - worse
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    differences = {"AUC": Interval(float(first_of_all), float(low), float(high))}
     own = _auc_by(user, label, both[0]) - _auc_by(user, label, both[1])
     defined = ~np.isnan(own)
     if defined.any():
@@ -258,20 +255,28 @@ def _auc_by(group: Ints, label: Mask, score: Floats) -> Floats:
     return aucs
 
 
-def _weighted_aucs(user: Ints, label: Mask, score: Floats, weights: Sequence[Ints]) -> Floats:
+def _drawn(users: int, resamples: int, seed: int) -> Iterator[Ints]:
+    """How often each user is there: once, and then in each of some resamples."""
+    yield np.ones(users, np.int64)
+    draw = np.random.default_rng(seed)
+    for _ in range(resamples):
+        yield np.bincount(draw.integers(0, users, users), minlength=users)
+
+
+def _weighted_aucs(user: Ints, label: Mask, score: Floats, weights: Iterable[Ints]) -> Floats:
     """AUC of all rows under each of some weights of the users; NaN where one label has no weight."""
     order = np.argsort(score, kind="stable")
     user, label, score = user[order], label[order], score[order]
     first = _tie_starts(np.zeros(len(score), np.int64), score)
-    aucs = np.full(len(weights), np.nan)
-    for i, of_user in enumerate(weights):
+    aucs = []
+    for of_user in weights:
         weight = of_user[user]
         enjoyed = np.add.reduceat(weight * label, first)
         others = np.add.reduceat(weight * ~label, first)
-        if enjoyed.any() and others.any():
-            wins = (enjoyed * (np.cumsum(others) - others / 2)).sum()
-            aucs[i] = wins / (enjoyed.sum() * others.sum())
-    return aucs
+        wins = (enjoyed * (np.cumsum(others) - others / 2)).sum()
+        pairs = enjoyed.sum() * others.sum()
+        aucs.append(wins / pairs if pairs else np.nan)
+    return np.array(aucs)
 
 
 def _ndcg_by(group: Ints, label: Mask, score: Floats, k: int) -> Floats:

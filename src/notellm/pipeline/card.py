@@ -64,13 +64,12 @@ Data: notes `{notes["fingerprint"]}`, pairs `{pairs["fingerprint"]}` (fingerprin
 """
 
 
-def ranker_card(name: str, record: dict[str, Any], *, remembered: int) -> str:
+def ranker_card(name: str, record: dict[str, Any]) -> str:
     """The same of a ranker.
 
     Args:
         name: of the ranker.
         record: its record.
-        remembered: how many of the notes that a user liked it holds.
     """
     config, data, metrics = record["config"], record["data"], record["metrics"]
     named = {"codes": "codes alone (BinMF)", "untrained": "BinLLM before tuning", "validation": "BinLLM"}
@@ -93,7 +92,7 @@ A BinLLM (arXiv 2406.03210): a language model that says how likely a user is to 
 titles of what the user liked and, unless its form is "text_only", from binary codes of the
 collaborative signal. Tuned on
 {data["train"]["rows"]:,} impressions of {data["notes"]["rows"]:,} notes, from the backbone
-`{config["backbone"]}`. It holds the notes and the last {remembered} notes that each user liked.
+`{config["backbone"]}`. It holds the notes, and what each user liked.
 
 ```python
 from notellm import Ranker

@@ -105,7 +105,7 @@ def evaluate_ranker(
     """
     table, dropped = impressions, {}
     methods: dict[str, npt.ArrayLike] = {}
-    model, described = None, None if train is None else describe(train)
+    model = None
     if isinstance(ranker, Ranker):
         table, report = validate_impressions(impressions, ranker.table)
         dropped = {problem.problem: problem.count for problem in report.problems}
@@ -144,8 +144,8 @@ def evaluate_ranker(
         config={"ks": list(ks), "resamples": resamples, "methods": list(methods)},
         data={
             "ranker": model,
-            "impressions": describe(impressions),
-            "train": described,
+            "impressions": describe(table),
+            "train": None if train is None else describe(train),
         },
         seed=seed,
         metrics={"ranking": figures, "dropped": dropped},

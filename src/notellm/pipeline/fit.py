@@ -156,7 +156,8 @@ def build_model(options: FitOptions, notes: pa.Table, clicks: pa.Table | None = 
     return NoteLLM.from_pretrained(
         chosen.backbone,
         lora=LoraOptions() if chosen.lora else None,
-        dtype="bfloat16" if chosen.bf16 else "float32",
+        # Tuned weights would not move by small steps in bfloat16; autocast computes in it anyway.
+        dtype="bfloat16" if chosen.bf16 and chosen.lora else "float32",
         **known,
     )
 

@@ -51,14 +51,12 @@ from notellm.rank.codes import (
 from notellm.rank.config import CodeText, Form
 from notellm.rank.model import BinLLM
 from notellm.rank.prompt import load_template
-from notellm.rank.scorer import Ranker
+from notellm.rank.scorer import Ranker, whole_notes
 from notellm.rank.trainer import ANSWER_ROWS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
 from notellm.recall.prompt import notes_from_table
 from notellm.record import RECORD, describe, make_record
 
 TINY = "tiny"
-#: Notes that a ranker remembers of each user, the latest liked.
-MAX_HISTORY = 50
 
 #: Defaults by kind of backbone: tiny by measurement (benchmarks/README.md), pretrained by the paper.
 _TINY: dict[str, Any] = {
@@ -105,8 +103,8 @@ class RankFitOptions:
         out_of_fold: folds by which training rows get codes that have not seen them; 0: codes that have.
         epochs: passes over the training rows.
         text_epochs: passes of the first of two steps.
-        max_steps: ends every step earlier (or later) than its epochs say, where given. Of a large table
-            only so many rows are drawn for tuning; codes are fitted on all.
+        max_steps: ends every step earlier (or later) than its epochs say, where given. Codes are fitted on
+            all rows, whatever tuning comes to see.
         batch: rows in a batch.
         learning_rate: of the layers.
         embedding_learning_rate: of the token embeddings; as the layers' when None.
@@ -198,7 +196,7 @@ def fit_ranker(
         progress: show progress bars with rate and remaining time.
 
     Returns:
-        The ranker; it remembers the last `MAX_HISTORY` notes that each user of train and valid liked.
+        The ranker; it remembers what each user of train and valid liked.
 
     Raises:
         ConfigError: an option is not allowed, there is an unfinished run and ``resume`` is false, or it
@@ -211,14 +209,16 @@ def fit_ranker(
     chosen = (options or RankFitOptions()).resolved()
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
+    notes = whole_notes(notes)
+    train, dropped = validate_impressions(train, notes)
+    valid, more_dropped = validate_impressions(valid, notes)
     started = {
         "config": asdict(chosen),
         "data": {"notes": describe(notes), "train": describe(train), "valid": describe(valid)},
     }
-    train, dropped = validate_impressions(train, notes)
-    valid, more_dropped = validate_impressions(valid, notes)
     if unfinished := _unfinished(run):
         check_resumable(run, str(unfinished[-1].relative_to(run)), started, resume=resume)
+    model = build_ranking_model(chosen, notes, train)  # a backbone that is not there is told at once
     write_json(started, run / STARTED)
     codes, train_codes, valid_codes = None, None, None
     metrics: dict[str, Any] = {}
@@ -227,31 +227,32 @@ def fit_ranker(
         valid_codes = impression_codes(valid, codes)
         alone = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
         metrics["codes"] = _figures(valid, alone)
-    seen = _rows_seen(chosen, len(train))
 
-    model = build_ranking_model(chosen, notes, train)
+    # The steps of tuning, and how many updates each makes.
+    steps = {_TEXT if codes is None else _CODES: _updates(chosen, len(train), _number(chosen.epochs))}
+    if chosen.two_step:
+        steps = {_TEXT: _updates(chosen, len(train), _number(chosen.text_epochs))} | steps
+    seen = _rows_seen(chosen, len(train), max(steps.values()))
+    tuned = train.filter(pa.array(seen))
+    users = tuned["user_id"].to_pylist()
     texts = NoteTexts(model, notes)
 
     def rows(table: pa.Table, of: RowCodes | None) -> RankRows:
         labels = table["label"].to_numpy(zero_copy_only=False).astype(np.float32)
         return RankRows(model.encode(questions(model, texts, table, of)), labels)
 
-    tuned = train.take(seen)
-    users = tuned["user_id"].to_pylist()
-    final = rows(tuned, None if train_codes is None else train_codes.take(seen)), rows(valid, valid_codes)
-    steps = [(_TEXT if codes is None else _CODES, *final, _number(chosen.epochs))]
-    if chosen.two_step:
-        steps.insert(0, (_TEXT, rows(tuned, None), rows(valid, None), _number(chosen.text_epochs)))
+    final = rows(tuned, None if train_codes is None else train_codes.filter(seen)), rows(valid, valid_codes)
     if chosen.backbone == TINY:
         fit_answers(model, final[0], users, seed=chosen.seed)
     if chosen.two_step:
         metrics["untrained"] = _figures(valid, model.predict(final[1].ids))
-    for name, own_train, own_valid, epochs in steps:
+    for name, updates in steps.items():
+        own = final if name == _CODES or not chosen.two_step else (rows(tuned, None), rows(valid, None))
         if chosen.backbone == TINY and chosen.two_step:  # other prompts, other answers
-            fit_answers(model, own_train, users, seed=chosen.seed)
-        arguments = _arguments(run / name, chosen, len(own_train), epochs, progress=progress)
-        metrics[f"{name}_step"] = _tune(model, arguments, own_train, own_valid, valid)
-    last = metrics[f"{steps[-1][0]}_step"]
+            fit_answers(model, own[0], users, seed=chosen.seed)
+        arguments = _arguments(run / name, chosen, updates, progress=progress)
+        metrics[f"{name}_step"] = _tune(model, arguments, *own, valid)
+    last = metrics[f"{[*steps][-1]}_step"]
     metrics = {"untrained": last["before"]} | metrics | {"validation": last["after"]}
     metrics["dropped"] = {p.problem: p.count for p in (dropped + more_dropped).problems}
     metrics["prompt_tokens"] = round(float(np.mean([len(ids) for ids in final[0].ids])), 1)
@@ -261,13 +262,8 @@ def fit_ranker(
     record = make_record(
         kind="ranker", **started, seed=chosen.seed, metrics=metrics, fingerprint=model.fingerprint()
     )
-    ranker.save(
-        target,
-        extra={
-            RECORD: json_text(record),
-            "README.md": ranker_card(target.name, record, remembered=MAX_HISTORY),
-        },
-    )
+    card = ranker_card(target.name, record)
+    ranker.save(target, extra={RECORD: json_text(record), "README.md": card})
     for left in _unfinished(run):
         shutil.rmtree(left)
     return ranker
@@ -291,7 +287,8 @@ def build_ranking_model(options: RankFitOptions, notes: pa.Table, train: pa.Tabl
         return BinLLM.from_corpus(
             notes_from_table(notes), liked=liked, bits=chosen.bits, seed=chosen.seed, **known
         )
-    dtype = "bfloat16" if chosen.bf16 else "float32"
+    # Tuned weights would not move by small steps in bfloat16; autocast computes in it anyway.
+    dtype = "bfloat16" if chosen.bf16 and chosen.lora else "float32"
     model = BinLLM.from_pretrained(chosen.backbone, dtype=dtype, **known)
     if chosen.lora:
         there = {name.rsplit(".", 1)[-1] for name, _ in model.backbone.named_modules()}
@@ -301,17 +298,20 @@ def build_ranking_model(options: RankFitOptions, notes: pa.Table, train: pa.Tabl
     return model
 
 
-def liked_histories(*impressions: pa.Table, max_history: int = MAX_HISTORY) -> dict[str, list[str]]:
-    """What each user of some impressions liked by their end, oldest first, the last ``max_history``.
+def liked_histories(*impressions: pa.Table) -> dict[str, list[str]]:
+    """What each user of some impressions liked by their end, oldest first.
 
     A row's history comes before the row, its own note after it where the label says so; a note stands at
     its first place. A user who liked nothing has an empty list.
 
     Args:
         impressions: tables with the schema IMPRESSIONS, rows in any order.
-        max_history: notes kept of each user.
     """
-    table = pa.concat_tables(impressions).sort_by([("timestamp", "ascending")])
+    table = pa.concat_tables(impressions)
+    # Sorting joins the chunks of a column, and all histories may be too long for 32-bit offsets.
+    wide = table["history"].cast(pa.large_list(pa.large_string()))
+    table = table.set_column(table.column_names.index("history"), "history", wide)
+    table = table.sort_by([("timestamp", "ascending")])
     liked: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for batch in table.to_batches(max_chunksize=1 << 14):
         columns = (batch[name].to_pylist() for name in ("user_id", "note_id", "label", "history"))
@@ -320,7 +320,7 @@ def liked_histories(*impressions: pa.Table, max_history: int = MAX_HISTORY) -> d
             own.update(dict.fromkeys(history))
             if label:
                 own[note_id] = None
-    return {user_id: list(own)[-max_history:] for user_id, own in liked.items()}
+    return {user_id: list(own) for user_id, own in liked.items()}
 
 
 def split_impressions(
@@ -369,10 +369,13 @@ def split_impressions(
     return first, second, third
 
 
+def _updates(options: RankFitOptions, rows: int, epochs: float) -> int:
+    return options.max_steps or max(1, round(epochs * rows / options.batch))
+
+
 def _arguments(
-    folder: Path, options: RankFitOptions, rows: int, epochs: float, *, progress: bool
+    folder: Path, options: RankFitOptions, steps: int, *, progress: bool
 ) -> BinLLMTrainingArguments:
-    steps = options.max_steps or max(1, round(epochs * rows / options.batch))
     every = max(1, steps // int(_number(options.evaluations)))
     return BinLLMTrainingArguments(
         output_dir=str(folder),
@@ -449,12 +452,12 @@ def _tune(
     return metrics
 
 
-def _rows_seen(options: RankFitOptions, count: int) -> npt.NDArray[np.int64]:
-    """Positions of the training rows that tuning can come to, ascending: the others make no prompts."""
-    if options.max_steps is None:
-        return np.arange(count)
-    limit = max(options.max_steps * options.batch, ANSWER_ROWS)
-    return np.sort(np.random.default_rng(options.seed).permutation(count)[:limit])
+def _rows_seen(options: RankFitOptions, count: int, steps: int) -> npt.NDArray[np.bool_]:
+    """Which training rows tuning can come to, (count,): the others make no prompts, which take memory."""
+    drawn = np.random.default_rng(options.seed).permutation(count)[: max(steps * options.batch, ANSWER_ROWS)]
+    seen = np.zeros(count, np.bool_)
+    seen[drawn] = True
+    return seen
 
 
 def _codes(

@@ -87,8 +87,8 @@ class RowCodes:
         """The codes of training rows, from models that have not seen them."""
         return cls(fitted.user_bits, fitted.item_bits, fitted.has_user & fitted.has_item)
 
-    def take(self, rows: np.ndarray) -> "RowCodes":
-        """Some of the rows, by their positions."""
+    def filter(self, rows: np.ndarray) -> "RowCodes":
+        """Some of the rows, by a mask, bool (n,)."""
         return RowCodes(self.users[rows], self.items[rows], self.present[rows])
 
 

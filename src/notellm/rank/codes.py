@@ -515,8 +515,10 @@ def _signs(codes: Bits) -> Floats:
 def _longest(users: Ints, histories: pa.ChunkedArray) -> tuple[Ints, pa.ChunkedArray]:
     """The users of some rows, each once, and the longest history of each."""
     order = np.lexsort((pc.list_value_length(histories).to_numpy(), users))
-    last = order[np.append(np.diff(users[order]) > 0, np.True_)]
-    return users[last], histories.take(pa.array(last))
+    last = np.zeros(len(users), np.bool_)
+    last[order[np.append(np.diff(users[order]) > 0, np.True_)]] = True
+    # `take` would join all chunks, which may be too long for one.
+    return users[last], histories.filter(pa.array(last))
 
 
 def _likes(items: IdIndex, histories: Histories, item_codes: Bits, known: Bits, background: Floats) -> Floats:

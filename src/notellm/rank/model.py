@@ -33,6 +33,7 @@ from notellm.backbone.load import (
     load_backbone,
     merged_state,
     save_backbone,
+    to_accelerator,
 )
 from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
@@ -111,7 +112,7 @@ class BinLLM(nn.Module):
         dtype: torch.dtype | str = torch.float32,
         **options: Any,
     ) -> Self:
-        """A saved BinLLM, or a fresh one on any causal language model.
+        """A saved BinLLM, or a fresh one on any causal language model; on the accelerator if there is one.
 
         Args:
             name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
@@ -135,7 +136,7 @@ class BinLLM(nn.Module):
         model = cls(backbone, tokenizer, config, template=template)
         if lora is not None:
             add_lora(backbone, lora)
-        return model
+        return to_accelerator(model)
 
     @classmethod
     def from_corpus(
@@ -150,7 +151,7 @@ class BinLLM(nn.Module):
     ) -> Self:
         """The embedded default: a tiny Llama that compares codes and texts before any training.
 
-        Its answers are even until :func:`notellm.rank.trainer.fit_answers` or training sets them.
+        Its answers are random until :func:`notellm.rank.trainer.fit_answers` or training sets them.
 
         Args:
             notes: what will be ranked; the words it knows.
@@ -234,14 +235,10 @@ class BinLLM(nn.Module):
         Raises:
             ConfigError: a prompt does not fit.
         """
-        shared: dict[tuple[int, str | None, Form], list[int]] = {}  # one user's questions share a beginning
         result = []
         for question in questions:
             wanted = (form or self.settings.form) if question.has_codes else "text_only"
-            key = (id(question.history), question.user_code, wanted)
-            if key not in shared:
-                shared[key] = self.prompt.shared_ids(question.history, question.user_code, wanted)
-            start = shared[key]
+            start = self.prompt.shared_ids(question.history, question.user_code, wanted)
             room = self.settings.max_length - len(start)
             result.append(start + self.prompt.candidate_ids(question.note, question.item_code, wanted, room))
         return result

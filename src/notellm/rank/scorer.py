@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Self
 
 import numpy as np
@@ -61,6 +62,11 @@ class Ranker:
         codes: of users and notes; None where it was tuned on text alone.
         notes: notes table (schema ``data.schema.NOTES``): candidates, and what histories name.
         histories: what each user liked, oldest first, where the caller gives no history.
+
+    Raises:
+        DataError: the notes lack a column.
+
+    Threads may share a ranker: they score one after the other.
     """
 
     def __init__(
@@ -72,11 +78,12 @@ class Ranker:
     ) -> None:
         self.model = model
         self.codes = codes
-        self.table = notes.select(NOTES.names)
+        self.table = whole_notes(notes)
         self.texts = NoteTexts(model, notes)
         self.histories = dict(histories or {})
         self._ends: dict[tuple[str, Form], list[int]] = {}
         self._can_share = can_share(model.backbone)
+        self._lock = Lock()  # sharing a beginning changes how the model's layers attend meanwhile
 
     # ---------------------------------------------------------------- ranking
 
@@ -123,7 +130,7 @@ class Ranker:
             DataError: as :meth:`rank`.
         """
         self._check(candidates, history)
-        liked = list(self.histories.get(user_id or "", ()) if history is None else history)
+        liked = list(self._history(user_id) if history is None else history)
         named = self.texts.history(liked, self.model.settings.history)
         user_code, own = self._user_code(user_id, liked)
         item_codes = self._item_codes(candidates, user_code)
@@ -134,10 +141,11 @@ class Ranker:
             rows = [i for i, own_form in enumerate(forms) if own_form == form]
             start = self.model.prompt.shared_ids(named, user_code, form)
             ends = [self._end(candidates[row], item_codes[row], form, len(start)) for row in rows]
-            if shared and self._can_share:
-                logits[rows] = self._shared_logits(start, ends)
-            else:
-                logits[rows] = self.model.predict([start + end for end in ends])
+            with self._lock:
+                if shared and self._can_share:
+                    logits[rows] = self._shared_logits(start, ends)
+                else:
+                    logits[rows] = self.model.predict([start + end for end in ends])
         scores: np.ndarray = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
         known = [word for word, there in (("code", own), ("history", bool(named))) if there]
         return scores, " and ".join(known) or "nothing"
@@ -174,12 +182,15 @@ class Ranker:
 
     def _user_code(self, user_id: str | None, liked: Sequence[str]) -> tuple[str | None, bool]:
         """The text of the user's code, and whether it is from their own training rows."""
-        users = [user_id or ""]
+        users = pa.array([user_id], pa.string())
         if self.codes is None or not self.codes.has_user(users)[0]:
             return None, False
         bits = self.codes.user_bits(users, pa.array([list(liked)], pa.list_(pa.string())))
         row = self.codes.users.rows(users)[0]
         return self.model.code_texts(bits)[0], bool(row >= 0 and self.codes.known_users[row])
+
+    def _history(self, user_id: str | None) -> Sequence[str]:
+        return () if user_id is None else self.histories.get(user_id, ())
 
     def _item_codes(self, candidates: Sequence[str], user_code: str | None) -> list[str | None]:
         if self.codes is None or user_code is None:
@@ -226,8 +237,7 @@ class Ranker:
                 }
             )
             write_parquet(users, aside / _HISTORIES)
-            bits = None if self.codes is None else self.codes.bits
-            parts = {"model": self.model.fingerprint(), "codes": codes_fingerprint(self.codes), "bits": bits}
+            parts = {"model": self.model.fingerprint(), "codes": codes_fingerprint(self.codes)}
             for name, text in {_PARTS: json_text(parts), **(extra or {})}.items():
                 (aside / name).write_text(text, encoding="utf-8")
 
@@ -257,6 +267,21 @@ class Ranker:
         users = read_parquet(path / _HISTORIES, ["user_id", "history"])
         histories = dict(zip(users["user_id"].to_pylist(), users["history"].to_pylist(), strict=True))
         return cls(model, codes, read_parquet(path / _NOTES, NOTES.names), histories)
+
+
+def whole_notes(notes: pa.Table) -> pa.Table:
+    """The columns of the schema NOTES.
+
+    Raises:
+        DataError: one is missing.
+    """
+    missing = [name for name in NOTES.names if name not in notes.column_names]
+    if missing:
+        raise DataError(
+            f"the notes have no column {missing[0]!r} (theirs are {', '.join(notes.column_names)}); "
+            "validate() fills in what is optional"
+        )
+    return notes.select(NOTES.names)
 
 
 def codes_fingerprint(codes: Codes | None) -> str | None:

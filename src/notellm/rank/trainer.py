@@ -124,7 +124,13 @@ class BinLLMTrainer(BackboneTrainer):
         if self.valid is None:
             raise ConfigError("this trainer has no validation rows; give valid=")
         model = cast("BinLLM", self.bare)
-        auc = float(roc_auc_score(self.valid.labels, model.predict(self.valid.ids)))
+        logits = model.predict(self.valid.ids)
+        if not np.isfinite(logits).all():
+            raise ConfigError(
+                f"the model answers NaN after {self.state.global_step} steps: lower the learning rate "
+                f"({self.args.learning_rate:g})"
+            )
+        auc = float(roc_auc_score(self.valid.labels, logits))
         metrics = {f"{metric_key_prefix}_auc": auc}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -168,8 +174,10 @@ def fit_answers(
         last = hidden_states(model.backbone, batch["input_ids"], batch["attention_mask"])
         states[part] = last[torch.arange(len(part)), batch["position"]].float().cpu().numpy()
     model.train(training)
-    owner = np.arange(len(rows)) if users is None else np.asarray(users, dtype=str)
-    _, user, counts = np.unique(owner, return_inverse=True, return_counts=True)
+    owner = range(len(rows)) if users is None else users
+    number = {user: i for i, user in enumerate(dict.fromkeys(owner))}
+    user = np.array([number[name] for name in owner])
+    counts = np.bincount(user)
     weights = counts[user][chosen] ** -0.5
     regression = LogisticRegression(C=1e-3, max_iter=1_000)
     regression.fit(states, rows.labels[chosen], sample_weight=weights / weights.mean())

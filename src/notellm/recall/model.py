@@ -33,6 +33,7 @@ from notellm.backbone.load import (
     label_logits,
     load_backbone,
     merged_state,
+    to_accelerator,
 )
 from notellm.backbone.tiny import TinyOptions, build_tiny, train_tokenizer
 from notellm.errors import ConfigError, DataError
@@ -122,7 +123,7 @@ class NoteLLM(nn.Module):
         dtype: torch.dtype | str = torch.float32,
         **options: Any,
     ) -> Self:
-        """A saved NoteLLM, or a fresh one on any causal language model.
+        """A saved NoteLLM, or a fresh one on any causal language model; on the accelerator if there is one.
 
         Args:
             name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
@@ -154,7 +155,7 @@ class NoteLLM(nn.Module):
             model.tau.data = torch.tensor(saved.tau)
         if lora is not None:
             add_lora(backbone, lora)
-        return model
+        return to_accelerator(model)
 
     @classmethod
     def from_corpus(

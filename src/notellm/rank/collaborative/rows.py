@@ -66,11 +66,19 @@ class IdIndex:
 
     def flat(self, histories: Histories, allowed: npt.NDArray[np.bool_]) -> tuple[Ints, Ints]:
         """All allowed ids of all histories: their rows here, and the position of the history of each."""
-        lists = _as_array(histories, pa.list_(pa.string()))
-        rows = self.rows(pc.list_flatten(lists))
-        owner = np.asarray(pc.list_parent_indices(lists).to_numpy(zero_copy_only=False), np.int64)
-        kept = (rows >= 0) & allowed[rows]
-        return rows[kept], owner[kept]
+        found: list[Ints] = [np.empty(0, np.int64)]
+        owners: list[Ints] = [np.empty(0, np.int64)]
+        start = 0
+        # Chunk by chunk: all of a large table's histories are too long for one Arrow array of strings.
+        for chunk in histories.chunks if isinstance(histories, pa.ChunkedArray) else [histories]:
+            lists = _as_array(chunk, pa.list_(pa.string()))
+            rows = self.rows(pc.list_flatten(lists))
+            owner = np.asarray(pc.list_parent_indices(lists).to_numpy(zero_copy_only=False), np.int64)
+            kept = (rows >= 0) & allowed[rows]
+            found.append(rows[kept])
+            owners.append(owner[kept] + start)
+            start += len(lists)
+        return np.concatenate(found), np.concatenate(owners)
 
 
 @dataclass(frozen=True)
