@@ -14,8 +14,11 @@ README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8"
 
 
 def test_the_python_example_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    check = "\nassert vectors.shape == (split.test.notes.num_rows, 128) and isinstance(topics[0], list)\n"
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    check = """
+assert vectors.shape == (split.test.notes.num_rows, 128) and isinstance(topics[0], list)
+assert sorted(ranking.note_ids) == sorted(candidates) and len(found.note_ids) == 5
+"""
     done = subprocess.run(
         [sys.executable, "-c", code + check], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from notellm.evaluate.split import split_by_note, split_by_time
     from notellm.pairs import PairOptions, mine_pairs
     from notellm.pipeline.evaluate_rank import evaluate_ranker
-    from notellm.pipeline.rank import RankFitOptions, fit_ranker
+    from notellm.pipeline.rank import RankFitOptions, fit_ranker, split_impressions
     from notellm.pipeline.recommend import Recommender
     from notellm.rank.model import BinLLM
     from notellm.rank.scorer import Ranker
@@ -45,6 +45,7 @@ __all__ = [
     "sample_world",
     "split_by_note",
     "split_by_time",
+    "split_impressions",
     "validate",
 ]
 
@@ -69,6 +70,7 @@ _WHERE = {
     "sample_world": "notellm.data.sample_world",
     "split_by_note": "notellm.evaluate.split",
     "split_by_time": "notellm.evaluate.split",
+    "split_impressions": "notellm.pipeline.rank",
     "validate": "notellm.data.validate",
 }
 
