@@ -23,12 +23,12 @@ import pyarrow as pa
 
 from benchmarks.common import ROOT, arguments, code_fingerprint, write_results
 from benchmarks.training import MIN_USERS, load, train
-from notellm.data import impressions_from_clicks
+from notellm.data import impressions_from_clicks, split_impressions
 from notellm.evaluate import evaluate_recommendations, next_click_json, next_click_markdown
 from notellm.evaluate.baselines import click_matrix, popularity
 from notellm.pairs import PairOptions, mine_pairs
 from notellm.pipeline.fit import FitOptions
-from notellm.pipeline.rank import RankFitOptions, fit_ranker, split_impressions
+from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM

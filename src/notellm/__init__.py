@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from notellm.backbone.load import LoraOptions
-    from notellm.data import impressions_from_clicks, read_clicks, read_notes, sample_world, validate
+    from notellm.data import (
+        impressions_from_clicks,
+        read_clicks,
+        read_notes,
+        sample_world,
+        split_impressions,
+        validate,
+    )
     from notellm.evaluate.split import split_by_note, split_by_time
     from notellm.pairs import PairOptions, mine_pairs
     from notellm.pipeline.evaluate_rank import evaluate_ranker
-    from notellm.pipeline.rank import RankFitOptions, fit_ranker, split_impressions
+    from notellm.pipeline.rank import RankFitOptions, fit_ranker
     from notellm.pipeline.recommend import Recommender
     from notellm.rank.model import BinLLM
     from notellm.rank.scorer import Ranker
@@ -70,7 +77,7 @@ _WHERE = {
     "sample_world": "notellm.data.sample_world",
     "split_by_note": "notellm.evaluate.split",
     "split_by_time": "notellm.evaluate.split",
-    "split_impressions": "notellm.pipeline.rank",
+    "split_impressions": "notellm.data.impressions",
     "validate": "notellm.data.validate",
 }
 

@@ -16,7 +16,13 @@ import pytest
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
-from notellm.data import IMPRESSIONS, impressions_from_clicks, sample_world, validate_impressions
+from notellm.data import (
+    IMPRESSIONS,
+    impressions_from_clicks,
+    sample_world,
+    split_impressions,
+    validate_impressions,
+)
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate import evaluate_ranking
 from notellm.files import read_json
@@ -26,7 +32,6 @@ from notellm.pipeline.rank import (
     RankFitOptions,
     fit_ranker,
     liked_histories,
-    split_impressions,
 )
 from notellm.rank.batch import NoteTexts, questions
 from notellm.rank.scorer import Ranker
@@ -35,8 +40,8 @@ from notellm.record import describe
 
 JOB = """
 import sys
-from notellm.data import impressions_from_clicks, sample_world
-from notellm.pipeline.rank import RankFitOptions, fit_ranker, split_impressions
+from notellm.data import impressions_from_clicks, sample_world, split_impressions
+from notellm.pipeline.rank import RankFitOptions, fit_ranker
 
 world = sample_world(notes=220, users=40, clicks=600, bots=0, seed=5)
 train, valid, _ = split_impressions(impressions_from_clicks(world.clicks))

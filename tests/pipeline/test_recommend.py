@@ -5,10 +5,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from notellm.data import impressions_from_clicks, sample_world
+from notellm.data import impressions_from_clicks, sample_world, split_impressions
 from notellm.errors import ConfigError, DataError
 from notellm.files import write_parquet
-from notellm.pipeline.rank import RankFitOptions, fit_ranker, split_impressions
+from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
 from notellm.rank.scorer import Ranker
 from notellm.recall.embed import vector_table

@@ -274,9 +274,8 @@ def recommend(
 
 def _from_clicks(folder: Path, negatives: int, valid: float, test: float, seed: int) -> tuple[Any, ...]:
     """Notes and train, valid and test impressions of a dataset folder, or of a split folder's train part."""
-    from notellm.data import impressions_from_clicks
+    from notellm.data import impressions_from_clicks, split_impressions
     from notellm.pipeline.folders import is_split, load_dataset
-    from notellm.pipeline.rank import split_impressions
 
     part = load_dataset(folder / "train" if is_split(folder) else folder)
     if not part.clicks.num_rows:

@@ -4,6 +4,7 @@ from notellm.data.collm import CollmData, read_collm
 from notellm.data.hashtags import split_hashtags, split_running_hashtags
 from notellm.data.impressions import (
     impressions_from_clicks,
+    split_impressions,
     split_impressions_by_time,
     validate_impressions,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "read_notes",
     "sample_world",
     "split_hashtags",
+    "split_impressions",
     "split_impressions_by_time",
     "split_running_hashtags",
     "validate",

@@ -157,6 +157,52 @@ def split_impressions_by_time(
     return train_part, valid_part, test_part
 
 
+def split_impressions(
+    impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Train, valid and test: by time; where only the order of clicks is known, by each user's sequence.
+
+    Times in 1970 say nothing across users (``data.schema``). There the last ``test`` share of every
+    user's rows is test and the ``valid`` share before it valid, to the nearest row: a user of a few rows
+    is in train alone. No row is before what its user did later, but what other users did later may be in
+    train, which a split by time rules out.
+
+    Args:
+        impressions: table with the schema IMPRESSIONS.
+        valid: share of the rows in valid.
+        test: share of the rows in test, above 0.
+
+    Raises:
+        ConfigError: shares that are not allowed.
+        DataError: a part is empty.
+    """
+    if not is_order_only(impressions):
+        return split_impressions_by_time(impressions, valid=valid, test=test)
+    if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
+        raise ConfigError(
+            f"valid is {valid} and test is {test}: give shares of the rows, test above 0, valid 0 or "
+            "more, together below 1"
+        )
+    count = impressions.num_rows
+    user = pc.index_in(impressions["user_id"], value_set=impressions["user_id"].unique()).to_numpy()
+    sizes = np.bincount(user)
+    order = np.lexsort((np.arange(count), impressions["timestamp"].cast(pa.int64()).to_numpy(), user))
+    place = np.empty(count, np.int64)
+    place[order] = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    left = (sizes[user] - place).astype(np.float64)  # 1 for a user's last row
+    part = np.zeros(count, np.int8)
+    for share in (test + valid, test):
+        part += left <= np.floor(share * sizes[user] + 0.5)
+    parts = np.bincount(part, minlength=3)
+    if parts[0] == 0 or parts[2] == 0 or (valid > 0 and parts[1] == 0):
+        raise DataError(
+            f"{count} impressions of {len(sizes)} users split into {parts[0]} train, {parts[1]} valid and "
+            f"{parts[2]} test: a part is empty; give more clicks of each user, or other shares"
+        )
+    first, second, third = (impressions.filter(pa.array(part == i)) for i in range(3))
+    return first, second, third
+
+
 def validate_impressions(impressions: pa.Table, notes: pa.Table) -> tuple[pa.Table, Report]:
     """Check impressions against the notes that they speak of.
 
