@@ -9,7 +9,8 @@ rank sees are the recall's first 100.
 - recall: `Recommender.recommend(rerank=False)`;
 - recall, then rank: `Recommender.recommend()`.
 
-A log of clicks alone has no dislikes. The ranker learns from each click and a note drawn in its place.
+A log of clicks alone has no dislikes. The ranker learns from the clicks that recall had among its candidates,
+beside others of these, and its P(enjoy) is blended with recall's similarities (`notellm rank fit --vectors`).
 """
 
 import dataclasses
@@ -23,19 +24,17 @@ import pyarrow as pa
 
 from benchmarks.common import ROOT, arguments, code_fingerprint, write_results
 from benchmarks.training import MIN_USERS, load, train
-from notellm.data import impressions_from_clicks, split_impressions
+from notellm.data import click_histories, split_impressions
 from notellm.evaluate import evaluate_recommendations, next_click_json, next_click_markdown
 from notellm.evaluate.baselines import click_matrix, popularity
 from notellm.pairs import PairOptions, mine_pairs
+from notellm.pipeline.candidates import LAST, RECALLED, impressions_from_candidates
 from notellm.pipeline.fit import FitOptions
 from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
-from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.record import RECORD, describe, read_record
 
-LAST = 10  # clicks of a user that bring candidates, for every method
-RECALLED = 100
 DEPTHS = (20, 100)
 #: Of the users' last training rows, how many choose the ranker's checkpoint.
 VALID_SHARE, VALID_ROWS = 0.05, 4_000
@@ -108,49 +107,39 @@ def main() -> None:
     data = load("MicroLens")
     clicks, held_out = hold_out(data.clicks)
     drawn = np.random.default_rng(chosen.seed).permutation(sorted(held_out))[: chosen.users].tolist()
-    log = pl.from_arrow(clicks)
-    assert isinstance(log, pl.DataFrame)
-    histories: dict[str, list[str]] = {
-        user: list(dict.fromkeys(own))
-        for user, own in log.filter(pl.col("user_id").is_in(drawn))
-        .sort("timestamp", maintain_order=True)
-        .group_by("user_id")
-        .agg("note_id")
-        .iter_rows()
-    }
+    clicked = click_histories(clicks)
+    histories = {user: clicked[user] for user in drawn}
     lists: dict[str, Lists] = dict(baselines(data.notes, clicks, histories))
 
     pairs = mine_pairs(clicks, PairOptions(min_users=MIN_USERS), progress=False)
     recall_options = FitOptions(seed=chosen.seed, max_steps=chosen.max_steps)
     model, recall_seconds = recall_model(data.notes, pairs, clicks, work / "recall", recall_options)
-    vectors = model.encode(data.notes)
+    vectors = data.notes["note_id"].to_pylist(), model.encode(data.notes)
 
-    rows = impressions_from_clicks(clicks, seed=chosen.seed)
+    rows = impressions_from_candidates(clicks, vectors, seed=chosen.seed)
     first, _, latest = split_impressions(rows, valid=0, test=VALID_SHARE)
     drawn_rows = np.random.default_rng(chosen.seed).permutation(len(latest))[:VALID_ROWS]
     steps = chosen.rank_steps if chosen.max_steps is None else chosen.max_steps
     rank_options = RankFitOptions(seed=chosen.seed, max_steps=steps)
     start = time.perf_counter()
-    fitted = fit_ranker(
+    ranker = fit_ranker(
         data.notes,
         first,
         latest.take(pa.array(np.sort(drawn_rows))),
         work / "rank",
         options=rank_options,
+        vectors=vectors,
+        histories=clicked,
         resume=True,
     )
     rank_seconds = time.perf_counter() - start
-    ranker = Ranker(fitted.model, fitted.codes, data.notes, histories)
-    recommender = Recommender(data.notes["note_id"].to_pylist(), vectors, ranker)
+    recommender = Recommender(*vectors, ranker)
 
     answer_seconds: dict[str, float] = {}
     for name, rerank in (("recall", False), ("recall, then rank", True)):
         start = time.perf_counter()
         lists[name] = {
-            user: recommender.recommend(
-                user, k=max(DEPTHS), recall_k=RECALLED, last=LAST, rerank=rerank
-            ).note_ids
-            for user in drawn
+            user: recommender.recommend(user, k=max(DEPTHS), rerank=rerank).note_ids for user in drawn
         }
         answer_seconds[name] = (time.perf_counter() - start) / len(drawn)
     relevant = {user: [held_out[user]] for user in drawn}

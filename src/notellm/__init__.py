@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from notellm.backbone.load import LoraOptions
     from notellm.data import (
+        click_histories,
         impressions_from_clicks,
         read_clicks,
         read_notes,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     )
     from notellm.evaluate.split import split_by_note, split_by_time
     from notellm.pairs import PairOptions, mine_pairs
+    from notellm.pipeline.candidates import impressions_from_candidates
     from notellm.pipeline.evaluate_rank import evaluate_ranker
     from notellm.pipeline.rank import RankFitOptions, fit_ranker
     from notellm.pipeline.recommend import Recommender
@@ -43,8 +45,10 @@ __all__ = [
     "Recommender",
     "Validation",
     "__version__",
+    "click_histories",
     "evaluate_ranker",
     "fit_ranker",
+    "impressions_from_candidates",
     "impressions_from_clicks",
     "mine_pairs",
     "read_clicks",
@@ -70,6 +74,8 @@ _WHERE = {
     "Validation": "notellm.recall.trainer",
     "evaluate_ranker": "notellm.pipeline.evaluate_rank",
     "fit_ranker": "notellm.pipeline.rank",
+    "click_histories": "notellm.data.impressions",
+    "impressions_from_candidates": "notellm.pipeline.candidates",
     "impressions_from_clicks": "notellm.data.impressions",
     "mine_pairs": "notellm.pairs",
     "read_clicks": "notellm.data.read",

@@ -54,6 +54,7 @@ History = Annotated[str | None, typer.Option(help="Note ids the user liked, olde
     epilog=examples(
         "notellm rank fit data -o ranker",
         "notellm rank fit split -o ranker            (its train part)",
+        "notellm rank fit data --vectors vectors.parquet -o ranker   (to rank what recall offers)",
         "notellm rank fit data --impressions train.parquet --valid valid.parquet -o ranker",
         "notellm rank fit --dataset collm --source ml-1m-collm -o ranker",
         "notellm rank fit data -o ranker --backbone Qwen/Qwen3-0.6B --bf16",
@@ -69,7 +70,15 @@ def fit(
     valid: Annotated[Path | None, typer.Option(help="Own validation impressions (Parquet).")] = None,
     dataset: Annotated[Dataset | None, typer.Option(help="A public dataset instead.")] = None,
     source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
-    negatives: Annotated[int, typer.Option(help="Drawn per click, where the log has no views.")] = 1,
+    vectors: Annotated[
+        Path | None,
+        typer.Option(
+            help="From: notellm embed. Learn to rank what recall offers, and blend with its similarity."
+        ),
+    ] = None,
+    negatives: Annotated[
+        int | None, typer.Option(help="Drawn per click: 4 of recall's candidates, 1 of a log without views.")
+    ] = None,
     valid_share: Annotated[float, typer.Option(help="Share of the impressions that choose.")] = 0.1,
     test_share: Annotated[float, typer.Option(help="Share of the impressions kept for a test.")] = 0.1,
     backbone: Annotated[
@@ -110,8 +119,10 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """Fit codes and tune a BinLLM on impressions; the best checkpoint by validation AUC is kept."""
+    from notellm.data import click_histories, split_impressions
     from notellm.files import write_parquet
     from notellm.pipeline.rank import RankFitOptions, fit_ranker
+    from notellm.recall.embed import read_vectors
     from notellm.record import read_record
 
     options = RankFitOptions(
@@ -141,6 +152,8 @@ def fit(
         seed=seed,
     )
     options.resolved()  # a mistake is told before the data are read
+    recall = None if vectors is None else read_vectors(vectors)
+    histories = None
     if dataset is not None:
         if source is None or folder is not None or impressions is not None:
             raise ConfigError(f"--dataset {dataset} needs --source, and neither a folder nor --impressions")
@@ -152,9 +165,22 @@ def fit(
     elif impressions is not None and valid is not None:
         notes, train, chosen, test = load_notes(folder), _read(impressions), _read(valid), None
     else:
-        notes, train, chosen, test = _from_clicks(folder, negatives, valid_share, test_share, seed)
+        part = _clicked(folder)
+        notes, histories = part.notes, click_histories(part.clicks)
+        rows = _impressions(part.clicks, recall, negatives, seed, progress=not quiet)
+        train, chosen, test = split_impressions(rows, valid=valid_share, test=test_share)
     hide_loading_bars()
-    fit_ranker(notes, train, chosen, output, options=options, resume=resume, progress=not quiet)
+    fit_ranker(
+        notes,
+        train,
+        chosen,
+        output,
+        options=options,
+        vectors=recall,
+        histories=histories,
+        resume=resume,
+        progress=not quiet,
+    )
     metrics = read_record(output)["metrics"]
     for problem, count in metrics["dropped"].items():
         print(f"left out: {count:,} rows, {problem}")
@@ -272,16 +298,25 @@ def recommend(
     _show(recommender.ranker, result.note_ids, result.scores, reasons)
 
 
-def _from_clicks(folder: Path, negatives: int, valid: float, test: float, seed: int) -> tuple[Any, ...]:
-    """Notes and train, valid and test impressions of a dataset folder, or of a split folder's train part."""
-    from notellm.data import impressions_from_clicks, split_impressions
+def _clicked(folder: Path) -> Any:
+    """Notes and clicks of a dataset folder, or of a split folder's train part."""
     from notellm.pipeline.folders import is_split, load_dataset
 
     part = load_dataset(folder / "train" if is_split(folder) else folder)
     if not part.clicks.num_rows:
         raise DataError(f"{folder} has no clicks to learn from; prepare it with --clicks")
-    rows = impressions_from_clicks(part.clicks, negatives=negatives, seed=seed)
-    return part.notes, *split_impressions(rows, valid=valid, test=test)
+    return part
+
+
+def _impressions(clicks: Any, recall: Any, negatives: int | None, seed: int, *, progress: bool) -> Any:
+    """Impressions of clicks: beside what recall offered, where there is one."""
+    from notellm.data import impressions_from_clicks
+    from notellm.pipeline.candidates import impressions_from_candidates
+
+    given = {} if negatives is None else {"negatives": negatives}
+    if recall is None:
+        return impressions_from_clicks(clicks, seed=seed, **given)
+    return impressions_from_candidates(clicks, recall, seed=seed, progress=progress, **given)
 
 
 def _collm(source: Path) -> tuple[Any, ...]:
@@ -302,9 +337,7 @@ def _load_ranker(folder: Path, notes: Path | None) -> Any:
 
     hide_loading_bars()
     ranker = Ranker.from_pretrained(folder)
-    if notes is None:
-        return ranker
-    return Ranker(ranker.model, ranker.codes, load_notes(notes), ranker.histories)
+    return ranker if notes is None else ranker.with_notes(load_notes(notes))
 
 
 def _ids(given: str) -> list[str]:

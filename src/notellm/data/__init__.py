@@ -3,6 +3,7 @@
 from notellm.data.collm import CollmData, read_collm
 from notellm.data.hashtags import split_hashtags, split_running_hashtags
 from notellm.data.impressions import (
+    click_histories,
     impressions_from_clicks,
     split_impressions,
     split_impressions_by_time,
@@ -29,6 +30,7 @@ __all__ = [
     "Report",
     "SampleWorld",
     "Truth",
+    "click_histories",
     "impressions_from_clicks",
     "read_clicks",
     "read_collm",

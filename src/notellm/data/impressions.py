@@ -109,6 +109,20 @@ def impressions_from_clicks(
     return _table(rows[order], label[order], liked, user_ids, note_ids, max_history)
 
 
+def click_histories(clicks: pa.Table) -> dict[str, list[str]]:
+    """What each user clicked, oldest first; a note stands at its first click.
+
+    Args:
+        clicks: table with the schema CLICKS, rows in any order; views do not count.
+    """
+    liked = clicks.filter(pc.equal(clicks["event"], "click"))
+    liked = liked.take(pc.sort_indices(liked["timestamp"]))  # stable: of one time in the order of the log
+    own: dict[str, dict[str, None]] = {}
+    for user_id, note_id in zip(liked["user_id"].to_pylist(), liked["note_id"].to_pylist(), strict=True):
+        own.setdefault(user_id, {})[note_id] = None
+    return {user_id: list(notes) for user_id, notes in own.items()}
+
+
 def split_impressions_by_time(
     impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1
 ) -> tuple[pa.Table, pa.Table, pa.Table]:

@@ -79,7 +79,7 @@ def ranker_card(name: str, record: dict[str, Any]) -> str:
         if key in metrics
     )
     options = "\n".join(f"| {option} | {value} |" for option, value in config.items())
-    tables = ", ".join(f"{table} `{found['fingerprint']}`" for table, found in data.items())
+    tables = ", ".join(f"{table} `{found['fingerprint']}`" for table, found in data.items() if found)
     return f"""---
 library_name: notellm
 pipeline_tag: text-ranking

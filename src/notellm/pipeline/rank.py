@@ -1,6 +1,7 @@
 """Tuning a BinLLM as a job: impressions and a resolved configuration in, a ranker directory out.
 
-    notes, impressions --> codes (out of fold) --> prompts --> [text step] --> codes step --> Ranker
+    notes, impressions --> codes (out of fold) --> prompts --> [text step] --> codes step
+                       --> [blend with recall] --> Ranker
 
 The run's working folder ``OUTPUT.run`` beside the ranker holds the fitted codes, each step's checkpoints
 and logs in ``text`` and ``codes``, and what the run was started with; a killed run is resumed from there
@@ -14,6 +15,7 @@ the model worse is undone.
 import shutil
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +35,7 @@ from notellm.evaluate import (
     evaluate_ranking,
 )
 from notellm.files import json_text, read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.pipeline.candidates import CandidateList, Vectors, blend_for, candidate_lists, vectors_among
 from notellm.pipeline.card import ranker_card
 from notellm.pipeline.runs import STARTED, check_resumable
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, liked_notes, questions
@@ -51,6 +54,7 @@ from notellm.rank.model import BinLLM
 from notellm.rank.prompt import load_template
 from notellm.rank.scorer import Ranker, whole_notes
 from notellm.rank.trainer import ANSWER_ROWS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
+from notellm.recall.embed import vector_table
 from notellm.recall.prompt import notes_from_table
 from notellm.record import RECORD, describe, make_record
 
@@ -179,6 +183,8 @@ def fit_ranker(
     output: str | Path,
     *,
     options: RankFitOptions | None = None,
+    vectors: Vectors | None = None,
+    histories: Mapping[str, Sequence[str]] | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Ranker:
@@ -190,16 +196,21 @@ def fit_ranker(
         valid: impressions that choose the codes' epoch and the checkpoint.
         output: the ranker directory; replaced when the run is complete.
         options: the run's options.
+        vectors: of recall, whose similarities `Recommender` is then to blend with P(enjoy), by weights that
+            are fitted to clicks of ``valid``; None blends nothing.
+        histories: what each user opened, oldest first, for the ranker to remember; None takes it from train
+            and valid.
         resume: go on with the run that was cut off.
         progress: show progress bars with rate and remaining time.
 
     Returns:
-        The ranker; it remembers what each user of train and valid liked.
+        The ranker.
 
     Raises:
         ConfigError: an option is not allowed, there is an unfinished run and ``resume`` is false, or it
             was started with other options or data.
-        DataError: the tables do not fit together, or hold one label only.
+        DataError: the tables do not fit together, or hold one label only; or recall offers too few clicks
+            of valid.
         ModelError: the backbone cannot be loaded.
         StorageError: something cannot be written.
     """
@@ -212,8 +223,16 @@ def fit_ranker(
     valid, more_dropped = validate_impressions(valid, notes)
     started = {
         "config": asdict(chosen),
-        "data": {"notes": describe(notes), "train": describe(train), "valid": describe(valid)},
+        "data": {
+            "notes": describe(notes),
+            "train": describe(train),
+            "valid": describe(valid),
+            "vectors": None if vectors is None else describe(vector_table(pa.array(vectors[0]), vectors[1])),
+        },
     }
+    offered: list[CandidateList] = []
+    if vectors is not None:  # too few of them are told at once, too
+        offered = candidate_lists(valid, vectors_among(vectors, set(notes["note_id"].to_pylist())))
     if unfinished := _unfinished(run):
         check_resumable(run, str(unfinished[-1].relative_to(run)), started, resume=resume)
     model = build_ranking_model(chosen, notes, train)  # a backbone that is not there is told at once
@@ -254,9 +273,12 @@ def fit_ranker(
     metrics = {"untrained": last["before"]} | metrics | {"validation": last["after"]}
     metrics["dropped"] = {p.problem: p.count for p in (dropped + more_dropped).problems}
     metrics["prompt_tokens"] = round(float(np.mean([len(ids) for ids in final[0].ids])), 1)
+    ranker = Ranker(model, codes, notes, liked_histories(train, valid) if histories is None else histories)
+    if offered:
+        ranker.blend = blend_for(ranker, offered, progress=progress)
+        metrics["blend"] = ranker.blend.to_json()
     metrics["seconds"] = round(time.monotonic() - begin, 1)
 
-    ranker = Ranker(model, codes, notes, liked_histories(train, valid))
     record = make_record(
         kind="ranker", **started, seed=chosen.seed, metrics=metrics, fingerprint=model.fingerprint()
     )

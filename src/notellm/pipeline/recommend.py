@@ -2,7 +2,7 @@
 
     candidates(user) = the notes nearest to any of the last notes the user opened, best similarity first,
                        less what the user has seen and what is excluded
-    recommended      = the candidates by P(enjoy)
+    recommended      = the candidates by P(enjoy), or by the ranker's blend of it and the similarities
 
 Recall is an exact search over NoteLLM vectors, so a note published a minute ago is found as soon as it has
 one. Of a user without any history the candidates are the popular notes: those that most users liked.
@@ -19,11 +19,12 @@ import numpy as np
 import pyarrow as pa
 
 from notellm.errors import ConfigError, DataError
+from notellm.pipeline.candidates import LAST, RECALLED, vectors_among
 from notellm.rank.scorer import Ranker
+from notellm.recall.candidates import near_any
 from notellm.recall.checkpoint import is_checkpoint
 from notellm.recall.embed import read_vectors
 from notellm.recall.model import NoteLLM
-from notellm.recall.related import search
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Recommendations:
 
     Attributes:
         note_ids: the notes.
-        scores: float32 (n,): P(enjoy); without rank the similarity to the note opened, or for popular
-            notes how many users liked each.
+        scores: float32 (n,): P(enjoy), or where the ranker has a blend its score, of which only differences
+            mean something; without rank the similarity to the note opened, or for popular notes how many
+            users liked each.
         reasons: for each the opened note that led to it; None for a popular note.
         basis: what the answer rests on, such as "related to 3 opened notes, ranked by code and history".
     """
@@ -57,19 +59,7 @@ class Recommender:
     """
 
     def __init__(self, ids: Sequence[str], vectors: np.ndarray, ranker: Ranker) -> None:
-        if len(ids) != len(vectors) or len(set(ids)) != len(ids):
-            raise DataError(
-                f"{len(ids)} note ids ({len(set(ids))} distinct) and {len(vectors)} vectors: "
-                "give every note one vector"
-            )
-        rankable = [row for row, note_id in enumerate(ids) if note_id in ranker.texts.row]
-        if not rankable:
-            raise DataError(
-                f"the ranker has none of the {len(ids):,} notes with a vector; were both made from the "
-                "same notes?"
-            )
-        self.ids = [ids[row] for row in rankable]
-        self.vectors = vectors if len(rankable) == len(ids) else vectors[rankable]
+        self.ids, self.vectors = vectors_among((ids, vectors), ranker.texts.row)
         self.ranker = ranker
         self._row = {note_id: row for row, note_id in enumerate(self.ids)}
         likes = Counter(note_id for own in ranker.histories.values() for note_id in own)
@@ -101,7 +91,7 @@ class Recommender:
         """
         ranking = Ranker.from_pretrained(ranker)
         if notes is not None:
-            ranking = Ranker(ranking.model, ranking.codes, notes, ranking.histories)
+            ranking = ranking.with_notes(notes)
         if is_checkpoint(recall):
             vectors = NoteLLM.from_pretrained(recall).encode(ranking.table, progress=progress)
             return cls(ranking.texts.ids, vectors, ranking)
@@ -114,9 +104,9 @@ class Recommender:
         history: Sequence[str] | None = None,
         k: int = 20,
         exclude: Collection[str] = (),
-        recall_k: int = 100,
+        recall_k: int = RECALLED,
         per_note: int | None = None,
-        last: int = 10,
+        last: int = LAST,
         rerank: bool = True,
     ) -> Recommendations:
         """Notes for a user, none of which the user has seen.
@@ -126,7 +116,7 @@ class Recommender:
             history: notes the user opened, oldest first; the stored one when None.
             k: how many notes; fewer come back where fewer are left.
             exclude: further note ids that shall not come back.
-            recall_k: candidates that are ranked.
+            recall_k: candidates that are ranked; a blend is fitted for the default, as for that of ``last``.
             per_note: candidates that one opened note may bring, so that one topic does not take all
                 places; as ``recall_k`` when None.
             last: how many of the last opened notes bring candidates, each counted once.
@@ -151,13 +141,17 @@ class Recommender:
         sources = [note_id for note_id in dict.fromkeys(reversed(opened)) if note_id in self._row][:last]
         reasons: list[str | None]
         if sources:
-            candidates, scores, reasons = self._related(sources, seen, each, recall_k)
+            rows = [self._row[note_id] for note_id in sources]
+            barred = {self._row[note_id] for note_id in seen if note_id in self._row}
+            near = near_any(self.vectors, rows, barred, each=each, limit=recall_k)
+            found, scores = near.rows, near.scores
+            reasons = [sources[source] for source in near.sources]
             origin = f"related to {len(sources)} opened note{'s' if len(sources) > 1 else ''}"
         else:
-            rows = [row for row in self._popular if self.ids[row] not in seen][:recall_k]
-            candidates, scores = [self.ids[row] for row in rows], self._likes[rows]
-            reasons = [None] * len(rows)
+            found = np.array([row for row in self._popular if self.ids[row] not in seen][:recall_k], np.int64)
+            scores, reasons = self._likes[found], [None] * len(found)
             origin = "popular notes"
+        candidates = [self.ids[row] for row in found]
         if not candidates:
             raise DataError(
                 f"nothing is left to recommend: all {len(self.ids):,} notes within reach are seen or "
@@ -165,12 +159,17 @@ class Recommender:
             )
         if not rerank:
             return Recommendations(candidates[:k], scores[:k], reasons[:k], f"{origin}, not ranked")
-        ranking = self.ranker.rank(user_id, candidates, history=history)
-        why = dict(zip(candidates, reasons, strict=True))
-        own = "for a typical user" if ranking.basis == "nothing" else f"by {ranking.basis}"
-        best = ranking.note_ids[:k]
+        scores, basis = self.ranker.scores(user_id, candidates, history=history)
+        ranked = "for a typical user" if basis == "nothing" else f"by {basis}"
+        if sources and self.ranker.blend is not None:
+            scores = self.ranker.blend.scores(self.vectors[rows] @ self.vectors[found].T, scores)
+            ranked += ", blended with similarity"
+        best = np.argsort(-scores, kind="stable")[:k]
         return Recommendations(
-            best, ranking.scores[:k], [why[note_id] for note_id in best], f"{origin}, ranked {own}"
+            [candidates[i] for i in best],
+            scores[best],
+            [reasons[i] for i in best],
+            f"{origin}, ranked {ranked}",
         )
 
     def _opened(self, user_id: str | None, history: Sequence[str] | None) -> list[str]:
@@ -192,21 +191,3 @@ class Recommender:
                 "give a history, or no user for popular notes"
             )
         return list(self.ranker.histories.get(user_id, ()))
-
-    def _related(
-        self, sources: Sequence[str], seen: Collection[str], each: int, limit: int
-    ) -> tuple[list[str], np.ndarray, list[str | None]]:
-        """The notes nearest to any of the sources: ids, best similarities, and the source of each."""
-        barred = {self._row[note_id] for note_id in seen if note_id in self._row}
-        queries = self.vectors[[self._row[note_id] for note_id in sources]]
-        found, cosines = search(self.vectors, queries, each + len(barred))
-        best: dict[int, tuple[float, str]] = {}
-        for source, rows, values in zip(sources, found, cosines, strict=True):
-            near = [(int(r), float(v)) for r, v in zip(rows, values, strict=True) if r >= 0]
-            for row, cosine in [(r, v) for r, v in near if r not in barred][:each]:
-                # Of equal similarities the note opened last is the reason: sources come latest first.
-                if row not in best or cosine > best[row][0]:
-                    best[row] = (cosine, source)
-        order = sorted(best, key=lambda row: (-best[row][0], row))[:limit]
-        scores = np.array([best[row][0] for row in order], dtype=np.float32)
-        return [self.ids[row] for row in order], scores, [best[row][1] for row in order]

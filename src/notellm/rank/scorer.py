@@ -26,6 +26,7 @@ from notellm.data.schema import NOTES
 from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, read_parquet, write_aside, write_parquet
 from notellm.rank.batch import NoteTexts
+from notellm.rank.blend import Blend
 from notellm.rank.codes import Codes, load_codes
 from notellm.rank.config import Form
 from notellm.rank.model import BinLLM, is_checkpoint
@@ -62,6 +63,8 @@ class Ranker:
         codes: of users and notes; None where it was tuned on text alone.
         notes: notes table (schema ``data.schema.NOTES``): candidates, and what histories name.
         histories: what each user liked, oldest first, where the caller gives no history.
+        blend: how recall's similarities and these scores make one, for `Recommender`; None ranks by these
+            scores alone.
 
     Raises:
         DataError: the notes lack a column.
@@ -75,15 +78,25 @@ class Ranker:
         codes: Codes | None,
         notes: pa.Table,
         histories: Mapping[str, Sequence[str]] | None = None,
+        blend: Blend | None = None,
     ) -> None:
         self.model = model
         self.codes = codes
+        self.blend = blend
         self.table = whole_notes(notes)
         self.texts = NoteTexts(model, notes)
         self.histories = dict(histories or {})
         self._ends: dict[tuple[str, Form], list[int]] = {}
         self._can_share = can_share(model.backbone)
         self._lock = Lock()  # sharing a beginning changes how the model's layers attend meanwhile
+
+    def with_notes(self, notes: pa.Table) -> "Ranker":
+        """The same ranker with other notes, newer ones among them.
+
+        Raises:
+            DataError: the notes lack a column.
+        """
+        return Ranker(self.model, self.codes, notes, self.histories, self.blend)
 
     # ---------------------------------------------------------------- ranking
 
@@ -237,7 +250,11 @@ class Ranker:
                 }
             )
             write_parquet(users, aside / _HISTORIES)
-            parts = {"model": self.model.fingerprint(), "codes": codes_fingerprint(self.codes)}
+            parts = {
+                "model": self.model.fingerprint(),
+                "codes": codes_fingerprint(self.codes),
+                "blend": None if self.blend is None else self.blend.to_json(),
+            }
             for name, text in {_PARTS: json_text(parts), **(extra or {})}.items():
                 (aside / name).write_text(text, encoding="utf-8")
 
@@ -266,7 +283,8 @@ class Ranker:
                 )
         users = read_parquet(path / _HISTORIES, ["user_id", "history"])
         histories = dict(zip(users["user_id"].to_pylist(), users["history"].to_pylist(), strict=True))
-        return cls(model, codes, read_parquet(path / _NOTES, NOTES.names), histories)
+        blend = None if parts.get("blend") is None else Blend.from_json(parts["blend"])
+        return cls(model, codes, read_parquet(path / _NOTES, NOTES.names), histories, blend)
 
 
 def whole_notes(notes: pa.Table) -> pa.Table:
