@@ -80,6 +80,25 @@ def test_recommend_says_what_and_why(home, user, capsys):
     assert capsys.readouterr().out.startswith("popular notes, ranked for a typical user")
 
 
+def test_a_ranker_of_what_recall_offers_blends_its_similarity(home, tmp_path, capsys):
+    vectors = ("--vectors", home / "vectors.parquet")
+    given = (*vectors, "--valid-share", 0.3)
+    assert run("rank", "fit", home / "data", *given, "-o", tmp_path / "blended", *FEW) == 0
+    record = read_json(tmp_path / "blended" / "record.json")
+    assert set(record["metrics"]["blend"]) == {"best", "latest", "mean", "log_odds"}
+    test = pq.read_table(tmp_path / "blended.run" / "test.parquet")
+    positives = test["label"].to_numpy().mean()
+    assert 0.15 < positives < 0.35  # four others beside a click
+    remembered = pq.read_table(tmp_path / "blended" / "histories.parquet")
+    assert sum(map(len, remembered["history"].to_pylist())) == sum(
+        map(len, pq.read_table(home / "ranker" / "histories.parquet")["history"].to_pylist())
+    )  # all clicks, those that recall missed and those of the test part among them
+    user = max(remembered.to_pylist(), key=lambda row: len(row["history"]))["user_id"]
+    capsys.readouterr()
+    assert run("recommend", *vectors, "--ranker", tmp_path / "blended", "--user", user, "-q") == 0
+    assert "ranked by code and history, blended with similarity" in capsys.readouterr().out
+
+
 def test_own_impressions_and_a_split_folder(home, tmp_path, capsys):
     test = home / "ranker.run" / "test.parquet"
     table = pq.read_table(test)

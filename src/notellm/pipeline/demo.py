@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from notellm.data import (
-    impressions_from_clicks,
+    click_histories,
     sample_world,
     split_impressions_by_time,
     validate,
 )
 from notellm.evaluate import Part, split_by_note
 from notellm.pairs import PairOptions
+from notellm.pipeline.candidates import impressions_from_candidates
 from notellm.pipeline.evaluate import evaluate_model
 from notellm.pipeline.evaluate_rank import evaluate_ranker
 from notellm.pipeline.fit import FitOptions, build_model, fit
@@ -132,23 +133,34 @@ def _rank(
     say: Callable[[str], object],
 ) -> None:
     """A ranker from the newest impressions, how it does on later ones, and one user's recommendations."""
-    train, valid, test = split_impressions_by_time(impressions_from_clicks(clicks, seed=seed))
+    vectors = notes["note_id"].to_pylist(), model.encode(notes)
+    rows = impressions_from_candidates(clicks, vectors, negatives=1, seed=seed)
+    train, valid, test = split_impressions_by_time(rows)
     train, valid, test = (
         part.slice(max(0, len(part) - rows)) for part, rows in zip((train, valid, test), _ROWS, strict=True)
     )
     options = RankFitOptions(code_epochs=30, out_of_fold=2, max_steps=10, evaluations=1, seed=seed)
     shutil.rmtree(home / "ranker.run", ignore_errors=True)
-    ranker = fit_ranker(notes, train, valid, home / "ranker", options=options, progress=progress)
+    ranker = fit_ranker(
+        notes,
+        train,
+        valid,
+        home / "ranker",
+        options=options,
+        vectors=vectors,
+        histories=click_histories(clicks),
+        progress=progress,
+    )
     result = evaluate_ranker(ranker, test, train=train, resamples=200, seed=seed, progress=progress)
     result.save(home / "rank-report")
     say(result.text())
-    rows = {row["note_id"]: row for row in notes.to_pylist()}
+    texts = {row["note_id"]: row for row in notes.to_pylist()}
     user = max(ranker.histories, key=lambda name: (min(len(ranker.histories[name]), 12), name))
-    found = Recommender(ranker.texts.ids, model.encode(notes), ranker).recommend(user, k=5)
+    found = Recommender(*vectors, ranker).recommend(user, k=5)
     say(f"For {user} ({found.basis}):")
     for note_id, score, reason in zip(found.note_ids, found.scores, found.reasons, strict=True):
-        why = "popular" if reason is None else f"near {rows[reason]['title']}"
-        say(f"    {score:.2f}  {rows[note_id]['title']}  [{rows[note_id]['category']}]   ({why})")
+        why = "popular" if reason is None else f"near {texts[reason]['title']}"
+        say(f"    {score:.2f}  {texts[note_id]['title']}  [{texts[note_id]['category']}]   ({why})")
 
 
 _NEXT = """
@@ -162,6 +174,6 @@ Done in {seconds:.0f} s; everything lies in {home}/. The same on your own files:
   notellm embed model data -o vectors.parquet
   notellm related vectors.parquet --id NOTE_ID --notes data
   notellm tag model --title "..." --content "..."
-  notellm rank fit data -o ranker
+  notellm rank fit data --vectors vectors.parquet -o ranker
   notellm recommend --vectors vectors.parquet --ranker ranker --user USER_ID
 """

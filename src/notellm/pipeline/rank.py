@@ -221,6 +221,10 @@ def fit_ranker(
     notes = whole_notes(notes)
     train, dropped = validate_impressions(train, notes)
     valid, more_dropped = validate_impressions(valid, notes)
+    offered: list[CandidateList] = []
+    if vectors is not None:  # too few of them are told at once
+        vectors = vectors_among(vectors, set(notes["note_id"].to_pylist()))
+        offered = candidate_lists(valid, vectors)
     started = {
         "config": asdict(chosen),
         "data": {
@@ -230,9 +234,6 @@ def fit_ranker(
             "vectors": None if vectors is None else describe(vector_table(pa.array(vectors[0]), vectors[1])),
         },
     }
-    offered: list[CandidateList] = []
-    if vectors is not None:  # too few of them are told at once, too
-        offered = candidate_lists(valid, vectors_among(vectors, set(notes["note_id"].to_pylist())))
     if unfinished := _unfinished(run):
         check_resumable(run, str(unfinished[-1].relative_to(run)), started, resume=resume)
     model = build_ranking_model(chosen, notes, train)  # a backbone that is not there is told at once
