@@ -45,7 +45,10 @@ def largest_difference(model):
     return float((whole - parts).abs().max())
 
 
-def test_grouped_keys_and_padding_change_nothing():
+@pytest.mark.parametrize("fused", [True, False])
+def test_grouped_keys_and_padding_change_nothing(fused, monkeypatch):
+    if not fused:  # as on an accelerator
+        monkeypatch.setattr("notellm.backbone.shared._FUSED", None)
     model = mistral(None)
     assert can_share(model)
     assert largest_difference(model) < 1e-5
@@ -53,8 +56,7 @@ def test_grouped_keys_and_padding_change_nothing():
 
 def test_a_window_is_refused_though_a_few_tokens_do_not_show_it():
     model = mistral(5)
-    with pytest.raises(RuntimeError):  # its cache forgets the beginning
-        largest_difference(model)
+    assert largest_difference(model) > 1e-3  # its cache forgets the beginning
     assert not can_share(model)
 
 

@@ -4,7 +4,8 @@ For n continuations of L tokens after P shared ones, attention is
 
     softmax([Q K_shared^T, Q K_own^T + causal]) [V_shared; V_own]
 
-where Q K_shared^T is one matrix product of all n x L queries. A cache that is repeated for every sequence
+which is a mean of the attention to either part, weighted by what its exponentials sum to; the first is one
+attention of all n x L queries. A cache that is repeated for every sequence
 gives the same, but spends most of its time copying keys and values when the continuations are short.
 
 Only the state of a sequence's last token is wanted: in the last layer no other token attends to anything,
@@ -24,6 +25,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 _NAME = "notellm_shared_beginning"
+#: What scaled_dot_product_attention is on the CPU, but that it tells the sum, too; other versions of torch
+#: may have none.
+_FUSED = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
 
 @dataclass(frozen=True)
@@ -203,22 +207,44 @@ def _attend(
     count, heads, length, head = query.shape
     groups = heads // key.shape[1]
     scale = head**-0.5 if scaling is None else scaling
-    query = query.contiguous() * scale
-    # All queries that read one key head, side by side: (key heads, n x groups x L, head).
-    shape = (count, key.shape[1], groups, length)
-    flat = query.view(*shape, head).transpose(0, 1).reshape(key.shape[1], -1, head)
-    past = flat @ beginning.keys[layer].transpose(-1, -2)  # (key heads, n x groups x L, P)
-    past = past.view(key.shape[1], count, groups, length, -1).transpose(0, 1).flatten(1, 2)
-    own = query @ key.repeat_interleave(groups, dim=1).transpose(-1, -2)  # (n, heads, L, own L)
+    keys, values = (
+        part[layer].repeat_interleave(groups, dim=0)[None] for part in (beginning.keys, beginning.values)
+    )
+    flat = query.transpose(0, 1).reshape(1, heads, -1, head)  # all queries side by side: they share the keys
+    past, past_total = _read(flat, keys, values, None, scale)
+    past = past.view(heads, count, length, head).transpose(0, 1)
+    past_total = past_total.view(heads, count, length).transpose(0, 1)
     if attention_mask is not None:
-        own = own + attention_mask[..., : key.shape[2]]
-    weights = torch.cat([past, own], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    past, own = weights[..., : beginning.length], weights[..., beginning.length :]
-    flat = past.reshape(*shape, -1).transpose(0, 1).reshape(key.shape[1], -1, beginning.length)
-    result = (flat @ beginning.values[layer]).view(key.shape[1], count, groups, length, head)
-    result = result.transpose(0, 1).flatten(1, 2)
-    result = result + own @ value.repeat_interleave(groups, dim=1)
+        attention_mask = attention_mask[..., : key.shape[2]]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
+    result, total = _read(query, key, value, attention_mask, scale)
+    result = torch.lerp(result, past, torch.sigmoid(past_total - total)[..., None].to(result.dtype))
     return result.transpose(1, 2).contiguous()
+
+
+def _read(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Attention, and the logarithm of what its exponentials sum to, by which two of them are joined.
+
+    Args:
+        query: (n, heads, L, head).
+        key: (n, heads, K, head).
+        value: likewise.
+        mask: (n, 1, L, K), added to the scores.
+        scale: of the scores.
+
+    Returns:
+        (n, heads, L, head), and (n, heads, L) in float32.
+    """
+    if query.device.type == "cpu" and _FUSED is not None:  # 2 to 3 times as fast: no scores in memory
+        found: tuple[Tensor, Tensor] = _FUSED(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
+        return found
+    scores = (query @ key.transpose(-1, -2)).float() * scale
+    if mask is not None:
+        scores = scores + mask
+    total = scores.logsumexp(dim=-1)
+    return (scores - total[..., None]).exp().to(value.dtype) @ value, total
 
 
 AttentionInterface.register(_NAME, _attention)
