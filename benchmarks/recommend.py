@@ -98,7 +98,7 @@ def main() -> None:
     parser = arguments("Recommending the next click on MicroLens.")
     parser.add_argument("--users", type=int, default=5_000, help="users whose last click is to be found")
     parser.add_argument("--max-steps", type=int, help="end the trainings earlier")
-    parser.add_argument("--rank-steps", type=int, default=400, help="steps of tuning the ranker")
+    parser.add_argument("--rank-steps", type=int, default=200, help="steps of tuning the ranker")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "recommend")
     chosen = parser.parse_args()

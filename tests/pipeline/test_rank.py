@@ -310,9 +310,14 @@ def test_a_log_of_order_alone_is_split_by_each_users_sequence():
             assert row["timestamp_min"] >= last.get(row["user_id"], row["timestamp_min"])
             compared += row["user_id"] in last
     assert compared > 20
-    sizes = dict(zip(*np.unique(impressions["user_id"].to_pylist(), return_counts=True), strict=True))
-    held_out = dict(zip(*np.unique(parts[2]["user_id"].to_pylist(), return_counts=True), strict=True))
-    assert all(held_out.get(name, 0) == int(0.2 * size + 0.5) for name, size in sizes.items())
+    # A click and the note drawn in its place stay together, and the shares of moments are as asked.
+    moments = [set(zip(p["user_id"].to_pylist(), p["timestamp"].to_pylist(), strict=True)) for p in parts]
+    assert not moments[0] & moments[1]
+    assert not moments[1] & moments[2]
+    every = moments[0] | moments[1] | moments[2]
+    for name in {user for user, _ in every}:
+        own, held_out = (sum(user == name for user, _ in part) for part in (every, moments[2]))
+        assert abs(held_out - 0.2 * own) < 1
     with pytest.raises(ConfigError, match="test is 0"):
         split_impressions(impressions, test=0)
     one_each = impressions.group_by("user_id").aggregate([("timestamp", "min")])

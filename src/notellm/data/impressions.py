@@ -172,19 +172,21 @@ def split_impressions_by_time(
 
 
 def split_impressions(
-    impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1
+    impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1, seed: int = 0
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
     """Train, valid and test: by time; where only the order of clicks is known, by each user's sequence.
 
     Times in 1970 say nothing across users (``data.schema``). There the last ``test`` share of every
-    user's rows is test and the ``valid`` share before it valid, to the nearest row: a user of a few rows
-    is in train alone. No row is before what its user did later, but what other users did later may be in
+    user's moments is test and the ``valid`` share before it valid, rounded at random, so that users of few
+    rows come up as often as others; rows of one user and moment, a click and what stands beside it, stay
+    together. No row is before what its user did later, but what other users did later may be in
     train, which a split by time rules out.
 
     Args:
         impressions: table with the schema IMPRESSIONS.
         valid: share of the rows in valid.
         test: share of the rows in test, above 0.
+        seed: of the rounding.
 
     Raises:
         ConfigError: shares that are not allowed.
@@ -199,14 +201,14 @@ def split_impressions(
         )
     count = impressions.num_rows
     user = pc.index_in(impressions["user_id"], value_set=impressions["user_id"].unique()).to_numpy()
-    sizes = np.bincount(user)
-    order = np.lexsort((np.arange(count), impressions["timestamp"].cast(pa.int64()).to_numpy(), user))
-    place = np.empty(count, np.int64)
-    place[order] = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    left = (sizes[user] - place).astype(np.float64)  # 1 for a user's last row
+    time = impressions["timestamp"].cast(pa.int64()).to_numpy()
+    moments, moment = np.unique(np.stack([user, time]), axis=1, return_inverse=True)
+    sizes = np.bincount(moments[0])
+    left = (np.repeat(np.cumsum(sizes), sizes) - np.arange(len(moments[0])))[moment.ravel()]  # 1: the last
+    rounding = np.random.default_rng(seed).random(len(sizes))
     part = np.zeros(count, np.int8)
     for share in (test + valid, test):
-        part += left <= np.floor(share * sizes[user] + 0.5)
+        part += left <= np.floor(share * sizes + rounding)[user]
     parts = np.bincount(part, minlength=3)
     if parts[0] == 0 or parts[2] == 0 or (valid > 0 and parts[1] == 0):
         raise DataError(

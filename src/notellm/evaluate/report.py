@@ -6,12 +6,15 @@ A table has a row for each method and exposure group, and a column for each figu
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from notellm.errors import DataError
 from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.retrieval import RetrievalResult
+from notellm.files import write_aside, write_json
+from notellm.record import write_record
 
 _GROUPS = {"all": "all", "low": "low exposure", "high": "high exposure"}
 
@@ -34,6 +37,28 @@ def text_table(results: Sequence[RetrievalResult]) -> str:
     """
     caption, rows = _cells(results)
     return "\n".join([caption, *aligned_lines(rows, texts=2)]) + "\n"
+
+
+def save_report(
+    folder: str | Path, title: str, text: str, values: Mapping[str, Any], record: Mapping[str, Any]
+) -> None:
+    """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
+
+    Args:
+        folder: where; replaced when complete.
+        title: of the report.
+        text: the report in Markdown.
+        values: all figures as JSON values.
+        record: how they were made.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with write_aside(folder) as aside:
+        aside.mkdir()
+        (aside / "report.md").write_text(f"# {title}\n\n{text}", encoding="utf-8")
+        write_json(values, aside / "results.json")
+        write_record(aside, record)
 
 
 def markdown_lines(rows: Sequence[Sequence[str]], *, texts: int) -> list[str]:

@@ -39,11 +39,10 @@ from notellm.evaluate import (
     tfidf_matrix,
     vector_scorer,
 )
-from notellm.evaluate.report import aligned_lines, markdown_lines
-from notellm.files import write_aside, write_json
+from notellm.evaluate.report import aligned_lines, markdown_lines, save_report
 from notellm.pipeline.folders import describe_split
 from notellm.recall.model import NoteLLM
-from notellm.record import describe, make_record, write_record
+from notellm.record import describe, make_record
 
 NAME = "NoteLLM"
 
@@ -98,11 +97,7 @@ class Evaluation:
         Raises:
             StorageError: it cannot be written.
         """
-        with write_aside(folder) as aside:
-            aside.mkdir()
-            (aside / "report.md").write_text(f"# Evaluation\n\n{self.text(markdown=True)}", encoding="utf-8")
-            write_json(self.to_json(), aside / "results.json")
-            write_record(aside, self.record)
+        save_report(folder, "Evaluation", self.text(markdown=True), self.to_json(), self.record)
 
 
 def evaluate_model(

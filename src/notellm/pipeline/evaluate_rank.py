@@ -21,11 +21,11 @@ from notellm.evaluate import (
     ranking_markdown,
     ranking_text,
 )
-from notellm.files import write_aside, write_json
+from notellm.evaluate.report import save_report
 from notellm.rank.batch import impression_codes, questions
 from notellm.rank.codes import Codes
 from notellm.rank.scorer import Ranker, codes_fingerprint
-from notellm.record import describe, make_record, write_record
+from notellm.record import describe, make_record
 
 NAME = "BinLLM"
 
@@ -68,11 +68,7 @@ class RankEvaluation:
         Raises:
             StorageError: it cannot be written.
         """
-        with write_aside(folder) as aside:
-            aside.mkdir()
-            (aside / "report.md").write_text(f"# Ranking\n\n{self.text(markdown=True)}", encoding="utf-8")
-            write_json(self.to_json(), aside / "results.json")
-            write_record(aside, self.record)
+        save_report(folder, "Ranking", self.text(markdown=True), self.to_json(), self.record)
 
 
 def evaluate_ranker(

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from notellm.backbone.base import check_known
 from notellm.errors import ConfigError
 
 #: How a code is written: as a string of 0 and 1, or every 8 bits as a decimal number.
@@ -43,10 +44,7 @@ def checked_config(options: dict[str, Any]) -> BinLLMConfig:
     Raises:
         ConfigError: an option is unknown or not allowed.
     """
-    unknown = sorted(set(options) - set(BinLLMConfig.__dataclass_fields__))
-    if unknown:
-        names = ", ".join(BinLLMConfig.__dataclass_fields__)
-        raise ConfigError(f"unknown option {unknown[0]!r}; BinLLM knows {names}")
+    check_known(options, BinLLMConfig, "BinLLM")
     config = BinLLMConfig(**options)
     if config.form not in FORMS:
         raise ConfigError(f"form is {config.form!r}; it must be one of {', '.join(FORMS)}")

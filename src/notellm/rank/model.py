@@ -11,7 +11,6 @@ both (``prompt.py``, ``codes.py``).
     logits = model.predict(model.encode(rows))       # (n,) float32
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,10 +19,11 @@ from typing import Any, Self
 import numpy as np
 import scipy.sparse as sp
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from notellm.backbone.base import PromptedModel, digest_of, longest, read_saved
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
@@ -37,8 +37,8 @@ from notellm.backbone.load import (
 )
 from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
-from notellm.errors import ConfigError, DataError, ModelError
-from notellm.files import json_text, read_json, write_aside
+from notellm.errors import ConfigError, DataError
+from notellm.files import json_text, write_aside
 from notellm.rank.codes import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
 from notellm.rank.prompt import RankPrompt, RankTemplate, load_template, template_from_dict
@@ -69,7 +69,7 @@ class Question:
         return self.user_code is not None and self.item_code is not None
 
 
-class BinLLM(nn.Module):
+class BinLLM(PromptedModel):
     """A causal language model with the ranking prompt.
 
     Args:
@@ -90,9 +90,7 @@ class BinLLM(nn.Module):
         *,
         template: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.tokenizer = tokenizer
+        super().__init__(backbone, tokenizer)
         self.settings = config
         wording = (
             load_template(config.template)
@@ -126,12 +124,10 @@ class BinLLM(nn.Module):
             ConfigError: an option is unknown or not allowed.
         """
         path = Path(name_or_path)
-        saved = _read_settings(path) if is_checkpoint(path) else {}
+        saved = read_saved(path / CONFIG, BinLLMConfig, "BinLLM") if is_checkpoint(path) else {}
         config = checked_config({**saved.get("config", {}), **options})
         backbone, tokenizer = load_backbone(name_or_path, dtype=dtype)
-        limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and config.max_length > limit:
-            config = replace(config, max_length=limit)
+        config = replace(config, max_length=longest(backbone, config.max_length))
         template = None if "template" in options else saved.get("template")
         model = cls(backbone, tokenizer, config, template=template)
         if lora is not None:
@@ -192,16 +188,6 @@ class BinLLM(nn.Module):
 
     # ---------------------------------------------------------------- computing
 
-    @property
-    def config(self) -> PretrainedConfig:
-        """The backbone's configuration, which transformers' Trainer looks at."""
-        return self.backbone.config
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.backbone.device
-
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position: Tensor) -> Tensor:
         """Logits (n,) float32 of enjoying: "Yes" less "No".
 
@@ -261,10 +247,6 @@ class BinLLM(nn.Module):
         self.train(training)
         return result
 
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Compute activations twice rather than keep them; the Trainer calls this when asked to."""
-        self.backbone.activation_checkpointing_enable(**options)
-
     def code_texts(self, codes: Bits) -> list[str]:
         """Codes (n, bits) as this model's prompt writes them."""
         return binary_text(codes) if self.settings.code_text == "binary" else decimal_text(codes)
@@ -295,11 +277,7 @@ class BinLLM(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 of settings, prompt and weights, 16 hexadecimal digits."""
-        digest = hashlib.sha256(repr((self.settings, self.prompt.template)).encode())
-        for name, weight in merged_state(self.backbone).items():
-            digest.update(name.encode())
-            digest.update(weight.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest_of((self.settings, self.prompt.template), merged_state(self.backbone))
 
 
 def is_checkpoint(path: str | Path) -> bool:
@@ -320,28 +298,6 @@ def rank_prompt(
         history=config.history,
         max_length=config.max_length,
     )
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    """The content of ``binllm.json``.
-
-    Raises:
-        ModelError: it is not what :meth:`BinLLM.save_pretrained` writes.
-    """
-    try:
-        saved = read_json(path / CONFIG)
-    except DataError as error:
-        raise ModelError(f"{error}; save the model again") from error
-    if not (
-        isinstance(saved, dict)
-        and isinstance(saved.get("config"), dict)
-        and isinstance(saved.get("template"), dict)
-    ):
-        raise ModelError(f"{path / CONFIG} is not a BinLLM configuration; save the model again")
-    unknown = sorted(set(saved["config"]) - set(BinLLMConfig.__dataclass_fields__))
-    if unknown:
-        raise ModelError(f"{path / CONFIG} has the unknown field {unknown[0]!r}; it needs a newer notellm")
-    return saved
 
 
 def _marks(prompt: RankPrompt, config: BinLLMConfig, bits: int) -> Marks:

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from notellm.backbone.base import read_saved
 from notellm.backbone.load import save_backbone
-from notellm.errors import DataError, ModelError
-from notellm.files import json_text, read_json, write_aside
+from notellm.errors import ModelError
+from notellm.files import json_text, write_aside
 from notellm.recall.config import NoteLLMConfig
 
 CONFIG = "notellm.json"
@@ -84,22 +85,9 @@ def read_settings(path: Path) -> Settings:
     Raises:
         ModelError: it is not what :func:`write_checkpoint` writes.
     """
-    try:
-        saved = read_json(path / CONFIG)
-    except DataError as error:
-        raise ModelError(f"{error}; save the model again") from error
-    whole = (
-        isinstance(saved, dict)
-        and isinstance(saved.get("config"), dict)
-        and "dim" in saved["config"]
-        and isinstance(saved.get("template"), dict)
-        and isinstance(saved.get("tau"), float)
-    )
-    if not whole:
+    saved = read_saved(path / CONFIG, NoteLLMConfig, "NoteLLM")
+    if "dim" not in saved["config"] or not isinstance(saved.get("tau"), float):
         raise ModelError(f"{path / CONFIG} is not a NoteLLM configuration; save the model again")
-    unknown = sorted(set(saved["config"]) - set(NoteLLMConfig.__dataclass_fields__))
-    if unknown:
-        raise ModelError(f"{path / CONFIG} has the unknown field {unknown[0]!r}; it needs a newer notellm")
     return Settings(saved["config"], saved["template"], saved["tau"])
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from notellm.backbone.base import check_known
 from notellm.errors import ConfigError
 
 
@@ -37,10 +38,7 @@ def checked_config(options: dict[str, Any]) -> NoteLLMConfig:
     Raises:
         ConfigError: an option is unknown, or dim is not a positive whole number.
     """
-    unknown = sorted(set(options) - set(NoteLLMConfig.__dataclass_fields__))
-    if unknown:
-        names = ", ".join(NoteLLMConfig.__dataclass_fields__)
-        raise ConfigError(f"unknown option {unknown[0]!r}; NoteLLM knows {names}")
+    check_known(options, NoteLLMConfig, "NoteLLM")
     config = NoteLLMConfig(**options)
     if not isinstance(config.dim, int) or config.dim < 1:
         raise ConfigError(f"dim is {config.dim!r}; it must be a whole number of at least 1 (paper: 128)")

@@ -10,7 +10,6 @@ model is on disk, ``checkpoint.py`` says.
     vectors = model.encode(notes)                   # (n, dim) float32, unit norm
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from notellm.backbone.base import PromptedModel, digest_of, longest
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
@@ -80,7 +80,7 @@ class NoteLLMOutput:
     tau: Tensor
 
 
-class NoteLLM(nn.Module):
+class NoteLLM(PromptedModel):
     """A causal language model with a projection, a temperature and a prompt.
 
     Args:
@@ -98,9 +98,7 @@ class NoteLLM(nn.Module):
         *,
         template: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.tokenizer = tokenizer
+        super().__init__(backbone, tokenizer)
         self.settings = config
         wording = (
             load_template(config.template)
@@ -145,9 +143,7 @@ class NoteLLM(nn.Module):
                 "leave dim out, or start from a backbone without a projection"
             )
         backbone, tokenizer = load_backbone(name_or_path, EMB_TOKEN, dtype=dtype)
-        limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-        if limit is not None and config.max_length > limit:
-            config = replace(config, max_length=limit)
+        config = replace(config, max_length=longest(backbone, config.max_length))
         template = saved.template if saved and "template" not in options else None
         model = cls(backbone, tokenizer, config, template=template)
         if saved:
@@ -213,16 +209,6 @@ class NoteLLM(nn.Module):
 
     # ---------------------------------------------------------------- computing
 
-    @property
-    def config(self) -> PretrainedConfig:
-        """The backbone's configuration, which transformers' Trainer looks at."""
-        return self.backbone.config
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.projection.weight.device
-
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position: Tensor, labels: Tensor | None = None
     ) -> NoteLLMOutput:
@@ -252,10 +238,6 @@ class NoteLLM(nn.Module):
         back = torch.argsort(torch.cat([rows for rows, _ in groups]))
         counted = torch.tensor(float(count), device=input_ids.device)
         return NoteLLMOutput(torch.cat(vectors)[back], total, counted, self.tau.clone())
-
-    def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Compute activations twice rather than keep them; the Trainer calls this when asked to."""
-        self.backbone.activation_checkpointing_enable(**options)
 
     @torch.inference_mode()
     def encode(self, notes: Notes | Sequence[str], *, progress: bool = False) -> np.ndarray:
@@ -342,12 +324,8 @@ class NoteLLM(nn.Module):
 
         A saved model has it again when it is opened.
         """
-        digest = hashlib.sha256(repr((self.settings, self.prompt.template)).encode())
         heads = {"projection": self.projection.weight, "bias": self.projection.bias, "tau": self.tau}
-        for name, weight in (merged_state(self.backbone) | heads).items():
-            digest.update(name.encode())
-            digest.update(weight.detach().float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return digest_of((self.settings, self.prompt.template), merged_state(self.backbone) | heads)
 
 
 def _prompt_builder(
