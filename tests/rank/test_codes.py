@@ -11,17 +11,14 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import roc_auc_score
 
 from notellm.errors import ConfigError, DataError, ModelError, StorageError
+from notellm.rank.code_text import binary_text, decimal_text, parse_binary, parse_decimal
 from notellm.rank.codes import (
     CodeModel,
     CodeOptions,
-    binary_text,
-    decimal_text,
     fit_codes,
     fit_out_of_fold,
     inner_product,
     load_codes,
-    parse_binary,
-    parse_decimal,
 )
 from notellm.rank.collaborative import TrainingOptions
 from tests.rank.checkerboard import NOTES, USERS, checkerboard, impressions

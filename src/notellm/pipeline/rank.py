@@ -39,15 +39,14 @@ from notellm.pipeline.candidates import CandidateList, Vectors, blend_for, candi
 from notellm.pipeline.card import ranker_card
 from notellm.pipeline.runs import STARTED, check_resumable
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, liked_notes, questions
+from notellm.rank.code_text import binary_text, parse_binary
 from notellm.rank.codes import (
     CodeOptions,
     Codes,
     Unknown,
-    binary_text,
     fit_codes,
     fit_out_of_fold,
     load_codes,
-    parse_binary,
 )
 from notellm.rank.config import CodeText, Form
 from notellm.rank.model import BinLLM

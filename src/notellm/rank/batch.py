@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.batch import pad
 from notellm.errors import DataError
-from notellm.rank.codes import Bits, Codes, OutOfFold
+from notellm.rank.code_text import Bits
+from notellm.rank.codes import Codes, OutOfFold
 from notellm.rank.model import BinLLM, Question
 from notellm.recall.prompt import Note, notes_from_table
 

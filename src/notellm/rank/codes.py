@@ -15,8 +15,8 @@ Near 0 a small step turns a sign, so a moving average of the weights is what is 
 0.736 on all of the validation part, means of 3 seeds (all other figures here are without it, on its smaller
 half, but for those of the penalties).
 
-A code is a row of booleans, True for +1; as text a string of 0 and 1, or with every 8 bits as one decimal
-number, "172.16.254.1" (the paper's compressed form). Score = h_u . h_i = agreeing bits - other bits.
+A code is a row of booleans, True for +1 (as text: ``code_text.py``). Score = h_u . h_i = agreeing bits less
+the others.
 
 **Unknown users and items** have no training row, and never get the code of one that was not trained:
 
@@ -40,7 +40,7 @@ side anew against the finished other, agrees more (0.7 to 0.8) but knows the row
 (320 rows, chosen by these very rows) the latter had AUC 0.85 where this had 0.58 and no knowledge 0.5.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -57,12 +57,12 @@ from torch import Tensor, nn
 
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.rank.code_text import Bits, binary_text, parse_binary
 from notellm.rank.collaborative.base import CONFIG, ITEMS, USERS, Floats, inference, lookup, seeded
 from notellm.rank.collaborative.mf import MatrixFactorization
 from notellm.rank.collaborative.rows import Histories, IdIndex, Ids, Ints, Rows
 from notellm.rank.collaborative.train import Training, TrainingOptions, fit
 
-Bits = npt.NDArray[np.bool_]
 Unknown = Literal["average", "folded", "none"]
 
 _MAPS = "maps.safetensors"
@@ -380,58 +380,6 @@ def inner_product(users: Bits, items: Bits) -> Floats:
     """Scores of codes row by row, (n, bits) and (n, bits) to float32 (n,): from -bits to bits."""
     scores: Floats = (users.shape[1] - 2 * (users != items).sum(1)).astype(np.float32)
     return scores
-
-
-def binary_text(codes: Bits) -> list[str]:
-    """Codes (n, bits) as strings of 0 and 1."""
-    letters = np.where(codes, ord("1"), ord("0")).astype(np.uint8)
-    return [row.tobytes().decode("ascii") for row in letters]
-
-
-def decimal_text(codes: Bits) -> list[str]:
-    """Codes (n, bits) with every 8 bits as a decimal number, first bit highest: "172.16.254.1".
-
-    Raises:
-        ConfigError: the bits are no multiple of 8.
-    """
-    if codes.shape[1] % 8:
-        raise ConfigError(f"a code has {codes.shape[1]} bits: the decimal form needs a multiple of 8")
-    return [".".join(map(str, row)) for row in np.packbits(codes, axis=1).tolist()]
-
-
-def parse_binary(texts: Sequence[str]) -> Bits:
-    """The codes (n, bits) that `binary_text` wrote.
-
-    Raises:
-        DataError: a text has another length than the first, or other letters than 0 and 1.
-    """
-    for text in texts:
-        if len(text) != len(texts[0]) or text.strip("01"):
-            raise DataError(f"{text!r} is no code like {texts[0]!r}: give strings of 0 and 1 of one length")
-    if not texts:
-        return np.empty((0, 0), np.bool_)
-    letters = np.frombuffer("".join(texts).encode("ascii"), np.uint8)
-    codes: Bits = (letters == ord("1")).reshape(len(texts), -1)
-    return codes
-
-
-def parse_decimal(texts: Sequence[str]) -> Bits:
-    """The codes (n, bits) that `decimal_text` wrote.
-
-    Raises:
-        DataError: a text has not as many numbers as the first, or other than those from 0 to 255.
-    """
-    rows: list[list[int]] = []
-    for text in texts:
-        numbers = text.split(".")
-        if not all(n.isascii() and n.isdecimal() and n == str(int(n)) and int(n) < 256 for n in numbers):
-            raise DataError(f"{text!r} is no code: give numbers from 0 to 255 joined by dots")
-        if rows and len(numbers) != len(rows[0]):
-            raise DataError(f"{text!r} is no code like {texts[0]!r}: give as many numbers in each")
-        rows.append([int(n) for n in numbers])
-    if not rows:
-        return np.empty((0, 0), np.bool_)
-    return np.unpackbits(np.array(rows, np.uint8), axis=1).astype(np.bool_)
 
 
 def _fit_best(train: pa.Table, valid: pa.Table, options: CodeOptions) -> tuple[Codes, TrainingOptions]:

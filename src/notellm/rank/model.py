@@ -39,7 +39,7 @@ from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
 from notellm.errors import ConfigError, DataError
 from notellm.files import json_text, write_aside
-from notellm.rank.codes import Bits, binary_text, decimal_text
+from notellm.rank.code_text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
 from notellm.rank.prompt import RankPrompt, RankTemplate, load_template, template_from_dict
 from notellm.recall.prompt import Note
