@@ -173,6 +173,8 @@ def test_mistakes_are_told_before_any_work(world, fitted, tmp_path):
     _, train, valid, options, _ = fitted
     with pytest.raises(ConfigError, match="negatives is 0"):
         impressions_from_candidates(clicks, (ids, table), negatives=0)
+    with pytest.raises(DataError, match="give every note one vector"):
+        impressions_from_candidates(clicks, (ids[:5], table))
     with pytest.raises(DataError, match=r"recall offers none of the .* clicks"):
         impressions_from_candidates(clicks, ([f"other {i}" for i in ids], table))
     few = valid[: valid["label"].to_pylist().index(False) + 1]  # a click or a few, and no more

@@ -38,12 +38,8 @@ def vectors_among(vectors: Vectors, known: Collection[str]) -> Vectors:
     Raises:
         DataError: vectors and ids do not fit together, or none of the notes is known.
     """
+    _check(vectors)
     ids, table = vectors
-    if len(ids) != len(table) or len(set(ids)) != len(ids):
-        raise DataError(
-            f"{len(ids)} note ids ({len(set(ids))} distinct) and {len(table)} vectors: "
-            "give every note one vector"
-        )
     rows = [row for row, note_id in enumerate(ids) if note_id in known]
     if not rows:
         raise DataError(
@@ -85,11 +81,13 @@ def impressions_from_candidates(
 
     Raises:
         ConfigError: a number is below 1.
-        DataError: the table has not the schema CLICKS, or recall offers none of the clicks.
+        DataError: the table has not the schema CLICKS, vectors and ids do not fit together, or recall
+            offers none of the clicks.
     """
     for name, value in (("negatives", negatives), ("recall_k", recall_k), ("last", last)):
         if value < 1:
             raise ConfigError(f"{name} is {value}: give 1 or more")
+    _check(vectors)
     liked = impressions_from_clicks(clicks, max_history=max_history, seed=seed)
     liked = liked.filter(liked["label"])
     names = pa.array(vectors[0], pa.string())
@@ -217,6 +215,15 @@ def _offers(
                 sources,
                 merge_near(found[places], cosines[places], barred, each=recall_k, limit=recall_k),
             )
+
+
+def _check(vectors: Vectors) -> None:
+    ids, table = vectors
+    if len(ids) != len(table) or len(set(ids)) != len(ids):
+        raise DataError(
+            f"{len(ids)} note ids ({len(set(ids))} distinct) and {len(table)} vectors: "
+            "give every note one vector"
+        )
 
 
 def _rows(note_ids: pa.ChunkedArray | pa.Array, names: pa.Array) -> np.ndarray:
