@@ -160,7 +160,13 @@ def test_the_untrained_figures_are_those_of_the_model_after_its_answers_are_fitt
     assert untrained["auc"] == pytest.approx(answered[0], abs=1e-6)
 
 
-def test_a_step_that_only_made_it_worse_is_undone(world, tmp_path, monkeypatch):
+TEXT_ONLY = {"form": "text_only"}, [0.7, 0.6]  # before the step, after it
+# Codes alone, the start; text before and after: better; with codes before and after: better, below the start.
+TWO_STEP = {"two_step": True}, [0.6, 0.7, 0.5, 0.6, 0.5, 0.65]
+
+
+@pytest.mark.parametrize(("how", "aucs"), [TEXT_ONLY, TWO_STEP])
+def test_what_only_made_it_worse_is_undone(how, aucs, world, tmp_path, monkeypatch):
     notes, train, valid, _ = world
 
     def spoil(self, **_):
@@ -168,25 +174,26 @@ def test_a_step_that_only_made_it_worse_is_undone(world, tmp_path, monkeypatch):
             parameter.data.normal_()
 
     monkeypatch.setattr(BinLLMTrainer, "train", spoil)
-    kept = {}
-    figures = iter([0.7, 0.6])  # before, after
+    kept: dict[str, Any] = {}
+    figures = iter(aucs)
 
     def told(table, scores):
         del table, scores
         return {"auc": next(figures)}
 
-    options = RankFitOptions(**QUICK | {"form": "text_only"})
+    options = RankFitOptions(**QUICK | how)
     monkeypatch.setattr(job_module, "_figures", told)
 
     def remember(model, *given, **more):
         fit_answers(model, *given, **more)
-        kept.update({name: w.clone() for name, w in model.named_parameters()})
+        if not kept:
+            kept.update({name: w.clone() for name, w in model.named_parameters()})
 
     monkeypatch.setattr(job_module, "fit_answers", remember)
     ranker = fit_ranker(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
     assert all((kept[name] == weight).all() for name, weight in ranker.model.named_parameters())
     metrics = read_json(tmp_path / "ranker" / "record.json")["metrics"]
-    assert metrics["text_step"]["kept_start"]
+    assert metrics["text_step"]["kept_start"] == (how == TEXT_ONLY[0])
     assert metrics["validation"] == metrics["untrained"] == {"auc": 0.7}
 
 

@@ -9,7 +9,7 @@ and ends with the weights an uninterrupted one ends with. When the ranker is wri
 checkpoints go, the logs stay.
 
 Every step keeps its best validation AUC, the one before its first update included: a step that only made
-the model worse is undone.
+the model worse is undone, and so are two steps that end below where they began.
 """
 
 import shutil
@@ -263,6 +263,7 @@ def fit_ranker(
         fit_answers(model, final[0], users, seed=chosen.seed)
     if chosen.two_step:
         metrics["untrained"] = _figures(valid, model.predict(final[1].ids))
+    start = _weights(model)
     for name, updates in steps.items():
         own = final if name == _CODES or not chosen.two_step else (rows(tuned, None), rows(valid, None))
         if chosen.backbone == TINY and chosen.two_step:  # other prompts, other answers
@@ -271,6 +272,9 @@ def fit_ranker(
         metrics[f"{name}_step"] = _tune(model, arguments, *own, valid)
     last = metrics[f"{[*steps][-1]}_step"]
     metrics = {"untrained": last["before"]} | metrics | {"validation": last["after"]}
+    if metrics["validation"]["auc"] < metrics["untrained"]["auc"]:  # a text step may spoil what codes need
+        _set_weights(model, start)
+        metrics["validation"] = metrics["untrained"]
     metrics["dropped"] = {p.problem: p.count for p in (dropped + more_dropped).problems}
     metrics["prompt_tokens"] = round(float(np.mean([len(ids) for ids in final[0].ids])), 1)
     ranker = Ranker(model, codes, notes, liked_histories(train, valid) if histories is None else histories)
@@ -397,17 +401,14 @@ def _tune(
         load_trained(model, tuned)
         done: dict[str, Any] = read_json(tuned / "metrics.json")
         return done
-    start = {name: w.detach().cpu().clone() for name, w in model.named_parameters() if w.requires_grad}
+    start = _weights(model)
     before = _figures(valid_table, model.predict(valid.ids))
     checkpoint = last_checkpoint(folder)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     after = _figures(valid_table, model.predict(valid.ids))
     worse = after["auc"] < before["auc"]
     if worse:
-        own = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, weight in start.items():
-                own[name].copy_(weight)
+        _set_weights(model, start)
         after = before
     metrics = {
         "steps": trainer.state.global_step,
@@ -424,6 +425,18 @@ def _tune(
         trainer.save_model(str(aside), _internal_call=True)
         write_json(metrics, aside / "metrics.json")
     return metrics
+
+
+def _weights(model: BinLLM) -> dict[str, torch.Tensor]:
+    """A copy of what is trained."""
+    return {name: w.detach().cpu().clone() for name, w in model.named_parameters() if w.requires_grad}
+
+
+def _set_weights(model: BinLLM, weights: Mapping[str, torch.Tensor]) -> None:
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            own[name].copy_(weight)
 
 
 def _rows_seen(options: RankFitOptions, count: int, steps: int) -> npt.NDArray[np.bool_]:
