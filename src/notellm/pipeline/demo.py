@@ -28,7 +28,7 @@ from notellm.recall.related import related_by_id
 from notellm.recall.trainer import Validation
 
 #: Newest impressions that the demo's ranker learns from, is chosen by, and is measured on.
-_ROWS = (5_000, 1_000, 2_000)
+_ROWS = (5_000, 400, 2_000)
 
 
 def run_demo(
