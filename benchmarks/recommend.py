@@ -17,21 +17,25 @@ import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from benchmarks.common import ROOT, arguments, code_fingerprint, write_results
-from benchmarks.training import MIN_USERS, load, train
+from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
+from benchmarks.training import MIN_USERS, load, points, train
 from notellm.data import click_histories, split_impressions
 from notellm.evaluate import evaluate_recommendations, next_click_json, next_click_markdown
 from notellm.evaluate.baselines import click_matrix, popularity
+from notellm.evaluate.bootstrap import Interval, intervals
+from notellm.evaluate.next_click import NextClickResult
 from notellm.pairs import PairOptions, mine_pairs
 from notellm.pipeline.candidates import LAST, RECALLED, impressions_from_candidates
 from notellm.pipeline.fit import FitOptions
 from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
+from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.record import RECORD, describe, read_record
 
@@ -94,6 +98,33 @@ def recall_model(
     return train(notes, pairs, output, options, clicks)
 
 
+def fitted_ranker(
+    notes: pa.Table, train: pa.Table, valid: pa.Table, output: Path, **given: Any
+) -> tuple[Ranker, float | None]:
+    """A ranker and the seconds of `fit_ranker`; None where one of the same options and data was there."""
+    if (output / RECORD).is_file():
+        made = read_record(output)
+        tables = {"notes": notes, "train": train, "valid": valid}
+        same = all(made["data"][name] == describe(table) for name, table in tables.items())
+        if same and made["config"] == dataclasses.asdict(given["options"].resolved()):
+            return Ranker.from_pretrained(output), None
+    start = time.perf_counter()
+    return fit_ranker(notes, train, valid, output, **given, resume=True), time.perf_counter() - start
+
+
+def ahead(results: Sequence[NextClickResult]) -> dict[str, dict[str, Interval]]:
+    """By how much the last method is ahead of each other one, on the same resampled users."""
+    *others, last = results
+    return {
+        other.name: intervals({k: last.per_user[k] - other.per_user[k] for k in other.per_user}, 1000, 0)
+        for other in others
+    }
+
+
+def took(seconds: float | None) -> str:
+    return "before this run" if seconds is None else f"{seconds:,.0f} s"
+
+
 def main() -> None:
     parser = arguments("Recommending the next click on MicroLens.")
     parser.add_argument("--users", type=int, default=5_000, help="users whose last click is to be found")
@@ -121,8 +152,7 @@ def main() -> None:
     drawn_rows = np.random.default_rng(chosen.seed).permutation(len(latest))[:VALID_ROWS]
     steps = chosen.rank_steps if chosen.max_steps is None else chosen.max_steps
     rank_options = RankFitOptions(seed=chosen.seed, max_steps=steps)
-    start = time.perf_counter()
-    ranker = fit_ranker(
+    ranker, rank_seconds = fitted_ranker(
         data.notes,
         first,
         latest.take(pa.array(np.sort(drawn_rows))),
@@ -130,9 +160,7 @@ def main() -> None:
         options=rank_options,
         vectors=vectors,
         histories=clicked,
-        resume=True,
     )
-    rank_seconds = time.perf_counter() - start
     recommender = Recommender(*vectors, ranker)
 
     answer_seconds: dict[str, float] = {}
@@ -146,20 +174,28 @@ def main() -> None:
     results = [
         evaluate_recommendations(found, relevant, ks=DEPTHS, name=name) for name, found in lists.items()
     ]
+    lead = ahead(results)
     write_results(
         chosen.results,
         "recommend",
         "The next click on MicroLens",
         [
             next_click_markdown(results),
-            "Training: recall "
-            + ("before this run" if recall_seconds is None else f"{recall_seconds:,.0f} s")
-            + f", rank {rank_seconds:,.0f} s. A list takes "
+            "Recall, then rank is ahead, in points on the same users, by",
+            table(
+                ["of", *lead[results[0].name]],
+                [[name, *map(points, found.values())] for name, found in lead.items()],
+            ),
+            f"Training: recall {took(recall_seconds)}, rank {took(rank_seconds)}. A list takes "
             + ", ".join(f"{1000 * value:,.1f} ms ({name})" for name, value in answer_seconds.items())
             + f". R@100 of recall is the most that ranking its {RECALLED} candidates can reach.",
         ],
         {
             "results": [next_click_json(result) for result in results],
+            "ahead": {
+                name: {figure: dataclasses.asdict(value) for figure, value in found.items()}
+                for name, found in lead.items()
+            },
             "seconds": {"recall": recall_seconds, "rank": rank_seconds, "list": answer_seconds},
             "config": {
                 "recall": dataclasses.asdict(recall_options.resolved()),
