@@ -42,6 +42,7 @@ _TRIES = 64
 #: Ids of a chunk's histories, at most: Arrow's offsets into their text are 32-bit.
 _CHUNK_IDS = 1 << 21
 _CHUNK_ROWS = 1 << 15
+_PAIR = ["user", "note"]
 
 
 def impressions_from_clicks(
@@ -65,32 +66,13 @@ def impressions_from_clicks(
         ConfigError: ``negatives`` or ``max_history`` is below 1.
         DataError: the table has not the schema CLICKS, or its rows give only one label.
     """
-    for name, value in (("negatives", negatives), ("max_history", max_history)):
-        if value < 1:
-            raise ConfigError(f"{name} is {value}: give 1 or more")
-    if clicks.schema.names != CLICKS.names or clicks.schema.types != CLICKS.types:
-        raise DataError(f"clicks has {_columns(clicks.schema)}; give CLICKS: {_columns(CLICKS)}")
-    user, user_ids = _codes(clicks["user_id"])
-    note, note_ids = _codes(clicks["note_id"])
-    log = pl.DataFrame(
-        {
-            "user": user,
-            "note": note,
-            "time": clicks["timestamp"].cast(pa.int64()).to_numpy(),
-            "row": np.arange(clicks.num_rows),
-            "click": pc.equal(clicks["event"], "click").to_numpy(),
-        }
-    ).sort("time", "row")
-    pair = ["user", "note"]
-    liked = log.filter("click").unique(pair, keep="first", maintain_order=True)
-    if liked.is_empty():
-        raise DataError(
-            f"none of {clicks.num_rows} rows of the log is a click: all labels would be negative; "
-            "give a log with clicks"
-        )
-    viewed = log.filter(~pl.col("click")).unique(pair, keep="first", maintain_order=True)
+    if negatives < 1:
+        raise ConfigError(f"negatives is {negatives}: give 1 or more")
+    log = _Log(clicks, max_history)
+    liked = log.liked
+    viewed = log.rows.filter(~pl.col("click")).unique(_PAIR, keep="first", maintain_order=True)
     if viewed.height:
-        passed = viewed.join(liked, on=pair, how="anti", maintain_order="left")
+        passed = viewed.join(liked, on=_PAIR, how="anti", maintain_order="left")
         if passed.is_empty():
             raise DataError(
                 "every note viewed was clicked by the same user, so all labels would be positive: "
@@ -106,7 +88,25 @@ def impressions_from_clicks(
     rows = pl.concat([liked.drop("click"), passed.select("user", "note", "time", "row")])
     label = np.arange(rows.height) < liked.height
     order = np.lexsort((~label, rows["row"].to_numpy(), rows["time"].to_numpy()))
-    return _table(rows[order], label[order], liked, user_ids, note_ids, max_history)
+    return log.table(rows[order], label[order])
+
+
+def positive_impressions(clicks: pa.Table, *, max_history: int = 50) -> pa.Table:
+    """The positives of :func:`impressions_from_clicks` alone: what else was there is up to the caller.
+
+    Args:
+        clicks: table with the schema CLICKS, rows in any order; views do not count.
+        max_history: ids in a history, at most.
+
+    Returns:
+        Table with the schema IMPRESSIONS, ascending by time, every label true.
+
+    Raises:
+        ConfigError: ``max_history`` is below 1.
+        DataError: the table has not the schema CLICKS, or no click.
+    """
+    log = _Log(clicks, max_history)
+    return log.table(log.liked, np.ones(log.liked.height, np.bool_))
 
 
 def click_histories(clicks: pa.Table) -> dict[str, list[str]]:
@@ -144,11 +144,7 @@ def split_impressions_by_time(
         DataError: the times say only the order of a user's clicks, or there are too few different
             times for a part that was asked for.
     """
-    if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
-        raise ConfigError(
-            f"valid is {valid} and test is {test}: give shares of the rows, test above 0, valid 0 or "
-            "more, together below 1"
-        )
+    _check_shares(valid, test)
     if is_order_only(impressions):
         raise DataError(
             "these impressions keep only the order of each user's clicks (every time lies in 1970), "
@@ -161,14 +157,7 @@ def split_impressions_by_time(
     test_start = ordered[count - round(test * count)]
     valid_start = min(test_start, ordered[count - round((test + valid) * count)])
     part = (time >= valid_start).astype(np.int8) + (time >= test_start)
-    sizes = np.bincount(part, minlength=3)
-    if sizes[0] == 0 or sizes[2] == 0 or (valid > 0 and sizes[1] == 0):
-        raise DataError(
-            f"{count} impressions, at different times, split into {sizes[0]} train, {sizes[1]} valid "
-            f"and {sizes[2]} test: a part is empty; give more data or other shares"
-        )
-    train_part, valid_part, test_part = (impressions.filter(pa.array(part == i)) for i in range(3))
-    return train_part, valid_part, test_part
+    return _parts(impressions, part, "at different times", valid=valid)
 
 
 def split_impressions(
@@ -194,29 +183,18 @@ def split_impressions(
     """
     if not is_order_only(impressions):
         return split_impressions_by_time(impressions, valid=valid, test=test)
-    if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
-        raise ConfigError(
-            f"valid is {valid} and test is {test}: give shares of the rows, test above 0, valid 0 or "
-            "more, together below 1"
-        )
-    count = impressions.num_rows
+    _check_shares(valid, test)
     user = pc.index_in(impressions["user_id"], value_set=impressions["user_id"].unique()).to_numpy()
     time = impressions["timestamp"].cast(pa.int64()).to_numpy()
-    moments, moment = np.unique(np.stack([user, time]), axis=1, return_inverse=True)
-    sizes = np.bincount(moments[0])
-    left = (np.repeat(np.cumsum(sizes), sizes) - np.arange(len(moments[0])))[moment.ravel()]  # 1: the last
+    times, nth = np.unique(time, return_inverse=True)
+    moments, moment = np.unique(user.astype(np.int64) * len(times) + nth, return_inverse=True)
+    sizes = np.bincount(moments // len(times))
+    left = (np.repeat(np.cumsum(sizes), sizes) - np.arange(len(moments)))[moment]  # 1 for a user's last
     rounding = np.random.default_rng(seed).random(len(sizes))
-    part = np.zeros(count, np.int8)
+    part = np.zeros(len(user), np.int8)
     for share in (test + valid, test):
         part += left <= np.floor(share * sizes + rounding)[user]
-    parts = np.bincount(part, minlength=3)
-    if parts[0] == 0 or parts[2] == 0 or (valid > 0 and parts[1] == 0):
-        raise DataError(
-            f"{count} impressions of {len(sizes)} users split into {parts[0]} train, {parts[1]} valid and "
-            f"{parts[2]} test: a part is empty; give more clicks of each user, or other shares"
-        )
-    first, second, third = (impressions.filter(pa.array(part == i)) for i in range(3))
-    return first, second, third
+    return _parts(impressions, part, f"of {len(sizes)} users", valid=valid)
 
 
 def validate_impressions(impressions: pa.Table, notes: pa.Table) -> tuple[pa.Table, Report]:
@@ -292,42 +270,95 @@ def _draw(liked: pl.DataFrame, negatives: int, *, whole: bool, seed: int) -> pl.
     return liked[positive].with_columns(note=drawn[positive, column])
 
 
-def _table(
-    rows: pl.DataFrame,
-    label: npt.NDArray[np.bool_],
-    liked: pl.DataFrame,
-    user_ids: pa.Array,
-    note_ids: pa.Array,
-    max_history: int,
-) -> pa.Table:
-    """Rows of codes as impressions, each with its user's notes of ``liked`` before it."""
-    user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
-    by_user = np.argsort(liked["user"].to_numpy(), kind="stable")  # within a user still by time
-    liked_user, liked_note, liked_time = (liked[c].to_numpy()[by_user] for c in ("user", "note", "time"))
-    times, moment = np.unique(time, return_inverse=True)  # all times of `liked` are among them
-    key = liked_user * len(times) + np.searchsorted(times, liked_time)
-    end = np.searchsorted(key, user * len(times) + moment)
-    start = np.maximum(np.searchsorted(liked_user, user), end - max_history)
+class _Log:
+    """A click log in numbers: its rows by time, and the first click of each user and note.
 
-    tables = []
-    step = max(1, _CHUNK_IDS // max_history)
-    for first in range(0, len(user), step):
-        part = slice(first, first + step)
-        lengths = end[part] - start[part]
-        offsets = np.concatenate(([0], np.cumsum(lengths)))
-        flat = np.arange(offsets[-1]) + np.repeat(start[part] - offsets[:-1], lengths)
-        history = pa.ListArray.from_arrays(
-            pa.array(offsets, pa.int32()), note_ids.take(pa.array(liked_note[flat]))
+    Args:
+        clicks: table with the schema CLICKS.
+        max_history: ids in a history, at most.
+
+    Attributes:
+        rows: the columns user, note, time, row (in the log) and click.
+        liked: the first click of each user and note, ascending by time.
+    """
+
+    def __init__(self, clicks: pa.Table, max_history: int) -> None:
+        if max_history < 1:
+            raise ConfigError(f"max_history is {max_history}: give 1 or more")
+        if clicks.schema.names != CLICKS.names or clicks.schema.types != CLICKS.types:
+            raise DataError(f"clicks has {_columns(clicks.schema)}; give CLICKS: {_columns(CLICKS)}")
+        self.max_history = max_history
+        user, self.user_ids = _codes(clicks["user_id"])
+        note, self.note_ids = _codes(clicks["note_id"])
+        self.rows = pl.DataFrame(
+            {
+                "user": user,
+                "note": note,
+                "time": clicks["timestamp"].cast(pa.int64()).to_numpy(),
+                "row": np.arange(clicks.num_rows),
+                "click": pc.equal(clicks["event"], "click").to_numpy(),
+            }
+        ).sort("time", "row")
+        self.liked = self.rows.filter("click").unique(_PAIR, keep="first", maintain_order=True)
+        if self.liked.is_empty():
+            raise DataError(
+                f"none of {clicks.num_rows} rows of the log is a click: all labels would be negative; "
+                "give a log with clicks"
+            )
+
+    def table(self, rows: pl.DataFrame, label: npt.NDArray[np.bool_]) -> pa.Table:
+        """Rows as impressions, each with its user's notes of ``liked`` before it."""
+        user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
+        by_user = np.argsort(self.liked["user"].to_numpy(), kind="stable")  # within a user still by time
+        liked_user, liked_note, liked_time = (
+            self.liked[c].to_numpy()[by_user] for c in ("user", "note", "time")
         )
-        columns = [
-            user_ids.take(pa.array(user[part])),
-            note_ids.take(pa.array(rows["note"].to_numpy()[part])),
-            pa.array(label[part]),
-            pa.array(time[part]).cast(TIME),
-            history,
-        ]
-        tables.append(pa.table(columns, schema=IMPRESSIONS))
-    return pa.concat_tables(tables)
+        times, moment = np.unique(time, return_inverse=True)  # all times of `liked` are among them
+        key = liked_user * len(times) + np.searchsorted(times, liked_time)
+        end = np.searchsorted(key, user * len(times) + moment)
+        start = np.maximum(np.searchsorted(liked_user, user), end - self.max_history)
+
+        tables = []
+        step = max(1, _CHUNK_IDS // self.max_history)
+        for first in range(0, len(user), step):
+            part = slice(first, first + step)
+            lengths = end[part] - start[part]
+            offsets = np.concatenate(([0], np.cumsum(lengths)))
+            flat = np.arange(offsets[-1]) + np.repeat(start[part] - offsets[:-1], lengths)
+            history = pa.ListArray.from_arrays(
+                pa.array(offsets, pa.int32()), self.note_ids.take(pa.array(liked_note[flat]))
+            )
+            columns = [
+                self.user_ids.take(pa.array(user[part])),
+                self.note_ids.take(pa.array(rows["note"].to_numpy()[part])),
+                pa.array(label[part]),
+                pa.array(time[part]).cast(TIME),
+                history,
+            ]
+            tables.append(pa.table(columns, schema=IMPRESSIONS))
+        return pa.concat_tables(tables)
+
+
+def _check_shares(valid: float, test: float) -> None:
+    if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
+        raise ConfigError(
+            f"valid is {valid} and test is {test}: give shares of the rows, test above 0, valid 0 or "
+            "more, together below 1"
+        )
+
+
+def _parts(
+    impressions: pa.Table, part: npt.NDArray[np.int8], what: str, *, valid: float
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """Train, valid and test by the number of each row's part, 0 to 2; none is empty but valid at share 0."""
+    sizes = np.bincount(part, minlength=3)
+    if sizes[0] == 0 or sizes[2] == 0 or (valid > 0 and sizes[1] == 0):
+        raise DataError(
+            f"{len(part)} impressions, {what}, split into {sizes[0]} train, {sizes[1]} valid and {sizes[2]} "
+            "test: a part is empty; give more clicks, or other shares"
+        )
+    train_part, valid_part, test_part = (impressions.filter(pa.array(part == i)) for i in range(3))
+    return train_part, valid_part, test_part
 
 
 def _known_histories(table: pa.Table, known: pa.Array, report: Report) -> pa.Table:

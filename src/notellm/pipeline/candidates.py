@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
 from notellm.data.convert import is_order_only
-from notellm.data.impressions import impressions_from_clicks
+from notellm.data.impressions import positive_impressions
 from notellm.errors import ConfigError, DataError
 from notellm.rank.blend import Blend, blend_features, fit_blend
 from notellm.rank.scorer import Ranker
@@ -88,8 +88,7 @@ def impressions_from_candidates(
         if value < 1:
             raise ConfigError(f"{name} is {value}: give 1 or more")
     _check(vectors)
-    liked = impressions_from_clicks(clicks, max_history=max_history, seed=seed)
-    liked = liked.filter(liked["label"])
+    liked = positive_impressions(clicks, max_history=max_history)
     names = pa.array(vectors[0], pa.string())
     user = pc.index_in(liked["user_id"], value_set=liked["user_id"].unique()).to_numpy().astype(np.int64)
     note = _rows(liked["note_id"], names)
