@@ -17,7 +17,6 @@ import dataclasses
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,11 +30,12 @@ from notellm.evaluate.baselines import click_matrix, popularity
 from notellm.evaluate.bootstrap import Interval, intervals
 from notellm.evaluate.next_click import NextClickResult
 from notellm.pairs import PairOptions, mine_pairs
-from notellm.pipeline.candidates import LAST, RECALLED, impressions_from_candidates
+from notellm.pipeline.candidates import LAST, RECALLED, Vectors, impressions_from_candidates
 from notellm.pipeline.fit import FitOptions
 from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
 from notellm.rank.scorer import Ranker
+from notellm.recall.embed import vector_table
 from notellm.recall.model import NoteLLM
 from notellm.record import RECORD, describe, read_record
 
@@ -85,31 +85,40 @@ def recall_model(
     notes: pa.Table, pairs: pa.Table, clicks: pa.Table, output: Path, options: FitOptions
 ) -> tuple[NoteLLM, float | None]:
     """A model and the seconds of its training; None where one of the same options and data was there."""
-    wanted = {
-        "notes": describe(notes),
-        "pairs": describe(pairs),
-        "clicks": describe(clicks),
-        "validation": None,
-    }
-    if (output / RECORD).is_file():
-        made = read_record(output)
-        if made["config"] == dataclasses.asdict(options.resolved()) and made["data"] == wanted:
-            return NoteLLM.from_pretrained(output), None
+    if made_before(output, options, {"notes": notes, "pairs": pairs, "clicks": clicks, "validation": None}):
+        return NoteLLM.from_pretrained(output), None
     return train(notes, pairs, output, options, clicks)
 
 
 def fitted_ranker(
-    notes: pa.Table, train: pa.Table, valid: pa.Table, output: Path, **given: Any
+    notes: pa.Table,
+    train: pa.Table,
+    valid: pa.Table,
+    output: Path,
+    options: RankFitOptions,
+    vectors: Vectors,
+    histories: Lists,
 ) -> tuple[Ranker, float | None]:
     """A ranker and the seconds of `fit_ranker`; None where one of the same options and data was there."""
-    if (output / RECORD).is_file():
-        made = read_record(output)
-        tables = {"notes": notes, "train": train, "valid": valid}
-        same = all(made["data"][name] == describe(table) for name, table in tables.items())
-        if same and made["config"] == dataclasses.asdict(given["options"].resolved()):
-            return Ranker.from_pretrained(output), None
+    near = vector_table(pa.array(vectors[0]), vectors[1])
+    if made_before(output, options, {"notes": notes, "train": train, "valid": valid, "vectors": near}):
+        return Ranker.from_pretrained(output), None
     start = time.perf_counter()
-    return fit_ranker(notes, train, valid, output, **given, resume=True), time.perf_counter() - start
+    ranker = fit_ranker(
+        notes, train, valid, output, options=options, vectors=vectors, histories=histories, resume=True
+    )
+    return ranker, time.perf_counter() - start
+
+
+def made_before(
+    output: Path, options: FitOptions | RankFitOptions, data: Mapping[str, pa.Table | None]
+) -> bool:
+    """Whether a model lies there that these options made of these data."""
+    if not (output / RECORD).is_file():
+        return False
+    made = read_record(output)
+    wanted = {name: None if table is None else describe(table) for name, table in data.items()}
+    return bool(made["config"] == dataclasses.asdict(options.resolved()) and made["data"] == wanted)
 
 
 def ahead(results: Sequence[NextClickResult]) -> dict[str, dict[str, Interval]]:
@@ -148,7 +157,7 @@ def main() -> None:
     vectors = data.notes["note_id"].to_pylist(), model.encode(data.notes)
 
     rows = impressions_from_candidates(clicks, vectors, seed=chosen.seed)
-    first, _, latest = split_impressions(rows, valid=0, test=VALID_SHARE)
+    first, _, latest = split_impressions(rows, valid=0, test=VALID_SHARE, seed=chosen.seed)
     drawn_rows = np.random.default_rng(chosen.seed).permutation(len(latest))[:VALID_ROWS]
     steps = chosen.rank_steps if chosen.max_steps is None else chosen.max_steps
     rank_options = RankFitOptions(seed=chosen.seed, max_steps=steps)
