@@ -168,7 +168,7 @@ def fit(
         part = _clicked(folder)
         notes, histories = part.notes, click_histories(part.clicks)
         rows = _impressions(part.clicks, recall, negatives, seed, progress=not quiet)
-        train, chosen, test = split_impressions(rows, valid=valid_share, test=test_share)
+        train, chosen, test = split_impressions(rows, valid=valid_share, test=test_share, seed=seed)
     hide_loading_bars()
     fit_ranker(
         notes,

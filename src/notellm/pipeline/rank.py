@@ -198,7 +198,7 @@ def fit_ranker(
         vectors: of recall, whose similarities `Recommender` is then to blend with P(enjoy), by weights that
             are fitted to clicks of ``valid``; None blends nothing.
         histories: what each user opened, oldest first, for the ranker to remember; None takes it from train
-            and valid.
+            and valid, which may lack clicks: those of a test part, those that recall missed.
         resume: go on with the run that was cut off.
         progress: show progress bars with rate and remaining time.
 
@@ -263,7 +263,7 @@ def fit_ranker(
         fit_answers(model, final[0], users, seed=chosen.seed)
     if chosen.two_step:
         metrics["untrained"] = _figures(valid, model.predict(final[1].ids))
-    start = _weights(model)
+    start = _weights(model) if chosen.two_step else {}  # of one step `_tune` sees to it
     for name, updates in steps.items():
         own = final if name == _CODES or not chosen.two_step else (rows(tuned, None), rows(valid, None))
         if chosen.backbone == TINY and chosen.two_step:  # other prompts, other answers
