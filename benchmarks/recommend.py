@@ -170,7 +170,7 @@ def main() -> None:
         vectors=vectors,
         histories=clicked,
     )
-    recommender = Recommender(*vectors, ranker)
+    recommender = Recommender.from_vectors(*vectors, ranker)
 
     answer_seconds: dict[str, float] = {}
     for name, rerank in (("recall", False), ("recall, then rank", True)):

@@ -14,6 +14,10 @@ class DataError(NotellmError, ValueError):
     """A table, a file or a row is not what it must be."""
 
 
+class NotFoundError(DataError):
+    """A note or a user that is asked for is not there."""
+
+
 class ConfigError(NotellmError, ValueError):
     """An option has a value that is not allowed."""
 

@@ -19,7 +19,8 @@ from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
 from notellm.rank.blend import Blend
 from notellm.rank.scorer import Ranker
-from notellm.recall.candidates import near_any
+from notellm.recall.candidates import merge_near
+from notellm.recall.related import search
 
 K, LAST = 30, 4
 
@@ -50,7 +51,8 @@ def offered(vectors, history):
     known = [ids.index(note_id) for note_id in history if note_id in ids]
     if not known:
         return []
-    near = near_any(table, [*dict.fromkeys(reversed(known))][:LAST], set(known), each=K, limit=K)
+    latest = [*dict.fromkeys(reversed(known))][:LAST]
+    near = merge_near(*search(table, table[latest], K + len(set(known))), set(known), each=K, limit=K)
     return [ids[row] for row in near.rows]
 
 
@@ -133,12 +135,12 @@ def test_a_ranker_keeps_its_blend_and_recommend_orders_by_it(world, fitted):
     ranker = Ranker.from_pretrained(folder)
     assert ranker.blend is not None
     assert ranker.histories == click_histories(clicks)
-    recommender = Recommender(ids, table, ranker)
+    recommender = Recommender.from_vectors(ids, table, ranker)
     user, history = max(ranker.histories.items(), key=lambda item: len(item[1]))
     recalled = recommender.recommend(user, k=50, recall_k=50, rerank=False).note_ids
     found = recommender.recommend(user, k=50, recall_k=50)
     assert found.basis.endswith("ranked by code and history, blended with similarity")
-    sources = [n for n in dict.fromkeys(reversed(history)) if n in recommender.ids][:10]
+    sources = [n for n in dict.fromkeys(reversed(history)) if n in ids][:10]
     near = table[[ids.index(n) for n in sources]] @ table[[ids.index(n) for n in recalled]].T
     scores = ranker.blend.scores(near, ranker.scores(user, recalled)[0])
     assert found.note_ids == [recalled[i] for i in np.argsort(-scores, kind="stable")]
@@ -146,7 +148,7 @@ def test_a_ranker_keeps_its_blend_and_recommend_orders_by_it(world, fitted):
 
     similarity_alone = Blend(best=1, latest=0, mean=0, log_odds=0)
     alone = Ranker(ranker.model, ranker.codes, ranker.table, ranker.histories, similarity_alone)
-    assert Recommender(ids, table, alone).recommend(user, k=50, recall_k=50).note_ids == recalled
+    assert Recommender.from_vectors(ids, table, alone).recommend(user, k=50, recall_k=50).note_ids == recalled
     assert alone.with_notes(ranker.table[:100]).blend == similarity_alone
     nobody = recommender.recommend(k=5)
     assert nobody.basis == "popular notes, ranked for a typical user"

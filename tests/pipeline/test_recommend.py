@@ -34,6 +34,12 @@ def recommender(home):
 
 
 @pytest.fixture(scope="module")
+def ids(recommender):
+    """All notes, in the order of the vectors' file."""
+    return recommender.ranker.texts.ids
+
+
+@pytest.fixture(scope="module")
 def user(recommender):
     """A user with a history of some length."""
     return next(u for u, own in recommender.ranker.histories.items() if len(own) > 5)
@@ -41,8 +47,7 @@ def user(recommender):
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_never_a_seen_or_excluded_note_and_never_more_than_k(recommender, data):
-    ids = recommender.ids
+def test_never_a_seen_or_excluded_note_and_never_more_than_k(recommender, ids, data):
     known = st.sampled_from(sorted(recommender.ranker.histories))
     history = data.draw(st.none() | st.lists(st.sampled_from(ids), max_size=12))
     user = data.draw(st.none() | known)
@@ -67,9 +72,9 @@ def test_never_a_seen_or_excluded_note_and_never_more_than_k(recommender, data):
     assert (found.scores == again.scores).all()
 
 
-def test_recall_is_the_best_similarity_to_any_opened_note(recommender):
+def test_recall_is_the_best_similarity_to_any_opened_note(recommender, ids):
     """Compared with every similarity computed plainly."""
-    ids, vectors = recommender.ids, recommender.vectors
+    vectors = recommender.index.vectors(ids)
     history = [ids[3], ids[70], ids[3], ids[150]]
     found = recommender.recommend(history=history, k=9, rerank=False)
     similarity = vectors @ vectors[[3, 70, 150]].T
@@ -83,8 +88,8 @@ def test_recall_is_the_best_similarity_to_any_opened_note(recommender):
     assert found.basis == "related to 3 opened notes, not ranked"
 
 
-def test_one_opened_note_brings_no_more_than_its_share(recommender):
-    history = recommender.ids[10:13]
+def test_one_opened_note_brings_no_more_than_its_share(recommender, ids):
+    history = ids[10:13]
     found = recommender.recommend(history=history, k=20, recall_k=50, per_note=4, rerank=False)
     counts = [found.reasons.count(note_id) for note_id in history]
     assert max(counts) <= 4
@@ -117,8 +122,7 @@ def test_without_history_the_popular_notes_are_candidates(recommender):
     assert ranked.basis == "popular notes, ranked for a typical user"
 
 
-def test_mistakes_are_told_in_one_line(recommender, user):
-    ids = recommender.ids
+def test_mistakes_are_told_in_one_line(recommender, ids, user):
     with pytest.raises(DataError, match=r"the user 'nobody' is not among the .* give a history"):
         recommender.recommend("nobody")
     with pytest.raises(DataError, match="the note 'zzz' of the history is not among"):
@@ -132,28 +136,31 @@ def test_mistakes_are_told_in_one_line(recommender, user):
     with pytest.raises(ConfigError, match="recall_k is 5; it must be at least k"):
         recommender.recommend(user, k=6, recall_k=5)
     with pytest.raises(DataError, match="same notes"):
-        Recommender(["x"], np.ones((1, 4), np.float32), recommender.ranker)
+        Recommender.from_vectors(["x"], np.ones((1, 4), np.float32), recommender.ranker)
     with pytest.raises(DataError, match="one vector"):
-        Recommender(["x", "x"], np.ones((2, 4), np.float32), recommender.ranker)
+        Recommender.from_vectors(["x", "x"], np.ones((2, 4), np.float32), recommender.ranker)
 
 
-def test_notes_without_vector_or_unknown_to_the_ranker_are_no_candidates(recommender):
-    few = Recommender(
-        [*recommender.ids[:40], "newer"],
-        np.vstack([recommender.vectors[:40], recommender.vectors[:1]]),
+def test_notes_without_vector_or_unknown_to_the_ranker_are_no_candidates(recommender, ids):
+    vectors = recommender.index.vectors(ids)
+    few = Recommender.from_vectors(
+        [*ids[:40], "newer"],
+        np.vstack([vectors[:40], vectors[:1]]),
         recommender.ranker,
     )
-    found = few.recommend(history=[recommender.ids[0], recommender.ids[200]], k=40, recall_k=40)
-    assert set(found.note_ids) == set(recommender.ids[1:40])
-    only = few.recommend(history=[recommender.ids[200]], k=3, recall_k=10)  # nothing near it is known
+    found = few.recommend(history=[ids[0], ids[200]], k=40, recall_k=40)
+    assert set(found.note_ids) == set(ids[1:40])
+    only = few.recommend(history=[ids[200]], k=3, recall_k=10)  # nothing near it is known
     assert only.basis.startswith("popular notes, ranked by history")
 
 
-def test_newer_notes_are_recommended_once_the_tables_hold_them(home, recommender):
+def test_newer_notes_are_recommended_once_the_tables_hold_them(home, recommender, ids):
     table = recommender.ranker.table
     older = Ranker(recommender.ranker.model, recommender.ranker.codes, table[:100])
-    history = recommender.ids[:2]
-    before = Recommender(recommender.ids, recommender.vectors, older).recommend(history=history, k=98)
-    assert set(before.note_ids) <= set(recommender.ids[:100])
+    history = ids[:2]
+    before = Recommender.from_vectors(ids, recommender.index.vectors(ids), older).recommend(
+        history=history, k=98
+    )
+    assert set(before.note_ids) <= set(ids[:100])
     after = Recommender.load(home / "vectors.parquet", home / "ranker", notes=table)
-    assert set(after.recommend(history=history, k=100).note_ids) - set(recommender.ids[:100])
+    assert set(after.recommend(history=history, k=100).note_ids) - set(ids[:100])

@@ -4,7 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notellm.recall.candidates import near_any
+from notellm.recall.candidates import merge_near
+from notellm.recall.related import search
 
 
 def plainly(vectors, opened, barred, each, limit):
@@ -31,7 +32,8 @@ def test_candidates_are_the_nearest_to_any_opened_note(data):
     opened = data.draw(st.lists(row, min_size=1, max_size=5, unique=True))
     barred = {*opened, *data.draw(st.sets(row))}
     each, limit = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 20))
-    near = near_any(vectors, opened, barred, each=each, limit=limit)
+    found = search(vectors, vectors[opened], each + len(barred))
+    near = merge_near(*found, barred, each=each, limit=limit)
     rows, scores, sources = plainly(vectors, opened, barred, each, limit)
     assert near.rows.tolist() == rows
     assert near.scores.tolist() == scores

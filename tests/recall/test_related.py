@@ -1,25 +1,17 @@
 """Exact search against a sort in plain Python, ties included."""
 
-from pathlib import Path
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import notellm.recall.related as related_module
 from notellm.errors import ConfigError, DataError
-from notellm.recall.embed import vector_table
 from notellm.recall.related import (
-    item_to_item,
     related_by_id,
     related_by_vector,
     search,
-    write_item_to_item,
 )
-from notellm.record import describe, read_record
 
 
 def by_sorting(vectors: np.ndarray, query: np.ndarray, k: int, barred: int = -1) -> list[int]:
@@ -79,39 +71,7 @@ def test_related_by_vector_gives_names_and_cosines():
     assert [cosine for _, cosine in found] == pytest.approx([0.8, 0.6])
 
 
-def test_the_table_of_all_notes(tmp_path: Path):
-    vectors = whole_numbers(25, 3, 4)
-    ids = [f"n{i}" for i in range(25)]
-    assert write_item_to_item(ids, vectors, tmp_path / "i2i.parquet", k=4, progress=False) == 25
-    table = pq.read_table(tmp_path / "i2i.parquet")
-    assert table.column("note_id").to_pylist() == ids
-    for i, (related, scores) in enumerate(
-        zip(table.column("related").to_pylist(), table.column("scores").to_pylist(), strict=True)
-    ):
-        wanted = by_sorting(vectors, vectors[i], 4, i)
-        assert related == [ids[j] for j in wanted]
-        assert scores == [float(vectors[j] @ vectors[i]) for j in wanted]
-
-
-def test_the_table_says_which_vectors_it_is_made_of(tmp_path: Path):
-    ids = [f"n{i}" for i in range(25)]
-    for seed in (4, 5):
-        vectors = whole_numbers(25, 3, seed)
-        write_item_to_item(ids, vectors, tmp_path / f"{seed}.parquet", k=4, progress=False)
-        record = read_record(tmp_path / f"{seed}.parquet")
-        assert (record["kind"], record["config"], record["metrics"]) == ("related", {"k": 4}, {"notes": 25})
-        assert record["data"] == {"vectors": describe(vector_table(pa.array(ids), vectors))}
-    assert record["data"] != read_record(tmp_path / "4.parquet")["data"]
-
-
-def test_more_related_notes_than_there_are():
-    (table,) = item_to_item(["a", "b"], np.eye(2, dtype=np.float32), k=5)
-    assert table.to_pydict() == {"note_id": ["a", "b"], "related": [["b"], ["a"]], "scores": [[0.0], [0.0]]}
-    (alone,) = item_to_item(["a"], np.ones((1, 2), dtype=np.float32))
-    assert alone.column("related").to_pylist() == [[]]
-
-
-def test_what_cannot_be_searched(tmp_path: Path):
+def test_what_cannot_be_searched():
     vectors = np.eye(2, dtype=np.float32)
     with pytest.raises(ConfigError, match="k is 0; ask for at least 1 related note"):
         search(vectors, vectors, 0)
@@ -119,7 +79,5 @@ def test_what_cannot_be_searched(tmp_path: Path):
         search(vectors, np.eye(3, dtype=np.float32), 1)
     with pytest.raises(DataError, match="the note 'z' is not among the 2 embedded notes"):
         related_by_id(["a", "b"], vectors, ["z"])
-    with pytest.raises(DataError, match="there are no embedded notes"):
-        write_item_to_item([], np.empty((0, 2), dtype=np.float32), tmp_path / "i2i.parquet")
     with pytest.raises(DataError, match="there are no embedded notes"):
         related_by_id([], np.empty((0, 2), dtype=np.float32), ["z"])

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from notellm import __version__
-from notellm.cli import evaluate, prepare, rank, recall
+from notellm.cli import evaluate, prepare, rank, recall, serve
 from notellm.errors import NotellmError
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _group in (prepare, recall, rank, evaluate):  # the order of --help
+for _group in (prepare, recall, rank, serve, evaluate):  # the order of --help
     app.add_typer(_group.commands)
 
 

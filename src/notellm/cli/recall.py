@@ -147,6 +147,7 @@ def related(
     """Find related notes: by id, for a new text, or for all notes at once."""
     from notellm.recall import related as search
     from notellm.recall.embed import read_vectors
+    from notellm.recall.item_to_item import write_item_to_item
     from notellm.recall.prompt import Note
 
     text = bool(title or content or topic)
@@ -156,8 +157,8 @@ def related(
     if every:
         if output is None:
             raise ConfigError("--all writes a Parquet file: give --output")
-        count = search.write_item_to_item(ids, matrix, output, k=k, progress=not quiet)
-        print(f"related notes of {count:,} notes -> {output}")
+        done = write_item_to_item(ids, matrix, output, k=k, progress=not quiet)
+        print(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
         return
     titles = {} if notes is None else _titles(notes)
     if note_id:

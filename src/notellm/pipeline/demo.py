@@ -156,7 +156,7 @@ def _rank(
     say(result.text())
     texts = {row["note_id"]: row for row in notes.to_pylist()}
     user = max(ranker.histories, key=lambda name: (min(len(ranker.histories[name]), 12), name))
-    found = Recommender(*vectors, ranker).recommend(user, k=5)
+    found = Recommender.from_vectors(*vectors, ranker).recommend(user, k=5)
     say(f"For {user} ({found.basis}):")
     for note_id, score, reason in zip(found.note_ids, found.scores, found.reasons, strict=True):
         why = "popular" if reason is None else f"near {texts[reason]['title']}"

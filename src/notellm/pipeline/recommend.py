@@ -4,14 +4,14 @@
                        less what the user has seen and what is excluded
     recommended      = the candidates by P(enjoy), or by the ranker's blend of it and the similarities
 
-Recall is an exact search over NoteLLM vectors, so a note published a minute ago is found as soon as it has
-one. Of a user without any history the candidates are the popular notes: those that most users liked.
+Recall searches an index of NoteLLM vectors, so a note published a minute ago is found as soon as it is in
+there. Of a user without any history the candidates are the popular notes: those that most users liked.
 A `Recommender` is loaded once and answers many times; it changes nothing of itself.
 """
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -21,10 +21,14 @@ import pyarrow as pa
 from notellm.errors import ConfigError, DataError
 from notellm.pipeline.candidates import LAST, RECALLED, vectors_among
 from notellm.rank.scorer import Ranker
-from notellm.recall.candidates import near_any
+from notellm.recall.candidates import merge_near
 from notellm.recall.checkpoint import is_checkpoint
 from notellm.recall.embed import read_vectors
 from notellm.recall.model import NoteLLM
+from notellm.store.base import Index
+from notellm.store.filters import Filter
+from notellm.store.local import LocalIndex
+from notellm.store.notes import StoredNote, rows_of
 
 
 @dataclass(frozen=True)
@@ -50,21 +54,32 @@ class Recommender:
     """Recall and rank together.
 
     Args:
-        ids: note ids of the vectors, each once.
-        vectors: (n, d) float32, unit norm, from ``NoteLLM.encode``.
-        ranker: whose notes can be recommended: candidates are notes that it has and that have a vector.
-
-    Raises:
-        DataError: vectors and ids do not fit together, or the ranker has none of these notes.
+        index: searched for candidates; it may change while it is used.
+        ranker: orders them; it has the notes of the index.
     """
 
-    def __init__(self, ids: Sequence[str], vectors: np.ndarray, ranker: Ranker) -> None:
-        self.ids, self.vectors = vectors_among((ids, vectors), ranker.texts.row)
+    def __init__(self, index: Index, ranker: Ranker) -> None:
+        self.index = index
         self.ranker = ranker
-        self._row = {note_id: row for row, note_id in enumerate(self.ids)}
-        likes = Counter(note_id for own in ranker.histories.values() for note_id in own)
-        self._likes = np.array([likes[note_id] for note_id in self.ids], dtype=np.float32)
-        self._popular = np.argsort(-self._likes, kind="stable")
+        self._likes = Counter(note_id for own in ranker.histories.values() for note_id in own)
+        self._popular = [note_id for note_id, _ in self._likes.most_common()]
+
+    @classmethod
+    def from_vectors(cls, ids: Sequence[str], vectors: np.ndarray, ranker: Ranker) -> Self:
+        """A recommender that searches vectors exactly.
+
+        Args:
+            ids: note ids of the vectors, each once.
+            vectors: (n, d) float32, unit norm, from ``NoteLLM.encode``.
+            ranker: whose notes can be recommended: candidates are notes that it has and that have a vector.
+
+        Raises:
+            DataError: vectors and ids do not fit together, or the ranker has none of these notes.
+        """
+        own, table = vectors_among((ids, vectors), ranker.texts)
+        index = LocalIndex(table.shape[1])
+        index.upsert(rows_of([StoredNote(note_id=note_id) for note_id in own], table))
+        return cls(index, ranker)
 
     @classmethod
     def load(
@@ -94,8 +109,8 @@ class Recommender:
             ranking = ranking.with_notes(notes)
         if is_checkpoint(recall):
             vectors = NoteLLM.from_pretrained(recall).encode(ranking.table, progress=progress)
-            return cls(ranking.texts.ids, vectors, ranking)
-        return cls(*read_vectors(recall), ranking)
+            return cls.from_vectors(ranking.texts.ids, vectors, ranking)
+        return cls.from_vectors(*read_vectors(recall), ranking)
 
     def recommend(
         self,
@@ -108,6 +123,7 @@ class Recommender:
         per_note: int | None = None,
         last: int = LAST,
         rerank: bool = True,
+        where: Filter | None = None,
     ) -> Recommendations:
         """Notes for a user, none of which the user has seen.
 
@@ -121,6 +137,7 @@ class Recommender:
                 places; as ``recall_k`` when None.
             last: how many of the last opened notes bring candidates, each counted once.
             rerank: order candidates by the ranker; False is recall alone, in the order of similarity.
+            where: what candidates must fulfil.
 
         Raises:
             ConfigError: a number is not allowed.
@@ -138,31 +155,30 @@ class Recommender:
             raise ConfigError("; ".join(problems))
         opened = self._opened(user_id, history)
         seen = {*opened, *exclude}
-        sources = [note_id for note_id in dict.fromkeys(reversed(opened)) if note_id in self._row][:last]
+        latest = list(dict.fromkeys(reversed(opened)))
+        sources = [n for n, there in zip(latest, self.index.contains(latest), strict=True) if there][:last]
         reasons: list[str | None]
         if sources:
-            rows = [self._row[note_id] for note_id in sources]
-            barred = {self._row[note_id] for note_id in seen if note_id in self._row}
-            near = near_any(self.vectors, rows, barred, each=each, limit=recall_k)
-            found, scores = near.rows, near.scores
-            reasons = [sources[source] for source in near.sources]
+            near = _near_any(self.index, sources, seen, each=each, limit=recall_k, where=where)
+            candidates, scores, reasons = near
             origin = f"related to {len(sources)} opened note{'s' if len(sources) > 1 else ''}"
         else:
-            found = np.array([row for row in self._popular if self.ids[row] not in seen][:recall_k], np.int64)
-            scores, reasons = self._likes[found], [None] * len(found)
+            candidates = self._popular_notes(seen, recall_k, where)
+            scores = np.array([self._likes[note_id] for note_id in candidates], dtype=np.float32)
+            reasons = [None] * len(candidates)
             origin = "popular notes"
-        candidates = [self.ids[row] for row in found]
         if not candidates:
             raise DataError(
-                f"nothing is left to recommend: all {len(self.ids):,} notes within reach are seen or "
-                "excluded; exclude fewer, or raise recall_k, per_note or last"
+                f"nothing is left to recommend: all {len(self.index):,} notes within reach are seen or "
+                "excluded, or a filter keeps them out; exclude fewer, or raise recall_k, per_note or last"
             )
         if not rerank:
             return Recommendations(candidates[:k], scores[:k], reasons[:k], f"{origin}, not ranked")
         scores, basis = self.ranker.scores(user_id, candidates, history=history)
         ranked = "for a typical user" if basis == "nothing" else f"by {basis}"
         if sources and self.ranker.blend is not None:
-            scores = self.ranker.blend.scores(self.vectors[rows] @ self.vectors[found].T, scores)
+            similarities = self.index.vectors(sources) @ self.index.vectors(candidates).T
+            scores = self.ranker.blend.scores(similarities, scores)
             ranked += ", blended with similarity"
         best = np.argsort(-scores, kind="stable")[:k]
         return Recommendations(
@@ -172,14 +188,36 @@ class Recommender:
             f"{origin}, ranked {ranked}",
         )
 
+    def _popular_notes(self, seen: Collection[str], limit: int, where: Filter | None) -> list[str]:
+        """What most users liked, as far as it may be shown; of equal likes, what the log names first.
+
+        Where fewer notes are liked than asked for, others follow in the index's order.
+        """
+        rule = where or Filter()
+        any_query = np.zeros((1, self.index.dim), dtype=np.float32)
+        any_query[0, 0] = 1.0
+        allowed = [n for n in self._popular if n not in seen and (rule.allow is None or n in rule.allow)]
+        found: list[str] = []
+        for start in range(0, len(allowed), 2 * limit):
+            piece = allowed[start : start + 2 * limit]
+            ((shown,), _) = self.index.search(
+                any_query, len(piece), where=replace(rule, allow=frozenset(piece))
+            )
+            visible = set(shown)
+            found += [note_id for note_id in piece if note_id in visible]
+            if len(found) >= limit:
+                return found[:limit]
+        ((others,), _) = self.index.search(any_query, limit, where=rule, exclude=[{*seen, *found}])
+        return found + others[: limit - len(found)]
+
     def _opened(self, user_id: str | None, history: Sequence[str] | None) -> list[str]:
         """What the user opened, oldest first."""
         if history is not None:
             for note_id in history:
-                if note_id not in self.ranker.texts.row:
+                if note_id not in self.ranker.texts:
                     raise DataError(
                         f"the note {note_id!r} of the history is not among the ranker's "
-                        f"{len(self.ranker.texts.ids):,} notes; leave it out, or give notes that hold it"
+                        f"{len(self.ranker.texts):,} notes; leave it out, or give notes that hold it"
                     )
             return list(history)
         if user_id is None:
@@ -191,3 +229,29 @@ class Recommender:
                 "give a history, or no user for popular notes"
             )
         return list(self.ranker.histories.get(user_id, ()))
+
+
+def _near_any(
+    index: Index,
+    opened: Sequence[str],
+    barred: Collection[str],
+    *,
+    each: int,
+    limit: int,
+    where: Filter | None,
+) -> tuple[list[str], np.ndarray, list[str | None]]:
+    """The notes nearest to any of the opened ones: ids, best similarities, and which opened note has it.
+
+    The latest opened note comes first; of equal similarity the note that it brings.
+    """
+    ids, scores = index.search(index.vectors(opened), each, where=where, exclude=[barred] * len(opened))
+    names = list(dict.fromkeys(note_id for own in ids for note_id in own))
+    row = {note_id: i for i, note_id in enumerate(names)}
+    width = max(map(len, ids))
+    found = np.full((len(ids), width), -1, dtype=np.int64)
+    cosines = np.full((len(ids), width), -np.inf, dtype=np.float32)
+    for source, (own, values) in enumerate(zip(ids, scores, strict=True)):
+        found[source, : len(own)] = [row[note_id] for note_id in own]
+        cosines[source, : len(own)] = values
+    near = merge_near(found, cosines, (), each=each, limit=limit)
+    return [names[i] for i in near.rows], near.scores, [opened[i] for i in near.sources]

@@ -4,7 +4,7 @@ Nothing here looks ahead: a row's history holds what the user liked before it, a
 (out of fold for the rows that a model is tuned on, see ``codes.py``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,29 +24,49 @@ from notellm.rank.model import BinLLM, Question
 from notellm.recall.prompt import Note, notes_from_table
 
 
-class NoteTexts:
-    """The notes that prompts name, cut at the budgets once.
+class NoteTexts(Collection[str]):
+    """The notes that prompts name, each cut at the budgets once.
 
     Args:
         model: whose prompt cuts them.
-        notes: notes table (schema ``data.schema.NOTES``).
+        notes: a notes table (schema ``data.schema.NOTES``), all cut at once; or notes by their ids, which may
+            change while they are served: those are cut when they are first asked for.
     """
 
-    def __init__(self, model: BinLLM, notes: pa.Table) -> None:
-        self.ids: list[str] = notes.column("note_id").to_pylist()
-        self.notes = model.prompt.cut(notes_from_table(notes))
-        self.row = {note_id: i for i, note_id in enumerate(self.ids)}
+    def __init__(self, model: BinLLM, notes: pa.Table | Mapping[str, Note]) -> None:
+        self._prompt = model.prompt
+        self._notes: Mapping[str, Note] = (
+            dict(zip(notes.column("note_id").to_pylist(), notes_from_table(notes), strict=True))
+            if isinstance(notes, pa.Table)
+            else notes
+        )
+        self._cut: dict[str, Note] = {}
+        if isinstance(notes, pa.Table):
+            self._cut_once(list(self._notes))
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of all notes."""
+        return list(self._notes)
+
+    def __contains__(self, note_id: object) -> bool:
+        return note_id in self._notes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._notes)
+
+    def __len__(self) -> int:
+        return len(self._notes)
 
     def note(self, note_id: str) -> Note:
-        """A note by its id.
+        """A note by its id, cut.
 
         Raises:
             DataError: there is no such note.
         """
-        row = self.row.get(note_id)
-        if row is None:
-            raise DataError(f"there is no note {note_id!r} among the {len(self.ids):,} notes; add it first")
-        return self.notes[row]
+        if note_id not in self._notes:
+            raise DataError(f"there is no note {note_id!r} among the {len(self):,} notes; add it first")
+        return self._cut_once([note_id])[0]
 
     def history(self, note_ids: Sequence[str], last: int | None = None) -> list[Note]:
         """The notes of a history, oldest first; ids that are no longer among the notes are left out.
@@ -55,8 +75,23 @@ class NoteTexts:
             note_ids: the history, oldest first.
             last: how many at most, the latest ones; all when None.
         """
-        rows = [self.row[note_id] for note_id in note_ids if note_id in self.row]
-        return [self.notes[row] for row in (rows if last is None else rows[max(0, len(rows) - last) :])]
+        known = [note_id for note_id in note_ids if note_id in self._notes]
+        named = known if last is None else known[max(0, len(known) - last) :]
+        return self._cut_once(named)
+
+    def forget(self, note_id: str) -> None:
+        """Cut a note anew when it is asked for again: it has changed."""
+        self._cut.pop(note_id, None)
+
+    def _cut_once(self, note_ids: Sequence[str]) -> list[Note]:
+        """Notes as they are cut; another thread may forget them meanwhile."""
+        cut = {note_id: self._cut.get(note_id) for note_id in note_ids}
+        new = [note_id for note_id, known in cut.items() if known is None]
+        if new:
+            fresh = dict(zip(new, self._prompt.cut([self._notes[note_id] for note_id in new]), strict=True))
+            self._cut.update(fresh)
+            cut.update(fresh)
+        return [note for note in map(cut.__getitem__, note_ids) if note is not None]
 
 
 def impression_codes(impressions: pa.Table, codes: Codes) -> "RowCodes":

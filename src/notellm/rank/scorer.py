@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Self
+from typing import Self, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,7 @@ from notellm.rank.blend import Blend
 from notellm.rank.codes import Codes, load_codes
 from notellm.rank.config import Form
 from notellm.rank.model import BinLLM, is_checkpoint
+from notellm.recall.prompt import Note
 from notellm.record import fingerprint
 
 #: Candidates that pass the backbone together. On two threads of a CPU 1,000 candidates take 501 ms in groups
@@ -61,7 +62,8 @@ class Ranker:
     Args:
         model: the tuned model.
         codes: of users and notes; None where it was tuned on text alone.
-        notes: notes table (schema ``data.schema.NOTES``): candidates, and what histories name.
+        notes: candidates, and what histories name: a notes table (schema ``data.schema.NOTES``), or notes by
+            their ids, which may come, change (then call :meth:`forget`) and go while they are ranked.
         histories: what each user liked, oldest first, where the caller gives no history.
         blend: how recall's similarities and these scores make one, for `Recommender`; None ranks by these
             scores alone.
@@ -76,27 +78,48 @@ class Ranker:
         self,
         model: BinLLM,
         codes: Codes | None,
-        notes: pa.Table,
+        notes: pa.Table | Mapping[str, Note],
         histories: Mapping[str, Sequence[str]] | None = None,
         blend: Blend | None = None,
     ) -> None:
         self.model = model
         self.codes = codes
         self.blend = blend
-        self.table = whole_notes(notes)
+        self._table = whole_notes(notes) if isinstance(notes, pa.Table) else None
         self.texts = NoteTexts(model, notes)
         self.histories = dict(histories or {})
         self._ends: dict[tuple[str, Form], list[int]] = {}
         self._can_share = can_share(model.backbone)
         self._lock = Lock()  # sharing a beginning changes how the model's layers attend meanwhile
 
-    def with_notes(self, notes: pa.Table) -> "Ranker":
-        """The same ranker with other notes, newer ones among them.
+    def with_notes(self, notes: pa.Table | Mapping[str, Note]) -> "Ranker":
+        """The same ranker with other notes, newer ones among them; the two score one after the other.
 
         Raises:
             DataError: the notes lack a column.
         """
-        return Ranker(self.model, self.codes, notes, self.histories, self.blend)
+        other = Ranker(self.model, self.codes, notes, self.histories, self.blend)
+        other._lock = self._lock
+        return other
+
+    @property
+    def table(self) -> pa.Table:
+        """The notes as a table.
+
+        Raises:
+            DataError: they were given by their ids.
+        """
+        if self._table is None:
+            raise DataError(
+                "this ranker ranks notes that come and go, given by their ids; it has no table of them"
+            )
+        return self._table
+
+    def forget(self, note_id: str) -> None:
+        """Read a note anew when it is asked for again: it has changed."""
+        self.texts.forget(note_id)
+        for form in get_args(Form):
+            self._ends.pop((note_id, form), None)
 
     # ---------------------------------------------------------------- ranking
 

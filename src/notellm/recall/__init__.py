@@ -6,6 +6,7 @@ prompt -> model -> trainer (two losses, one forward pass) -> embed, related note
 from notellm.recall.config import NoteLLMConfig
 from notellm.recall.embed import embed_to_parquet, read_vectors
 from notellm.recall.generate import generate_categories, generate_topics
+from notellm.recall.item_to_item import write_item_to_item
 from notellm.recall.model import NoteLLM, NoteLLMOutput
 from notellm.recall.prompt import (
     Note,
@@ -16,11 +17,9 @@ from notellm.recall.prompt import (
     notes_from_table,
 )
 from notellm.recall.related import (
-    item_to_item,
     related_by_id,
     related_by_vector,
     search,
-    write_item_to_item,
 )
 from notellm.recall.trainer import (
     NoteLLMTrainer,
@@ -42,7 +41,6 @@ __all__ = [
     "embed_to_parquet",
     "generate_categories",
     "generate_topics",
-    "item_to_item",
     "load_template",
     "notes_from_table",
     "read_vectors",

@@ -1,14 +1,12 @@
 """Candidates for a user: the notes nearest to any of the notes that the user opened lately.
 
-A candidate's similarity is the best that any of the opened notes has to it. Exact search, as ``related``.
+A candidate's similarity is the best that any of the opened notes has to it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-
-from notellm.recall.related import search
 
 
 @dataclass(frozen=True)
@@ -26,34 +24,18 @@ class Near:
     sources: np.ndarray
 
 
-def near_any(
-    vectors: np.ndarray, opened: Sequence[int], barred: Collection[int], *, each: int, limit: int
-) -> Near:
-    """The vectors nearest to any of the opened ones.
-
-    Args:
-        vectors: (n, d) float32, unit norm.
-        opened: rows of the opened notes, each once, the latest first.
-        barred: rows that shall not come back, the opened ones among them.
-        each: candidates that one opened note may bring.
-        limit: candidates in all.
-    """
-    found, cosines = search(vectors, vectors[list(opened)], each + len(barred))
-    return merge_near(found, cosines, barred, each=each, limit=limit)
-
-
 def merge_near(
     found: np.ndarray, cosines: np.ndarray, barred: Collection[int], *, each: int, limit: int
 ) -> Near:
-    """What :func:`near_any` makes of the neighbours of each opened note.
+    """The notes nearest to any of the opened ones, from the neighbours of each.
 
     Args:
         found: int64 (opened, k), rows of the neighbours, best first, -1 for none; as many as are barred
             more than ``each``, so that what is left is the whole of it.
         cosines: float32 (opened, k), their similarities.
-        barred: as there.
-        each: as there.
-        limit: as there.
+        barred: rows that shall not come back, the opened ones among them.
+        each: candidates that one opened note may bring.
+        limit: candidates in all.
     """
     free = (found >= 0) & ~np.isin(found, np.fromiter(barred, np.int64, len(barred)))
     source, place = np.nonzero(free & (free.cumsum(axis=1) <= each))

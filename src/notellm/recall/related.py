@@ -4,23 +4,22 @@ Vectors have unit norm, so the inner product is the cosine; the search is a bloc
 partial sort. Ties go to the note that stands first. For millions of notes use an index instead.
 """
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
-import pyarrow as pa
-from tqdm.auto import tqdm
 
 from notellm.errors import ConfigError, DataError
-from notellm.files import write_parquet_pieces
-from notellm.recall.embed import vector_table
-from notellm.record import describe, make_record
 
 _BLOCK_BYTES = 64 * 2**20
 
 
 def search(
-    vectors: np.ndarray, queries: np.ndarray, k: int, *, exclude: np.ndarray | None = None
+    vectors: np.ndarray,
+    queries: np.ndarray,
+    k: int,
+    *,
+    exclude: np.ndarray | None = None,
+    allowed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k best rows of ``vectors`` for each query.
 
@@ -29,6 +28,7 @@ def search(
         queries: (q, d) float32, unit norm.
         k: how many; fewer come back where there are fewer notes.
         exclude: (q,) a row that is not a result of each query (the query itself), -1 for none.
+        allowed: bool (n,), the rows that may be results; all when None.
 
     Returns:
         Rows (q, k) int64, -1 where there are too few, and their cosines (q, k) float32, best first.
@@ -53,6 +53,8 @@ def search(
         if exclude is not None:
             barred = exclude[start : start + block]
             scores[rows[barred >= 0], barred[barred >= 0]] = -np.inf
+        if allowed is not None:
+            scores[:, ~allowed] = -np.inf
         width = min(k, scores.shape[1])
         if width < scores.shape[1]:
             # The k-th best score, then everything at or above it: ties must not depend on the partition.
@@ -95,57 +97,6 @@ def related_by_vector(
 ) -> list[list[tuple[str, float]]]:
     """Related notes of notes never seen before, by their vectors (from ``NoteLLM.encode``)."""
     return _named(ids, *search(vectors, queries, k))
-
-
-def item_to_item(ids: Sequence[str], vectors: np.ndarray, *, k: int = 10) -> Iterator[pa.Table]:
-    """The related notes of every note, a block of notes at a time.
-
-    Yields:
-        Tables with ``note_id`` (string), ``related`` (list of string) and ``scores`` (list of float32),
-        best first.
-    """
-    names = np.array(ids, dtype=object)
-    for start in range(0, len(ids), 4_096):
-        rows = np.arange(start, min(start + 4_096, len(ids)))
-        found, cosines = search(vectors, vectors[rows], k, exclude=rows)
-        kept = found >= 0
-        offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=1))]).astype(np.int32)
-        related = pa.ListArray.from_arrays(offsets, pa.array(names[found[kept]], pa.string()))
-        scores = pa.ListArray.from_arrays(offsets, pa.array(cosines[kept], pa.float32()))
-        yield pa.table({"note_id": pa.array(names[rows], pa.string()), "related": related, "scores": scores})
-
-
-def write_item_to_item(
-    ids: Sequence[str], vectors: np.ndarray, path: str | Path, *, k: int = 10, progress: bool = True
-) -> int:
-    """Write the bulk item-to-item table of all notes as Parquet, whole or not at all.
-
-    Returns:
-        The number of notes in it.
-
-    Raises:
-        DataError: there are no notes.
-        StorageError: the file cannot be written.
-    """
-    if not ids:
-        raise DataError("there are no embedded notes to relate; embed the notes first")
-    record = make_record(
-        kind="related",
-        config={"k": k},
-        data={"vectors": describe(vector_table(pa.array(ids, pa.string()), vectors))},
-        metrics={"notes": len(ids)},
-    )
-    with tqdm(total=len(ids), unit="note", disable=not progress) as bar:
-        pieces = _counted(item_to_item(ids, vectors, k=k), bar)
-        write_parquet_pieces(pieces, path, record=record)
-    return len(ids)
-
-
-def _counted(pieces: Iterator[pa.Table], bar: tqdm) -> Iterator[pa.Table]:
-    """The pieces as they are; the bar counts their rows once they are written."""
-    for piece in pieces:
-        yield piece
-        bar.update(piece.num_rows)
 
 
 def _named(ids: Sequence[str], found: np.ndarray, cosines: np.ndarray) -> list[list[tuple[str, float]]]:

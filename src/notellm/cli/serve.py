@@ -1,0 +1,149 @@
+"""Commands of the service: store build, store show, store related, and serve."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from notellm.cli.common import Output, Quiet, examples, group, hide_loading_bars, load_model, load_notes
+from notellm.errors import ConfigError, DataError
+
+commands = group()
+store = typer.Typer(
+    help="Build and use a store, which keeps notes with their vectors.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+)
+commands.add_typer(store, name="store")
+
+StorePlace = Annotated[str, typer.Argument(help="A directory, or a URI of object storage.")]
+Model = Annotated[str, typer.Option(help="The model directory.")]
+
+
+@store.command(
+    epilog=examples(
+        "notellm store build store --model model --notes data",
+        "notellm store build store --model model --notes data --vectors vectors.parquet",
+        "notellm store build store --model newer-model          (the same notes, its vectors)",
+    )
+)
+def build(
+    place: StorePlace,
+    model: Model,
+    notes: Annotated[Path | None, typer.Option(help="A dataset folder, or a notes file.")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="Vectors of these notes and this model, from: notellm embed.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a store, add notes to it, or give its notes the vectors of another model."""
+    from notellm.pipeline.build import build_store
+    from notellm.record import read_record
+
+    table = None if notes is None else load_notes(notes)
+    loaded = load_model(model)
+    if vectors is not None:
+        if table is None:
+            raise ConfigError("--vectors are of --notes: give both")
+        made_by = read_record(vectors)["data"].get("model", {}).get("fingerprint")
+        if made_by != loaded.fingerprint():
+            raise DataError(
+                f"{vectors} was made by the model {made_by}, not by {loaded.fingerprint()} in {model}; "
+                "embed the notes with this model, or leave --vectors out"
+            )
+    done = build_store(place, loaded, table, vectors=vectors, progress=not quiet)
+    print(f"{done.notes:,} notes ({done.embedded:,} embedded, {done.kept:,} as they were) -> {place}")
+
+
+@store.command(epilog=examples("notellm store show store"))
+def show(place: StorePlace) -> None:
+    """Show what a store holds."""
+    from notellm.store.notes import NoteStore, versions
+
+    known = versions(place)
+    if not known:
+        raise DataError(f"{place} is not a store of notes; make one: notellm store build")
+    opened = NoteStore.open(place, known[-1])
+    rows = opened.read(["hidden", "expires_at", "category"])
+    print(f"model      {opened.model}  ({opened.dim} dimensions)")
+    print(f"notes      {rows.num_rows:,}")
+    print(f"hidden     {sum(rows.column('hidden').to_pylist()):,}")
+    print(f"expiring   {rows.num_rows - rows.column('expires_at').null_count:,}")
+    print(f"categories {len(set(rows.column('category').to_pylist()) - {''}):,}")
+    opened.close()
+
+
+@store.command(
+    epilog=examples(
+        "notellm store related store -o item-to-item.parquet",
+        "notellm store related store -o item-to-item.parquet     (again: only what has changed)",
+    )
+)
+def related(
+    place: StorePlace,
+    output: Output,
+    k: Annotated[int, typer.Option("-k", help="How many related notes.", min=1)] = 10,
+    quiet: Quiet = False,
+) -> None:
+    """Write the item-to-item table of all visible notes; where it is there, only what changed is computed."""
+    from notellm.recall.item_to_item import write_item_to_item
+    from notellm.store.notes import NoteStore, versions, visible_vectors
+
+    known = versions(place)
+    if not known:
+        raise DataError(f"{place} is not a store of notes; make one: notellm store build")
+    opened = NoteStore.open(place, known[-1])
+    ids, matrix = visible_vectors(opened.read(["note_id", "hidden", "expires_at", "vector"]))
+    opened.close()
+    done = write_item_to_item(ids, matrix, output, k=k, progress=not quiet)
+    print(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
+
+
+@commands.command(
+    epilog=examples(
+        "notellm serve store --model model --ranker ranker --no-keys",
+        "NOTELLM_WRITE_KEYS=... notellm serve store --model model --index hnsw --host 0.0.0.0",
+        "notellm serve store --model model --index http://milvus:19530",
+    )
+)
+def serve(
+    place: StorePlace,
+    model: Model,
+    ranker: Annotated[str | None, typer.Option(help="A ranker directory; none: no recommendations.")] = None,
+    index: Annotated[str, typer.Option(help="exact, hnsw, or the URI of a Milvus server.")] = "exact",
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)] = 8_000,
+    no_keys: Annotated[
+        bool, typer.Option("--no-keys", help="No API keys; on a loopback address only.")
+    ] = False,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request's body.", min=1)] = 1 << 20,
+    max_requests: Annotated[int, typer.Option(help="Requests at one time.", min=1)] = 256,
+    timeout: Annotated[float, typer.Option(help="Seconds of a request.", min=0.1)] = 30.0,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests a second of one key; none: any number.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Serve a store over HTTP, with a web page. API keys: NOTELLM_WRITE_KEYS, NOTELLM_READ_KEYS.
+
+    The token of a Milvus server: NOTELLM_MILVUS_TOKEN.
+    """
+    from notellm.pipeline.engine import Engine
+    from notellm.serve.guard import Limits
+    from notellm.serve.run import keys_from
+    from notellm.serve.run import serve as run
+
+    keys = keys_from(os.environ, no_keys=no_keys, host=host)
+    limits = Limits(body=max_body, together=max_requests, seconds=timeout, rate=rate)
+    hide_loading_bars()
+    token = os.environ.get("NOTELLM_MILVUS_TOKEN", "")
+    engine = Engine.open(place, model, ranker=ranker, index=index, token=token, progress=not quiet)
+    run(
+        engine,
+        host=host,
+        port=port,
+        keys=keys,
+        limits=limits,
+        ready=lambda: print(f"http://{host}:{port}/", flush=True),
+    )

@@ -1,0 +1,573 @@
+"""Everything at once and alive: store, index, NoteLLM and ranker, while notes come, change and go.
+
+    engine = Engine.open("store", "model", ranker="ranker")
+    engine.apply([Publish(StoredNote(note_id="n1", title="Cold brew at the camp site"))])
+    engine.related([RelatedQuery(note_id="n1")])
+    engine.recommend("user-7", k=10)
+
+A write is embedded, committed to the store, and put into the index, in this order; when `apply` returns it
+is durable, and the next search finds it. Reads go on meanwhile, and while :meth:`Engine.reload` brings a new
+model or builds the index anew: what answers is one object, exchanged at once when the new one is complete.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from threading import Lock, RLock
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from notellm.errors import ConfigError, DataError, NotellmError, NotFoundError
+from notellm.pipeline.recommend import Recommendations, Recommender
+from notellm.rank.scorer import Ranker, Ranking
+from notellm.recall.model import NoteLLM
+from notellm.recall.prompt import Note
+from notellm.store.base import Index
+from notellm.store.filters import Filter
+from notellm.store.home import IndexHome
+from notellm.store.notes import NoteStore, StoredNote, notes_of, rows_of
+from notellm.store.select import check_selection, select
+
+#: Notes that are embedded together where there are many.
+_TOGETHER = 1_024
+#: Changed notes after which an HNSW index is saved again, so that a restart has little to add.
+_SAVED_EVERY = 5_000
+_FETCHED = 4  # times k are looked at where some of them may not be shown
+_NO_RANKER = "there is no ranker here; start with one (notellm serve --ranker), or make one: notellm rank fit"
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Add a note, or replace it."""
+
+    note: StoredNote
+
+    @property
+    def note_id(self) -> str:
+        """The note's id."""
+        return self.note.note_id
+
+
+@dataclass(frozen=True)
+class Change:
+    """Change some fields of a note, by their names in :class:`StoredNote`."""
+
+    note_id: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Take a note out for good."""
+
+    note_id: str
+
+
+Write: TypeAlias = Publish | Change | Remove
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a write: whether the note was there before."""
+
+    note_id: str
+    existed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelatedQuery:
+    """One question for related notes.
+
+    Attributes:
+        note_id: of a known note, which is not among its own results; or
+        note: a text, known or not.
+        k: how many.
+        where: what they must fulfil.
+        near_duplicates, diversity: as in `store.select.select`.
+    """
+
+    note_id: str | None = None
+    note: Note | None = None
+    k: int = 10
+    where: Filter = field(default_factory=Filter)
+    near_duplicates: float | None = None
+    diversity: float = 0.0
+
+
+@dataclass(frozen=True)
+class Related:
+    """Related notes, best first, and their cosines."""
+
+    notes: list[StoredNote]
+    scores: list[float]
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What the model writes of a note; no category where it knows none."""
+
+    category: str | None
+    topics: list[str]
+
+
+@dataclass(frozen=True)
+class _Live:
+    """What answers at one time; exchanged as a whole."""
+
+    model: NoteLLM
+    fingerprint: str
+    store: NoteStore
+    home: IndexHome
+    index: Index
+    notes: dict[str, StoredNote]
+    recommender: Recommender | None
+
+
+class Engine:
+    """What a service asks; made by :meth:`open`. Threads may share it.
+
+    Args:
+        live: what answers.
+        paths: where model, ranker and index come from, for :meth:`reload`.
+    """
+
+    def __init__(self, live: _Live, paths: "Paths", *, progress: bool = False) -> None:
+        self._live = live
+        self._paths = paths
+        self._progress = progress
+        self._write_lock = RLock()
+        self._model_lock = Lock()  # tokenizers are not to be shared between threads
+        self._touched: set[str] | None = None  # ids written while something new is being built
+        self._since_saved = 0
+
+    # ---------------------------------------------------------------- opening
+
+    @classmethod
+    def open(
+        cls,
+        store: str | Path,
+        model: str | Path,
+        *,
+        ranker: str | Path | None = None,
+        index: str = "exact",
+        token: str = "",
+        progress: bool = False,
+    ) -> Self:
+        """Open a store with the model that made its vectors.
+
+        Args:
+            store: a store (`notellm store build`).
+            model: a NoteLLM directory.
+            ranker: a ranker directory; None leaves `rank` and `recommend` out.
+            index: "exact", "hnsw", or the URI of a Milvus server.
+            token: of that server.
+            progress: show bars while much is computed.
+
+        Raises:
+            StorageError: something is not there, or another process writes to the store.
+            ModelError: model or ranker cannot be used.
+            DataError: the store's vectors are of another model.
+            ConfigError: the index is unknown.
+        """
+        paths = Paths(str(store), str(model), None if ranker is None else str(ranker), index, token)
+        loaded = _load_model(paths)
+        fingerprint = loaded.fingerprint()
+        opened = NoteStore.open(store, fingerprint)
+        try:
+            rows = opened.read()
+            home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
+            made = home.open(rows, progress=progress)
+            notes = {note.note_id: note for note in notes_of(rows)}
+            live = _Live(loaded, fingerprint, opened, home, made, notes, _recommender(paths, made, notes))
+        except BaseException:
+            opened.close()
+            raise
+        return cls(live, paths, progress=progress)
+
+    def close(self) -> None:
+        """Save the index where it is saved, and let others use the store. Nothing is lost without it."""
+        with self._write_lock:
+            self._live.home.close(self._live.index)
+            self._live.store.close()
+
+    # ---------------------------------------------------------------- writing
+
+    def apply(self, writes: Sequence[Write]) -> list[Written | NotellmError]:
+        """Carry out writes, in this order, together: one pass of the model, one commit.
+
+        Returns:
+            For each what became of it; an error where it could not be done, which concerns no other.
+
+        Raises:
+            StorageError: the store could not be written.
+        """
+        with self._write_lock:
+            live = self._live
+            outcomes: list[Written | NotellmError] = []
+            drafts: dict[str, StoredNote | None] = {}
+            for write in writes:
+                note_id = write.note_id
+                before = drafts[note_id] if note_id in drafts else live.notes.get(note_id)
+                try:
+                    drafts[note_id] = _after(write, before)
+                except NotellmError as error:
+                    outcomes.append(error)
+                else:
+                    outcomes.append(Written(note_id, before is not None))
+            self._commit(live, drafts)
+            if self._touched is not None:
+                self._touched.update(drafts)
+            return outcomes
+
+    def _commit(self, live: _Live, drafts: Mapping[str, StoredNote | None]) -> None:
+        """Bring store, index and notes to a state of some notes; None is removed."""
+        upserts = [note for note in drafts.values() if note is not None]
+        removed = [note_id for note_id, note in drafts.items() if note is None and note_id in live.notes]
+        if upserts:
+            rows = rows_of(upserts, self._vectors(live, upserts))
+            live.store.write(rows)
+            live.index.upsert(rows)
+            live.notes.update((note.note_id, note) for note in upserts)
+        if removed:
+            live.store.delete(removed)
+            live.index.remove(removed)
+            for note_id in removed:
+                del live.notes[note_id]
+        if live.recommender is not None:
+            for note_id in drafts:
+                live.recommender.ranker.forget(note_id)
+        self._since_saved += len(drafts)
+        if self._since_saved >= _SAVED_EVERY:
+            live.home.save(live.index)
+            self._since_saved = 0
+
+    def _vectors(self, live: _Live, notes: Sequence[StoredNote]) -> np.ndarray:
+        """Vectors of notes; those whose text is as it was keep theirs."""
+        same = np.array([_same_text(live.notes.get(note.note_id), note) for note in notes])
+        vectors = np.empty((len(notes), live.index.dim), dtype=np.float32)
+        if same.any():
+            vectors[same] = live.index.vectors(
+                [n.note_id for n, kept in zip(notes, same, strict=True) if kept]
+            )
+        if not same.all():
+            changed = [note for note, kept in zip(notes, same, strict=True) if not kept]
+            vectors[~same] = self._encode(live.model, changed)
+        return vectors
+
+    def _encode(self, model: NoteLLM, notes: Sequence[Note]) -> np.ndarray:
+        with self._model_lock:
+            return model.encode(list(notes))
+
+    # ---------------------------------------------------------------- reading
+
+    def note(self, note_id: str) -> StoredNote:
+        """A note, hidden or expired ones among them.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        found = self._live.notes.get(note_id)
+        if found is None:
+            raise _unknown(note_id, self._live)
+        return found
+
+    def find(self, text: str, *, limit: int = 20) -> list[StoredNote]:
+        """Notes whose title (where there is none, content) holds a text, in any case; newest first."""
+        wanted = text.casefold().strip()
+        found = [n for n in list(self._live.notes.values()) if wanted in (n.title or n.content).casefold()]
+        dated = [n for n in found if n.published_at is not None]
+        dated.sort(key=lambda n: n.published_at or 0, reverse=True)
+        undated = [n for n in reversed(found) if n.published_at is None]
+        return (dated + undated)[:limit]
+
+    def related(self, queries: Sequence[RelatedQuery]) -> list[Related | NotellmError]:
+        """Related notes of known notes and of texts; texts pass the model together.
+
+        Returns:
+            For each query its notes, or why there are none.
+        """
+        live = self._live
+        answers: list[Related | NotellmError] = [Related([], [])] * len(queries)
+        vectors = np.zeros((len(queries), live.index.dim), dtype=np.float32)
+        texts = [i for i, query in enumerate(queries) if query.note_id is None]
+        if texts:
+            vectors[texts] = self._encode(live.model, [queries[i].note or Note() for i in texts])
+        named = [i for i, query in enumerate(queries) if query.note_id is not None]
+        there = live.index.contains([queries[i].note_id or "" for i in named])
+        for i in (i for i, known in zip(named, there, strict=True) if not known):
+            answers[i] = _unknown(queries[i].note_id or "", live)
+        known = [i for i, known in zip(named, there, strict=True) if known]
+        if known:
+            vectors[known] = live.index.vectors([queries[i].note_id or "" for i in known])
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for i in (*texts, *known):
+            query = queries[i]
+            groups.setdefault((query.k, query.where, query.near_duplicates, query.diversity), []).append(i)
+        for rows in groups.values():
+            try:
+                found = self._related(live, [queries[i] for i in rows], vectors[rows])
+            except NotellmError as error:
+                found = [error] * len(rows)
+            for i, answer in zip(rows, found, strict=True):
+                answers[i] = answer
+        return answers
+
+    def _related(
+        self, live: _Live, queries: Sequence[RelatedQuery], vectors: np.ndarray
+    ) -> list[Related | NotellmError]:
+        """Answers to queries that differ in nothing but what they are about."""
+        first = queries[0]
+        check_selection(first.near_duplicates, first.diversity)
+        exclude = [() if query.note_id is None else (query.note_id,) for query in queries]
+        if first.near_duplicates is None and not first.diversity:
+            ids, scores = live.index.search(vectors, first.k, where=first.where, exclude=exclude)
+            return [_named(live, *answer) for answer in zip(ids, scores, strict=True)]
+        answers: list[Related | NotellmError] = []
+        for vector, own in zip(vectors, exclude, strict=True):
+            fetched = _FETCHED * first.k
+            while True:
+                ids, scores = live.index.search(vector[None], fetched, where=first.where, exclude=[own])
+                rows = select(
+                    vector,
+                    scores[0],
+                    live.index.vectors(ids[0]),
+                    first.k,
+                    near_duplicates=first.near_duplicates,
+                    diversity=first.diversity,
+                )
+                if len(rows) >= first.k or len(ids[0]) < fetched:
+                    break
+                fetched *= _FETCHED
+            answers.append(_named(live, [ids[0][row] for row in rows], scores[0][rows]))
+        return answers
+
+    def tags(self, notes: Sequence[Note], *, topics: int | None = None) -> list[Tags]:
+        """Category and topics of texts, written by the model.
+
+        Args:
+            notes: the texts.
+            topics: how many at most; None lets the model end.
+        """
+        model = self._live.model
+        rows = list(notes)
+        with self._model_lock:
+            names: list[str | None] = [None] * len(rows)
+            if model.settings.categories:
+                names = list(model.categorize(rows))
+            return [Tags(*pair) for pair in zip(names, model.write_topics(rows, n=topics), strict=True)]
+
+    def rank(
+        self, user_id: str | None, candidates: Sequence[str], *, history: Sequence[str] | None = None
+    ) -> Ranking:
+        """Order candidates for a user, as `Ranker.rank` does.
+
+        Raises:
+            NotFoundError: there is no ranker.
+            DataError: a candidate is unknown or given twice.
+        """
+        return self._recommending().ranker.rank(user_id, candidates, history=history)
+
+    def recommend(self, user_id: str | None = None, **options: Any) -> Recommendations:
+        """Notes for a user; the options are those of `Recommender.recommend`.
+
+        Raises:
+            ConfigError: an option is not allowed.
+            NotFoundError: there is no ranker.
+            DataError: the user or a note is unknown, or nothing is left.
+        """
+        return self._recommending().recommend(user_id, **options)
+
+    def users(self, text: str = "", *, limit: int = 20) -> list[tuple[str, int]]:
+        """Users whose id holds a text, and how many notes each opened."""
+        histories = self._recommending().ranker.histories
+        wanted = text.casefold().strip()
+        found = ((user, len(own)) for user, own in histories.items() if wanted in user.casefold())
+        return [pair for _, pair in zip(range(limit), found, strict=False)]
+
+    def opened(self, user_id: str, *, limit: int = 20) -> list[StoredNote]:
+        """What a user opened last, the latest first, as far as it is still there.
+
+        Raises:
+            NotFoundError: the user is unknown.
+        """
+        histories = self._recommending().ranker.histories
+        if user_id not in histories:
+            raise NotFoundError(
+                f"the user {user_id!r} is not among the {len(histories):,} users of the ranker"
+            )
+        notes = self._live.notes
+        latest = dict.fromkeys(reversed(histories[user_id]))
+        return [notes[note_id] for note_id in latest if note_id in notes][:limit]
+
+    def _recommending(self) -> Recommender:
+        found = self._live.recommender
+        if found is None:
+            raise NotFoundError(_NO_RANKER)
+        return found
+
+    # ---------------------------------------------------------------- state
+
+    @property
+    def index(self) -> Index:
+        """The index that answers now."""
+        return self._live.index
+
+    @property
+    def model(self) -> NoteLLM:
+        """The model that answers now."""
+        return self._live.model
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the model that answers now."""
+        return self._live.fingerprint
+
+    @property
+    def ranker(self) -> Ranker | None:
+        """The ranker that answers now."""
+        return None if self._live.recommender is None else self._live.recommender.ranker
+
+    @property
+    def notes(self) -> Mapping[str, StoredNote]:
+        """All notes by their ids, as they are now."""
+        return self._live.notes
+
+    # ---------------------------------------------------------------- replacing
+
+    def reload(self, *, index: str | None = None) -> None:
+        """Read model and ranker again from where they came, and build the index anew, while all goes on.
+
+        A model with other weights embeds every note; what is written meanwhile is embedded by the old one for
+        the old index, and by the new one before the new one takes over.
+
+        Args:
+            index: another kind of index from now on; None keeps it.
+
+        Raises:
+            NotellmError: what :meth:`open` raises, or a reload goes on already. What answered before goes on.
+        """
+        paths = self._paths if index is None else replace(self._paths, index=index)
+        with self._write_lock:
+            if self._touched is not None:
+                raise ConfigError("a reload goes on already; wait until it is done")
+            self._touched = set()
+            old = self._live
+        try:
+            model = _load_model(paths)
+            fingerprint = model.fingerprint()
+            rows = old.store.read()
+            if fingerprint != old.fingerprint:
+                rows = _embedded(model, rows)
+            home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
+            built = home.build(rows, now=old.index, progress=self._progress)
+            self._exchange(paths, model, home, built, rows)
+        finally:
+            with self._write_lock:
+                self._touched = None
+
+    def _exchange(
+        self, paths: "Paths", model: NoteLLM, home: IndexHome, index: Index, rows: pa.Table
+    ) -> None:
+        """Bring what was built up to date, and let it answer from now on; writers wait meanwhile."""
+        with self._write_lock:
+            old = self._live
+            touched = sorted(self._touched or ())
+            late = old.store.get(touched)
+            store = old.store
+            if home.fingerprint != old.fingerprint:
+                late = _embedded(model, late)
+                pieces = [_without(rows, touched), late]
+                store = NoteStore.create(old.store.uri, home.fingerprint, pieces, dim=index.dim)
+            index.upsert(late)
+            index.remove(set(touched) - set(late.column("note_id").to_pylist()))
+            recommender = _recommender(paths, index, old.notes)
+            self._live = _Live(model, home.fingerprint, store, home, index, old.notes, recommender)
+            self._paths = paths
+            if store is not old.store:
+                store.drop_others()
+                old.store.close()
+            home.save(index)
+            home.drop_others()
+            self._since_saved = 0
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where an engine's parts come from; as in :meth:`Engine.open`."""
+
+    store: str
+    model: str
+    ranker: str | None
+    index: str
+    token: str
+
+
+def _after(write: Write, before: StoredNote | None) -> StoredNote | None:
+    """A note after a write.
+
+    Raises:
+        NotFoundError: a note that is to be changed is not there.
+        DataError: the note would have no text.
+    """
+    if isinstance(write, Remove):
+        return None
+    if isinstance(write, Publish):
+        after = write.note
+    elif before is None:
+        raise NotFoundError(f"there is no note {write.note_id!r} to change; publish it first")
+    else:
+        after = replace(before, **write.fields)
+    if not (after.title.strip() or after.content.strip()):
+        raise DataError(f"the note {write.note_id!r} has no text; give it a title or content")
+    return after
+
+
+def _same_text(before: StoredNote | None, after: StoredNote) -> bool:
+    return before is not None and (
+        (before.title, before.content, before.topics) == (after.title, after.content, after.topics)
+    )
+
+
+def _unknown(note_id: str, live: _Live) -> NotFoundError:
+    return NotFoundError(
+        f"there is no note {note_id!r} among the {len(live.notes):,} notes; publish it first"
+    )
+
+
+def _named(live: _Live, ids: Sequence[str], scores: np.ndarray) -> Related:
+    """Notes by their ids; one that is removed at this moment is passed over."""
+    notes, kept = [], []
+    for note_id, score in zip(ids, scores.tolist(), strict=True):
+        note = live.notes.get(note_id)
+        if note is not None:
+            notes.append(note)
+            kept.append(score)
+    return Related(notes, kept)
+
+
+def _without(rows: pa.Table, note_ids: Collection[str]) -> pa.Table:
+    barred = set(note_ids)
+    return rows.filter(pa.array([note_id not in barred for note_id in rows.column("note_id").to_pylist()]))
+
+
+def _embedded(model: NoteLLM, rows: pa.Table) -> pa.Table:
+    """The rows with vectors of another model, which no other thread uses yet."""
+    notes = notes_of(rows)
+    vectors = np.empty((len(notes), model.settings.dim), dtype=np.float32)
+    for start in range(0, len(notes), _TOGETHER):
+        vectors[start : start + _TOGETHER] = model.encode(notes[start : start + _TOGETHER])
+    return rows_of(notes, vectors)
+
+
+def _load_model(paths: Paths) -> NoteLLM:
+    model = NoteLLM.from_pretrained(paths.model)
+    model.eval()
+    return model
+
+
+def _recommender(paths: Paths, index: Index, notes: Mapping[str, StoredNote]) -> Recommender | None:
+    if paths.ranker is None:
+        return None
+    return Recommender(index, Ranker.from_pretrained(paths.ranker).with_notes(notes))

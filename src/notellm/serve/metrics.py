@@ -1,0 +1,105 @@
+"""What is counted: for Prometheus, and a few figures of the last requests for the page."""
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
+from prometheus_client import Counter as PrometheusCounter
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_LAST = 2_000  # requests of the page's figures
+
+
+class Metrics:
+    """Counters of one service.
+
+    Attributes:
+        in_flight: requests that are worked on.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.in_flight = 0
+        self._begin = time.monotonic()
+        self._names: Counter[str] = Counter()
+        self._refused = self._failed = 0
+        self._last: deque[tuple[float, float]] = deque(maxlen=_LAST)  # when, and seconds it took
+        self._seconds = Histogram(
+            "notellm_request_seconds",
+            "Time from a request to its answer",
+            ["method", "route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._requests = PrometheusCounter(
+            "notellm_requests", "Requests answered", ["method", "route", "status"], registry=self.registry
+        )
+        self._refusals = PrometheusCounter(
+            "notellm_refused",
+            "Requests refused before they were worked on",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._batches = Histogram(
+            "notellm_batch_size",
+            "Requests computed together",
+            ["what"],
+            buckets=_BATCHES,
+            registry=self.registry,
+        )
+        self._children: dict[tuple[str, ...], tuple[Any, Any]] = {}
+        self.gauge("notellm_in_flight", "Requests being worked on", lambda: self.in_flight)
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """A figure that is looked up when it is asked for."""
+        Gauge(name, text, registry=self.registry).set_function(value)
+
+    def request(self, method: str, route: str, status: int, seconds: float, refused: str | None) -> None:
+        """Count an answer."""
+        if method not in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
+            method = "other"  # anybody can make methods up; each would stay in memory
+        key = (method, route, str(status))
+        children = self._children.get(key)
+        if children is None:
+            children = self._seconds.labels(method, route), self._requests.labels(*key)
+            self._children[key] = children
+        children[0].observe(seconds)
+        children[1].inc()
+        if refused is not None:
+            self._refusals.labels(refused).inc()
+            self._refused += 1
+        elif status >= 500:
+            self._failed += 1
+        if route.startswith("/v1/"):
+            self._names[route.split("/")[2]] += 1
+            self._last.append((time.monotonic(), seconds))
+
+    def batch(self, what: str, size: int) -> None:
+        """Count a batch."""
+        self._batches.labels(what).observe(size)
+
+    def text(self) -> bytes:
+        """All of it as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+    def traffic(self) -> dict[str, Any]:
+        """What the page shows; rate and times are those of the last minute, at most 2,000 requests."""
+        now = time.monotonic()
+        recent = [(when, took) for when, took in self._last if when > now - 60]
+        took = np.array([seconds for _, seconds in recent])
+        span = max(1.0, min(60.0, now - self._begin, now - recent[0][0] if len(recent) == _LAST else 60.0))
+        p50, p99 = np.percentile(took, [50, 99]) * 1e3 if len(took) else (None, None)
+        return {
+            "uptime_s": round(now - self._begin, 1),
+            "requests": dict(self._names),
+            "per_second": round(len(recent) / span, 2),
+            "p50_ms": None if p50 is None else round(float(p50), 2),
+            "p99_ms": None if p99 is None else round(float(p99), 2),
+            "refused": self._refused,
+            "failed": self._failed,
+            "in_flight": self.in_flight,
+        }

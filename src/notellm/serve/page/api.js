@@ -1,0 +1,97 @@
+// Requests to the server, and the API key where it wants one.
+
+import { $, answer, recall, remember } from "./dom.js";
+import { t } from "./i18n.js";
+
+export class ApiError extends Error {
+  /** `status` is 0 where no answer came; `retryAfter` is in seconds, or null. */
+  constructor(status, message, retryAfter = null) {
+    super(message);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+// Kept for this tab alone, so that a shared computer does not keep it.
+let key = recall("key", "sessionStorage");
+let asking = null; // one question at a time, whose answer all waiting requests share
+let declined = false; // who closed the question is not asked again before choosing to
+
+export const hasKey = () => Boolean(key);
+
+export function forgetKey() {
+  key = null;
+  remember("key", null, "sessionStorage");
+}
+
+export function askAgain() {
+  declined = false;
+}
+
+function askForKey() {
+  asking ??= (async () => {
+    $("key-text").textContent = t(key ? "key.wrong" : "key.first");
+    $("key-input").value = "";
+    const yes = await answer($("key"));
+    const given = $("key-input").value.trim();
+    $("key-input").value = "";
+    asking = null;
+    if (!yes || !given) {
+      declined = true;
+      return;
+    }
+    key = given;
+    remember("key", key, "sessionStorage");
+  })();
+  return asking;
+}
+
+/** Sends a request and gives the JSON of its answer. Throws ApiError, or AbortError by `signal`. */
+export async function call(method, path, body, signal) {
+  const sent = key;
+  const headers = {};
+  if (sent) headers.Authorization = `Bearer ${sent}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(new URL(`v1/${path}`, document.baseURI), {
+      method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "");
+  }
+  if (response.status === 401 && (key !== sent || !declined)) {
+    if (key === sent) await askForKey();
+    if (key !== sent) return call(method, path, body, signal);
+  }
+  let answered = null;
+  try {
+    answered = await response.json();
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    if (response.ok) throw new ApiError(0, "");
+  }
+  if (response.ok) return answered;
+  const wait = Number.parseInt(response.headers.get("Retry-After"), 10);
+  const message = answered?.error?.message ?? response.statusText;
+  throw new ApiError(response.status, message, Number.isNaN(wait) ? null : wait);
+}
+
+export const get = (path, signal) => call("GET", path, undefined, signal);
+export const post = (path, body, signal) => call("POST", path, body, signal);
+
+export const notePath = (id) => `notes/${encodeURIComponent(id)}`;
+
+/** What an error says to the reader, in the page's language, with the server's own words behind it. */
+export function explain(error) {
+  if (!(error instanceof ApiError)) return t("error.other");
+  const { status, message, retryAfter } = error;
+  if (status === 0) return t("error.network");
+  const busy = status === 429 || status === 503;
+  const known = busy ? "error.busy" : `error.${status}`;
+  const words = [[401, 403, 404].includes(status) || busy ? t(known) : t("error.other")];
+  if (message && status !== 401) words.push(message[0].toUpperCase() + message.slice(1));
+  if (busy && retryAfter) words.push(t("error.wait", { n: retryAfter }));
+  return words.join(" ");
+}

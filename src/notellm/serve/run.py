@@ -1,0 +1,131 @@
+"""Running the service: one process, one event loop, until it is told to stop.
+
+SIGTERM or Ctrl-C: nothing new is accepted, what was accepted is answered, the index is saved.
+"""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Mapping
+
+import uvicorn
+
+from notellm.errors import ConfigError, StorageError
+from notellm.pipeline.engine import Engine
+from notellm.serve.app import create_app
+from notellm.serve.guard import Keys, Limits, log, log_to_stderr
+
+READ_KEYS, WRITE_KEYS = "NOTELLM_READ_KEYS", "NOTELLM_WRITE_KEYS"
+_STOPPING = 30  # seconds that an answer may take once it is to stop
+
+
+def keys_from(environment: Mapping[str, str], *, no_keys: bool, host: str) -> Keys:
+    """The API keys of a service.
+
+    Args:
+        environment: has them under NOTELLM_READ_KEYS and NOTELLM_WRITE_KEYS, several with commas between.
+        no_keys: let everybody do everything; only where the service is reached from this machine alone.
+        host: where it listens.
+
+    Raises:
+        ConfigError: there are none and that is not what was asked for, or not on a loopback address.
+    """
+    names = (READ_KEYS, WRITE_KEYS)
+    read, write = ([k.strip() for k in environment.get(n, "").split(",") if k.strip()] for n in names)
+    if no_keys:
+        if read or write:
+            raise ConfigError(
+                f"--no-keys and {READ_KEYS} or {WRITE_KEYS} contradict each other; leave one out"
+            )
+        if not is_loopback(host):
+            raise ConfigError(
+                f"--no-keys is for this machine alone, but {host} can be reached from others; "
+                f"listen on 127.0.0.1, or set {WRITE_KEYS}"
+            )
+        return Keys()
+    if not write and not read:
+        raise ConfigError(
+            f"there are no API keys: set {WRITE_KEYS} (and {READ_KEYS}) in the environment, or say --no-keys "
+            "for a service that this machine alone can reach"
+        )
+    return Keys(read, write)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def serve(
+    engine: Engine,
+    *,
+    host: str,
+    port: int,
+    keys: Keys,
+    limits: Limits,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Answer requests until the process is told to stop.
+
+    Args:
+        engine: what answers; closed at the end.
+        host: address to listen on.
+        port: port to listen on.
+        keys: who may ask.
+        limits: what is taken on.
+        ready: called once requests are accepted.
+
+    Raises:
+        StorageError: the address cannot be listened on.
+    """
+    log_to_stderr()
+    app = create_app(engine, keys=keys, limits=limits)
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,  # the guard logs requests
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_STOPPING,
+        timeout_keep_alive=30,
+        backlog=512,
+        limit_concurrency=None,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    server = _Server(config, ready)
+    log.info(
+        "starting",
+        extra={
+            "pid": os.getpid(),
+            "address": f"{host}:{port}",
+            "notes": len(engine.notes),
+            "keys": bool(keys),
+        },
+    )
+    try:
+        server.run()
+    except SystemExit as stop:
+        engine.close()
+        if stop.code:
+            raise StorageError(
+                f"cannot listen on {host}:{port}; is something else there? Try --port"
+            ) from stop
+    log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Say so when requests are accepted."""
+        await super().startup(sockets)
+        if self.started and self._ready is not None:
+            self._ready()
