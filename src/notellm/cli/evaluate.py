@@ -1,5 +1,6 @@
 """Commands that show what comes out: evaluate, demo, record."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -48,19 +49,54 @@ def evaluate(
         print(f"report -> {output}")
 
 
-@commands.command(epilog=examples("notellm demo", "notellm demo --notes 600 --max-steps 50 -o quick-demo"))
+@commands.command(
+    epilog=examples(
+        "notellm demo",
+        "notellm demo --serve                                    (made once, then opened)",
+        "notellm demo --notes 600 --max-steps 50 -o quick-demo",
+    )
+)
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to work.")] = Path("notellm-demo"),
     notes: Annotated[int, typer.Option(help="Notes of the sample world.", min=200)] = 2_000,
     max_steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 70,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Open it in a browser; a demo that is there is not made anew.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of --serve.", min=1, max=65_535)] = 8_000,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Do everything once on the built-in sample world: mine, train, evaluate, show. No download."""
-    from notellm.pipeline.demo import run_demo
+    from notellm.pipeline.demo import is_finished, run_demo
 
     hide_loading_bars()
-    run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=print)
+    if serve and is_finished(output):
+        print(f"{output} holds a demo; run notellm demo without --serve to make it anew")
+    else:
+        run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=print)
+    if serve:
+        from notellm.pipeline.engine import Engine
+        from notellm.serve.guard import Keys, Limits
+        from notellm.serve.run import open_browser
+        from notellm.serve.run import serve as run
+
+        engine = Engine.open(output / "store", output / "model", ranker=output / "ranker")
+        url = f"http://127.0.0.1:{port}/"
+
+        def ready() -> None:
+            print(f"open {url}  (Ctrl-C stops it)", flush=True)
+            open_browser(url)
+
+        run(
+            engine,
+            host="127.0.0.1",
+            port=port,
+            keys=Keys(),
+            limits=Limits(),
+            ready=ready,
+            level=logging.WARNING,
+        )
 
 
 @commands.command(epilog=examples("notellm record model", "notellm record vectors.parquet"))

@@ -16,6 +16,7 @@ from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
 from notellm.recall.embed import read_vectors
 from notellm.recall.model import NoteLLM
+from notellm.record import read_record
 from notellm.store.notes import NoteStore, StoredNote, notes_of, rows_of, rows_schema, versions
 
 _TOGETHER = 4_096
@@ -56,7 +57,7 @@ def build_store(
 
     Raises:
         ConfigError: there are no notes, neither given nor in the store.
-        DataError: the vectors are not of these notes.
+        DataError: the vectors are not of these notes, or of another model.
         StorageError: the store cannot be written.
     """
     fingerprint = model.fingerprint()
@@ -64,7 +65,7 @@ def build_store(
     if notes is None and not known:
         raise ConfigError(f"{uri} is not a store yet: give the notes that it shall hold")
     given = [] if notes is None else _stored(notes)
-    ready = {} if vectors is None else _ready(vectors, given)
+    ready = {} if vectors is None else _ready(vectors, given, fingerprint)
     if fingerprint in known:
         return _add(NoteStore.open(uri, fingerprint), model, given, ready, progress=progress)
     before: dict[str, StoredNote] = {}
@@ -148,12 +149,18 @@ def _keeping(before: StoredNote | None, note: StoredNote) -> StoredNote:
     )
 
 
-def _ready(path: str | Path, given: list[StoredNote]) -> dict[str, np.ndarray]:
+def _ready(path: str | Path, given: list[StoredNote], model: str) -> dict[str, np.ndarray]:
     """Vectors from a file, of the notes that were given.
 
     Raises:
-        DataError: a note has none.
+        DataError: a note has none, or they are of another model.
     """
+    made_by = read_record(path)["data"].get("model", {}).get("fingerprint")
+    if made_by != model:
+        raise DataError(
+            f"{path} was made by the model {made_by}, not by {model}; embed the notes with this model, or "
+            "leave the vectors out"
+        )
     ids, table = read_vectors(path)
     found = dict(zip(ids, table, strict=True))
     for note in given:

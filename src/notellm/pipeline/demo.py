@@ -16,6 +16,7 @@ from notellm.data import (
 )
 from notellm.evaluate import Part, split_by_note
 from notellm.pairs import PairOptions
+from notellm.pipeline.build import build_store
 from notellm.pipeline.candidates import impressions_from_candidates
 from notellm.pipeline.evaluate import evaluate_model
 from notellm.pipeline.evaluate_rank import evaluate_ranker
@@ -23,6 +24,7 @@ from notellm.pipeline.fit import FitOptions, build_model, fit
 from notellm.pipeline.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
 from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
+from notellm.recall.embed import embed_to_parquet, read_vectors
 from notellm.recall.model import NoteLLM
 from notellm.recall.related import related_by_id
 from notellm.recall.trainer import Validation
@@ -99,9 +101,17 @@ def run_demo(
     say("5/6  Five notes that the model has never seen")
     _show(model, split.test.notes, seed, say)
 
-    say("\n6/6  Ranking and recommending (BinLLM on its own tiny backbone)")
-    _rank(model, good_notes, clicks, home, seed, progress, say)
+    say("\n6/6  Ranking and recommending (BinLLM on its own tiny backbone); a store of all notes")
+    shutil.rmtree(home / "store", ignore_errors=True)  # what serves, last: it is there when all is
+    embed_to_parquet(model, good_notes, home / "vectors.parquet", progress=False)
+    _rank(good_notes, clicks, home, seed, progress, say)
+    build_store(home / "store", model, good_notes, vectors=home / "vectors.parquet", progress=False)
     say(_NEXT.format(home=home, seconds=time.monotonic() - begin))
+
+
+def is_finished(home: Path) -> bool:
+    """Whether a demo went through in a folder, so that it can be served."""
+    return all((home / name).is_dir() for name in ("model", "ranker", "store"))
 
 
 def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object]) -> None:
@@ -124,7 +134,6 @@ def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object
 
 
 def _rank(
-    model: NoteLLM,
     notes: pa.Table,
     clicks: pa.Table,
     home: Path,
@@ -133,7 +142,7 @@ def _rank(
     say: Callable[[str], object],
 ) -> None:
     """A ranker from the newest impressions, how it does on later ones, and one user's recommendations."""
-    vectors = notes["note_id"].to_pylist(), model.encode(notes)
+    vectors = read_vectors(home / "vectors.parquet")
     rows = impressions_from_candidates(clicks, vectors, negatives=1, seed=seed)
     train, valid, test = split_impressions_by_time(rows)
     train, valid, test = (
@@ -164,7 +173,11 @@ def _rank(
 
 
 _NEXT = """
-Done in {seconds:.0f} s; everything lies in {home}/. The same on your own files:
+Done in {seconds:.0f} s; everything lies in {home}/. To look at it in a browser:
+
+  notellm demo --serve
+
+The same on your own files:
 
   notellm prepare --notes notes.csv --clicks clicks.csv -o data
   notellm split data -o split
@@ -176,4 +189,6 @@ Done in {seconds:.0f} s; everything lies in {home}/. The same on your own files:
   notellm tag model --title "..." --content "..."
   notellm rank fit data --vectors vectors.parquet -o ranker
   notellm recommend --vectors vectors.parquet --ranker ranker --user USER_ID
+  notellm store build store --model model --notes data --vectors vectors.parquet
+  notellm serve store --model model --ranker ranker --no-keys
 """

@@ -34,7 +34,9 @@ from notellm.store.select import check_selection, select
 _TOGETHER = 1_024
 #: Changed notes after which an HNSW index is saved again, so that a restart has little to add.
 _SAVED_EVERY = 5_000
-_FETCHED = 4  # times k are looked at where some of them may not be shown
+_FETCHED = 4  # times k are looked at where some of them may not be shown, and again as many
+_MOST_FETCHED = 16_384  # what Milvus returns at most
+_CHANGEABLE = ("title", "content", "topics", "category", "published_at", "hidden", "expires_at")
 _NO_RANKER = "there is no ranker here; start with one (notellm serve --ranker), or make one: notellm rank fit"
 
 
@@ -216,9 +218,9 @@ class Engine:
                     outcomes.append(error)
                 else:
                     outcomes.append(Written(note_id, before is not None))
-            self._commit(live, drafts)
             if self._touched is not None:
                 self._touched.update(drafts)
+            self._commit(live, drafts)
             return outcomes
 
     def _commit(self, live: _Live, drafts: Mapping[str, StoredNote | None]) -> None:
@@ -295,12 +297,11 @@ class Engine:
         if texts:
             vectors[texts] = self._encode(live.model, [queries[i].note or Note() for i in texts])
         named = [i for i, query in enumerate(queries) if query.note_id is not None]
-        there = live.index.contains([queries[i].note_id or "" for i in named])
+        there, vectors_there = _vectors_there(live.index, [queries[i].note_id or "" for i in named])
         for i in (i for i, known in zip(named, there, strict=True) if not known):
             answers[i] = _unknown(queries[i].note_id or "", live)
         known = [i for i, known in zip(named, there, strict=True) if known]
-        if known:
-            vectors[known] = live.index.vectors([queries[i].note_id or "" for i in known])
+        vectors[known] = vectors_there
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i in (*texts, *known):
             query = queries[i]
@@ -326,21 +327,26 @@ class Engine:
             return [_named(live, *answer) for answer in zip(ids, scores, strict=True)]
         answers: list[Related | NotellmError] = []
         for vector, own in zip(vectors, exclude, strict=True):
-            fetched = _FETCHED * first.k
+            fetched = max(first.k, min(_FETCHED * first.k, _MOST_FETCHED))
             while True:
-                ids, scores = live.index.search(vector[None], fetched, where=first.where, exclude=[own])
+                (found,), (cosines,) = live.index.search(
+                    vector[None], fetched, where=first.where, exclude=[own]
+                )
+                there, vectors_there = _vectors_there(live.index, found)
+                near = [note_id for note_id, kept in zip(found, there, strict=True) if kept]
+                cosines = cosines[there]
                 rows = select(
                     vector,
-                    scores[0],
-                    live.index.vectors(ids[0]),
+                    cosines,
+                    vectors_there,
                     first.k,
                     near_duplicates=first.near_duplicates,
                     diversity=first.diversity,
                 )
-                if len(rows) >= first.k or len(ids[0]) < fetched:
+                if len(rows) >= first.k or len(found) < fetched or fetched >= _MOST_FETCHED:
                     break
-                fetched *= _FETCHED
-            answers.append(_named(live, [ids[0][row] for row in rows], scores[0][rows]))
+                fetched = min(_FETCHED * fetched, _MOST_FETCHED)
+            answers.append(_named(live, [near[row] for row in rows], cosines[rows]))
         return answers
 
     def tags(self, notes: Sequence[Note], *, topics: int | None = None) -> list[Tags]:
@@ -377,7 +383,11 @@ class Engine:
             NotFoundError: there is no ranker.
             DataError: the user or a note is unknown, or nothing is left.
         """
-        return self._recommending().recommend(user_id, **options)
+        try:
+            return self._recommending().recommend(user_id, **options)
+        except (DataError, KeyError):
+            with self._write_lock:  # a note may have been found, and removed before it was ranked
+                return self._recommending().recommend(user_id, **options)
 
     def users(self, text: str = "", *, limit: int = 20) -> list[tuple[str, int]]:
         """Users whose id holds a text, and how many notes each opened."""
@@ -478,11 +488,17 @@ class Engine:
             store = old.store
             if home.fingerprint != old.fingerprint:
                 late = _embedded(model, late)
-                pieces = [_without(rows, touched), late]
-                store = NoteStore.create(old.store.uri, home.fingerprint, pieces, dim=index.dim)
             index.upsert(late)
             index.remove(set(touched) - set(late.column("note_id").to_pylist()))
             recommender = _recommender(paths, index, old.notes)
+            # Last, when nothing else can fail: a table that stays behind would miss later writes.
+            if home.fingerprint != old.fingerprint:
+                pieces = [_without(rows, touched), late]
+                try:
+                    store = NoteStore.create(old.store.uri, home.fingerprint, pieces, dim=index.dim)
+                except BaseException:
+                    old.store.drop_others()
+                    raise
             self._live = _Live(model, home.fingerprint, store, home, index, old.notes, recommender)
             self._paths = paths
             if store is not old.store:
@@ -517,6 +533,8 @@ def _after(write: Write, before: StoredNote | None) -> StoredNote | None:
         after = write.note
     elif before is None:
         raise NotFoundError(f"there is no note {write.note_id!r} to change; publish it first")
+    elif unknown := write.fields.keys() - _CHANGEABLE:
+        raise DataError(f"a note has no field {min(unknown)!r} to change; it has {', '.join(_CHANGEABLE)}")
     else:
         after = replace(before, **write.fields)
     if not (after.title.strip() or after.content.strip()):
@@ -534,6 +552,16 @@ def _unknown(note_id: str, live: _Live) -> NotFoundError:
     return NotFoundError(
         f"there is no note {note_id!r} among the {len(live.notes):,} notes; publish it first"
     )
+
+
+def _vectors_there(index: Index, note_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which notes are in the index, bool (n,), and the vectors of those; notes may be removed meanwhile."""
+    while True:
+        there = index.contains(note_ids)
+        try:
+            return there, index.vectors([i for i, kept in zip(note_ids, there, strict=True) if kept])
+        except DataError:  # one was removed between the two
+            continue
 
 
 def _named(live: _Live, ids: Sequence[str], scores: np.ndarray) -> Related:

@@ -7,7 +7,8 @@ table is written, so a killed run goes on where it stopped.
 
 Against a former table a note is new or changed (its digest differs), gone, or as it was. The row of a note as
 it was is searched anew only if a related note of it changed or is gone; otherwise the new and changed notes
-are merged into it by their similarity: the same table as from nothing, up to the order of equal scores.
+are merged into it by their similarity: the same table as from nothing, up to rounding and the choice among
+equal scores.
 """
 
 import hashlib
@@ -21,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from notellm.errors import DataError, NotellmError
+from notellm.errors import ConfigError, DataError, NotellmError
 from notellm.files import read_parquet, write_parquet, write_parquet_pieces
 from notellm.recall.embed import vector_table
 from notellm.recall.related import search
@@ -69,6 +70,8 @@ def write_item_to_item(
         DataError: there are no notes.
         StorageError: the file cannot be written.
     """
+    if k < 1:
+        raise ConfigError(f"k is {k}; ask for at least 1 related note")
     if not len(ids):
         raise DataError("there are no embedded notes to relate; embed the notes first")
     target = Path(path)

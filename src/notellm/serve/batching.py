@@ -28,6 +28,65 @@ class BusyError(NotellmError):
         self.retry_after = retry_after
 
 
+class Gatherer(Generic[Q, A]):
+    """Computes in the event loop itself what takes less time than handing it to a thread.
+
+    What arrives in one turn of the loop is computed together at the end of that turn.
+
+    Args:
+        name: for metrics.
+        compute: as of a :class:`Batcher`; it must be quick, since all else waits.
+        seen: called with the size of every batch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        compute: Callable[[list[Q]], Sequence[A | Exception]],
+        *,
+        seen: Callable[[str, int], None] | None = None,
+    ) -> None:
+        self.name = name
+        self._compute = compute
+        self._seen = seen
+        self._queue: list[tuple[Q, asyncio.Future[A]]] = []
+
+    def ask(self, question: Q) -> "asyncio.Future[A]":
+        """The answer to a question, in a moment."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[A] = loop.create_future()
+        if not self._queue:
+            loop.call_soon(self._work)
+        self._queue.append((question, future))
+        return future
+
+    def _work(self) -> None:
+        batch, self._queue = self._queue, []
+        if self._seen is not None:
+            self._seen(self.name, len(batch))
+        try:
+            answers = self._compute([question for question, _ in batch])
+            answered = list(zip(batch, answers, strict=True))
+        except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
+            answered = [(asked, _failure(error)) for asked in batch]
+        _deliver(answered)
+
+
+def _failure(error: BaseException) -> Exception:
+    """What those who asked are told; a library in Rust that panics raises what is no Exception."""
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
+
+
+def _deliver(answered: Sequence[tuple[tuple[Q, "asyncio.Future[A]"], A | Exception]]) -> None:
+    for (_, future), answer in answered:
+        if future.done():
+            continue  # who asked has gone away
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)
+
+
 class Batcher(Generic[Q, A]):
     """A queue before a function that answers many questions at once.
 
@@ -112,14 +171,11 @@ class Batcher(Generic[Q, A]):
                 questions = [question for question, _ in batch]
                 try:
                     answers = await loop.run_in_executor(self._thread, self._compute, questions)
-                except Exception as error:  # noqa: BLE001 - it belongs to those who asked
-                    answers = [error] * len(batch)
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(answer, Exception):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
+                    answered = list(zip(batch, answers, strict=True))
+                except asyncio.CancelledError:
+                    raise
+                except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
+                    answered = [(asked, _failure(error)) for asked in batch]
+                _deliver(answered)
         finally:
             self._worker = None

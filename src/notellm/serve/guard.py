@@ -17,6 +17,7 @@ import logging
 import secrets
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("body", "together", "seconds", "rate"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:  # so that "not a number" is refused, too
                 raise ConfigError(f"{name} is {value}; it must be above 0")
 
 
@@ -72,7 +73,7 @@ class Keys:
         write: keys that may read and write.
 
     Raises:
-        ConfigError: a key is shorter than 16 characters, or one is in both.
+        ConfigError: a key is shorter than 16 characters, not what a header carries, or one is in both.
     """
 
     def __init__(self, read: Collection[str] = (), write: Collection[str] = ()) -> None:
@@ -81,6 +82,11 @@ class Keys:
                 raise ConfigError(
                     f"an API key has {len(key)} characters; use at least 16, such as those of: "
                     'python -c "import secrets; print(secrets.token_urlsafe(24))"'
+                )
+            if not (key.isascii() and key.isprintable()) or " " in key:
+                raise ConfigError(
+                    "an API key has a space or a character that is not ASCII, which a header cannot carry; "
+                    "use letters, digits, - and _"
                 )
         if set(read) & set(write):
             raise ConfigError(
@@ -131,11 +137,13 @@ class Guard:
         self._buckets: dict[bytes, tuple[float, float]] = {}
         self._names = itertools.count()
         self._run = secrets.token_hex(4)
+        self._lines = _RequestLines()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or say why not."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            self._lines.write()  # the service has ended
             return
         begin = time.perf_counter()
         name = f"{self._run}-{next(self._names):x}"
@@ -159,24 +167,19 @@ class Guard:
                 reason = "timeout"
                 text = f"this took longer than {self._limits.seconds:g} seconds; ask again, or for less"
                 await answer.refuse(_Refused(504, reason, text, 1))
-            except Exception as error:
-                # Nothing of a request may end the connection without an answer, nor show a traceback.
-                log.exception("failed", extra={"request": name, "error": type(error).__name__})
+            except Exception as error:  # noqa: BLE001 - nothing of a request may end without an answer
+                # The log has where it happened, without the message, which may quote a note.
+                where = "".join(traceback.format_tb(error.__traceback__))
+                about = {"request": name, "error": type(error).__name__, "traceback": where}
+                log.error("failed", extra=about)  # noqa: TRY400 - it would have the message
                 await answer.refuse(_Refused(500, "failed", f"this failed; the log has more under {name}"))
             finally:
                 self._metrics.in_flight -= counted
-        route = getattr(scope.get("route"), "path", "none")
+        route = str(scope.get("notellm.route") or getattr(scope.get("route"), "path", "none"))
         seconds = time.perf_counter() - begin
         self._metrics.request(scope["method"], route, answer.status, seconds, reason)
         if log.isEnabledFor(logging.INFO):
-            fields = {
-                "request": name,
-                "method": scope["method"],
-                "route": route,
-                "status": answer.status,
-                "ms": round(seconds * 1e3, 2),
-            }
-            log.info("request", extra=fields)
+            self._lines.add(name, scope["method"], route, answer.status, seconds)
 
     def _admit(self, scope: Scope) -> int:
         """Whether a request is taken on, and whether it counts among those worked on."""
@@ -216,8 +219,9 @@ class Guard:
     async def _body(self, scope: Scope, receive: Receive) -> Receive:
         """The body, read whole before anything is done, since then its size and its time are known."""
         headers = dict(scope["headers"])
-        if b"content-length" not in headers and b"transfer-encoding" not in headers:
-            return receive
+        announced = b"content-length" in headers or b"transfer-encoding" in headers
+        if not announced and scope["method"] in ("GET", "HEAD"):
+            return receive  # HTTP/2 need not announce a body, so the other methods are looked at
         most = self._limits.body
         refused = _Refused(
             413, "too_large", f"the body has more than {most:,} bytes, which are allowed; send less"
@@ -286,6 +290,42 @@ def error_body(code: str, message: str) -> bytes:
     return json.dumps({"error": {"code": code, "message": message}}).encode()
 
 
+class _RequestLines:
+    """The log's lines of requests, a few at a time: one write each would cost a tenth of a quick request."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+
+    def add(self, name: str, method: str, route: str, status: int, seconds: float) -> None:
+        """Write a line within a moment."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(0.1, self.write)
+        # Nothing in here needs an escape: the method is the one thing that a client chooses.
+        method = method if method.isalpha() and method.isascii() else "other"
+        self._waiting.append(
+            f'{{"time": "{_time(time.time())}", "level": "info", "event": "request", "request": "{name}", '
+            f'"method": "{method}", "route": "{route}", "status": {status}, "ms": {seconds * 1e3:.2f}}}\n'
+        )
+
+    def write(self) -> None:
+        """Write what waits."""
+        text, self._waiting = "".join(self._waiting), []
+        for handler in log.handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.stream.write(text)
+                handler.flush()
+
+
+def _time(seconds: float) -> str:
+    whole = int(seconds)
+    if _second[0] != whole:
+        _second[:] = [whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))]
+    return f"{_second[1]}.{int(1e3 * (seconds - whole)):03d}Z"
+
+
+_second: list[Any] = [0, ""]  # the one that was written last, and its text
+
+
 class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, event, and what was given as ``extra``."""
 
@@ -294,8 +334,7 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """A record as one line; a traceback is one of its fields."""
         line: dict[str, Any] = {
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-            + f".{record.msecs:03.0f}Z",
+            "time": _time(record.created),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
@@ -309,6 +348,9 @@ def log_to_stderr(level: int = logging.INFO) -> None:
     """Send the service's log to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    log.handlers[:] = [handler]
+    uvicorn = logging.getLogger("uvicorn")  # warns of what is not HTTP
+    uvicorn.setLevel(max(level, logging.WARNING))
     log.setLevel(level)
-    log.propagate = False
+    for logger in (log, uvicorn):
+        logger.handlers[:] = [handler]
+        logger.propagate = False

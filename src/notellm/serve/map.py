@@ -36,7 +36,8 @@ class NoteMap:
     def start(self) -> None:
         """Compute it in a thread of its own, unless it is there or under way."""
         with self._lock:
-            stale = self._model != self._engine.fingerprint
+            # A map of no notes is made anew once there are some.
+            stale = self._model != self._engine.fingerprint or not (self._places or not self._engine.notes)
             if stale and (self._thread is None or not self._thread.is_alive()):
                 self._thread = threading.Thread(target=self._compute, name="notellm-map", daemon=True)
                 self._thread.start()

@@ -4,9 +4,14 @@ SIGTERM or Ctrl-C: nothing new is accepted, what was accepted is answered, the i
 """
 
 import ipaddress
+import logging
 import os
+import signal
 import socket
+import sys
+import webbrowser
 from collections.abc import Callable, Mapping
+from types import FrameType
 
 import uvicorn
 
@@ -16,6 +21,7 @@ from notellm.serve.app import create_app
 from notellm.serve.guard import Keys, Limits, log, log_to_stderr
 
 READ_KEYS, WRITE_KEYS = "NOTELLM_READ_KEYS", "NOTELLM_WRITE_KEYS"
+_BACKLOG = 512  # connections that wait to be accepted
 _STOPPING = 30  # seconds that an answer may take once it is to stop
 
 
@@ -69,6 +75,7 @@ def serve(
     keys: Keys,
     limits: Limits,
     ready: Callable[[], None] | None = None,
+    level: int = logging.INFO,
 ) -> None:
     """Answer requests until the process is told to stop.
 
@@ -79,22 +86,30 @@ def serve(
         keys: who may ask.
         limits: what is taken on.
         ready: called once requests are accepted.
+        level: of the log, which has a line a request at INFO.
 
     Raises:
         StorageError: the address cannot be listened on.
     """
-    log_to_stderr()
+    log_to_stderr(level)
+    try:
+        # Before uvicorn would, which logs what goes wrong in its own way.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except (OSError, UnicodeError) as error:
+        engine.close()
+        raise StorageError(
+            f"cannot listen on {host}:{port} ({error}); is something else there? Try --port"
+        ) from error
     app = create_app(engine, keys=keys, limits=limits)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         log_config=None,  # the guard logs requests
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=_STOPPING,
         timeout_keep_alive=30,
-        backlog=512,
+        backlog=_BACKLOG,
         limit_concurrency=None,
         h11_max_incomplete_event_size=64 * 1024,
     )
@@ -108,21 +123,26 @@ def serve(
             "keys": bool(keys),
         },
     )
-    try:
-        server.run()
-    except SystemExit as stop:
-        engine.close()
-        if stop.code:
-            raise StorageError(
-                f"cannot listen on {host}:{port}; is something else there? Try --port"
-            ) from stop
+    with listening:
+        server.run([listening])
     log.info("stopped")
+
+
+def open_browser(url: str) -> None:
+    """Open a page in the user's browser, where there is a screen: on a server that would be one of text."""
+    if sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        webbrowser.open(url)
 
 
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None] | None) -> None:
         super().__init__(config)
         self._ready = ready
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
+        """Stop, at a second Ctrl-C at once; uvicorn would raise the signal again, which is not status 0."""
+        self.force_exit |= self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Say so when requests are accepted."""

@@ -11,14 +11,18 @@ from notellm.store.notes import StoredNote
 
 #: Notes of one request, results of one question, and ids of one list.
 MOST_NOTES, MOST_RESULTS, MOST_IDS = 256, 500, 1_000
+_FIRST = datetime(1, 1, 3, tzinfo=UTC)  # is a time in every zone
 
 
 def _utc(time: datetime) -> datetime:
     """A time in UTC; without a zone it is taken as UTC."""
     try:
-        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+        utc = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the time is out of range") from error
+    if utc < _FIRST:
+        raise ValueError(f"the time is before {_FIRST.isoformat()}")
+    return utc
 
 
 NoteId = Annotated[
@@ -28,7 +32,7 @@ NoteId = Annotated[
 ]
 Topic = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Category = Annotated[str, StringConstraints(max_length=200)]
-Time = Annotated[datetime, AfterValidator(_utc), Field(ge=datetime(1, 1, 3, tzinfo=UTC))]
+Time = Annotated[datetime, AfterValidator(_utc)]
 NoteIds = Annotated[list[NoteId], Field(max_length=MOST_IDS)]
 K = Annotated[int, Field(ge=1, le=MOST_RESULTS)]
 

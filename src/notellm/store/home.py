@@ -117,9 +117,12 @@ class IndexHome:
         marker = self._marker()
         if marker is None or not marker.is_file():
             return None
-        collection = read_json(marker).get("collection")
-        marker.unlink()
-        return str(collection)
+        try:
+            return str(read_json(marker)["collection"])
+        except (DataError, TypeError, KeyError):
+            return None  # damaged: nobody knows, either
+        finally:
+            marker.unlink()
 
 
 def _dim(rows: pa.Table) -> int:

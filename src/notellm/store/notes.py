@@ -139,9 +139,13 @@ class NoteStore:
                 "vectors of two models do not mix: embed its notes anew with notellm store build"
             )
         lock = _locked(place)
-        with _storage(place):
-            opened = cls(place, model, _connect(place).open_table(_PREFIX + model), lock)
-        opened.drop_others()
+        try:
+            with _storage(place):
+                opened = cls(place, model, _connect(place).open_table(_PREFIX + model), lock)
+            opened.drop_others()
+        except BaseException:
+            _unlock(lock)
+            raise
         return opened
 
     @classmethod
@@ -156,6 +160,7 @@ class NoteStore:
 
         Raises:
             StorageError: it cannot be written, or another process writes to it.
+            Exception: what ``rows`` raises.
         """
         place = str(uri)
         if "://" not in place:
@@ -164,26 +169,35 @@ class NoteStore:
         lock = _locked(place)
         record = make_record(kind="store", config={"dim": dim}, data={"model": {"fingerprint": model}})
         schema = rows_schema(dim).with_metadata({RECORD_KEY: json_text(record)})
-        batches = (
-            batch for piece in rows for batch in piece.cast(rows_schema(dim)).to_batches(_ROWS_TOGETHER)
-        )
+        raised: list[BaseException] = []
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            try:
+                for piece in rows:
+                    yield from piece.cast(rows_schema(dim)).to_batches(_ROWS_TOGETHER)
+            except BaseException as error:
+                raised.append(error)  # LanceDB makes a text of it
+                raise
+
         try:
             with _storage(place):
                 table = _connect(place).create_table(
                     _PREFIX + model,
-                    pa.RecordBatchReader.from_batches(schema, batches),
+                    pa.RecordBatchReader.from_batches(schema, batches()),
                     schema=schema,
                     mode="overwrite",
                 )
                 table.create_index("note_id", config=_lancedb().index.BTree())
         except BaseException:
             _unlock(lock)
+            if raised:
+                raise raised[0] from None
             raise
         return cls(place, model, table, lock)
 
     def drop_others(self) -> None:
         """Remove the tables of other models: from now on they would miss what is written to this one."""
-        for other in versions(self.uri):
+        for other in _tables(self.uri):
             if other != self.model:
                 with _storage(self.uri):
                     _connect(self.uri).drop_table(_PREFIX + other)
@@ -289,11 +303,28 @@ def visible_vectors(rows: pa.Table) -> tuple[list[str], np.ndarray]:
 def versions(uri: str | Path) -> list[str]:
     """Fingerprints of the models of which a store has vectors; none where there is no store."""
     place = str(uri)
+    return [model for model in _tables(place) if _is_whole(place, model)]
+
+
+def _tables(place: str) -> list[str]:
+    """Fingerprints of all tables, among them those whose making was cut off."""
     if "://" not in place and not Path(place).is_dir():
         return []
     with _storage(place):
         names = list(_connect(place).list_tables(limit=10_000).tables)
     return sorted(name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX))
+
+
+def _is_whole(place: str, model: str) -> bool:
+    """Whether a table's first commit was made; until then its folder lists, but does not open."""
+    with _storage(place):
+        try:
+            _connect(place).open_table(_PREFIX + model)
+        except ValueError as error:
+            if "was not found" not in str(error):
+                raise
+            return False
+    return True
 
 
 def _vector_array(vectors: np.ndarray) -> pa.Array:

@@ -16,6 +16,7 @@ export class ApiError extends Error {
 let key = recall("key", "sessionStorage");
 let asking = null; // one question at a time, whose answer all waiting requests share
 let declined = false; // who closed the question is not asked again before choosing to
+let missed = false; // requests have failed for want of a key
 
 export const hasKey = () => Boolean(key);
 
@@ -38,10 +39,13 @@ function askForKey() {
     asking = null;
     if (!yes || !given) {
       declined = true;
+      missed = true;
       return;
     }
     key = given;
     remember("key", key, "sessionStorage");
+    if (missed) document.dispatchEvent(new Event("key"));
+    missed = false;
   })();
   return asking;
 }
@@ -88,10 +92,9 @@ export function explain(error) {
   if (!(error instanceof ApiError)) return t("error.other");
   const { status, message, retryAfter } = error;
   if (status === 0) return t("error.network");
-  const busy = status === 429 || status === 503;
-  const known = busy ? "error.busy" : `error.${status}`;
-  const words = [[401, 403, 404].includes(status) || busy ? t(known) : t("error.other")];
-  if (message && status !== 401) words.push(message[0].toUpperCase() + message.slice(1));
-  if (busy && retryAfter) words.push(t("error.wait", { n: retryAfter }));
-  return words.join(" ");
+  if (status === 429 || status === 503) {
+    return `${t("error.busy")} ${retryAfter ? t("error.wait", { n: retryAfter }) : message}`;
+  }
+  const words = t([401, 403, 404].includes(status) ? `error.${status}` : "error.other");
+  return message && status !== 401 ? `${words} ${message[0].toUpperCase()}${message.slice(1)}` : words;
 }

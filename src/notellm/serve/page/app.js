@@ -5,7 +5,7 @@ import { learnCategories } from "./colours.js";
 import { $, recall, remember } from "./dom.js";
 import { switchLanguage, t, translatePage } from "./i18n.js";
 import { showMap, startMap } from "./map.js";
-import { openNote, search, startNotes, titleInView } from "./notes.js";
+import { openNote, startNotes, titleInView } from "./notes.js";
 import { showState, startState } from "./state.js";
 import { openUser, startUsers } from "./users.js";
 
@@ -111,13 +111,14 @@ function startTools() {
   });
 }
 
-/** Waits until the model is loaded, and learns its categories. */
-async function waitUntilReady() {
-  let waited = false;
+/** Waits until the model is loaded, and learns its categories; `waited`: what is in view may have failed. */
+async function waitUntilReady(waited = false) {
   for (;;) {
     try {
       const state = await get("state");
-      if (state.model?.categories) learnCategories(state.model.categories);
+      // A model that was not trained to write categories names none; the notes of the map have some.
+      const named = state.model?.categories ?? [];
+      if (state.ready) learnCategories(named.length ? named : (await get("map")).categories);
       $("banner").hidden = state.ready;
       $("banner").textContent = state.ready ? "" : t("starting");
       if (state.ready) break;
@@ -128,7 +129,7 @@ async function waitUntilReady() {
     await new Promise((resolve) => { setTimeout(resolve, 2000); });
   }
   if (waited) {
-    search();
+    document.dispatchEvent(new Event("again"));
     keepFocus = true;
     route();
   } else document.dispatchEvent(new Event("redraw"));
@@ -143,5 +144,6 @@ startUsers();
 startMap();
 startState();
 addEventListener("hashchange", route);
+document.addEventListener("key", () => waitUntilReady(true));
 route();
 waitUntilReady();

@@ -12,12 +12,14 @@ let whole = true; // false: categories share the colour of what stands before th
 
 const theme = () => document.documentElement.dataset.theme;
 
-/** Learns categories; those known already keep their place, so that colours do not move. */
+/** Learns categories, true if any is new; those known already keep their place, so that colours do not move. */
 export function learnCategories(categories) {
+  const before = known.length;
   known = [...new Set([...known, ...categories.filter(Boolean).sort()])];
   whole = known.length <= LIMIT;
   const names = whole ? known : [...new Set(known.map((name) => name.split("/")[0]))];
   groups = new Map(names.slice(0, LIMIT).map((name, i) => [name, i]));
+  return known.length > before;
 }
 
 /** The group that a category is coloured with: itself, its first part, "" for others, null for none. */

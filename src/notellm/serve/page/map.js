@@ -47,7 +47,8 @@ function take(answer) {
     if (visible) waiting = setTimeout(load, 3000);
     return t("map.waiting");
   }
-  learnCategories(answer.categories);
+  // The other parts of the page colour by them too.
+  if (learnCategories(answer.categories)) queueMicrotask(() => document.dispatchEvent(new Event("redraw")));
   points = answer.note_ids.map((id, i) => ({
     id, title: answer.titles[i], category: answer.categories[i], group: groupOf(answer.categories[i]),
     x: answer.x[i], y: -answer.y[i],
@@ -155,8 +156,8 @@ function draw() {
   }
   for (const point of [at, over]) if (point && isOn(point)) ring(point, size + 4, text, 2);
 
-  const labels = shown.length <= LABELLED ? shown : [chosen].filter(Boolean);
-  writeLabels([chosen, ...labels].filter(Boolean), size, text, surface, width);
+  const labels = [chosen, ...(shown.length <= LABELLED ? shown : [])].filter(Boolean);
+  writeLabels(labels, size, text, surface, width);
   placeTip(width);
   listLater();
 }
@@ -194,6 +195,7 @@ function writeLabels(labelled, size, text, surface, width) {
   ink.lineWidth = 4;
   ink.lineJoin = "round";
   for (const point of new Set(labelled)) {
+    if (point === (over ?? at)) continue; // it has the tip
     const words = titleOf(point).length > 34 ? `${titleOf(point).slice(0, 33)}…` : titleOf(point);
     const long = ink.measureText(words).width;
     const x = Math.max(4, Math.min(across(point) - long / 2, width - long - 4));
@@ -258,7 +260,7 @@ function zoom(factor, x = canvas.clientWidth / 2, y = canvas.clientHeight / 2) {
 }
 
 function reveal(point) {
-  const edge = 40;
+  const edge = 60; // px
   const shift = (value, size) => (value < edge ? edge - value : value > size - edge ? size - edge - value : 0);
   const [dx, dy] = [shift(across(point), canvas.clientWidth), shift(down(point), canvas.clientHeight)];
   if (dx || dy) move(dx, dy);
@@ -314,9 +316,10 @@ function keys(event) {
       goTo(next);
     }
   } else if ((event.key === "Enter" || event.key === " ") && from) openPoint(from);
-  else if (event.key === "+" || event.key === "=") zoom(1.4);
-  else if (event.key === "-" || event.key === "_") zoom(1 / 1.4);
-  else if (event.key === "0") fit();
+  else if ("+=-_".includes(event.key)) {
+    const middle = from && inView(from) ? [across(from), down(from)] : [];
+    zoom("+=".includes(event.key) ? 1.4 : 1 / 1.4, ...middle);
+  } else if (event.key === "0") fit();
   else if (event.key === "Escape") goTo(null);
   else return;
   event.preventDefault();
@@ -392,9 +395,12 @@ export function showMap(show, focus) {
     clearTimeout(waiting);
     return;
   }
-  if (came) load();
+  if (came || !points.length) load();
+  if (whole) fit();
   const chosen = byId.get(selection.id);
-  if (chosen && selection.id !== shownSelection) reveal(chosen);
+  if (chosen && selection.id !== shownSelection && !inView(chosen)) {
+    move(canvas.clientWidth / 2 - across(chosen), canvas.clientHeight / 2 - down(chosen));
+  }
   shownSelection = selection.id;
   if (focus) canvas.focus({ preventScroll: true });
 }
@@ -418,5 +424,5 @@ export function startMap() {
   $("map-out").addEventListener("click", () => zoom(1 / 1.5));
   $("map-fit").addEventListener("click", fit);
   $("map-list-box").addEventListener("toggle", drawList);
-  new ResizeObserver(() => (whole ? fit() : changed())).observe($("map-frame"));
+  new ResizeObserver(() => (whole && visible ? fit() : changed())).observe($("map-frame"));
 }

@@ -18,8 +18,6 @@ const tags = place("tags", $("tags"), () => drawTags(null));
 let shown = null; // the id of the note in view; null while writing
 let shownTitle = "";
 
-export const { search } = found;
-
 export const titleInView = () => shownTitle;
 
 // ---------------------------------------------------------------- related notes
@@ -48,7 +46,7 @@ export async function openNote(id, focus) {
   $("notes-columns").classList.toggle("chosen", id !== null);
   found.mark(id);
   if (id === null) {
-    opened.stop();
+    opened.clear();
     live();
     if (focus) $("write-title").focus();
     return;
@@ -199,10 +197,10 @@ async function publish(event) {
   try {
     const own = $("write-id").value.trim();
     if (own && await exists(own) && !await confirmed(t("write.exists", { id: own }), t("write.replace"))) return;
-    const { topics = [], category = null } = await tagsOf(note);
+    const { topics = [], category } = await tagsOf(note);
     const id = own || madeUpId();
     const { created } = await call("PUT", notePath(id), {
-      ...note, topics, category, published_at: new Date().toISOString(),
+      ...note, topics, category: category ?? "", published_at: new Date().toISOString(),
     });
     toast(t(created ? "write.done" : "write.replaced"));
     clearDraft();
@@ -220,6 +218,7 @@ async function publish(event) {
 export function startNotes() {
   onText($("write-title"), write);
   onText($("write-content"), write);
+  document.addEventListener("again", found.search);
   $("write-title").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.isComposing) return;
     event.preventDefault(); // nobody means to publish with the title just written

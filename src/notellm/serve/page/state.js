@@ -39,7 +39,10 @@ function rowsOf({ version, ready, keys, model, ranker, store, index, traffic }) 
       ["state.notes", number(index.notes)],
       ["state.recall", orUnknown(index.recall, (share) => number(share, { style: "percent", maximumFractionDigits: 1 }))],
     ],
-    ranker: ranker ? [["state.fingerprint", ranker.fingerprint, code]] : [],
+    ranker: [
+      ranker?.users !== undefined && ["state.users", number(ranker.users)],
+      ranker?.fingerprint !== undefined && ["state.fingerprint", ranker.fingerprint, code],
+    ].filter(Boolean),
     traffic: [
       ["state.per_second", number(traffic.per_second, { maximumFractionDigits: 2 })],
       ["state.p50", orUnknown(traffic.p50_ms, milliseconds)],

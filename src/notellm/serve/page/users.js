@@ -62,4 +62,5 @@ export function openUser(id, focus) {
 
 export function startUsers() {
   document.addEventListener("redraw", heading);
+  document.addEventListener("again", () => { started = false; });
 }

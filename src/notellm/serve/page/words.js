@@ -144,6 +144,7 @@ export const WORDS = {
   "state.unknown": ["not measured", "未测量"],
   "state.notes": ["Notes", "笔记数"],
   "state.hidden": ["Hidden", "已隐藏"],
+  "state.users": ["Users it knows", "已知用户数"],
   "state.none": ["This server has no ranker: it does not recommend to users.", "此服务没有排序模型，不为用户推荐。"],
   "state.per_second": ["Requests per second", "每秒请求"],
   "state.p50": ["Half are answered within", "半数请求耗时不超过"],

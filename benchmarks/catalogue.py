@@ -1,0 +1,93 @@
+"""Notes enough to measure a store and an index by: the captions of the public data sets, and crops of them.
+
+MicroLens, KuaiRec, MovieLens and MIND have about 40,000 notes with text; to get to 200,000, random 60 to 90 %
+of the words of one (of the characters, where it is written without spaces) are notes of their own. Their
+vectors are those of a NoteLLM on the tiny backbone, trained for a few steps on pairs of MicroLens.
+
+For a million vectors, those of the 200,000 notes are joined by vectors between two neighbours: the mean of a
+vector and one of its ten nearest, plus noise, which stays where the notes are.
+
+All of it is made once and kept in a working folder: embedding takes several minutes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.training import DATASETS, load
+from notellm.data import NOTES
+from notellm.files import write_parquet
+from notellm.pairs import PairOptions, mine_pairs
+from notellm.pipeline.fit import FitOptions, fit
+from notellm.recall.embed import embed_to_parquet, read_vectors
+from notellm.recall.model import NoteLLM
+from notellm.recall.related import search
+
+COUNT = 200_000
+_STEPS = 120
+
+
+def model_folder(work: Path) -> Path:
+    """A NoteLLM directory, trained when it is first asked for."""
+    folder = work / "model"
+    if not folder.is_dir():
+        data = load("MicroLens")
+        pairs = mine_pairs(data.clicks, PairOptions())
+        fit(data.notes, pairs, folder, clicks=data.clicks, options=FitOptions(max_steps=_STEPS))
+    return folder
+
+
+def make_notes(count: int = COUNT, *, seed: int = 0) -> pa.Table:
+    """Real notes, and crops of them until there are ``count``."""
+    rows = []
+    for name in DATASETS:
+        own = load(name).notes.to_pylist()
+        rows += [
+            {**row, "note_id": f"{name}/{row['note_id']}"}
+            for row in own
+            if len(row["title"] + row["content"]) >= 12
+        ]
+    rng = np.random.default_rng(seed)
+    real = len(rows)
+    for number in range(count - real):
+        source = rows[int(rng.integers(real))]
+        text = f"{source['title']} {source['content']}".strip()
+        glue = " " if text.count(" ") * 12 > len(text) else ""
+        words = text.split() if glue else list(text)
+        length = max(1, int(len(words) * rng.uniform(0.6, 0.9)))
+        start = int(rng.integers(len(words) - length + 1))
+        cropped = glue.join(words[start : start + length])
+        rows.append({**source, "note_id": f"crop/{number}", "title": "", "content": cropped})
+    return pa.Table.from_pylist(rows[:count], schema=NOTES)
+
+
+def catalogue(work: Path) -> tuple[Path, pa.Table, np.ndarray]:
+    """The model's folder, 200,000 notes, and their vectors, (n, d) float32."""
+    model = model_folder(work)
+    notes = make_notes()
+    path = work / "vectors.parquet"
+    if not path.is_file():
+        write_parquet(notes, work / "notes.parquet")
+        embed_to_parquet(NoteLLM.from_pretrained(model), notes, path)
+    ids, vectors = read_vectors(path)
+    if ids != notes["note_id"].to_pylist():
+        raise SystemExit(f"{path} is of other notes; remove it")
+    return model, notes, vectors
+
+
+def more_vectors(vectors: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
+    """``count`` vectors of unit norm, those given first."""
+    rng = np.random.default_rng(seed)
+    pieces = [vectors[:count]]
+    missing = count - len(pieces[0])
+    near, _ = search(vectors, vectors[rng.permutation(len(vectors))[:20_000]], 11)
+    while missing > 0:
+        take = near[rng.permutation(len(near))[:missing]]
+        other = take[np.arange(len(take)), rng.integers(1, 11, len(take))]
+        weight = rng.uniform(0.2, 0.8, (len(take), 1)).astype(np.float32)
+        noise = rng.standard_normal((len(take), vectors.shape[1])).astype(np.float32)
+        mixed = weight * vectors[take[:, 0]] + (1 - weight) * vectors[other] + 0.02 * noise
+        pieces.append(mixed / np.linalg.norm(mixed, axis=1, keepdims=True))
+        missing -= len(take)
+    return np.concatenate(pieces)

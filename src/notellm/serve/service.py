@@ -1,0 +1,153 @@
+"""An engine with what a service needs around it: queues, counters, the map, and reloading.
+
+Reads by search and by model, writes, and ranking each have their own queue (``batching.py``), so a long
+ranking does not hold up a search.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from notellm import __version__
+from notellm.errors import NotellmError
+from notellm.pipeline.engine import Engine, Related, RelatedQuery, Tags, Write, Written
+from notellm.recall.prompt import Note
+from notellm.serve.batching import Batcher, Gatherer
+from notellm.serve.guard import log
+from notellm.serve.map import NoteMap
+from notellm.serve.metrics import Metrics
+from notellm.store.local import LocalIndex
+
+#: Questions computed together, and questions that may wait, of each queue.
+_RELATED, _WRITES, _TAGS, _RANKING = (64, 256), (64, 256), (16, 64), (8, 32)
+#: A commit costs about as much for one write as for fifty: wait this long for company.
+_WRITE_LINGER = 0.02
+#: Notes that an exact search reads in less time than it takes to hand it to another thread.
+_QUICK = 2_000
+
+
+class Service:
+    """An engine with its queues, counters and map.
+
+    Args:
+        engine: what answers.
+        keys: whether any are needed is shown on the page.
+    """
+
+    def __init__(self, engine: Engine, *, keys: bool) -> None:
+        self.engine = engine
+        self.keys = keys
+        self.metrics = Metrics()
+        self.map = NoteMap(engine)
+        self.reload_error: str | None = None
+        self.reloading: asyncio.Task[None] | None = None
+        self.related: Batcher[RelatedQuery, Related] = self._batcher("related", engine.related, _RELATED)
+        self._related_now: Gatherer[RelatedQuery, Related] = Gatherer(
+            "related", engine.related, seen=self.metrics.batch
+        )
+        self.writes: Batcher[list[Write], list[Written | NotellmError]] = self._batcher(
+            "writes", self._apply, _WRITES, linger=_WRITE_LINGER
+        )
+        self.tags: Batcher[tuple[Note, int | None], Tags] = self._batcher("tags", self._tag, _TAGS)
+        self.ranking: Batcher[Callable[[], Any], Any] = self._batcher("ranking", _each, _RANKING)
+        self._batchers: list[Batcher[Any, Any]] = [self.related, self.writes, self.tags, self.ranking]
+        for batcher in self._batchers:
+            self.metrics.gauge(f"notellm_waiting_{batcher.name}", "Requests that wait", batcher.__len__)
+        self.metrics.gauge("notellm_notes", "Notes in the store", lambda: len(engine.notes))
+
+    def _batcher(
+        self, name: str, compute: Callable[[list[Any]], Any], size: tuple[int, int], **options: float
+    ) -> Batcher[Any, Any]:
+        most, waiting = size
+        return Batcher(name, compute, most=most, waiting=waiting, seen=self.metrics.batch, **options)
+
+    def _apply(self, requests: list[list[Write]]) -> list[list[Written | NotellmError]]:
+        outcomes = iter(self.engine.apply([write for own in requests for write in own]))
+        return [[next(outcomes) for _ in own] for own in requests]
+
+    def _tag(self, questions: list[tuple[Note, int | None]]) -> list[Tags]:
+        answers: dict[int, Tags] = {}
+        for count in {n for _, n in questions}:
+            rows = [i for i, (_, n) in enumerate(questions) if n == count]
+            written = self.engine.tags([questions[i][0] for i in rows], topics=count)
+            answers.update(zip(rows, written, strict=True))
+        return [answers[i] for i in range(len(questions))]
+
+    async def related_to(self, query: RelatedQuery) -> Related:
+        """Related notes: a walk through a graph in this thread, all that takes longer in another."""
+        index = self.engine.index
+        quick = isinstance(index, LocalIndex) and (index.kind == "hnsw" or len(index) <= _QUICK)
+        if quick and query.note_id is not None and query.where.is_empty:
+            return await self._related_now.ask(query)
+        return await self.related.ask(query)
+
+    async def write(self, writes: list[Write]) -> list[Written]:
+        """Carry out writes.
+
+        Raises:
+            NotellmError: the first that could not be done.
+        """
+        outcomes = await self.writes.ask(writes)
+        for outcome in outcomes:
+            if isinstance(outcome, NotellmError):
+                raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, Written)]
+
+    async def close(self) -> None:
+        """Finish what was accepted."""
+        if self.reloading is not None:
+            await self.reloading
+        for batcher in self._batchers:
+            await batcher.close()
+
+    async def reload(self, index: str | None) -> None:
+        """Bring model, ranker and index anew; what goes wrong is kept for the state."""
+        try:
+            await asyncio.to_thread(self.engine.reload, index=index)
+        except NotellmError as error:
+            self.reload_error = str(error)
+            log.error("reload failed", extra={"error": str(error)})
+        except Exception as error:  # noqa: BLE001 - the state must not say that it went well
+            self.reload_error = f"this failed: {type(error).__name__}; the log has more"
+            log.exception("reload failed", extra={"error": type(error).__name__})
+        else:
+            self.reload_error = None
+            log.info("reloaded", extra={"model": self.engine.fingerprint})
+
+    def state(self) -> dict[str, Any]:
+        """What the page shows of it."""
+        engine, index, ranker = self.engine, self.engine.index, self.engine.ranker
+        local = index if isinstance(index, LocalIndex) else None
+        notes = list(engine.notes.values())
+        running = self.reloading is not None and not self.reloading.done()
+        return {
+            "version": __version__,
+            "ready": True,
+            "keys": self.keys,
+            "model": {
+                "fingerprint": engine.fingerprint,
+                "dim": engine.model.settings.dim,
+                "backbone": engine.model.backbone.config.model_type,
+                "categories": list(engine.model.settings.categories),
+            },
+            "ranker": None if ranker is None else {"users": len(ranker.histories)},
+            "store": {"notes": len(notes), "hidden": sum(note.hidden for note in notes)},
+            "index": {
+                "kind": "milvus" if local is None else local.kind,
+                "notes": len(index),
+                "recall": local.recall["recall"] if local is not None and local.recall else None,
+            },
+            "reload": {"running": running, "error": self.reload_error},
+            "traffic": self.metrics.traffic(),
+        }
+
+
+def _each(questions: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Answers one after the other: a ranking shares nothing with that of another user."""
+    answers: list[Any] = []
+    for question in questions:
+        try:
+            answers.append(question())
+        except Exception as error:  # noqa: BLE001 - it belongs to the one who asked
+            answers.append(error)
+    return answers

@@ -1,0 +1,104 @@
+"""A service as small as it can be, and how tests ask it: over a real socket, on a loopback address."""
+
+import asyncio
+import json
+import shutil
+import socket
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from notellm.data import impressions_from_clicks, sample_world, split_impressions
+from notellm.pipeline.build import build_store
+from notellm.pipeline.engine import Engine
+from notellm.pipeline.rank import RankFitOptions, fit_ranker
+from notellm.recall.model import NoteLLM
+from notellm.serve.app import create_app
+from tests.conftest import SMALL
+
+NOTES, USERS = 120, 30
+PATIENCE = 60  # seconds after which a test gives up on something that must happen
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the parts of a service lie."""
+
+    store: Path
+    model: Path
+    ranker: Path
+
+    def copied(self, folder):
+        """The same with a store of one's own, which may be written to."""
+        own = Path(folder) / "store"
+        shutil.copytree(self.store, own)
+        return Places(own, self.model, self.ranker)
+
+    def engine(self, **options):
+        """An engine of these parts."""
+        return Engine.open(self.store, self.model, **{"ranker": self.ranker, **options})
+
+
+def make_places(folder):
+    """Model, ranker and store of a sample world; nothing is tuned for more than a moment."""
+    world = sample_world(notes=NOTES, users=USERS, clicks=700, bots=0, seed=4)
+    train, valid, _ = split_impressions(impressions_from_clicks(world.clicks))
+    options = RankFitOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
+    fit_ranker(world.notes, train, valid, folder / "ranker", options=options, progress=False)
+    NoteLLM.from_corpus(world.notes, tiny=SMALL, dim=16).save_pretrained(folder / "model")
+    model = NoteLLM.from_pretrained(folder / "model")
+    build_store(folder / "store", model, world.notes, progress=False)
+    return Places(folder / "store", folder / "model", folder / "ranker")
+
+
+@contextmanager
+def serving(app):
+    """A client of an application that a server runs in a thread of this process."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    address = "http://{}:{}".format(*listening.getsockname())
+    try:
+        with httpx.Client(base_url=address, timeout=PATIENCE, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@contextmanager
+def served(engine, **options):
+    """A client of an engine's service; the engine is closed at the end."""
+    with serving(create_app(engine, **options)) as client:
+        yield client
+
+
+def told(answer, status, code):
+    """The message of an error, which has the form that is documented."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = json.loads(answer.content)
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"code", "message"}
+    assert body["error"]["code"] == code, body
+    assert body["error"]["message"]
+    assert "Traceback" not in answer.text
+    return body["error"]["message"]
+
+
+def asking(app, coroutine):
+    """The result of a coroutine that is given a client of an application in this thread's event loop."""
+
+    async def run():
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+            return await asyncio.wait_for(coroutine(client), PATIENCE)
+
+    return asyncio.run(run())
