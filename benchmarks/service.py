@@ -327,8 +327,8 @@ def report(results: dict[str, Any]) -> list[str]:
     )
     writes = (
         f"{part['acknowledged']:,} writes acknowledged; lost {results['lost_writes']}, after SIGKILL and a "
-        f"new start {results['lost_writes_after_kill']}. Started in {results['start_seconds']:.1f} s, after the "
-        f"kill in {results['start_seconds_after_kill']:.1f} s; {results['memory_mib']:,.0f} MiB."
+        f"new start {results['lost_writes_after_kill']}. Started in {results['start_seconds']:.1f} s, after "
+        f"the kill in {results['start_seconds_after_kill']:.1f} s; {results['memory_mib']:,.0f} MiB."
     )
     publish = (
         f"Publish to visible, {shown['notes']} notes, both requests, ms: p50 {ms['p50']:.0f}, p95 "
@@ -338,8 +338,8 @@ def report(results: dict[str, Any]) -> list[str]:
         f"Overload, related by text: {over['offered_per_second']:.0f} requests a second where "
         f"{over['capacity_per_second']:.0f} are answered, {over['seconds']:.0f} s: statuses "
         f"{over['statuses']}, errors {over['errors']}; refusals p50 / p99 {refused['p50']:.1f} / "
-        f"{refused['p99']:.1f} ms; answered p50 / p99 {over['reads']['p50']:.0f} / {over['reads']['p99']:.0f} ms; memory "
-        f"{over['memory_before_mib']:,.0f} to {over['memory_peak_mib']:,.0f} MiB; health p99 "
+        f"{refused['p99']:.1f} ms; answered p50 / p99 {over['reads']['p50']:.0f} / "
+        f"{over['reads']['p99']:.0f} ms; memory {over['memory_before_mib']:,.0f} to {over['memory_peak_mib']:,.0f} MiB; health p99 "
         f"{over['health_p99_ms']:.0f} ms; recovered in {recovered:.2f} s."
     )
     head = ["closed loop", "requests/s", "p50 ms", "p95", "p99", "writes p50 / p95 / p99 ms", "errors"]

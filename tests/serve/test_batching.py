@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from notellm.serve.batching import Batcher, BusyError
+from notellm.serve.batching import Batcher, BusyError, Gatherer
 from tests.serve.small import PATIENCE
 
 
@@ -264,3 +264,47 @@ def test_lingering_waits_for_company(monkeypatch):
     asyncio.run(main())
     assert worker.batches == [[1, 2], [3, 4, 5, 6]]
     assert waits == [0.02]
+
+
+def test_a_gatherer_computes_in_the_loop_what_arrives_in_one_turn():
+    worker, seen, threads = Worker(), [], set()
+
+    def compute(questions):
+        threads.add(threading.current_thread())
+        return worker(questions)
+
+    async def main():
+        gatherer = Gatherer("numbers", compute, seen=lambda *what: seen.append(what))
+        together = await asyncio.gather(*(gatherer.ask(i) for i in range(5)))
+        alone = await gatherer.ask(9)
+        return together, alone
+
+    assert asyncio.run(main()) == ([0, 10, 20, 30, 40], 90)
+    assert worker.batches == [[0, 1, 2, 3, 4], [9]]
+    assert seen == [("numbers", 5), ("numbers", 1)]
+    assert threads == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
+def test_a_gatherer_that_fails_fails_for_its_turn_alone(kind):
+    failing = [True, False]
+
+    def compute(questions):
+        if failing.pop(0):
+            raise kind("broken")
+        return [ValueError("no 3") if question == 3 else question for question in questions]
+
+    async def main():
+        gatherer = Gatherer("numbers", compute)
+        first = await asyncio.wait_for(
+            asyncio.gather(*(gatherer.ask(i) for i in range(2)), return_exceptions=True), PATIENCE
+        )
+        second = gatherer.ask(2), gatherer.ask(3), gatherer.ask(4)
+        second[2].cancel()  # who has gone away is no error of the others
+        return first, await asyncio.gather(*second, return_exceptions=True)
+
+    first, second = asyncio.run(main())
+    assert all(isinstance(answer, RuntimeError) for answer in first)
+    assert second[0] == 2
+    assert str(second[1]) == "no 3"
+    assert isinstance(second[2], asyncio.CancelledError)

@@ -7,6 +7,7 @@ import logging
 import re
 import sys
 import threading
+import time
 
 import pytest
 
@@ -49,7 +50,20 @@ def guarded(app, *, keys=None, **limits):
     return Guard(app, keys=keys or Keys(), limits=Limits(**limits), metrics=metrics), metrics
 
 
-async def echo(scope, receive, send):
+class Clock:
+    """The guard's own clock: that of the event loop goes on."""
+
+    def __init__(self, now):
+        self._now = now
+
+    def monotonic(self):
+        return self._now[0]
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+
+async def echo(_, receive, send):
     """Answers with the length of the body."""
     size, more = 0, True
     while more:
@@ -138,7 +152,12 @@ def test_keys_that_cannot_work_are_refused():
         Keys(["short"])
     with pytest.raises(ConfigError, match="give it once"):
         Keys([READ], [READ])
-    for odd in ("key with spaces 0123", "ключ-ключ-ключ-ключ", "tab\tbed-0123456789", "surrogate-\udcff-0123456"):
+    for odd in (
+        "key with spaces 0123",
+        "ключ-ключ-ключ-ключ",
+        "tab\tbed-0123456789",
+        "surrogate-\udcff-0123456",
+    ):
         with pytest.raises(ConfigError, match="header cannot carry"):
             Keys(write=[odd])
     assert not Keys()
@@ -175,7 +194,10 @@ def test_a_body_that_nothing_announces_has_the_limit_too():
     sent = []
 
     async def run(size):
-        messages = [{"type": "http.request", "body": b"x" * size, "more_body": True}, {"type": "http.request"}]
+        messages = [
+            {"type": "http.request", "body": b"x" * size, "more_body": True},
+            {"type": "http.request"},
+        ]
 
         async def receive():
             return messages.pop(0)
@@ -203,7 +225,7 @@ def test_a_body_is_refused_by_the_length_it_announces(engine):
 
 def test_who_asks_too_often_waits_and_others_do_not(monkeypatch):
     now = [1_000.0]
-    monkeypatch.setattr(guarding.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("notellm.serve.guard.time", Clock(now))
     app, metrics = guarded(echo, keys=Keys([READ], [WRITE]), rate=2)
 
     async def ask(client):
@@ -228,7 +250,7 @@ def test_who_asks_too_often_waits_and_others_do_not(monkeypatch):
 
 def test_a_slow_rate_says_how_long_to_wait(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(guarding.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("notellm.serve.guard.time", Clock(now))
     app, _ = guarded(echo, rate=0.1)
 
     async def ask(client):
@@ -252,10 +274,10 @@ def test_rates_of_many_clients_do_not_stay_in_memory(monkeypatch):
 
 def test_too_many_at_one_time_are_refused():
     gate = asyncio.Event()
-    begun = []
+    begun = asyncio.Semaphore(0)
 
     async def slow(_, __, send):
-        begun.append(1)
+        begun.release()
         await gate.wait()
         await plain("done", send)
 
@@ -263,8 +285,8 @@ def test_too_many_at_one_time_are_refused():
 
     async def ask(client):
         first = [asyncio.create_task(client.get("/v1/x")) for _ in range(2)]
-        while len(begun) < 2:
-            await asyncio.sleep(0)
+        for _ in first:
+            await begun.acquire()
         refused = await client.get("/v1/x")
         assert "2 requests are being answered" in told(refused, 503, "busy")
         assert refused.headers["retry-after"] == "1"
@@ -342,7 +364,7 @@ def test_limits_must_be_above_nothing():
     for name in ("body", "together", "seconds", "rate"):
         for value in (0, -1, float("nan")):
             with pytest.raises(ConfigError, match=f"{name} is .*; it must be above 0"):
-                Limits(**{name: value})
+                Limits(**{name: value})  # type: ignore[arg-type]
     assert Limits().rate is None
 
 
@@ -351,7 +373,8 @@ def test_limits_must_be_above_nothing():
 MARK = "Zanzibarquartz"  # in every text, id and query of the test of the log
 
 
-def test_what_fails_unexpectedly_is_an_answer_without_a_traceback(engine, monkeypatch, logged):
+@pytest.mark.usefixtures("logged")
+def test_what_fails_unexpectedly_is_an_answer_without_a_traceback(engine, monkeypatch):
     def broken(*_, **__):
         raise ZeroDivisionError(MARK)
 
@@ -415,7 +438,9 @@ def test_the_log_is_json_and_holds_nothing_of_what_was_asked(engine, monkeypatch
     lines = [json.loads(line) for line in text.splitlines()]
     requests = [line for line in lines if line["event"] == "request"]
     assert len(requests) == 16
-    assert [line["event"] for line in lines if line["level"] == "warning"] == ["Invalid HTTP request received."]
+    assert [line["event"] for line in lines if line["level"] == "warning"] == [
+        "Invalid HTTP request received."
+    ]
     for line in requests:
         assert set(line) == {"time", "level", "event", "request", "method", "route", "status", "ms"}
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
@@ -438,16 +463,16 @@ def test_every_answer_has_an_id_and_is_not_to_be_guessed_at(engine):
 
 def test_a_line_of_the_log_is_one_line_whatever_is_in_it():
     try:
-        raise ValueError("two\nlines")
+        int("two\nlines")
     except ValueError:
         record = logging.LogRecord("notellm.serve", logging.ERROR, "", 0, "an %s", ("event",), sys.exc_info())
-    record.other = {"not", "json"}
-    record.text = 'quote " \n 中文 \ud800'
+    text = 'quote " \n 中文 \ud800'
+    vars(record).update(text=text, other={"not", "json"})
     line = JsonLines().format(record)
     assert "\n" not in line
     read = json.loads(line)
     assert read["event"] == "an event"
-    assert read["text"] == record.text
+    assert read["text"] == text
     assert "two" in read["traceback"]
 
 
@@ -466,7 +491,7 @@ def test_the_last_lines_are_written_when_the_service_ends(logged):
 
 
 def test_many_at_one_time_over_sockets_are_all_counted(engine):
-    answers = []
+    answers: list[int] = []
     with served(engine, close=False) as client:
 
         def ask():

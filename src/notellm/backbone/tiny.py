@@ -29,7 +29,6 @@ from typing import cast
 import numpy as np
 import scipy.sparse as sp
 import torch
-from sklearn.utils.extmath import randomized_svd
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -254,7 +253,7 @@ def token_vectors(
     rng = np.random.default_rng(seed)
     vectors = np.zeros((size, width), dtype=np.float32)
     if rank > 0:
-        _, strength, right = randomized_svd(weighted, rank, random_state=seed)
+        _, strength, right = _svd(weighted, rank, seed)
         vectors[:, :rank] = right.T * strength**power
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     random = rng.standard_normal(vectors.shape).astype(np.float32)
@@ -303,7 +302,7 @@ def _bigram_vectors(
     chance = (sp.diags(1 / totals) @ counts).tocsr()
     chance.data = np.log1p(1000 * chance.data)
     rank = min(width, len(np.unique(last)), len(np.unique(following)))
-    left, strength, right = randomized_svd(chance.astype(np.float32), rank, random_state=seed)
+    left, strength, right = _svd(chance.astype(np.float32), rank, seed)
     before[:, :rank] = left * np.sqrt(strength)
     after[:, :rank] = right.T * np.sqrt(strength)
     scale = 5 * np.sqrt((before[np.unique(last)] ** 2).sum(axis=1).mean())
@@ -375,3 +374,10 @@ def _write_head(
     head[:, width : width + after.shape[1]] = b * after
     head += 0.002 * np.random.default_rng(seed).standard_normal(head.shape).astype(np.float32)
     model.lm_head.weight.copy_(torch.from_numpy(head))
+
+
+def _svd(matrix: sp.spmatrix, rank: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 - it takes a second, which a service need not wait
+
+    left, strength, right = randomized_svd(matrix, rank, random_state=seed)
+    return left, strength, right

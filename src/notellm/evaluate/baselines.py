@@ -28,14 +28,13 @@ notes of KuaiRec (accuracy 40.1, 43.7 and 43.5 %).
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
 
 from notellm.errors import DataError
 from notellm.evaluate.retrieval import Ids, as_array
@@ -130,6 +129,8 @@ def predict_categories(train: pa.Table, notes: pa.Table) -> list[str]:
         return [categories[0]] * int(notes.num_rows)
     texts = _texts(known)
     vectorizer = _fitted(texts, max_features=_FEATURES)
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - it takes a second, which a service need not wait
+
     model = LogisticRegression(C=10.0, max_iter=200).fit(vectorizer.transform(texts), categories)
     if notes.num_rows == 0:
         return []
@@ -183,7 +184,9 @@ def _texts(notes: pa.Table, *, with_topics: bool = True) -> list[str]:
     ]
 
 
-def _fitted(texts: list[str], max_features: int | None = None) -> TfidfVectorizer:
+def _fitted(texts: list[str], max_features: int | None = None) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - it takes a second, which a service need not wait
+
     vectorizer = TfidfVectorizer(
         analyzer=terms, sublinear_tf=True, dtype=np.float32, max_features=max_features
     )

@@ -10,7 +10,9 @@ is durable, and the next search finds it. Reads go on meanwhile, and while :meth
 model or builds the index anew: what answers is one object, exchanged at once when the new one is complete.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import gc
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock, RLock
@@ -143,6 +145,7 @@ class Engine:
         self._model_lock = Lock()  # tokenizers are not to be shared between threads
         self._touched: set[str] | None = None  # ids written while something new is being built
         self._since_saved = 0
+        self._in_doubt = False  # a write failed, so the index may have missed what the store has
 
     # ---------------------------------------------------------------- opening
 
@@ -178,10 +181,11 @@ class Engine:
         fingerprint = loaded.fingerprint()
         opened = NoteStore.open(store, fingerprint)
         try:
-            rows = opened.read()
-            home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
-            made = home.open(rows, progress=progress)
-            notes = {note.note_id: note for note in notes_of(rows)}
+            with _without_collecting():
+                rows = opened.read()
+                home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
+                made = home.open(rows, progress=progress)
+                notes = {note.note_id: note for note in notes_of(rows)}
             live = _Live(loaded, fingerprint, opened, home, made, notes, _recommender(paths, made, notes))
         except BaseException:
             opened.close()
@@ -191,7 +195,10 @@ class Engine:
     def close(self) -> None:
         """Save the index where it is saved, and let others use the store. Nothing is lost without it."""
         with self._write_lock:
-            self._live.home.close(self._live.index)
+            if self._in_doubt:
+                self._live.index.close()
+            else:
+                self._live.home.close(self._live.index)
             self._live.store.close()
 
     # ---------------------------------------------------------------- writing
@@ -203,7 +210,7 @@ class Engine:
             For each what became of it; an error where it could not be done, which concerns no other.
 
         Raises:
-            StorageError: the store could not be written.
+            StorageError: the store or the index could not be written; write the same again.
         """
         with self._write_lock:
             live = self._live
@@ -220,7 +227,11 @@ class Engine:
                     outcomes.append(Written(note_id, before is not None))
             if self._touched is not None:
                 self._touched.update(drafts)
-            self._commit(live, drafts)
+            try:
+                self._commit(live, drafts)
+            except BaseException:
+                self._in_doubt = True
+                raise
             return outcomes
 
     def _commit(self, live: _Live, drafts: Mapping[str, StoredNote | None]) -> None:
@@ -507,6 +518,7 @@ class Engine:
             home.save(index)
             home.drop_others()
             self._since_saved = 0
+            self._in_doubt = False
 
 
 @dataclass(frozen=True)
@@ -587,6 +599,18 @@ def _embedded(model: NoteLLM, rows: pa.Table) -> pa.Table:
     for start in range(0, len(notes), _TOGETHER):
         vectors[start : start + _TOGETHER] = model.encode(notes[start : start + _TOGETHER])
     return rows_of(notes, vectors)
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Make hundreds of thousands of objects that stay, without the collector walking over them all again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _load_model(paths: Paths) -> NoteLLM:

@@ -15,8 +15,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import EarlyStoppingCallback, TrainingArguments
@@ -130,6 +128,8 @@ class BinLLMTrainer(BackboneTrainer):
                 f"the model answers NaN after {self.state.global_step} steps: lower the learning rate "
                 f"({self.args.learning_rate:g})"
             )
+        from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - it takes a second, which a service need not wait
+
         auc = float(roc_auc_score(self.valid.labels, logits))
         metrics = {f"{metric_key_prefix}_auc": auc}
         self.log(metrics)
@@ -179,6 +179,8 @@ def fit_answers(
     user = np.array([number[name] for name in owner])
     counts = np.bincount(user)
     weights = counts[user][chosen] ** -0.5
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - it takes a second, which a service need not wait
+
     regression = LogisticRegression(C=1e-3, max_iter=1_000)
     regression.fit(states, rows.labels[chosen], sample_weight=weights / weights.mean())
     # There is no bias in the head: the constant goes along the mean state.

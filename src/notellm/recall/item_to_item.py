@@ -136,8 +136,6 @@ def _start(
     owner = np.repeat(np.arange(len(same)), lengths)
     broken = np.zeros(len(same), dtype=bool)
     broken[owner[stays < 0]] = True
-    # A list that held every other note there was has room for what was hidden from it.
-    broken |= lengths < min(k, len(same) - 1)
     column = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     good = ~broken[owner]
     rows = same[owner[good]]

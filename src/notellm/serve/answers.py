@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from json.encoder import encode_basestring as _text
 from typing import Any
 
 from fastapi import Response
@@ -51,25 +52,17 @@ def reason_json(notes: Mapping[str, StoredNote], note_id: str | None) -> dict[st
 
 
 def related_json(found: Related) -> bytes:
-    """Related notes, as `schemas.RelatedAnswer` describes them."""
+    """Related notes, as `schemas.RelatedAnswer` describes them.
+
+    Written by hand, since an encoder takes longer for ten small objects than the search that found them.
+    """
     pairs = zip(found.notes, found.scores, strict=True)
-    rows = ", ".join(f'{{"score": {score:.6f}, {_fragment(note)}' for note, score in pairs)
+    rows = ", ".join(
+        f'{{"note_id": {_text(note.note_id)}, "score": {score:.6f}, "title": {_text(shown_title(note))}, '
+        f'"category": {_text(note.category)}}}'
+        for note, score in pairs
+    )
     return f'{{"related": [{rows}]}}'.encode()
-
-
-def _fragment(note: StoredNote) -> str:
-    """A note in a list as the rest of a JSON object; kept, since writing it takes longer than finding it."""
-    known = _fragments.get(note.note_id)
-    if known is None or known[0] is not note:
-        if len(_fragments) >= _MOST_FRAGMENTS:
-            _fragments.clear()
-        known = (note, json.dumps(brief_json(note), ensure_ascii=False)[1:])
-        _fragments[note.note_id] = known
-    return known[1]
-
-
-_MOST_FRAGMENTS = 50_000
-_fragments: dict[str, tuple[StoredNote, str]] = {}
 
 
 def refusal(error: NotellmError) -> Response:

@@ -3,6 +3,7 @@
 SIGTERM or Ctrl-C: nothing new is accepted, what was accepted is answered, the index is saved.
 """
 
+import gc
 import ipaddress
 import logging
 import os
@@ -114,6 +115,9 @@ def serve(
         h11_max_incomplete_event_size=64 * 1024,
     )
     server = _Server(config, ready)
+    # All that is there now stays: the collector need not walk over every note again and again.
+    gc.collect()
+    gc.freeze()
     log.info(
         "starting",
         extra={

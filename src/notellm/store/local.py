@@ -13,6 +13,7 @@ Exact search reads every allowed row. HNSW reads a few: where a filter leaves fe
 finds fewer than there are, the allowed rows are read exactly instead, so a filter never costs results.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ LINKS, CONSTRUCTION = 32, 100
 
 _UNKNOWN_TIME, _NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _ADDED_TOGETHER = 4_096  # rows put into the graph before the bar moves
+_FEW = 64  # queries or rows for which one thread is enough
 _GRAPH, _ROWS, _ABOUT = "graph.faiss", "rows.parquet", "index.json"
 
 
@@ -159,6 +161,7 @@ class LocalIndex(Index):
         self._hidden.values[rows] = columns.hidden[chosen]
 
     def _add_to_graph(self, graph: Any, vectors: np.ndarray) -> None:
+        _faiss().omp_set_num_threads(1 if len(vectors) <= _FEW else os.cpu_count() or 1)
         many = len(vectors) > _ADDED_TOGETHER
         with tqdm(total=len(vectors), unit="note", desc="index", disable=not (self.progress and many)) as bar:
             for start in range(0, len(vectors), _ADDED_TOGETHER):
@@ -305,6 +308,8 @@ class LocalIndex(Index):
         self, graph: Any, queries: np.ndarray, width: int, count: int, selector: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """The graph's answer; where only some notes may answer, more of them are looked at."""
+        # To wake a second thread takes longer than to follow the graph a few times.
+        _faiss().omp_set_num_threads(1 if len(queries) <= _FEW else os.cpu_count() or 1)
         parameters = _faiss().SearchParametersHNSW()
         parameters.efSearch = _breadth(width, len(self._ids) / count)
         if count < len(self._ids):
@@ -409,13 +414,15 @@ class LocalIndex(Index):
                 f"{path} holds {graph.ntotal:,} vectors of {graph.d} dimensions and {len(saved):,} ids, the "
                 f"store vectors of {dim}; build the index anew"
             )
+        entries = entries.select(base.entries_schema(dim).names)
         index = cls(dim, "hnsw", exact_below=exact_below)
         index.recall = about.get("recall")
         index._take_graph(graph, saved)
         place = pc.index_in(saved, value_set=entries.column("note_id").combine_chunks(), skip_nulls=True)
         rows = np.flatnonzero(place.is_valid().to_numpy(zero_copy_only=False))
         index._adopt(rows, entries.take(place.drop_null()))
-        index.upsert(entries)
+        missing = ~index.contains(entries.column("note_id").to_pylist())
+        index.upsert(entries.filter(pa.array(missing)))
         return index
 
     def _take_graph(self, graph: Any, saved: pa.StringArray) -> None:
@@ -473,7 +480,10 @@ class _Attributes:
 
     def __init__(self, entries: pa.Table) -> None:
         self.categories: list[str] = entries.column("category").to_pylist()
-        self.topics = [tuple(own) for own in entries.column("topics").to_pylist()]
+        topics = entries.column("topics").combine_chunks()
+        names = pc.list_flatten(topics).to_pylist()
+        ends = np.cumsum(pc.list_value_length(topics).to_numpy(zero_copy_only=False)).tolist()
+        self.topics = [tuple(names[a:b]) for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
         self.published = _times(entries.column("published_at"), _UNKNOWN_TIME)
         self.expires = _times(entries.column("expires_at"), _NEVER)
         self.hidden = entries.column("hidden").to_numpy().astype(bool)

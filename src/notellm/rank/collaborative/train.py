@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
@@ -145,6 +144,8 @@ def fit(
         before_epoch: called with the number of each epoch, from 1, before it starts.
         first_kept: first epoch whose weights may be kept.
     """
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - it takes a second, which a service need not wait
+
     options = options or TrainingOptions()
     start = time.perf_counter()
     optimizer = torch.optim.Adam(

@@ -1,0 +1,196 @@
+"""The web page in a real headless Chromium, on a real service; skipped where there is no Chromium.
+
+SCREENSHOTS=folder in the environment keeps what it looks like.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.serve.small import served
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here: install it, or name it in CHROMIUM"
+)
+
+expect = pytest.importorskip("playwright.sync_api").expect
+SECONDS = 30_000
+WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 375, "height": 740}
+
+
+@pytest.fixture(scope="module")
+def address(places, tmp_path_factory):
+    """A running service over its own store."""
+    engine = places.copied(tmp_path_factory.mktemp("browser")).engine()
+    with served(engine) as client:
+        yield str(client.base_url)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    """A page in English and light; a script error, or anything the content policy stops, fails the test."""
+    context = browser.new_context(viewport=WIDE, locale="en-GB", color_scheme="light")
+    opened = context.new_page()
+    problems = []
+    opened.on("pageerror", lambda error: problems.append(str(error)))
+    opened.on(
+        "console",
+        # The page asks whether an id is taken; "no" is a 404.
+        lambda said: (
+            problems.append(said.text) if said.type == "error" and " 404 " not in said.text else None
+        ),
+    )
+    opened.on(
+        "request",
+        lambda asked: None if asked.url.startswith(address) else problems.append(f"asked {asked.url}"),
+    )
+    opened.set_default_timeout(SECONDS)
+    opened.goto(address)
+    yield opened
+    context.close()
+    assert not problems
+
+
+def shoot(page, name):
+    """Keep what the page looks like, where somebody wants to see it."""
+    folder = os.environ.get("SCREENSHOTS")
+    if folder:
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+def overflows(page):
+    """Whether the page is wider than its window."""
+    return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+
+
+def test_search_a_note_and_go_to_a_related_one(page):
+    page.locator("#search").fill("a")
+    first = page.locator("#search-results [data-note-id]").first
+    first.wait_for()
+    chosen = first.get_attribute("data-note-id")
+    first.locator("a, button").first.click()
+    expect(page.locator("#related [data-note-id]")).to_have_count(10, timeout=SECONDS)
+    shown = [item.get_attribute("data-note-id") for item in page.locator("#related [data-note-id]").all()]
+    assert chosen not in shown
+    shoot(page, "note")
+    page.locator("#related [data-note-id]").first.locator("a, button").first.click()
+    expect(page).to_have_url(re.compile(re.escape(shown[0])), timeout=SECONDS)
+    page.go_back()
+    expect(page).to_have_url(re.compile(re.escape(chosen)), timeout=SECONDS)
+
+
+def test_write_a_note_see_tags_and_related_publish_it_and_find_it_among_the_related(page, address):
+    page.goto(f"{address}/#/write")
+    # Words of a note that is there already, so that the new one has a near neighbour.
+    source = page.request.get(f"{address}/v1/notes?limit=1").json()["notes"][0]
+    page.locator("#write-title").fill(source["title"])
+    page.locator("#write-content").fill(source["content"])
+    expect(page.locator("#related [data-note-id]").first).to_be_visible(timeout=SECONDS)
+    expect(page.locator("#tags-category")).not_to_be_empty(timeout=SECONDS)
+    expect(page.locator("#tags-topics")).to_be_visible(timeout=SECONDS)
+    shoot(page, "write")
+    page.locator("details:has(#write-id) summary").click()
+    page.locator("#write-id").fill("from/the page?")
+    page.locator("#publish").click()
+    expect(page).to_have_url(re.compile(r"#/notes/from"), timeout=SECONDS)
+    expect(page.locator("#related [data-note-id]")).to_have_count(10, timeout=SECONDS)
+    shoot(page, "published")
+    page.goto(f"{address}/#/notes/{source['note_id']}")
+    found = page.locator('#related [data-note-id="from/the page?"]')
+    expect(found).to_be_visible(timeout=SECONDS)
+    # Out of sight, and gone.
+    page.goto(f"{address}/#/notes/from%2Fthe%20page%3F")
+    page.locator("#note-hide").click()
+    expect(page.locator("#note .badge")).to_be_visible(timeout=SECONDS)
+    page.goto(f"{address}/#/notes/{source['note_id']}")
+    expect(page.locator("#related [data-note-id]")).to_have_count(10, timeout=SECONDS)
+    expect(found).to_have_count(0, timeout=SECONDS)
+
+
+def test_a_title_with_markup_is_shown_as_text(page, address):
+    title = "<img src=x onerror=document.title='broken'> <script>document.title='broken'</script> soup"
+    page.request.put(f"{address}/v1/notes/markup", data={"title": title})
+    page.goto(f"{address}/#/notes/markup")
+    expect(page.locator("#note-heading")).to_have_text(title, timeout=SECONDS)
+    assert "broken" not in page.title().split(" ")[0]
+    assert page.locator("#note-heading img, #note-heading script").count() == 0
+
+
+def test_recommendations_have_reasons(page, address):
+    user = page.request.get(f"{address}/v1/users?limit=1").json()["users"][0]["user_id"]
+    page.locator("#tab-users").click()
+    page.locator("#users-search").fill(user)
+    page.locator("#users-results a, #users-results button").first.click()
+    items = page.locator("#recommendations [data-note-id]")
+    items.first.wait_for()
+    assert items.count() >= 5
+    expect(page.locator("#recommendations")).to_contain_text(re.compile("because of|popular", re.IGNORECASE))
+    expect(page.locator("#recent [data-note-id]").first).to_be_visible()
+    shoot(page, "users")
+
+
+def test_map_and_state(page):
+    page.locator("#tab-map").click()
+    page.locator("#map-legend button, #map-legend input").first.wait_for()
+    assert page.locator("#map-canvas").bounding_box()["width"] > 300
+    shoot(page, "map")
+    page.locator("#tab-state").click()
+    expect(page.locator("#state")).to_contain_text(re.compile("exact", re.IGNORECASE), timeout=SECONDS)
+    expect(page.locator("#state")).to_contain_text(re.compile(r"[0-9a-f]{16}"))
+    shoot(page, "state")
+
+
+def test_chinese_and_dark_stay_chosen(page):
+    english = page.locator("#tab-notes").inner_text()
+    page.locator("#language").click()
+    expect(page.locator("#tab-notes")).to_have_text(re.compile("[\u4e00-\u9fff]"))
+    assert page.locator("html").get_attribute("lang").startswith("zh")
+    page.locator("#theme").click()
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    shoot(page, "chinese-dark")
+    page.reload()
+    expect(page.locator("#tab-notes")).not_to_have_text(english)
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+
+
+def test_everything_by_keyboard(page):
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "skip"
+    page.locator("#tab-notes").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#panel-users")).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    page.locator("#search").focus()
+    page.keyboard.type("a")
+    page.locator("#search-results [data-note-id]").first.wait_for()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.closest('#search-results') !== null"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("#note-heading")).to_be_visible(timeout=SECONDS)
+
+
+@pytest.mark.parametrize("tab", ["notes", "users", "map", "state"])
+def test_a_narrow_screen_is_not_wider_than_itself(page, tab):
+    for size in (NARROW, {"width": 320, "height": 640}):
+        page.set_viewport_size(size)
+        page.locator(f"#tab-{tab}").click()
+        expect(page.locator(f"#panel-{tab}")).to_be_visible()
+        assert not overflows(page)
+    page.set_viewport_size(NARROW)
+    shoot(page, f"narrow-{tab}")
