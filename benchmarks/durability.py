@@ -167,7 +167,7 @@ def main() -> None:
     process = [start["process"] for start in found["starts"][1:]]
     checked = (
         f"{notes.num_rows:,} notes, HNSW; {found['rounds']} kills, {found['acknowledged_writes']:,} "
-        f"acknowledged groups of writes, {found['groups_checked']:,} groups checked after the last; problems: "
+        f"acknowledged groups of writes, {found['groups_checked']:,} groups checked at the end; problems: "
         f"{len(found['problems'])}."
     )
     times = (

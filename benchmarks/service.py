@@ -339,8 +339,8 @@ def report(results: dict[str, Any]) -> list[str]:
         f"{over['capacity_per_second']:.0f} are answered, {over['seconds']:.0f} s: statuses "
         f"{over['statuses']}, errors {over['errors']}; refusals p50 / p99 {refused['p50']:.1f} / "
         f"{refused['p99']:.1f} ms; answered p50 / p99 {over['reads']['p50']:.0f} / "
-        f"{over['reads']['p99']:.0f} ms; memory {over['memory_before_mib']:,.0f} to {over['memory_peak_mib']:,.0f} MiB; health p99 "
-        f"{over['health_p99_ms']:.0f} ms; recovered in {recovered:.2f} s."
+        f"{over['reads']['p99']:.0f} ms; memory {over['memory_before_mib']:,.0f} to "
+        f"{over['memory_peak_mib']:,.0f} MiB; health p99 {over['health_p99_ms']:.0f} ms; recovered in {recovered:.2f} s."
     )
     head = ["closed loop", "requests/s", "p50 ms", "p95", "p99", "writes p50 / p95 / p99 ms", "errors"]
     return [where, table(head, rows), shares, writes, publish, overloaded]

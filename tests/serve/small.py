@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx
 import uvicorn
 
 from notellm.data import impressions_from_clicks, sample_world, split_impressions

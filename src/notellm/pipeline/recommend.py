@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 
-from notellm.errors import ConfigError, DataError
+from notellm.errors import ConfigError, DataError, NotFoundError
 from notellm.pipeline.candidates import LAST, RECALLED, vectors_among
 from notellm.rank.scorer import Ranker
 from notellm.recall.candidates import merge_near
@@ -141,7 +141,8 @@ class Recommender:
 
         Raises:
             ConfigError: a number is not allowed.
-            DataError: the user or a note of the given history is unknown, or nothing is left.
+            NotFoundError: the user or a note of the given history is unknown.
+            DataError: nothing is left.
         """
         each = recall_k if per_note is None else per_note
         problems = [
@@ -215,7 +216,7 @@ class Recommender:
         if history is not None:
             for note_id in history:
                 if note_id not in self.ranker.texts:
-                    raise DataError(
+                    raise NotFoundError(
                         f"the note {note_id!r} of the history is not among the ranker's "
                         f"{len(self.ranker.texts):,} notes; leave it out, or give notes that hold it"
                     )
@@ -224,7 +225,7 @@ class Recommender:
             return []
         codes = self.ranker.codes
         if user_id not in self.ranker.histories and (codes is None or codes.users.rows([user_id])[0] < 0):
-            raise DataError(
+            raise NotFoundError(
                 f"the user {user_id!r} is not among the {len(self.ranker.histories):,} users of the ranker; "
                 "give a history, or no user for popular notes"
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.batch import pad
-from notellm.errors import DataError
+from notellm.errors import NotFoundError
 from notellm.rank.code_text import Bits
 from notellm.rank.codes import Codes, OutOfFold
 from notellm.rank.model import BinLLM, Question
@@ -62,10 +62,10 @@ class NoteTexts(Collection[str]):
         """A note by its id, cut.
 
         Raises:
-            DataError: there is no such note.
+            NotFoundError: there is no such note.
         """
         if note_id not in self._notes:
-            raise DataError(f"there is no note {note_id!r} among the {len(self):,} notes; add it first")
+            raise NotFoundError(f"there is no note {note_id!r} among the {len(self):,} notes; add it first")
         return self._cut_once([note_id])[0]
 
     def history(self, note_ids: Sequence[str], last: int | None = None) -> list[Note]:

@@ -6,7 +6,7 @@
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from importlib import resources
 from typing import Annotated, Any
@@ -69,7 +69,12 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(
-    engine: Engine, *, keys: Keys | None = None, limits: Limits | None = None, close: bool = True
+    engine: Engine,
+    *,
+    keys: Keys | None = None,
+    limits: Limits | None = None,
+    close: bool = True,
+    hosts: Collection[str] | None = None,
 ) -> App:
     """The ASGI application.
 
@@ -78,6 +83,7 @@ def create_app(
         keys: who may ask; None lets everybody.
         limits: what is taken on.
         close: close the engine at the end.
+        hosts: names under which it may be addressed, as in `guard.Guard`; None allows all.
     """
     known = keys or Keys()
     service = Service(engine, keys=bool(known))
@@ -105,7 +111,9 @@ def create_app(
     _add_notes(api, service)
     _add_recall(api, service)
     _add_rank(api, service)
-    return Guard(RelatedById(api, service), keys=known, limits=limits or Limits(), metrics=service.metrics)
+    return Guard(
+        RelatedById(api, service), keys=known, limits=limits or Limits(), metrics=service.metrics, hosts=hosts
+    )
 
 
 # -------------------------------------------------------------------- routes
@@ -263,7 +271,9 @@ def _add_state(api: FastAPI, service: Service) -> None:
     @api.get("/health/ready", tags=["state"], responses={200: {"content": {"application/json": {}}}})
     async def ready() -> Response:
         """Whether it takes requests: a store is open, a model and an index answer."""
-        return json_answer({"ready": len(service.engine.index) == len(service.engine.notes)})
+        found = await asyncio.to_thread(len, service.engine.index)
+        ready = found > 0 or not service.engine.notes
+        return json_answer({"ready": ready}, status=200 if ready else 503)
 
     @api.get("/metrics", tags=["state"], responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:

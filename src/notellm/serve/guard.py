@@ -14,6 +14,7 @@ import hmac
 import itertools
 import json
 import logging
+import re
 import secrets
 import sys
 import time
@@ -127,10 +128,21 @@ class Guard:
         keys: none asks for none.
         limits: what is taken on.
         metrics: where all is counted.
+        hosts: names under which the service may be addressed; None allows all. Without keys, a page of
+            another site could otherwise reach a service on this machine by a name that points to it.
     """
 
-    def __init__(self, app: App, *, keys: Keys, limits: Limits, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        keys: Keys,
+        limits: Limits,
+        metrics: Metrics,
+        hosts: Collection[str] | None = None,
+    ) -> None:
         self._app = app
+        self._hosts = hosts
         self._keys = keys
         self._limits = limits
         self._metrics = metrics
@@ -186,9 +198,13 @@ class Guard:
         path: str = scope["path"]
         if "\n" in path:  # a route's pattern passes over one at its end: another note would be meant
             raise _Refused(404, "not_found", "there is nothing at a path with a line break")
+        headers = dict(scope["headers"])
+        if self._hosts is not None:
+            name = headers.get(b"host", b"").decode("latin-1")
+            if re.sub(r":\d*$", "", name) not in self._hosts:
+                raise _Refused(403, "host", f"address this service as {' or '.join(sorted(self._hosts))}")
         if path == "/" or path.startswith(_OPEN):
             return 0
-        headers = dict(scope["headers"])
         key = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         if self._keys:
             read, write = self._keys.check(key)
@@ -202,7 +218,7 @@ class Guard:
             raise _Refused(503, "busy", text, 1)
         if self._limits.rate is not None:
             client = scope.get("client") or ("",)
-            self._spend(_digest(key) if key else str(client[0]).encode(), self._limits.rate)
+            self._spend(_digest(key) if self._keys else str(client[0]).encode(), self._limits.rate)
         return 1
 
     def _spend(self, client: bytes, rate: float) -> None:

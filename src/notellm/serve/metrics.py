@@ -71,9 +71,8 @@ class Metrics:
         children[1].inc()
         if refused is not None:
             self._refusals.labels(refused).inc()
-            self._refused += 1
-        elif status >= 500:
-            self._failed += 1
+        self._refused += status in (401, 403, 413, 429, 503)
+        self._failed += status >= 500 and status != 503
         if route.startswith("/v1/"):
             self._names[route.split("/")[2]] += 1
             self._last.append((time.monotonic(), seconds))

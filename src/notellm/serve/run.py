@@ -102,12 +102,14 @@ def serve(
         raise StorageError(
             f"cannot listen on {host}:{port} ({error}); is something else there? Try --port"
         ) from error
-    app = create_app(engine, keys=keys, limits=limits)
+    hosts = None if keys else {host, "localhost", "127.0.0.1", "[::1]"}
+    app = create_app(engine, keys=keys, limits=limits, hosts=hosts)
     config = uvicorn.Config(
         app,
         log_config=None,  # the guard logs requests
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=_STOPPING,
         timeout_keep_alive=30,
         backlog=_BACKLOG,
