@@ -3,8 +3,8 @@
 Vectors of `benchmarks.catalogue`, 128 dimensions: real captions and crops of them, then vectors between
 neighbours. Queries are notes drawn from them, the note itself excluded, as `related` asks. Both indexes
 answer the same queries one by one, on one thread; recall is the share of the exact k nearest that the graph
-finds. Under a filter (a category that a tenth of the notes has, by a seeded draw) every result is checked, and
-exact search is compared with plain NumPy.
+finds. Under a filter (a category that a tenth of the notes has, by a seeded draw) every result is checked,
+and exact search is compared with plain NumPy.
 """
 
 import argparse

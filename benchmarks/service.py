@@ -248,7 +248,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--index", default="hnsw")
     parser.add_argument("--seconds", type=float, default=60, help="of each kind of load")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--connections", type=int, default=16)
+    parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--overload", type=float, default=60)
     parser.add_argument("--visible", type=int, default=500)
     return parser.parse_args()
@@ -340,7 +340,8 @@ def report(results: dict[str, Any]) -> list[str]:
         f"{over['statuses']}, errors {over['errors']}; refusals p50 / p99 {refused['p50']:.1f} / "
         f"{refused['p99']:.1f} ms; answered p50 / p99 {over['reads']['p50']:.0f} / "
         f"{over['reads']['p99']:.0f} ms; memory {over['memory_before_mib']:,.0f} to "
-        f"{over['memory_peak_mib']:,.0f} MiB; health p99 {over['health_p99_ms']:.0f} ms; recovered in {recovered:.2f} s."
+        f"{over['memory_peak_mib']:,.0f} MiB; health p99 {over['health_p99_ms']:.0f} ms; "
+        f"recovered in {recovered:.2f} s."
     )
     head = ["closed loop", "requests/s", "p50 ms", "p95", "p99", "writes p50 / p95 / p99 ms", "errors"]
     return [where, table(head, rows), shares, writes, publish, overloaded]

@@ -415,7 +415,7 @@ def test_the_log_is_json_and_holds_nothing_of_what_was_asked(engine, monkeypatch
         assert client.get("/v1/related", params={"note_id": MARK}).status_code == 200
         assert client.post("/v1/related", json={"title": MARK}).status_code == 200
         assert client.post("/v1/tags", json={"title": MARK}).status_code == 200
-        assert client.post("/v1/recommend", json={"user_id": MARK}).status_code == 422
+        assert client.post("/v1/recommend", json={"user_id": MARK}).status_code == 404
         assert client.get(f"/v1/users/{MARK}").status_code == 404
         assert client.get("/v1/related", params={"note_id": MARK, "k": MARK}).status_code == 422
         assert client.get(f"/{MARK}").status_code == 404

@@ -39,19 +39,11 @@ def build(
 ) -> None:
     """Make a store, add notes to it, or give its notes the vectors of another model."""
     from notellm.pipeline.build import build_store
-    from notellm.record import read_record
 
     table = None if notes is None else load_notes(notes)
     loaded = load_model(model)
-    if vectors is not None:
-        if table is None:
-            raise ConfigError("--vectors are of --notes: give both")
-        made_by = read_record(vectors)["data"].get("model", {}).get("fingerprint")
-        if made_by != loaded.fingerprint():
-            raise DataError(
-                f"{vectors} was made by the model {made_by}, not by {loaded.fingerprint()} in {model}; "
-                "embed the notes with this model, or leave --vectors out"
-            )
+    if vectors is not None and table is None:
+        raise ConfigError("--vectors are of --notes: give both")
     done = build_store(place, loaded, table, vectors=vectors, progress=not quiet)
     print(f"{done.notes:,} notes ({done.embedded:,} embedded, {done.kept:,} as they were) -> {place}")
 

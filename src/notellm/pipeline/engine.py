@@ -179,6 +179,7 @@ class Engine:
         paths = Paths(str(store), str(model), None if ranker is None else str(ranker), index, token)
         loaded = _load_model(paths)
         fingerprint = loaded.fingerprint()
+        ranking = _load_ranker(paths)
         opened = NoteStore.open(store, fingerprint)
         try:
             with _without_collecting():
@@ -186,7 +187,8 @@ class Engine:
                 home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
                 made = home.open(rows, progress=progress)
                 notes = {note.note_id: note for note in notes_of(rows)}
-            live = _Live(loaded, fingerprint, opened, home, made, notes, _recommender(paths, made, notes))
+            live = _Live(loaded, fingerprint, opened, home, made, notes, _recommender(ranking, made, notes))
+            home.drop_others()
         except BaseException:
             opened.close()
             raise
@@ -476,20 +478,26 @@ class Engine:
             self._touched = set()
             old = self._live
         try:
-            model = _load_model(paths)
+            model, ranker = _load_model(paths), _load_ranker(paths)
             fingerprint = model.fingerprint()
             rows = old.store.read()
             if fingerprint != old.fingerprint:
                 rows = _embedded(model, rows)
             home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
             built = home.build(rows, now=old.index, progress=self._progress)
-            self._exchange(paths, model, home, built, rows)
+            self._exchange(paths, model, ranker, home, built, rows)
         finally:
             with self._write_lock:
                 self._touched = None
 
     def _exchange(
-        self, paths: "Paths", model: NoteLLM, home: IndexHome, index: Index, rows: pa.Table
+        self,
+        paths: "Paths",
+        model: NoteLLM,
+        ranker: Ranker | None,
+        home: IndexHome,
+        index: Index,
+        rows: pa.Table,
     ) -> None:
         """Bring what was built up to date, and let it answer from now on; writers wait meanwhile."""
         with self._write_lock:
@@ -501,7 +509,7 @@ class Engine:
                 late = _embedded(model, late)
             index.upsert(late)
             index.remove(set(touched) - set(late.column("note_id").to_pylist()))
-            recommender = _recommender(paths, index, old.notes)
+            recommender = _recommender(ranker, index, old.notes)
             # Last, when nothing else can fail: a table that stays behind would miss later writes.
             if home.fingerprint != old.fingerprint:
                 pieces = [_without(rows, touched), late]
@@ -619,7 +627,9 @@ def _load_model(paths: Paths) -> NoteLLM:
     return model
 
 
-def _recommender(paths: Paths, index: Index, notes: Mapping[str, StoredNote]) -> Recommender | None:
-    if paths.ranker is None:
-        return None
-    return Recommender(index, Ranker.from_pretrained(paths.ranker).with_notes(notes))
+def _load_ranker(paths: Paths) -> Ranker | None:
+    return None if paths.ranker is None else Ranker.from_pretrained(paths.ranker)
+
+
+def _recommender(ranker: Ranker | None, index: Index, notes: Mapping[str, StoredNote]) -> Recommender | None:
+    return None if ranker is None else Recommender(index, ranker.with_notes(notes))

@@ -250,12 +250,14 @@ class NoteLLM(PromptedModel):
         texts = list(notes) if _are_texts(notes) else self.prompts(notes)
         vectors = np.empty((len(texts), self.settings.dim), dtype=np.float32)
         training = self.training
-        self.eval()
+        if training:  # to walk over all modules takes as long as a short note
+            self.eval()
         with tqdm(total=len(texts), unit="note", desc="embed", disable=not progress) as bar:
             for rows, batch in self._batches(texts):
                 vectors[rows] = self(**batch).vectors.float().cpu().numpy()
                 bar.update(len(rows))
-        self.train(training)
+        if training:
+            self.train()
         return vectors
 
     def categorize(self, notes: Notes, **options: Any) -> list[str]:

@@ -96,8 +96,8 @@ class Batcher(Generic[Q, A]):
             of this batcher alone.
         most: questions of a batch.
         waiting: questions that may wait for their batch.
-        linger: seconds to wait for company before a batch; worth it where a batch costs much and a question
-            little.
+        pause: seconds from one batch to the next, in which questions gather; worth it where a batch costs much
+            and a question little. A question that comes alone waits for nothing.
         seen: called with the size of every batch.
     """
 
@@ -108,14 +108,15 @@ class Batcher(Generic[Q, A]):
         *,
         most: int,
         waiting: int,
-        linger: float = 0.0,
+        pause: float = 0.0,
         seen: Callable[[str, int], None] | None = None,
     ) -> None:
         self.name = name
         self._compute = compute
         self._most = most
         self._waiting = waiting
-        self._linger = linger
+        self._pause = pause
+        self._rested = 0.0  # when the next batch may begin
         self._seen = seen
         self._queue: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -157,8 +158,9 @@ class Batcher(Generic[Q, A]):
         loop = asyncio.get_running_loop()
         try:
             while self._queue:
-                if self._linger and len(self._queue) < self._most:
-                    await asyncio.sleep(self._linger)
+                wait = self._rested - loop.time()
+                if wait > 0 and len(self._queue) < self._most and not self._closed:
+                    await asyncio.sleep(wait)
                 batch: list[tuple[Q, asyncio.Future[A]]] = []
                 while self._queue and len(batch) < self._most:
                     question, future = self._queue.popleft()
@@ -177,5 +179,6 @@ class Batcher(Generic[Q, A]):
                 except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
                     answered = [(asked, _failure(error)) for asked in batch]
                 _deliver(answered)
+                self._rested = loop.time() + self._pause
         finally:
             self._worker = None
