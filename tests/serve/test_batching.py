@@ -201,13 +201,14 @@ def test_a_queue_of_those_who_have_gone_computes_nothing():
     worker = Worker()
 
     async def main():
-        batched = batcher(worker, linger=0.001)
-        for gone in await asked(batched, [1, 2]):
+        batched = batcher(worker, pause=0.001)
+        assert await batched.ask(0) == 0
+        for gone in await asked(batched, [1, 2]):  # they wait for the pause to end
             gone.cancel()
         await batched.close()
 
     asyncio.run(main())
-    assert worker.batches == []
+    assert worker.batches == [[0]]
 
 
 def test_closing_answers_what_waits_and_takes_nothing_more():
@@ -235,13 +236,13 @@ def test_closing_answers_what_waits_and_takes_nothing_more():
     assert worker.batches == [[1], [2], [3]]
 
 
-def test_lingering_waits_for_company(monkeypatch):
+def test_between_two_batches_questions_gather_and_the_first_waits_for_nothing(monkeypatch):
     worker = Worker()
     company = asyncio.Event()
     waits = []
     sleep = asyncio.sleep
 
-    async def linger(seconds):
+    async def rest(seconds):
         if not seconds:
             await sleep(0)
             return
@@ -249,11 +250,13 @@ def test_lingering_waits_for_company(monkeypatch):
         await company.wait()
 
     async def main():
-        batched = batcher(worker, linger=0.02, most=4)
-        monkeypatch.setattr(asyncio, "sleep", linger)
+        batched = batcher(worker, pause=1_000, most=4)
+        monkeypatch.setattr(asyncio, "sleep", rest)
+        assert await batched.ask(0) == 0
+        assert waits == []
         early = await asked(batched, [1])
         await sleep(0)
-        assert worker.batches == []
+        assert worker.batches == [[0]]
         late = await asked(batched, [2])
         company.set()
         assert await asyncio.gather(*early, *late) == [10, 20]
@@ -262,8 +265,9 @@ def test_lingering_waits_for_company(monkeypatch):
         await batched.close()
 
     asyncio.run(main())
-    assert worker.batches == [[1, 2], [3, 4, 5, 6]]
-    assert waits == [0.02]
+    assert worker.batches == [[0], [1, 2], [3, 4, 5, 6]]
+    assert len(waits) == 1
+    assert 0 < waits[0] <= 1_000
 
 
 def test_a_gatherer_computes_in_the_loop_what_arrives_in_one_turn():

@@ -242,7 +242,9 @@ class Engine:
         removed = [note_id for note_id, note in drafts.items() if note is None and note_id in live.notes]
         if upserts:
             rows = rows_of(upserts, self._vectors(live, upserts))
-            live.store.write(rows)
+            # After a failed write nobody knows what the store has.
+            new = not self._in_doubt and not any(note.note_id in live.notes for note in upserts)
+            live.store.write(rows, new=new)
             live.index.upsert(rows)
             live.notes.update((note.note_id, note) for note in upserts)
         if removed:

@@ -96,8 +96,8 @@ class Batcher(Generic[Q, A]):
             of this batcher alone.
         most: questions of a batch.
         waiting: questions that may wait for their batch.
-        pause: seconds from one batch to the next, in which questions gather; worth it where a batch costs much
-            and a question little. A question that comes alone waits for nothing.
+        pause: seconds from one batch to the next, in which questions gather; worth it where a batch costs
+            much and a question little. A question that comes alone waits for nothing.
         seen: called with the size of every batch.
     """
 

@@ -20,8 +20,8 @@ from notellm.store.local import LocalIndex
 
 #: Questions computed together, and questions that may wait, of each queue.
 _RELATED, _WRITES, _TAGS, _RANKING = (64, 256), (64, 256), (16, 64), (8, 32)
-#: A commit costs about as much for one write as for fifty: seconds between two, measured in the log of benchmarks.
-_WRITE_PAUSE = 0.05
+#: A commit costs about as much for one write as for fifty: seconds between two, chosen in benchmarks.service.
+_WRITE_PAUSE = 0.01
 #: Notes that an exact search reads in less time than it takes to hand it to another thread.
 _QUICK = 2_000
 

@@ -1,0 +1,118 @@
+"""What docs/service.md shows is true: its curl lines and its Python run against a service."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from notellm.client import Client, ServiceError
+from tests.serve.small import served
+
+DOCS = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def address(places, tmp_path_factory):
+    """A running service over its own store."""
+    with served(places.copied(tmp_path_factory.mktemp("docs")).engine()) as client:
+        yield str(client.base_url)
+
+
+def curls():
+    """Every curl command of the document."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL)).replace("\\\n", " ")
+    return [line for line in blocks.splitlines() if line.startswith("curl")]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_every_curl_line_is_answered(address):
+    lines = curls()
+    assert len(lines) >= 15
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-c", line.replace("curl -s", "curl -s -w '\\n%{http_code}'")],
+            env={"URL": address.rstrip("/"), "PATH": "/usr/bin:/bin:/usr/local/bin"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        body, status = done.stdout.rsplit("\n", 1)
+        assert status in ("200", "202"), (line, done.stdout)
+        if "/metrics" not in line:
+            json.loads(body)
+
+
+def test_the_python_runs(address):
+    code = re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1]
+    check = "\nassert len(near) == 5 and len(found.notes) == 5 and isinstance(tags.topics, list)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"url = {address!r}\n{code}{check}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_client_does_what_the_service_does(address):
+    with Client(address) as client:
+        assert client.publish("c/1?", title="cold brew", content="coffee at the lake")
+        assert not client.publish("c/1?", title="cold brew", content="coffee at the lake", topics=["coffee"])
+        assert client.publish_many([{"note_id": "c2", "title": "cold brew at the lake"}]) == 1
+        assert client.note("c/1?")["topics"] == ["coffee"]
+        near = client.related("c/1?", k=3)
+        assert near[0].note_id == "c2"
+        assert near == sorted(near, key=lambda note: -note.score)
+        by_text = client.related(title="cold brew", content="coffee at the lake", topics=["coffee"], k=1)
+        assert by_text[0].note_id == "c/1?"
+        assert [note.note_id for note in client.related("c/1?", where={"allow": ["c2"]})] == ["c2"]
+        client.change("c2", hidden=True)
+        assert client.related("c/1?", where={"allow": ["c2"]}) == []
+        ranked = client.rank(["c2", "c/1?"], history=["c2"])
+        assert sorted(ranked.note_ids) == ["c/1?", "c2"]
+        assert ranked.scores == sorted(ranked.scores, reverse=True)
+        found = client.recommend(history=["c/1?"], k=4, exclude=["n1"])
+        assert len(found.notes) == 4
+        assert {note.reason for note in found.notes} == {"c/1?"}
+        assert client.state()["store"]["hidden"] >= 1
+        assert client.remove("c2", "c/1?", "nothing") == 2
+        with pytest.raises(ServiceError, match="there is no note 'c2'") as missing:
+            client.note("c2")
+        assert (missing.value.status, missing.value.code) == (404, "not_found")
+        with pytest.raises(ServiceError, match="title or content"):
+            client.publish("c3")
+
+
+def test_the_client_waits_as_long_as_a_busy_service_says_and_gives_up_in_the_end(monkeypatch):
+    import httpx2
+
+    waits, answers = [], [503, 429, 200]
+    monkeypatch.setattr("time.sleep", waits.append)
+
+    def answer(_):
+        status = answers.pop(0)
+        body = {"removed": 1} if status == 200 else {"error": {"code": "busy", "message": "too much"}}
+        return httpx2.Response(status, json=body, headers={"Retry-After": "7"})
+
+    with Client("http://service", transport=httpx2.MockTransport(answer)) as client:
+        assert client.remove("a") == 1
+        assert waits == [7, 7]
+        answers[:] = [503] * 4
+        with pytest.raises(ServiceError, match="too much") as busy:
+            client.remove("a")
+        assert busy.value.status == 503
+        assert answers == []
+
+    def nobody(request):
+        raise httpx2.ConnectError("refused", request=request)
+
+    with (
+        Client("http://service", transport=httpx2.MockTransport(nobody), retries=1) as client,
+        pytest.raises(ServiceError, match="no answer from http://service") as gone,
+    ):
+        client.state()
+    assert gone.value.code == "unreachable"
