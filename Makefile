@@ -19,9 +19,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: venv ## the whole recall pipeline on built-in data, without any download
+demo: venv ## everything once on built-in data, without any download; ends by saying how to look at it
 	@$(BIN)/notellm demo
 	@echo "notellm is installed in $(VENV): run  . $(BIN)/activate  first, or write $(BIN)/notellm"
+	@echo "To look at it in a browser:  $(BIN)/notellm demo --serve"
 
 test: venv ## the tests, but those on real data
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real"
@@ -51,6 +52,9 @@ bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
 	@$(BIN)/python -m benchmarks.ranking
 	@$(BIN)/python -m benchmarks.scoring
 	@$(BIN)/python -m benchmarks.recommend
+	@$(BIN)/python -m benchmarks.service --work build/catalogue
+	@$(BIN)/python -m benchmarks.durability --work build/catalogue
+	@$(BIN)/python -m benchmarks.index --work build/catalogue
 
 clean: ## remove what the targets made, but results
 	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

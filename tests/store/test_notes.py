@@ -465,3 +465,37 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path, writers):
             assert int(note.title) == wanted
         assert sum(name.startswith("all") for name in found) == writer.BATCH - writer.BATCH // 2
         first = max(own) + 1
+
+
+# -------------------------------------------------------------------- reading beside a writer
+
+
+def test_a_store_is_read_beside_its_writer_and_not_written(store):
+    beside = NoteStore.for_reading(store.uri)
+    assert (beside.model, beside.dim, len(beside)) == (ONE, DIM, 10)
+    store.delete(["n0"])
+    assert len(NoteStore.for_reading(store.uri)) == 9
+    for write in (
+        lambda: beside.write(batch(1, start=50)),
+        lambda: beside.delete(["n1"]),
+        lambda: beside.hide(["n1"]),
+        lambda: beside.expire(["n1"], NOON),
+    ):
+        with pytest.raises(StorageError, match="was opened for reading; open it with"):
+            write()
+    assert len(store) == 9
+    assert not only_note(store, "n1").hidden
+
+
+def test_there_is_nothing_to_read(tmp_path):
+    with pytest.raises(StorageError, match="is not a store of notes; make one: notellm store build"):
+        NoteStore.for_reading(tmp_path)
+
+
+def test_notes_known_to_be_new_are_appended(store):
+    store.write(batch(3, start=20), new=True)
+    store.write(batch(2, start=30))
+    assert len(store) == 15
+    assert by_id(store)["n21"] == by_id(NoteStore.for_reading(store.uri))["n21"]
+    store.write(batch(3, start=20))  # replaced, not added again
+    assert len(store) == 15

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from notellm.cli.common import Output, Quiet, examples, group, hide_loading_bars, load_model, load_notes
-from notellm.errors import ConfigError, DataError
+from notellm.errors import ConfigError
 
 commands = group()
 store = typer.Typer(
@@ -51,19 +51,15 @@ def build(
 @store.command(epilog=examples("notellm store show store"))
 def show(place: StorePlace) -> None:
     """Show what a store holds."""
-    from notellm.store.notes import NoteStore, versions
+    from notellm.store.notes import NoteStore
 
-    known = versions(place)
-    if not known:
-        raise DataError(f"{place} is not a store of notes; make one: notellm store build")
-    opened = NoteStore.open(place, known[-1])
+    opened = NoteStore.for_reading(place)
     rows = opened.read(["hidden", "expires_at", "category"])
     print(f"model      {opened.model}  ({opened.dim} dimensions)")
     print(f"notes      {rows.num_rows:,}")
     print(f"hidden     {sum(rows.column('hidden').to_pylist()):,}")
     print(f"expiring   {rows.num_rows - rows.column('expires_at').null_count:,}")
     print(f"categories {len(set(rows.column('category').to_pylist()) - {''}):,}")
-    opened.close()
 
 
 @store.command(
@@ -80,14 +76,10 @@ def related(
 ) -> None:
     """Write the item-to-item table of all visible notes; where it is there, only what changed is computed."""
     from notellm.recall.item_to_item import write_item_to_item
-    from notellm.store.notes import NoteStore, versions, visible_vectors
+    from notellm.store.notes import NoteStore, visible_vectors
 
-    known = versions(place)
-    if not known:
-        raise DataError(f"{place} is not a store of notes; make one: notellm store build")
-    opened = NoteStore.open(place, known[-1])
+    opened = NoteStore.for_reading(place)
     ids, matrix = visible_vectors(opened.read(["note_id", "hidden", "expires_at", "vector"]))
-    opened.close()
     done = write_item_to_item(ids, matrix, output, k=k, progress=not quiet)
     print(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
 
