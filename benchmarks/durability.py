@@ -31,6 +31,8 @@ _TOGETHER = 8  # notes of a group
 def child(store: Path, model: Path, seed: int, state: Path) -> None:
     """Open, check, say so, then write until killed."""
     begun = time.perf_counter()
+    import lancedb  # noqa: F401, PLC0415 - timed
+
     from notellm.pipeline.engine import Change, Engine, Publish, RelatedQuery, Remove  # noqa: PLC0415 - timed
     from notellm.store.notes import StoredNote  # noqa: PLC0415 - timed
 

@@ -100,15 +100,17 @@ class Load:
 
     async def open(self, seconds: float, rate: float) -> None:
         """Requests start at their time; each takes a free connection, or opens one."""
-        free: list[Any] = []
+        free: list[tuple[float, Any]] = []  # since when, and the connection; the service closes idle ones
         running: set[asyncio.Task[None]] = set()
         begin = time.perf_counter()
 
         async def one(due: float) -> None:
             try:
-                streams = free.pop() if free else await asyncio.open_connection(HOST, self.port)
+                while free and time.perf_counter() - free[0][0] > 10:
+                    free.pop(0)[1][1].close()
+                streams = free.pop()[1] if free else await asyncio.open_connection(HOST, self.port)
                 await self.ask(streams, due)
-                free.append(streams)
+                free.append((time.perf_counter(), streams))
             except (OSError, asyncio.IncompleteReadError) as error:
                 self.errors.append(type(error).__name__)
 

@@ -346,7 +346,7 @@ def test_a_store_that_refuses_changes_nothing(plain, monkeypatch):
     first, second, *_ = plain.notes
     before = related_to_all(plain)
 
-    def full(*_):
+    def full(*_, **__):
         raise StorageError("the disk is full")
 
     with monkeypatch.context() as patch:

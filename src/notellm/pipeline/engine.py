@@ -12,6 +12,7 @@ model or builds the index anew: what answers is one object, exchanged at once wh
 
 import gc
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -182,11 +183,12 @@ class Engine:
         ranking = _load_ranker(paths)
         opened = NoteStore.open(store, fingerprint)
         try:
-            with _without_collecting():
+            with _without_collecting(), ThreadPoolExecutor(1) as beside:
                 rows = opened.read()
+                reading = beside.submit(notes_of, rows)  # while the index is read, mostly outside of Python
                 home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
                 made = home.open(rows, progress=progress)
-                notes = {note.note_id: note for note in notes_of(rows)}
+                notes = {note.note_id: note for note in reading.result()}
             live = _Live(loaded, fingerprint, opened, home, made, notes, _recommender(ranking, made, notes))
             home.drop_others()
         except BaseException:
@@ -201,6 +203,7 @@ class Engine:
                 self._live.index.close()
             else:
                 self._live.home.close(self._live.index)
+            self._live.store.optimize()  # the next start reads few files instead of many
             self._live.store.close()
 
     # ---------------------------------------------------------------- writing

@@ -480,10 +480,7 @@ class _Attributes:
 
     def __init__(self, entries: pa.Table) -> None:
         self.categories: list[str] = entries.column("category").to_pylist()
-        topics = entries.column("topics").combine_chunks()
-        names = pc.list_flatten(topics).to_pylist()
-        ends = np.cumsum(pc.list_value_length(topics).to_numpy(zero_copy_only=False)).tolist()
-        self.topics = [tuple(names[a:b]) for a, b in zip([0, *ends[:-1]], ends, strict=True)] if ends else []
+        self.topics = base.text_tuples(entries.column("topics"))
         self.published = _times(entries.column("published_at"), _UNKNOWN_TIME)
         self.expires = _times(entries.column("expires_at"), _NEVER)
         self.hidden = entries.column("hidden").to_numpy().astype(bool)

@@ -36,7 +36,7 @@ _PREFIX = "notes_"
 _LOCK = ".writer.lock"
 _IDS_TOGETHER = 1_000  # in one condition
 _ROWS_TOGETHER = 16_384  # in one piece of a new table
-_TIDIED_AT, _LOOKING = 2_000, 20  # weight of writes between two tidyings; of one that looks for ids
+_TIDIED_AT, _LOOKING = 500, 5  # weight of writes between two tidyings; of one that looks for ids
 _KEPT = timedelta(minutes=5)  # how long files of former states stay, for readers that still use them
 
 
@@ -92,9 +92,9 @@ def rows_of_table(notes: pa.Table, vectors: np.ndarray) -> pa.Table:
 
 def notes_of(rows: pa.Table) -> list[StoredNote]:
     """The notes of rows, without their vectors."""
-    names = [name for name in rows_schema(1).names if name != "vector"]
-    columns = {name: rows.column(name).to_pylist() for name in names}
-    columns["topics"] = [tuple(topics) for topics in columns["topics"]]
+    names = [name for name in rows_schema(1).names if name not in ("vector", "topics")]
+    columns: dict[str, list[Any]] = {name: rows.column(name).to_pylist() for name in names}
+    columns["topics"] = base.text_tuples(rows.column("topics"))
     order = ("title", "content", "topics", "category", "note_id", "published_at", "hidden", "expires_at")
     return [StoredNote(*values) for values in zip(*(columns[name] for name in order), strict=True)]
 
