@@ -47,7 +47,7 @@ def test_every_curl_line_is_answered(address):
 
 
 def test_the_python_runs(address):
-    code = re.search(r"```python\n(.*?)```", DOCS, re.DOTALL)[1]
+    (code,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
     check = "\nassert len(near) == 5 and len(found.notes) == 5 and isinstance(tags.topics, list)\n"
     done = subprocess.run(
         [sys.executable, "-c", f"url = {address!r}\n{code}{check}"],
@@ -91,7 +91,8 @@ def test_the_client_does_what_the_service_does(address):
 def test_the_client_waits_as_long_as_a_busy_service_says_and_gives_up_in_the_end(monkeypatch):
     import httpx2
 
-    waits, answers = [], [503, 429, 200]
+    waits: list[float] = []
+    answers = [503, 429, 200]
     monkeypatch.setattr("time.sleep", waits.append)
 
     def answer(_):
