@@ -25,6 +25,6 @@ def test_every_main_name_can_be_imported():
 
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(
-        AttributeError, match="has no attribute 'NoteLLN'; it has BinLLM, LoraOptions, Note, NoteLLM"
+        AttributeError, match="has no attribute 'NoteLLN'; it has BinLLM, Client, Engine, Filter"
     ):
         _ = notellm.NoteLLN

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from notellm.backbone.load import LoraOptions
+    from notellm.client import Client
     from notellm.data import (
         click_histories,
         impressions_from_clicks,
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     )
     from notellm.evaluate.split import split_by_note, split_by_time
     from notellm.pairs import PairOptions, mine_pairs
+    from notellm.pipeline.build import build_store
     from notellm.pipeline.candidates import impressions_from_candidates
+    from notellm.pipeline.engine import Engine
     from notellm.pipeline.evaluate_rank import evaluate_ranker
     from notellm.pipeline.rank import RankFitOptions, fit_ranker
     from notellm.pipeline.recommend import Recommender
@@ -29,22 +32,29 @@ if TYPE_CHECKING:
     from notellm.recall.model import NoteLLM
     from notellm.recall.prompt import Note
     from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation
+    from notellm.store.filters import Filter
+    from notellm.store.notes import NoteStore
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BinLLM",
+    "Client",
+    "Engine",
+    "Filter",
     "LoraOptions",
     "Note",
     "NoteLLM",
     "NoteLLMTrainer",
     "NoteLLMTrainingArguments",
+    "NoteStore",
     "PairOptions",
     "RankFitOptions",
     "Ranker",
     "Recommender",
     "Validation",
     "__version__",
+    "build_store",
     "click_histories",
     "evaluate_ranker",
     "fit_ranker",
@@ -62,16 +72,21 @@ __all__ = [
 
 _WHERE = {
     "BinLLM": "notellm.rank.model",
+    "Client": "notellm.client",
+    "Engine": "notellm.pipeline.engine",
+    "Filter": "notellm.store.filters",
     "LoraOptions": "notellm.backbone.load",
     "Note": "notellm.recall.prompt",
     "NoteLLM": "notellm.recall.model",
     "NoteLLMTrainer": "notellm.recall.trainer",
     "NoteLLMTrainingArguments": "notellm.recall.trainer",
+    "NoteStore": "notellm.store.notes",
     "PairOptions": "notellm.pairs",
     "RankFitOptions": "notellm.pipeline.rank",
     "Ranker": "notellm.rank.scorer",
     "Recommender": "notellm.pipeline.recommend",
     "Validation": "notellm.recall.trainer",
+    "build_store": "notellm.pipeline.build",
     "evaluate_ranker": "notellm.pipeline.evaluate_rank",
     "fit_ranker": "notellm.pipeline.rank",
     "click_histories": "notellm.data.impressions",

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
+from notellm.store import local
 from notellm.store.local import LocalIndex
-from tests.store.contract import IndexContract
+from tests.store.contract import IndexContract, entries, unit
 
 
 class TestExact(IndexContract):
@@ -18,3 +20,20 @@ class TestHnsw(IndexContract):
     @pytest.fixture
     def make(self):
         return lambda dim: LocalIndex(dim, "hnsw", exact_below=0)
+
+
+def test_a_search_for_which_the_graph_would_take_longer_is_exact(monkeypatch):
+    rows = unit(600, 16, seed=1)
+    index = LocalIndex(16, "hnsw", exact_below=5)
+    index.upsert(entries([f"n{i}" for i in range(600)], rows))
+    followed = []
+    follow = LocalIndex._follow_graph
+    monkeypatch.setattr(
+        LocalIndex, "_follow_graph", lambda self, *given: followed.append(1) or follow(self, *given)
+    )
+    monkeypatch.setattr(local, "_COST", 1)  # 600 rows, 64 notes weighed
+    index.search(rows[:1], 10)
+    assert followed == [1]
+    ((found,), _) = index.search(rows[:1], 250)  # 750 notes would be weighed
+    assert followed == [1]
+    assert found == [f"n{i}" for i in np.argsort(-(rows @ rows[0]), kind="stable")[:250]]

@@ -203,7 +203,6 @@ class Engine:
                 self._live.index.close()
             else:
                 self._live.home.close(self._live.index)
-            self._live.store.optimize()  # the next start reads few files instead of many
             self._live.store.close()
 
     # ---------------------------------------------------------------- writing

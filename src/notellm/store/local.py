@@ -41,6 +41,7 @@ LINKS, CONSTRUCTION = 32, 100
 
 _UNKNOWN_TIME, _NEVER = np.iinfo(np.int64).min, np.iinfo(np.int64).max
 _ADDED_TOGETHER = 4_096  # rows put into the graph before the bar moves
+_COST = 90  # rows that exact search reads while a search of the graph weighs one note
 _FEW = 64  # queries or rows for which one thread is enough
 _GRAPH, _ROWS, _ABOUT = "graph.faiss", "rows.parquet", "index.json"
 
@@ -51,7 +52,8 @@ class LocalIndex(Index):
     Args:
         dim: dimensions of the vectors.
         kind: "exact" reads every vector, "hnsw" follows a graph.
-        exact_below: HNSW: a search that at most this many notes may answer reads them all.
+        exact_below: HNSW: a search that at most this many notes may answer reads them all, and so does one
+            for which the graph would take longer; 0 always follows the graph.
         progress: show a bar while many notes are added.
 
     Attributes:
@@ -289,7 +291,8 @@ class LocalIndex(Index):
         self, queries: np.ndarray, width: int, allowed: np.ndarray, count: int, selector: Any
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rows (q, width) int64, -1 where there is none, and scores (q, width), best first."""
-        few = count <= self.exact_below
+        steps = _COST * _breadth(width, len(self._ids) / max(1, count))
+        few = count <= self.exact_below or (self.exact_below > 0 and steps > len(self._ids))
         if self._graph is not None and not few:
             rows, scores = self._follow_graph(
                 self._graph, queries, width, count, selector or _selector(allowed)
@@ -298,7 +301,7 @@ class LocalIndex(Index):
             if len(short):
                 rows[short], scores[short] = search(self._vectors(), queries[short], width, allowed=allowed)
             return rows, scores
-        if few and count < len(allowed) // 2:
+        if count < len(allowed) // 8:
             own = np.flatnonzero(allowed)
             rows, scores = search(self._vectors()[own], queries, width)
             return np.where(rows >= 0, own[rows], -1), scores

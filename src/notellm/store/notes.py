@@ -13,7 +13,7 @@ file in a local directory; object storage has none, so see to it yourself).
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -223,7 +223,11 @@ class NoteStore:
                     _connect(self.uri).drop_table(_PREFIX + other)
 
     def close(self) -> None:
-        """Let other processes write."""
+        """Join small files, so that the next start reads few, and let other processes write."""
+        if self._untidy:
+            with suppress(StorageError):  # it can be done another time
+                self.optimize()
+            self._untidy = 0
         _unlock(self._lock)
         self._lock = None
 
