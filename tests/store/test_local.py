@@ -26,11 +26,14 @@ def test_a_search_for_which_the_graph_would_take_longer_is_exact(monkeypatch):
     rows = unit(600, 16, seed=1)
     index = LocalIndex(16, "hnsw", exact_below=5)
     index.upsert(entries([f"n{i}" for i in range(600)], rows))
-    followed = []
+    followed: list[int] = []
     follow = LocalIndex._follow_graph
-    monkeypatch.setattr(
-        LocalIndex, "_follow_graph", lambda self, *given: followed.append(1) or follow(self, *given)
-    )
+
+    def counted(self, *given):
+        followed.append(1)
+        return follow(self, *given)
+
+    monkeypatch.setattr(LocalIndex, "_follow_graph", counted)
     monkeypatch.setattr(local, "_COST", 1)  # 600 rows, 64 notes weighed
     index.search(rows[:1], 10)
     assert followed == [1]
