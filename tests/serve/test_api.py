@@ -1013,7 +1013,7 @@ def test_the_disk_that_fails_is_a_reason_to_ask_again(places, tmp_path, monkeypa
     engine = places.copied(tmp_path).engine(ranker=None)
     with served(engine) as client:
 
-        def full(_):
+        def full(*_, **__):
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(engine._live.store._table, "merge_insert", full)
