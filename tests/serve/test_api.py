@@ -1016,7 +1016,8 @@ def test_the_disk_that_fails_is_a_reason_to_ask_again(places, tmp_path, monkeypa
         def full(*_, **__):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(engine._live.store._table, "merge_insert", full)
+        for way in ("merge_insert", "add"):
+            monkeypatch.setattr(engine._live.store._table, way, full)
         for answer in (
             client.put("/v1/notes/full", json={"title": "a"}),
             client.post("/v1/notes", json={"notes": [{"note_id": "full", "title": "a"}]}),
