@@ -17,9 +17,12 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-import httpx2
+from notellm.errors import MissingDependencyError, NotellmError
 
-from notellm.errors import NotellmError
+try:
+    import httpx2
+except ImportError as _missing:
+    raise MissingDependencyError("the client needs httpx2: pip install 'notellm[client]'") from _missing
 
 _LONGEST_WAIT = 30.0
 

@@ -70,3 +70,15 @@ def test_a_finished_demo_is_served_as_it_is(places, tmp_path, monkeypatch, capsy
     assert run("demo", "--serve", "-o", home, "--port", 8765) == 0
     assert served == [(NOTES, "127.0.0.1", 8765, False), "http://127.0.0.1:8765/"]
     assert "open http://127.0.0.1:8765/" in capsys.readouterr().out
+
+
+def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("notellm.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert run("serve", tmp_path, "--model", "m", "--no-keys") == 2
+    assert "the service needs uvicorn: pip install 'notellm[serve]'" in capsys.readouterr().err
+    assert run("demo", "--serve", "-o", tmp_path / "never") == 2
+    assert not (tmp_path / "never").exists()

@@ -32,6 +32,19 @@ def load_model(path: str) -> Any:
     return NoteLLM.from_pretrained(path)
 
 
+def load_service() -> Any:
+    """The module that runs the service, whose packages are an extra."""
+    try:
+        from notellm.serve import run
+    except ImportError as error:
+        from notellm.errors import MissingDependencyError
+
+        raise MissingDependencyError(
+            f"the service needs {error.name}: pip install 'notellm[serve]'"
+        ) from error
+    return run
+
+
 def hide_loading_bars() -> None:
     """Loading and saving weights takes a moment; transformers' bars for it would hide what matters."""
     from transformers.utils import logging as transformers_logging

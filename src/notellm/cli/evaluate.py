@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from notellm.cli.common import Quiet, Seed, examples, group, hide_loading_bars, load_model
+from notellm.cli.common import Quiet, Seed, examples, group, hide_loading_bars, load_model, load_service
 
 commands = group()
 
@@ -71,29 +71,27 @@ def demo(
     from notellm.pipeline.demo import is_finished, run_demo
 
     hide_loading_bars()
+    service = load_service() if serve else None
     if serve and is_finished(output):
         print(f"{output} holds a demo; run notellm demo without --serve to make it anew")
     else:
         run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=print)
-    if serve:
+    if service is not None:
         from notellm.pipeline.engine import Engine
-        from notellm.serve.guard import Keys, Limits
-        from notellm.serve.run import open_browser
-        from notellm.serve.run import serve as run
 
         engine = Engine.open(output / "store", output / "model", ranker=output / "ranker")
         url = f"http://127.0.0.1:{port}/"
 
         def ready() -> None:
             print(f"open {url}  (Ctrl-C stops it)", flush=True)
-            open_browser(url)
+            service.open_browser(url)
 
-        run(
+        service.serve(
             engine,
             host="127.0.0.1",
             port=port,
-            keys=Keys(),
-            limits=Limits(),
+            keys=service.Keys(),
+            limits=service.Limits(),
             ready=ready,
             level=logging.WARNING,
         )

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from notellm.cli.common import Output, Quiet, examples, group, hide_loading_bars, load_model, load_notes
+from notellm.cli.common import (
+    Output,
+    Quiet,
+    examples,
+    group,
+    hide_loading_bars,
+    load_model,
+    load_notes,
+    load_service,
+)
 from notellm.errors import ConfigError
 
 commands = group()
@@ -113,17 +122,15 @@ def serve(
 
     The token of a Milvus server: NOTELLM_MILVUS_TOKEN.
     """
+    run = load_service()
     from notellm.pipeline.engine import Engine
-    from notellm.serve.guard import Limits
-    from notellm.serve.run import keys_from
-    from notellm.serve.run import serve as run
 
-    keys = keys_from(os.environ, no_keys=no_keys, host=host)
-    limits = Limits(body=max_body, together=max_requests, seconds=timeout, rate=rate)
+    keys = run.keys_from(os.environ, no_keys=no_keys, host=host)
+    limits = run.Limits(body=max_body, together=max_requests, seconds=timeout, rate=rate)
     hide_loading_bars()
     token = os.environ.get("NOTELLM_MILVUS_TOKEN", "")
     engine = Engine.open(place, model, ranker=ranker, index=index, token=token, progress=not quiet)
-    run(
+    run.serve(
         engine,
         host=host,
         port=port,

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,10 @@ def run_demo(
     shutil.rmtree(home / "store", ignore_errors=True)  # what serves, last: it is there when all is
     embed_to_parquet(model, good_notes, home / "vectors.parquet", progress=False)
     _rank(good_notes, clicks, home, seed, progress, say)
-    build_store(home / "store", model, good_notes, vectors=home / "vectors.parquet", progress=False)
+    if find_spec("lancedb") is None:
+        say("No store is made: pip install 'notellm[serve]' has what it, and notellm demo --serve, need.")
+    else:
+        build_store(home / "store", model, good_notes, vectors=home / "vectors.parquet", progress=False)
     say(_NEXT.format(home=home, seconds=time.monotonic() - begin))
 
 
