@@ -1,5 +1,8 @@
 """The commands of the store, and the demo that is served again without being made again."""
 
+import subprocess
+import sys
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -72,13 +75,12 @@ def test_a_finished_demo_is_served_as_it_is(places, tmp_path, monkeypatch, capsy
     assert "open http://127.0.0.1:8765/" in capsys.readouterr().out
 
 
-def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch, capsys):
-    import sys
-
-    for name in [name for name in sys.modules if name.startswith("notellm.serve")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert run("serve", tmp_path, "--model", "m", "--no-keys") == 2
-    assert "the service needs uvicorn: pip install 'notellm[serve]'" in capsys.readouterr().err
-    assert run("demo", "--serve", "-o", tmp_path / "never") == 2
-    assert not (tmp_path / "never").exists()
+@pytest.mark.parametrize("command", [["serve", "store", "--model", "m", "--no-keys"], ["demo", "--serve"]])
+def test_without_the_extra_it_says_what_to_install(command, tmp_path):
+    code = "import sys; sys.modules['uvicorn'] = None; from notellm import cli; cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "notellm: the service needs uvicorn: pip install 'notellm[serve]'\n"
+    assert list(tmp_path.iterdir()) == []
