@@ -382,6 +382,27 @@ def test_an_index_that_missed_a_write_is_not_trusted_again(opened, parts, monkey
     is_whole(again, parts.models["one"])
 
 
+def test_a_note_that_only_the_store_got_is_replaced_after_a_reload_not_added_again(
+    opened, parts, monkeypatch
+):
+    engine = opened("exact", ranker=False)
+    note = StoredNote(note_id="half", title="only the store has it")
+
+    def down(*_):
+        raise StorageError("the index does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine.index), "upsert", down)
+        with pytest.raises(StorageError, match="the index does not answer"):
+            engine.apply([Publish(note)])
+    engine.reload()
+    assert engine.note("half").title == note.title
+    assert engine.apply([Publish(replace(note, title="once more"))]) == [Written("half", existed=True)]
+    stored = engine._live.store.read()["note_id"].to_pylist()
+    assert len(stored) == len(set(stored)) == len(engine.notes) == len(engine.index)
+    is_whole(engine, parts.models["one"])
+
+
 def writes_of_all_kinds(engine, seed=0):
     """Writes to some of the notes, of each kind, one group after the other."""
     draw = np.random.default_rng(seed)

@@ -513,7 +513,10 @@ class Engine:
                 late = _embedded(model, late)
             index.upsert(late)
             index.remove(set(touched) - set(late.column("note_id").to_pylist()))
-            recommender = _recommender(ranker, index, old.notes)
+            notes = old.notes
+            if self._in_doubt:  # a write that failed may be in the store all the same
+                notes = {note.note_id: note for note in notes_of(old.store.read())}
+            recommender = _recommender(ranker, index, notes)
             # Last, when nothing else can fail: a table that stays behind would miss later writes.
             if home.fingerprint != old.fingerprint:
                 pieces = [_without(rows, touched), late]
@@ -522,7 +525,7 @@ class Engine:
                 except BaseException:
                     old.store.drop_others()
                     raise
-            self._live = _Live(model, home.fingerprint, store, home, index, old.notes, recommender)
+            self._live = _Live(model, home.fingerprint, store, home, index, notes, recommender)
             self._paths = paths
             if store is not old.store:
                 store.drop_others()
