@@ -1040,3 +1040,27 @@ def test_what_was_written_is_there_after_a_restart(places, tmp_path):
     assert "n0000001" not in engine.notes
     assert len(engine.apply([Publish(StoredNote(title="a", note_id="after"))])) == 1
     engine.close()
+
+
+def test_only_quick_questions_are_answered_in_the_event_loop(places, tmp_path, monkeypatch):
+    engine = places.copied(tmp_path).engine(ranker=None)
+    threads = []
+    related = engine.related
+
+    def watched(queries):
+        threads.append(threading.current_thread().name)
+        return related(queries)
+
+    monkeypatch.setattr(engine, "related", watched)
+    with served(engine) as client:
+        good(client.get("/v1/related", params={"note_id": "n0000001", "k": 100}))
+        assert not threads[-1].startswith("notellm-related")
+        for slow in (
+            {"note_id": "n0000001", "diversity": 0.5},
+            {"note_id": "n0000001", "near_duplicates": 0.9},
+            {"note_id": "n0000001", "k": 500},
+            {"note_id": "n0000001", "filter": {"deny": ["n0000002"]}},
+            {"title": "soup"},
+        ):
+            good(client.post("/v1/related", json=slow))
+            assert threads[-1].startswith("notellm-related"), slow

@@ -24,6 +24,8 @@ _RELATED, _WRITES, _TAGS, _RANKING = (64, 256), (64, 256), (16, 64), (8, 32)
 _WRITE_PAUSE = 0.01
 #: Notes that an exact search reads in less time than it takes to hand it to another thread.
 _QUICK = 2_000
+#: Results for which a graph is quick.
+_FEW = 100
 
 
 class Service:
@@ -77,7 +79,9 @@ class Service:
         """Related notes: a walk through a graph in this thread, all that takes longer in another."""
         index = self.engine.index
         quick = isinstance(index, LocalIndex) and (index.kind == "hnsw" or len(index) <= _QUICK)
-        if quick and query.note_id is not None and query.where.is_empty:
+        selected = query.near_duplicates is not None or query.diversity > 0
+        plain = query.note_id is not None and query.where.is_empty and not selected
+        if quick and plain and query.k <= _FEW:
             return await self._related_now.ask(query)
         return await self.related.ask(query)
 
