@@ -403,6 +403,28 @@ def test_a_note_that_only_the_store_got_is_replaced_after_a_reload_not_added_aga
     is_whole(engine, parts.models["one"])
 
 
+def test_why_a_write_would_fail_is_known_without_writing(plain, monkeypatch):
+    assert plain.writable() is None
+    first = next(iter(plain.notes))
+
+    def full(*_, **__):
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NoteStore, "write", full)
+        with pytest.raises(StorageError):
+            plain.apply([Publish(copy_of(plain, first))])
+    assert plain.writable() == "the last write failed: the disk is full"
+    plain.apply([Publish(copy_of(plain, first))])
+    assert plain.writable() is None
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_RESERVE", 1 << 62)
+        assert "MiB left; it needs" in str(plain.writable())
+    shutil.move(plain._paths.store, f"{plain._paths.store}-away")
+    assert "is not there: No such file or directory" in str(plain.writable())
+    shutil.move(f"{plain._paths.store}-away", plain._paths.store)
+
+
 def writes_of_all_kinds(engine, seed=0):
     """Writes to some of the notes, of each kind, one group after the other."""
     draw = np.random.default_rng(seed)

@@ -11,6 +11,7 @@ model or builds the index anew: what answers is one object, exchanged at once wh
 """
 
 import gc
+import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from notellm.errors import ConfigError, DataError, NotellmError, NotFoundError
+from notellm.errors import ConfigError, DataError, NotellmError, NotFoundError, StorageError
 from notellm.pipeline.recommend import Recommendations, Recommender
 from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
@@ -40,6 +41,8 @@ _SAVED_EVERY = 5_000
 _FETCHED = 4  # times k are looked at where some of them may not be shown, and again as many
 _MOST_FETCHED = 16_384  # what Milvus returns at most
 _CHANGEABLE = ("title", "content", "topics", "category", "published_at", "hidden", "expires_at")
+#: Free bytes of the disk below which writes are likely to fail: room for a few commits and their tidying.
+_RESERVE = 64 << 20
 _NO_RANKER = "there is no ranker here; start with one (notellm serve --ranker), or make one: notellm rank fit"
 
 
@@ -147,6 +150,7 @@ class Engine:
         self._touched: set[str] | None = None  # ids written while something new is being built
         self._since_saved = 0
         self._in_doubt = False  # a write failed, so the index may have missed what the store has
+        self._refused: str | None = None  # why the last write failed in the store or the index
 
     # ---------------------------------------------------------------- opening
 
@@ -233,10 +237,35 @@ class Engine:
                 self._touched.update(drafts)
             try:
                 self._commit(live, drafts)
-            except BaseException:
+            except BaseException as error:
                 self._in_doubt = True
+                if isinstance(error, StorageError):
+                    self._refused = str(error)
                 raise
+            self._refused = None
             return outcomes
+
+    def writable(self) -> str | None:
+        """Why a write would fail now, as far as that is known without writing; None where nothing is known.
+
+        It costs one system call. A reason is that the last write failed in the store or the index, or that
+        the disk of the store has less than 64 MiB left.
+        """
+        if self._refused is not None:
+            return f"the last write failed: {self._refused}"
+        place = self._paths.store
+        if "://" in place:
+            return None
+        try:
+            free = shutil.disk_usage(place).free
+        except OSError as error:
+            return f"the store {place} is not there: {error.strerror or error}"
+        if free < _RESERVE:
+            return (
+                f"the disk of the store {place} has {free / 2**20:,.0f} MiB left; it needs "
+                f"{_RESERVE / 2**20:,.0f} MiB: make room"
+            )
+        return None
 
     def _commit(self, live: _Live, drafts: Mapping[str, StoredNote | None]) -> None:
         """Bring store, index and notes to a state of some notes; None is removed."""
