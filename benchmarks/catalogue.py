@@ -68,7 +68,7 @@ def catalogue(work: Path) -> tuple[Path, pa.Table, np.ndarray]:
     notes = make_notes()
     path = work / "vectors.parquet"
     if not path.is_file():
-        write_parquet(notes, work / "notes.parquet")
+        write_parquet(notes, work / "notes.parquet", force=True)
         embed_to_parquet(NoteLLM.from_pretrained(model), notes, path)
     ids, vectors = read_vectors(path)
     if ids != notes["note_id"].to_pylist():

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import notellm
-from notellm.files import write_aside, write_json
+from notellm.artifacts import write_file
+from notellm.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -95,9 +96,9 @@ def write_results(
         f"{facts['machine']}. {versions}. Code {facts['code']}.",
     ]
     text = "\n\n".join(piece.strip("\n") for piece in [*head, *body]) + "\n"
-    write_json({**facts, **values}, folder / f"{benchmark}.json")
-    with write_aside(folder / f"{benchmark}.md") as aside:
-        aside.write_text(text, encoding="utf-8")
+    write_json({**facts, **values}, folder / f"{benchmark}.json", replace=True)
+    with write_file(folder / f"{benchmark}.md", force=True) as new:
+        new.write_text(text, encoding="utf-8")
     print(text)
 
 

@@ -94,7 +94,7 @@ def run_all(split: Split, wanted: list[tuple[str, FitOptions, bool]], work: Path
                 "figures": {name: v.tolist() for name, v in result.related[-1].per_query.items()},
             },
         }
-        write_json(run, path)
+        write_json(run, path, replace=True)
         runs.append(run)
     return runs
 

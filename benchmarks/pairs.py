@@ -178,7 +178,7 @@ def make_log(path: Path, notes: int, users: int, clicks: int, seed: int) -> None
     from notellm.data.sample_world import sample_world  # noqa: PLC0415 - heavy, only this process
 
     # No bots: one who clicks 100,000 notes twice makes 10^10 ordered co-clicks, too many to join.
-    write_parquet(sample_world(notes, users, clicks, bots=0, seed=seed).clicks, path)
+    write_parquet(sample_world(notes, users, clicks, bots=0, seed=seed).clicks, path, force=True)
 
 
 def measure(method: str, log: Path, pairs: Path) -> dict[str, float]:
@@ -190,7 +190,7 @@ def measure(method: str, log: Path, pairs: Path) -> dict[str, float]:
     found = METHODS[method][1](clicks)
     seconds = time.perf_counter() - start
     peak = peak_mib()
-    write_parquet(found, pairs)
+    write_parquet(found, pairs, force=True)
     return {"seconds": seconds, "peak_mib": peak, "before_mib": before, "pairs": found.num_rows}
 
 

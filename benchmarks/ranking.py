@@ -10,6 +10,7 @@ them, where options, data and code are still the same.
 
 import shutil
 import statistics
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -64,10 +65,12 @@ def run_one(data: CollmData, variant: str, options: RankFitOptions, work: Path) 
     print(f"{variant}, seed {options.seed}: tuning", flush=True)
     output = path.with_suffix("")
     shutil.rmtree(output.with_name(f"{output.name}.run"), ignore_errors=True)  # of other code, it may be
+    begin = time.perf_counter()
     ranker = fit_ranker(data.notes, data.train, data.valid, output, options=options)
+    fit = {**read_record(output)["metrics"], "seconds": round(time.perf_counter() - begin, 1)}
     result = evaluate_ranker(ranker, data.test, train=data.train)
-    run = {"made_of": made_of, "fit": read_record(output)["metrics"], "evaluation": result.to_json()}
-    write_json(run, path)
+    run = {"made_of": made_of, "fit": fit, "evaluation": result.to_json()}
+    write_json(run, path, replace=True)
     return run
 
 

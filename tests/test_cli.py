@@ -258,7 +258,7 @@ def test_full_disk_leaves_no_half_file(home, tmp_path, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     assert (
         run("tag", home / "model", "--notes", home / "few.parquet", "-o", tmp_path / "t.parquet", "-q") == 2
     )

@@ -1,4 +1,4 @@
-"""Writing aside: whole or not at all."""
+"""Parquet and JSON files: whole or not at all, damage is named."""
 
 import os
 
@@ -10,31 +10,12 @@ from notellm.errors import DataError, StorageError
 from notellm.files import (
     read_json,
     read_parquet,
-    write_aside,
     write_json,
     write_parquet,
     write_parquet_pieces,
 )
 
-
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    target = tmp_path / "value.json"
-    write_json({"a": 1}, target)
-    with pytest.raises(ZeroDivisionError), write_aside(target) as aside:  # noqa: PT012 - it fails half-way
-        aside.write_text("half")
-        raise ZeroDivisionError
-    assert read_json(target) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
-    target = tmp_path / "made"
-    for name in ("one", "two"):
-        with write_aside(target) as aside:
-            aside.mkdir()
-            (aside / name).write_text(name)
-    assert [path.name for path in target.iterdir()] == ["two"]
-    assert list(tmp_path.iterdir()) == [target]
+RECORD = {"kind": "vectors"}
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
@@ -47,14 +28,13 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overwrite_can_be_refused(tmp_path):
+def test_json_is_replaced_only_on_request(tmp_path):
     write_json(1, tmp_path / "x.json")
-    with (
-        pytest.raises(StorageError, match="exists already"),
-        write_aside(tmp_path / "x.json", overwrite=False),
-    ):
-        pass
+    with pytest.raises(StorageError, match="a file that notellm did not write is there"):
+        write_json(2, tmp_path / "x.json")
     assert read_json(tmp_path / "x.json") == 1
+    write_json(2, tmp_path / "x.json", replace=True)
+    assert read_json(tmp_path / "x.json") == 2
 
 
 def test_readers_name_what_is_wrong(tmp_path):
@@ -69,6 +49,37 @@ def test_readers_name_what_is_wrong(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
         read_json(tmp_path / "bad.json")
+
+
+def test_a_flipped_byte_of_a_page_is_found(tmp_path):
+    """Wherever the byte lies in the data pages, the file is refused or reads as it was written."""
+    path = tmp_path / "t.parquet"
+    table = pa.table({"id": [f"note {i}" for i in range(500)], "x": [float(i * i) for i in range(500)]})
+    write_parquet(table, path)
+    whole = path.read_bytes()
+    end = pq.ParquetFile(path).metadata.row_group(0).column(1)
+    pages = end.data_page_offset + 200  # well within the pages of the second column
+    refused = 0
+    for at in range(8, pages, 37):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x40
+        path.write_bytes(damaged)
+        try:
+            found = read_parquet(path)
+        except DataError:
+            refused += 1
+        else:
+            assert found == table, f"a flipped bit at {at} gave another table"
+    assert refused > 10
+
+
+def test_text_that_is_not_utf8_is_found_at_reading(tmp_path):
+    bad = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+    )
+    pq.write_table(pa.table({"id": bad}), tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="damaged"):
+        read_parquet(tmp_path / "t.parquet")
 
 
 def test_pieces_make_one_file(tmp_path):
@@ -88,8 +99,20 @@ def test_a_piece_that_fails_leaves_what_was_there(tmp_path):
         yield pa.table({"a": [2]})
         raise ZeroDivisionError
 
-    write_parquet(pa.table({"a": [1]}), tmp_path / "t.parquet")
+    write_parquet(pa.table({"a": [1]}), tmp_path / "t.parquet", record=RECORD)
     with pytest.raises(ZeroDivisionError):
-        write_parquet_pieces(pieces(), tmp_path / "t.parquet")
+        write_parquet_pieces(pieces(), tmp_path / "t.parquet", record=RECORD)
     assert read_parquet(tmp_path / "t.parquet").to_pydict() == {"a": [1]}
     assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_only_a_file_of_the_same_kind_is_replaced(tmp_path):
+    path = tmp_path / "t.parquet"
+    write_parquet(pa.table({"a": [1]}), path, record=RECORD)
+    write_parquet(pa.table({"a": [2]}), path, record=RECORD)
+    for record, reason in (({"kind": "tags"}, "a file of vectors is there"), (None, "did not write")):
+        with pytest.raises(StorageError, match=reason):
+            write_parquet(pa.table({"a": [3]}), path, record=record)
+    assert read_parquet(path).to_pydict() == {"a": [2]}
+    write_parquet(pa.table({"a": [3]}), path, record={"kind": "tags"}, force=True)
+    assert read_parquet(path).to_pydict() == {"a": [3]}

@@ -80,7 +80,7 @@ def test_a_record_goes_round_in_a_folder_and_in_a_parquet_file(tmp_path):
 def test_a_table_that_is_read_and_written_again_does_not_keep_the_record(tmp_path):
     write_parquet(pa.table(BASE), tmp_path / "a.parquet", record=make_record(kind="x", config={}, data={}))
     for read in (read_parquet, pq.read_table):
-        write_parquet(read(tmp_path / "a.parquet").slice(1), tmp_path / "b.parquet")
+        write_parquet(read(tmp_path / "a.parquet").slice(1), tmp_path / "b.parquet", force=True)
         with pytest.raises(DataError, match=r"b\.parquet carries no record"):
             read_record(tmp_path / "b.parquet")
 

@@ -1,17 +1,14 @@
-"""Writing that never leaves half a file: write aside in the same folder, then rename.
+"""Parquet and JSON files: written whole or not at all, read with errors that name the file.
 
-A reader sees the old file or the whole new one, never a part; a failed or killed write leaves at most
-a hidden ``.NAME.PID.part``, which a failing write removes itself.
+How a file is put in place, and which one may be replaced: ``notellm.artifacts``.
 
-A Parquet file that is an artifact of its own carries its record (``notellm.record``) in its schema
-metadata, under ``RECORD_KEY``, as JSON: nobody can part the two.
+A Parquet file that is an artifact of its own carries its record (``notellm.record``) in its schema metadata,
+under ``RECORD_KEY``, as JSON: nobody can part the two. Pages carry checksums, which are verified when a file
+is read.
 """
 
 import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,72 +16,44 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from notellm.artifacts import RECORD_KEY, write_file
 from notellm.errors import DataError, StorageError
 
-RECORD_KEY = b"notellm.record"
+_WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 
 
-@contextmanager
-def write_aside(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it becomes ``path``, on failure it is removed.
-
-    The block may create a file or a directory at the temporary path.
-
-    Args:
-        path: where the finished file or directory shall be. Missing parent folders are made.
-        overwrite: replace what is there (a directory is replaced as a whole).
-
-    Raises:
-        StorageError: nothing can be written there (disk full, no permission), or ``path`` exists and
-            ``overwrite`` is false.
-    """
-    target = Path(path)
-    if target.exists() and not overwrite:
-        raise StorageError(f"{target} exists already; choose another path or remove it first")
-    aside = target.parent / f".{target.name}.{os.getpid()}.part"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove(aside)
-        yield aside
-        _sync(aside)
-        if aside.is_dir() and target.is_dir():
-            _remove(target)
-        aside.replace(target)
-    except OSError as error:
-        _remove(aside)
-        if isinstance(error, StorageError):
-            raise
-        reason = error.strerror or str(error)
-        raise StorageError(f"cannot write {target}: {reason}") from error
-    except BaseException:
-        _remove(aside)
-        raise
-
-
-def write_parquet(table: pa.Table, path: str | Path, *, record: Mapping[str, Any] | None = None) -> None:
+def write_parquet(
+    table: pa.Table, path: str | Path, *, record: Mapping[str, Any] | None = None, force: bool = False
+) -> None:
     """Write an Arrow table as one Parquet file (zstd), whole or not at all.
 
     Args:
         table: the table.
-        path: the file; replaced when complete.
+        path: the file. One that is there is replaced where its record is of the same kind as the new one's;
+            without a record none is.
         record: what made it; None where the record lies beside it in its folder.
+        force: replace any file.
 
     Raises:
-        StorageError: the file cannot be written.
+        StorageError: a file is there that may not be replaced, or the new one cannot be written.
     """
-    with write_aside(path) as aside:
-        pq.write_table(table.replace_schema_metadata(_metadata(record)), aside, compression="zstd")
+    write_parquet_pieces([table], path, record=record, force=force)
 
 
 def write_parquet_pieces(
-    pieces: Iterable[pa.Table], path: str | Path, *, record: Mapping[str, Any] | None = None
+    pieces: Iterable[pa.Table],
+    path: str | Path,
+    *,
+    record: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> None:
     """Write a table that comes in pieces, one at least, as :func:`write_parquet` writes one."""
     rest = iter(pieces)
     first = next(rest)
+    kind = None if record is None else str(record["kind"])
     with (
-        write_aside(path) as aside,
-        pq.ParquetWriter(aside, first.schema.with_metadata(_metadata(record)), compression="zstd") as writer,
+        write_file(path, kind, force=force) as new,
+        pq.ParquetWriter(new, first.schema.with_metadata(_metadata(record)), **_WRITING) as writer,
     ):
         for piece in chain([first], rest):
             writer.write_table(piece)
@@ -103,8 +72,8 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table
         columns: columns to read, all of them when None.
 
     Raises:
-        StorageError: there is no such file.
-        DataError: it is not Parquet, or lacks a column.
+        StorageError: there is no such file, or it cannot be opened.
+        DataError: it is not Parquet, is damaged, or lacks a column.
     """
     source = Path(path)
     if not source.is_file():
@@ -116,19 +85,28 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table
             raise DataError(
                 f"{source} has no column {missing[0]!r}; its columns are {', '.join(schema.names)}"
             )
-        return pq.read_table(source, columns=columns).replace_schema_metadata()
-    except pa.ArrowException as error:
-        raise DataError(f"{source} is not a readable Parquet file: {error}") from error
+        table = pq.read_table(source, columns=columns, page_checksum_verification=True)
+        table.validate(full=True)  # a text that is not UTF-8 would fail far from here
+    except PermissionError as error:
+        raise StorageError(f"cannot read {source}: {error.strerror}") from error
+    except (pa.ArrowException, OSError) as error:  # damaged pages raise a plain OSError
+        raise DataError(f"{source} is not a readable Parquet file, or is damaged: {error}") from error
+    return table.replace_schema_metadata()
 
 
-def write_json(value: Any, path: str | Path) -> None:
+def write_json(value: Any, path: str | Path, *, replace: bool = False) -> None:
     """Write ``value`` as indented UTF-8 JSON, whole or not at all.
 
+    Args:
+        value: what JSON can hold.
+        path: the file.
+        replace: replace a file that is there; for files within notellm's own folders.
+
     Raises:
-        StorageError: the file cannot be written.
+        StorageError: a file is there and ``replace`` is false, or it cannot be written.
     """
-    with write_aside(path) as aside:
-        aside.write_text(json_text(value), encoding="utf-8")
+    with write_file(path, force=replace) as new:
+        new.write_text(json_text(value), encoding="utf-8")
 
 
 def json_text(value: Any) -> str:
@@ -148,20 +126,7 @@ def read_json(path: str | Path) -> Any:
         raise StorageError(f"no such file: {source}")
     try:
         return json.loads(source.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise StorageError(f"cannot read {source}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{source} is not valid JSON: {error}") from error
-
-
-def _sync(path: Path) -> None:
-    """Flush a file to disk, so that the rename never outlives its content."""
-    if path.is_file():
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            path.unlink()

@@ -11,11 +11,12 @@ import pytest
 from safetensors.torch import load_file
 
 from notellm.data import sample_world
-from notellm.errors import ConfigError
+from notellm.errors import ConfigError, StorageError
 from notellm.evaluate import split_by_note
 from notellm.files import read_json
 from notellm.pairs import mine_pairs
 from notellm.pipeline.fit import FitOptions, build_model, fit
+from notellm.pipeline.runs import discard_unfinished
 from notellm.recall.model import NoteLLM
 from notellm.record import describe
 
@@ -25,11 +26,14 @@ from notellm.data import sample_world
 from notellm.evaluate import split_by_note
 from notellm.pairs import mine_pairs
 from notellm.pipeline.fit import FitOptions, fit
+from notellm.recall.trainer import Validation
 
 world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
-part = split_by_note(world.notes, world.clicks, valid=0).train
+split = split_by_note(world.notes, world.clicks, valid=0.2)
+pairs, held_out = (mine_pairs(part.clicks, progress=False) for part in (split.train, split.valid))
 options = FitOptions(max_steps=8, batch_pairs=4, evaluations=8)
-fit(part.notes, mine_pairs(part.clicks, progress=False), sys.argv[1], options=options,
+validation = Validation(split.valid.notes, held_out)
+fit(split.train.notes, pairs, sys.argv[1], options=options, validation=validation,
     resume="--resume" in sys.argv, progress=False)
 """
 
@@ -72,6 +76,24 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     two = load_file(tmp_path / "killed" / "model.safetensors")
     assert all((one[name] == two[name]).all() for name in one)
     assert one.keys() == two.keys()
+    records = [read_json(tmp_path / name / "record.json") for name in ("whole", "killed")]
+    assert records[0] == records[1]
+    assert records[0]["metrics"]["untrained"].keys() == {"recall@10", "recall@100", "mrr", "mean"}
+    assert "nan" not in (tmp_path / "killed" / "README.md").read_text()
+
+
+def test_a_folder_of_somebody_else_at_the_place_of_the_run_is_not_touched(tmp_path):
+    world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
+    mine = tmp_path / "model.run" / "checkpoint-drafts" / "thesis.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("x")
+    for work in (
+        lambda: fit(world.notes, None, tmp_path / "model", options=FitOptions(max_steps=1), progress=False),
+        lambda: discard_unfinished(tmp_path / "model.run"),
+    ):
+        with pytest.raises(StorageError, match="is not the working folder of a notellm run"):
+            work()
+    assert mine.read_text() == "x"
 
 
 def test_the_record_is_resolved_and_checkpoints_go(tmp_path):

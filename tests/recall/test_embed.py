@@ -59,7 +59,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tiny: NoteLLM, notes: pa.Table, t
             embed_to_parquet(tiny, notes, target, progress=False)
     assert not target.exists()
     (parts,) = target.parent.iterdir()
-    assert len(list(parts.iterdir())) == 1
+    assert len(list(parts.glob("*.parquet"))) == 1
     with monkeypatch.context() as patch:
         counting = Counting(tiny, patch)
         embed_to_parquet(tiny, notes, target, progress=False)

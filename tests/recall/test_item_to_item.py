@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import notellm.recall.item_to_item as module
-from notellm.errors import ConfigError, DataError
+from notellm.errors import ConfigError, DataError, StorageError
 from notellm.recall.embed import vector_table
 from notellm.recall.item_to_item import ItemToItem, vector_digests, write_item_to_item
 from notellm.recall.related import search
@@ -19,9 +19,9 @@ from notellm.record import describe, read_record
 from tests.recall.test_related import by_sorting, whole_numbers
 
 
-def write(vectors, path, *, ids=None, k=4):
+def write(vectors, path, *, ids=None, k=4, force=False):
     names = [f"n{i}" for i in range(len(vectors))] if ids is None else ids
-    return write_item_to_item(names, vectors, path, k=k, progress=False)
+    return write_item_to_item(names, vectors, path, k=k, force=force, progress=False)
 
 
 def content(path):
@@ -340,8 +340,17 @@ def test_a_table_of_another_k_is_replaced(tmp_path):
         assert {len(own) for own in content(path).values()} == {k}
 
 
-@pytest.mark.parametrize("damage", ["cut", "other", "no record", "no digests"])
-def test_a_damaged_table_is_replaced(tmp_path, damage):
+def test_a_former_table_without_digests_is_replaced(tmp_path):
+    vectors, path = unit(40, 4), tmp_path / "i2i.parquet"
+    write(vectors, path)
+    before = content(path)
+    pq.write_table(pq.read_table(path).drop_columns(["digest"]), path)
+    assert write(vectors, path) == ItemToItem(notes=40, computed=40)
+    assert content(path) == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "other", "no record"])
+def test_a_file_that_is_no_whole_table_is_replaced_only_by_force(tmp_path, damage):
     vectors, path = unit(40, 4), tmp_path / "i2i.parquet"
     write(vectors, path)
     before = content(path)
@@ -350,8 +359,10 @@ def test_a_damaged_table_is_replaced(tmp_path, damage):
     elif damage == "other":
         path.write_bytes(b"something else")
     else:
-        table = pq.read_table(path)
-        kept = table.replace_schema_metadata() if damage == "no record" else table.drop_columns(["digest"])
-        pq.write_table(kept, path)
-    assert write(vectors, path) == ItemToItem(notes=40, computed=40)
+        pq.write_table(pq.read_table(path).replace_schema_metadata(), path)
+    there = path.read_bytes()
+    with pytest.raises(StorageError, match="did not write is there"):
+        write(vectors, path)
+    assert path.read_bytes() == there
+    assert write(vectors, path, force=True) == ItemToItem(notes=40, computed=40)
     assert content(path) == before

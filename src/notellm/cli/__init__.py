@@ -5,15 +5,17 @@ One file a group of commands; packages that take time to load are imported insid
 2, without a traceback.
 """
 
+import errno
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from notellm import __version__
 from notellm.cli import evaluate, prepare, rank, recall, serve
+from notellm.cli.common import printable
 from notellm.errors import NotellmError
 
 app = typer.Typer(
@@ -48,12 +50,33 @@ def main() -> None:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
         app(standalone_mode=False)
-    except NotellmError as error:
-        print(f"notellm: {error}", file=sys.stderr)
-        sys.exit(2)
-    except typer.TyperException as error:
-        print(f"notellm: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (NotellmError, typer.TyperException) as error:
+        _fail(str(error), 2)
     except (typer.Abort, KeyboardInterrupt):
-        print("notellm: stopped", file=sys.stderr)
-        sys.exit(130)
+        _fail("stopped", 130)
+    except BrokenPipeError:  # whoever read the output has read enough; Python would complain when it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _ENVIRONMENT:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror}", 2)
+
+
+#: Errors of a disk, a permission or a path, which are no fault of the program: a line, not a traceback.
+_ENVIRONMENT = {
+    getattr(errno, name)
+    for name in (
+        *("EACCES", "EPERM", "EROFS", "ENOSPC", "EDQUOT", "EIO", "EMFILE", "ENFILE", "ESTALE"),
+        *("ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG", "ELOOP"),
+    )
+    if hasattr(errno, name)
+}
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    """End with one line on standard error."""
+    text = printable(f"notellm: {message}").encode(sys.stderr.encoding or "utf-8", "backslashreplace")
+    print(text.decode(sys.stderr.encoding or "utf-8"), file=sys.stderr)
+    sys.exit(status)

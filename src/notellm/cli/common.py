@@ -1,13 +1,39 @@
-"""What the commands share: options, examples in a help text, and how a model or notes are opened."""
+"""What the commands share: options, how text is printed, and how a model or notes are opened."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Where to write; replaced when complete.")]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", help="Where to write; only a former result is replaced."),
+]
+Force = Annotated[
+    bool,
+    typer.Option("--force", help="Replace a result of another kind, too; files that are not notellm's stay."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
+
+
+#: What a terminal acts on instead of showing it (control characters, marks that change the direction of
+#: writing), and halves of characters, which cannot be written at all.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Text from somebody's data as it may be printed: what a terminal would act on becomes ``\u001b``."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def show(*values: object) -> None:
+    """Print values, made printable, in whatever encoding standard output has."""
+    text = printable(" ".join(map(str, values)))
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 def group() -> typer.Typer:
@@ -61,5 +87,5 @@ def load_notes(path: Path) -> Any:
         return load_dataset(path).notes
     notes, _, report = validate(read_notes(path).table, CLICKS.empty_table())
     if len(report):
-        print(report)
+        show(report)
     return notes

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from notellm.cli.common import Quiet, Seed, examples, group, hide_loading_bars, load_model, load_service
+from notellm.cli.common import (
+    Force,
+    Quiet,
+    Seed,
+    examples,
+    group,
+    hide_loading_bars,
+    load_model,
+    load_service,
+    show,
+)
 
 commands = group()
 
@@ -20,14 +30,18 @@ def evaluate(
     untrained: Annotated[
         bool, typer.Option("--untrained/--no-untrained", help="Measure the model before training, too.")
     ] = True,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on the test part beside popularity, TF-IDF, co-occurrence and itself untrained."""
+    from notellm.artifacts import check_replaceable
     from notellm.pipeline.evaluate import evaluate_model
     from notellm.pipeline.fit import FitOptions, build_model
     from notellm.pipeline.folders import load_pairs, load_split
     from notellm.record import read_record
 
+    if output is not None:
+        check_replaceable(output, "report", force=force)
     parts = load_split(folder)
     trained = load_model(model)
     before = None
@@ -43,10 +57,10 @@ def evaluate(
         min_users=min_users,
         progress=not quiet,
     )
-    print(result.text())
+    show(result.text())
     if output is not None:
-        result.save(output)
-        print(f"report -> {output}")
+        result.save(output, force=force)
+        show(f"report -> {output}")
 
 
 @commands.command(
@@ -73,9 +87,9 @@ def demo(
     hide_loading_bars()
     service = load_service() if serve else None
     if serve and is_finished(output):
-        print(f"{output} holds a demo; run notellm demo without --serve to make it anew")
+        show(f"{output} holds a demo; run notellm demo without --serve to make it anew")
     else:
-        run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=print)
+        run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=show)
     if service is not None:
         from notellm.pipeline.engine import Engine
 
@@ -83,7 +97,7 @@ def demo(
         url = f"http://127.0.0.1:{port}/"
 
         def ready() -> None:
-            print(f"open {url}  (Ctrl-C stops it)", flush=True)
+            show(f"open {url}  (Ctrl-C stops it)")
             service.open_browser(url)
 
         service.serve(
@@ -105,4 +119,4 @@ def record(
     from notellm.files import json_text
     from notellm.record import read_record
 
-    print(json_text(read_record(path)), end="")
+    show(json_text(read_record(path)).rstrip("\n"))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from notellm.cli.common import Output, Quiet, Seed, examples, group
+from notellm.cli.common import Force, Output, Quiet, Seed, examples, group, show
 from notellm.errors import ConfigError, DataError
 
 commands = group()
@@ -58,12 +58,15 @@ def prepare(
     sample_notes: Annotated[int, typer.Option(help="Notes of --dataset sample.", min=1)] = 3_000,
     sample_users: Annotated[int, typer.Option(help="Users of --dataset sample.", min=1)] = 2_000,
     sample_clicks: Annotated[int, typer.Option(help="Clicks of --dataset sample.", min=0)] = 60_000,
+    force: Force = False,
     seed: Seed = 0,
 ) -> None:
     """Read notes and clicks, check and clean them, and report every problem in one table."""
     from notellm import data
+    from notellm.artifacts import check_replaceable
     from notellm.pipeline.folders import save_dataset
 
+    check_replaceable(output, "dataset", force=force)
     report = data.Report()
     names: dict[str, str] = {}
     if (dataset is None) == (notes is None):
@@ -106,10 +109,16 @@ def prepare(
         "sample": {"notes": sample_notes, "users": sample_users, "clicks": sample_clicks} if sample else None,
     }
     save_dataset(
-        output, good_notes, good_clicks, report + found, config=config, seed=seed if sample else None
+        output,
+        good_notes,
+        good_clicks,
+        report + found,
+        config=config,
+        seed=seed if sample else None,
+        force=force,
     )
-    print(report + found)
-    print(f"{good_notes.num_rows:,} notes, {good_clicks.num_rows:,} clicks -> {output}")
+    show(report + found)
+    show(f"{good_notes.num_rows:,} notes, {good_clicks.num_rows:,} clicks -> {output}")
 
 
 @commands.command(
@@ -123,12 +132,15 @@ def split(
     valid: Annotated[
         float | None, typer.Option(help="Share of validation: 0.05 by note, 0.1 by time.")
     ] = None,
+    force: Force = False,
     seed: Seed = 0,
 ) -> None:
     """Split a dataset into train, valid and test without leaks: by note or by time."""
+    from notellm.artifacts import check_replaceable
     from notellm.evaluate import split_by_note, split_by_time
     from notellm.pipeline.folders import PARTS, load_dataset, save_split
 
+    check_replaceable(output, "split", force=force)
     part = load_dataset(data)
     given = {name: value for name, value in (("test", test), ("valid", valid)) if value is not None}
     shares = {**_SHARES[by], **given}
@@ -137,11 +149,11 @@ def split(
     else:
         made = split_by_time(part.notes, part.clicks, **shares)
     config = {"by": by.value, **shares}
-    save_split(output, made, part, config=config, seed=seed if by is By.note else None)
+    save_split(output, made, part, config=config, seed=seed if by is By.note else None, force=force)
     for name in PARTS:
         piece = getattr(made, name)
-        print(f"{name:5}  {piece.notes.num_rows:>9,} notes  {piece.clicks.num_rows:>11,} clicks")
-    print(f"-> {output}")
+        show(f"{name:5}  {piece.notes.num_rows:>9,} notes  {piece.clicks.num_rows:>11,} clicks")
+    show(f"-> {output}")
 
 
 @commands.command(
@@ -154,6 +166,7 @@ def pairs(
     top: Annotated[int, typer.Option(help="Keep so many targets a note (t).")] = 10,
     window_days: Annotated[float | None, typer.Option(help="Only the last days of the log.")] = None,
     min_users: Annotated[int, typer.Option(help="Drop pairs that fewer users made.")] = 2,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Mine related pairs: who views one note and afterwards clicks another."""
@@ -161,8 +174,8 @@ def pairs(
     from notellm.pipeline.folders import mine_folder
 
     options = PairOptions(upper, lower, top, window_days, min_users)
-    for name, count in mine_folder(folder, options, progress=not quiet).items():
-        print(f"{name or folder}: {count:,} related pairs")
+    for name, count in mine_folder(folder, options, force=force, progress=not quiet).items():
+        show(f"{name or folder}: {count:,} related pairs")
 
 
 def _columns(given: list[str]) -> dict[str, str]:

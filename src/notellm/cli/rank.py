@@ -6,7 +6,17 @@ from typing import Annotated, Any
 
 import typer
 
-from notellm.cli.common import Output, Quiet, Seed, examples, group, hide_loading_bars, load_notes
+from notellm.cli.common import (
+    Force,
+    Output,
+    Quiet,
+    Seed,
+    examples,
+    group,
+    hide_loading_bars,
+    load_notes,
+    show,
+)
 from notellm.errors import ConfigError, DataError
 
 commands = group()
@@ -114,16 +124,18 @@ def fit(
     evaluations: Annotated[int | None, typer.Option(help="How often to measure validation AUC.")] = None,
     patience: Annotated[int | None, typer.Option(help="Measurements without gain before the end.")] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (GPU).")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut off.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    force: Force = False,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Fit codes and tune a BinLLM on impressions; the best checkpoint by validation AUC is kept."""
+    from notellm.artifacts import check_replaceable
     from notellm.data import click_histories, split_impressions
     from notellm.files import write_parquet
     from notellm.pipeline.rank import RankFitOptions, fit_ranker
     from notellm.recall.embed import read_vectors
-    from notellm.record import read_record
+    from notellm.record import describe, make_record, read_record
 
     options = RankFitOptions(
         backbone=backbone,
@@ -151,7 +163,8 @@ def fit(
         bf16=bf16,
         seed=seed,
     )
-    options.resolved()  # a mistake is told before the data are read
+    options.resolved()  # mistakes are told before the data are read
+    check_replaceable(output, "ranker", force=force)
     recall = None if vectors is None else read_vectors(vectors)
     histories = None
     if dataset is not None:
@@ -179,19 +192,23 @@ def fit(
         vectors=recall,
         histories=histories,
         resume=resume,
+        force=force,
         progress=not quiet,
     )
     metrics = read_record(output)["metrics"]
     for problem, count in metrics["dropped"].items():
-        print(f"left out: {count:,} rows, {problem}")
+        show(f"left out: {count:,} rows, {problem}")
     named = {"codes": "codes alone", "untrained": "before tuning", "validation": "tuned"}
     figures = [f"{name} {metrics[key]['auc']:.4f}" for key, name in named.items() if key in metrics]
-    print(f"validation AUC: {', '.join(figures)}")
-    print(f"ranker -> {output}")
+    show(f"validation AUC: {', '.join(figures)}")
+    show(f"ranker -> {output}")
     if test is not None:
         kept = output.with_name(f"{output.name}.run") / "test.parquet"
-        write_parquet(test, kept)
-        print(f"{test.num_rows:,} test impressions -> {kept}")
+        about = make_record(
+            kind="impressions", config={"part": "test", "seed": seed}, data={"impressions": describe(test)}
+        )
+        write_parquet(test, kept, record=about)
+        show(f"{test.num_rows:,} test impressions -> {kept}")
 
 
 @rank.command(
@@ -215,7 +232,7 @@ def score(
     found = _load_ranker(ranker, notes)
     ranking = found.rank(user, ids, history=None if history is None else _ids(history))
     known = "nothing (a typical user's order)" if ranking.basis == "nothing" else ranking.basis
-    print(f"known of the user: {known}")
+    show(f"known of the user: {known}")
     _show(found, ranking.note_ids, ranking.scores)
 
 
@@ -233,20 +250,24 @@ def evaluate(
     ] = None,
     notes: Notes = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder for the report.")] = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure a ranker on test impressions beside item popularity and its codes alone."""
+    from notellm.artifacts import check_replaceable
     from notellm.pipeline.evaluate_rank import evaluate_ranker
 
+    if output is not None:
+        check_replaceable(output, "report", force=force)
     rows = _read(impressions)
     seen = None if train is None else _read(train)
     result = evaluate_ranker(_load_ranker(ranker, notes), rows, train=seen, progress=not quiet)
     for problem, count in result.record["metrics"]["dropped"].items():
-        print(f"left out: {count:,} rows, {problem}")
-    print(result.text())
+        show(f"left out: {count:,} rows, {problem}")
+    show(result.text())
     if output is not None:
-        result.save(output)
-        print(f"report -> {output}")
+        result.save(output, force=force)
+        show(f"report -> {output}")
 
 
 @commands.command(
@@ -293,7 +314,7 @@ def recommend(
         last=last,
         rerank=rerank,
     )
-    print(result.basis)
+    show(result.basis)
     reasons = [f"  <- {reason}" if reason else "" for reason in result.reasons]
     _show(recommender.ranker, result.note_ids, result.scores, reasons)
 
@@ -361,4 +382,4 @@ def _show(ranker: Any, note_ids: list[str], scores: Any, ends: list[str] | None 
         for note_id, title, content in zip(*(ranker.table[n].to_pylist() for n in names), strict=True)
     }
     for note_id, value, end in zip(note_ids, scores, ends or [""] * len(note_ids), strict=True):
-        print(f"  {value:.3f}  {note_id}  {titles[note_id]}{end}".rstrip())
+        show(f"  {value:.3f}  {note_id}  {titles[note_id]}{end}".rstrip())

@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from notellm.cli.common import Output, Quiet, Seed, examples, group, hide_loading_bars, load_model, load_notes
+from notellm.cli.common import (
+    Force,
+    Output,
+    Quiet,
+    Seed,
+    examples,
+    group,
+    hide_loading_bars,
+    load_model,
+    load_notes,
+    show,
+)
 from notellm.errors import ConfigError, DataError
 
 commands = group()
@@ -52,7 +63,8 @@ def train(
     ] = True,
     bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (GPU).")] = False,
     no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Train category and topics only.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was cut off.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    force: Force = False,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -72,7 +84,7 @@ def train(
         if held_out is not None and held_out.num_rows:
             validation = Validation(load_dataset(folder / "valid").notes, held_out)
         else:
-            print("the valid part has no related pairs: the last checkpoint is kept, not the best")
+            show("the valid part has no related pairs: the last checkpoint is kept, not the best")
     hide_loading_bars()
     options = FitOptions(
         backbone=backbone,
@@ -104,9 +116,10 @@ def train(
         validation=validation,
         options=options,
         resume=resume,
+        force=force,
         progress=not quiet,
     )
-    print(f"model -> {output}")
+    show(f"model -> {output}")
 
 
 @commands.command(epilog=examples("notellm embed model data -o vectors.parquet"))
@@ -114,14 +127,17 @@ def embed(
     model: Annotated[str, typer.Argument(help="A model directory.")],
     notes: Annotated[Path, typer.Argument(help="A dataset folder, or a notes file.")],
     output: Output,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the vector of every note to a Parquet file; a killed run goes on where it stopped."""
+    from notellm.artifacts import check_file_replaceable
     from notellm.recall.embed import embed_to_parquet
 
+    check_file_replaceable(output, "vectors", force=force)
     table = load_notes(notes)
-    embed_to_parquet(load_model(model), table, output, progress=not quiet)
-    print(f"{table.num_rows:,} vectors -> {output}")
+    embed_to_parquet(load_model(model), table, output, force=force, progress=not quiet)
+    show(f"{table.num_rows:,} vectors -> {output}")
 
 
 @commands.command(
@@ -142,6 +158,7 @@ def related(
     every: Annotated[bool, typer.Option("--all", help="The item-to-item table of all notes.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="For --all: a Parquet file.")] = None,
     k: Annotated[int, typer.Option("-k", help="How many related notes.")] = 10,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Find related notes: by id, for a new text, or for all notes at once."""
@@ -157,8 +174,8 @@ def related(
     if every:
         if output is None:
             raise ConfigError("--all writes a Parquet file: give --output")
-        done = write_item_to_item(ids, matrix, output, k=k, progress=not quiet)
-        print(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
+        done = write_item_to_item(ids, matrix, output, k=k, force=force, progress=not quiet)
+        show(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
         return
     titles = {} if notes is None else _titles(notes)
     if note_id:
@@ -171,9 +188,9 @@ def related(
         answers = search.related_by_vector(ids, matrix, query, k=k)
         asked = [title or content or " ".join(topic or ())]
     for question, answer in zip(asked, answers, strict=True):
-        print(question)
+        show(question)
         for found, cosine in answer:
-            print(f"  {cosine:.3f}  {found}  {titles.get(found, '')}".rstrip())
+            show(f"  {cosine:.3f}  {found}  {titles.get(found, '')}".rstrip())
 
 
 @commands.command(
@@ -193,26 +210,32 @@ def tag(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="For --notes: a Parquet file.")
     ] = None,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write topics (hashtags) and the category of one note or of many."""
+    from notellm.artifacts import check_file_replaceable
     from notellm.pipeline.tag import tag_to_parquet
     from notellm.recall.prompt import Note
 
     if bool(title or content) == (notes is not None):
         raise ConfigError("give one note's --title or --content, or --notes for many")
+    if output is not None:
+        check_file_replaceable(output, "tags", force=force)
     writer = load_model(model)
     if notes is None:
         rows = [Note(title, content)]
         if writer.settings.categories or free:
-            print(f"category: {writer.categorize(rows, constrained=not free)[0]}")
-        print(f"topics: {', '.join(writer.write_topics(rows, n=topics)[0])}")
+            show(f"category: {writer.categorize(rows, constrained=not free)[0]}")
+        show(f"topics: {', '.join(writer.write_topics(rows, n=topics)[0])}")
         return
     if output is None:
         raise ConfigError("--notes writes a Parquet file: give --output")
     table = load_notes(notes)
-    tag_to_parquet(writer, table, output, topics=topics, constrained=not free, progress=not quiet)
-    print(f"tags of {table.num_rows:,} notes -> {output}")
+    tag_to_parquet(
+        writer, table, output, topics=topics, constrained=not free, force=force, progress=not quiet
+    )
+    show(f"tags of {table.num_rows:,} notes -> {output}")
 
 
 def _titles(path: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from notellm.cli.common import (
+    Force,
     Output,
     Quiet,
     examples,
@@ -15,6 +16,7 @@ from notellm.cli.common import (
     load_model,
     load_notes,
     load_service,
+    show,
 )
 from notellm.errors import ConfigError
 
@@ -54,21 +56,21 @@ def build(
     if vectors is not None and table is None:
         raise ConfigError("--vectors are of --notes: give both")
     done = build_store(place, loaded, table, vectors=vectors, progress=not quiet)
-    print(f"{done.notes:,} notes ({done.embedded:,} embedded, {done.kept:,} as they were) -> {place}")
+    show(f"{done.notes:,} notes ({done.embedded:,} embedded, {done.kept:,} as they were) -> {place}")
 
 
-@store.command(epilog=examples("notellm store show store"))
-def show(place: StorePlace) -> None:
+@store.command("show", epilog=examples("notellm store show store"))
+def show_store(place: StorePlace) -> None:
     """Show what a store holds."""
     from notellm.store.notes import NoteStore
 
     opened = NoteStore.for_reading(place)
     rows = opened.read(["hidden", "expires_at", "category"])
-    print(f"model      {opened.model}  ({opened.dim} dimensions)")
-    print(f"notes      {rows.num_rows:,}")
-    print(f"hidden     {sum(rows.column('hidden').to_pylist()):,}")
-    print(f"expiring   {rows.num_rows - rows.column('expires_at').null_count:,}")
-    print(f"categories {len(set(rows.column('category').to_pylist()) - {''}):,}")
+    show(f"model      {opened.model}  ({opened.dim} dimensions)")
+    show(f"notes      {rows.num_rows:,}")
+    show(f"hidden     {sum(rows.column('hidden').to_pylist()):,}")
+    show(f"expiring   {rows.num_rows - rows.column('expires_at').null_count:,}")
+    show(f"categories {len(set(rows.column('category').to_pylist()) - {''}):,}")
 
 
 @store.command(
@@ -81,6 +83,7 @@ def related(
     place: StorePlace,
     output: Output,
     k: Annotated[int, typer.Option("-k", help="How many related notes.", min=1)] = 10,
+    force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Write the item-to-item table of all visible notes; where it is there, only what changed is computed."""
@@ -89,8 +92,8 @@ def related(
 
     opened = NoteStore.for_reading(place)
     ids, matrix = visible_vectors(opened.read(["note_id", "hidden", "expires_at", "vector"]))
-    done = write_item_to_item(ids, matrix, output, k=k, progress=not quiet)
-    print(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
+    done = write_item_to_item(ids, matrix, output, k=k, force=force, progress=not quiet)
+    show(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
 
 
 @commands.command(
@@ -136,5 +139,5 @@ def serve(
         port=port,
         keys=keys,
         limits=limits,
-        ready=lambda: print(f"http://{host}:{port}/", flush=True),
+        ready=lambda: show(f"http://{host}:{port}/"),
     )

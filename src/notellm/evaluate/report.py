@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from notellm.artifacts import write_folder
 from notellm.errors import DataError
 from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.retrieval import RetrievalResult
-from notellm.files import write_aside, write_json
+from notellm.files import write_json
 from notellm.record import write_record
 
 _GROUPS = {"all": "all", "low": "low exposure", "high": "high exposure"}
@@ -40,22 +41,28 @@ def text_table(results: Sequence[RetrievalResult]) -> str:
 
 
 def save_report(
-    folder: str | Path, title: str, text: str, values: Mapping[str, Any], record: Mapping[str, Any]
+    folder: str | Path,
+    title: str,
+    text: str,
+    values: Mapping[str, Any],
+    record: Mapping[str, Any],
+    *,
+    force: bool = False,
 ) -> None:
     """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
 
     Args:
-        folder: where; replaced when complete.
+        folder: where; a report that is there is replaced.
         title: of the report.
         text: the report in Markdown.
         values: all figures as JSON values.
         record: how they were made.
+        force: as in ``artifacts.write_folder``.
 
     Raises:
         StorageError: it cannot be written.
     """
-    with write_aside(folder) as aside:
-        aside.mkdir()
+    with write_folder(folder, "report", force=force) as aside:
         (aside / "report.md").write_text(f"# {title}\n\n{text}", encoding="utf-8")
         write_json(values, aside / "results.json")
         write_record(aside, record)

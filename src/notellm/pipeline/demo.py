@@ -1,6 +1,5 @@
 """The demo: everything once, on the built-in sample world, with the commands to do it on one's own files."""
 
-import shutil
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from notellm.artifacts import check_file_replaceable, check_replaceable
 from notellm.data import (
     click_histories,
     sample_world,
@@ -25,6 +25,7 @@ from notellm.pipeline.fit import FitOptions, build_model, fit
 from notellm.pipeline.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
 from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.pipeline.recommend import Recommender
+from notellm.pipeline.runs import discard_unfinished
 from notellm.recall.embed import embed_to_parquet, read_vectors
 from notellm.recall.model import NoteLLM
 from notellm.recall.related import related_by_id
@@ -32,6 +33,18 @@ from notellm.recall.trainer import Validation
 
 #: Newest impressions that the demo's ranker learns from, is chosen by, and is measured on.
 _ROWS = (5_000, 400, 2_000)
+
+
+#: What a demo makes in its folder, and of which kind it is.
+_FOLDERS = {
+    "data": "dataset",
+    "split": "split",
+    "model": "model",
+    "report": "report",
+    "ranker": "ranker",
+    "rank-report": "report",
+}
+_VECTORS = "vectors.parquet"
 
 
 def run_demo(
@@ -46,7 +59,7 @@ def run_demo(
     """Generate, mine, train, evaluate and show.
 
     Args:
-        output: working folder; what a former demo left there is replaced.
+        output: working folder; what a former demo left there is replaced, anything else is refused.
         notes: size of the sample world; it has 20 clicks a note.
         max_steps: training steps; a few, so that the demo stays within minutes on two cores.
         seed: of everything.
@@ -58,6 +71,9 @@ def run_demo(
     """
     begin = time.monotonic()
     home = Path(output)
+    for name, kind in _FOLDERS.items():  # what may not be replaced is told before minutes of work
+        check_replaceable(home / name, kind)
+    check_file_replaceable(home / _VECTORS, "vectors")
     say(f"1/6  A sample world of {notes:,} notes (English and Chinese), its clicks, its bots")
     size = {"notes": notes, "users": max(300, 2 * notes // 3), "clicks": 20 * notes}
     world = sample_world(**size, seed=seed)
@@ -80,7 +96,7 @@ def run_demo(
     if valid_pairs is not None and valid_pairs.num_rows:
         validation = Validation(split.valid.notes, valid_pairs)
     options = FitOptions(seed=seed, max_steps=max_steps)
-    shutil.rmtree(home / "model.run", ignore_errors=True)  # a demo starts anew
+    discard_unfinished(home / "model.run")  # a demo starts anew
     model = fit(
         split.train.notes,
         pairs["train"],
@@ -103,14 +119,22 @@ def run_demo(
     _show(model, split.test.notes, seed, say)
 
     say("\n6/6  Ranking and recommending (BinLLM on its own tiny backbone); a store of all notes")
-    shutil.rmtree(home / "store", ignore_errors=True)  # what serves, last: it is there when all is
-    embed_to_parquet(model, good_notes, home / "vectors.parquet", progress=False)
+    _remove_store(home / "store")  # what serves is made last, so that it is there when all else is
+    embed_to_parquet(model, good_notes, home / _VECTORS, progress=False)
     _rank(good_notes, clicks, home, seed, progress, say)
     if find_spec("lancedb") is None:
         say("No store is made: pip install 'notellm[serve]' has what it, and notellm demo --serve, need.")
     else:
-        build_store(home / "store", model, good_notes, vectors=home / "vectors.parquet", progress=False)
+        build_store(home / "store", model, good_notes, vectors=home / _VECTORS, progress=False)
     say(_NEXT.format(home=home, seconds=time.monotonic() - begin))
+
+
+def _remove_store(place: Path) -> None:
+    """Take away the store of a former demo."""
+    if place.is_dir():
+        from notellm.store.notes import remove_store  # noqa: PLC0415 - its package is an extra
+
+        remove_store(place)
 
 
 def is_finished(home: Path) -> bool:
@@ -146,14 +170,14 @@ def _rank(
     say: Callable[[str], object],
 ) -> None:
     """A ranker from the newest impressions, how it does on later ones, and one user's recommendations."""
-    vectors = read_vectors(home / "vectors.parquet")
+    vectors = read_vectors(home / _VECTORS)
     rows = impressions_from_candidates(clicks, vectors, negatives=1, seed=seed)
     train, valid, test = split_impressions_by_time(rows)
     train, valid, test = (
         part.slice(max(0, len(part) - rows)) for part, rows in zip((train, valid, test), _ROWS, strict=True)
     )
     options = RankFitOptions(code_epochs=30, out_of_fold=2, max_steps=10, evaluations=1, seed=seed)
-    shutil.rmtree(home / "ranker.run", ignore_errors=True)
+    discard_unfinished(home / "ranker.run")
     ranker = fit_ranker(
         notes,
         train,

@@ -91,13 +91,13 @@ class Evaluation:
             "topics": {name: dataclasses.asdict(result) for name, result in self.topics.items()},
         }
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
 
         Raises:
             StorageError: it cannot be written.
         """
-        save_report(folder, "Evaluation", self.text(markdown=True), self.to_json(), self.record)
+        save_report(folder, "Evaluation", self.text(markdown=True), self.to_json(), self.record, force=force)
 
 
 def evaluate_model(

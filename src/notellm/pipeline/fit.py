@@ -5,7 +5,6 @@ the run was started with; a killed run is resumed from there and ends with the w
 one ends with. When the model is written the checkpoints go, the logs stay.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -16,13 +15,14 @@ import pyarrow as pa
 import torch
 from transformers import PrinterCallback
 
+from notellm.artifacts import check_replaceable
 from notellm.backbone.load import LoraOptions
 from notellm.backbone.tiny import TinyOptions
 from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, DataError
 from notellm.files import json_text, write_json
 from notellm.pipeline.card import model_card
-from notellm.pipeline.runs import STARTED, check_resumable
+from notellm.pipeline.runs import STARTED, check_resumable, check_run_folder, discard_unfinished
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import (
     NoteLLMTrainer,
@@ -171,6 +171,7 @@ def fit(
     validation: Validation | None = None,
     options: FitOptions | None = None,
     resume: bool = False,
+    force: bool = False,
     progress: bool = True,
 ) -> NoteLLM:
     """Train a model and write its directory; the record and the model card go with it.
@@ -178,12 +179,13 @@ def fit(
     Args:
         notes: notes to train on.
         pairs: related pairs among them; None trains category and topics alone.
-        output: the model directory; replaced when the run is complete.
+        output: the model directory; a model that is there is replaced when the run is complete.
         clicks: the clicks on these notes, from which the tiny backbone starts, too; pretrained ones do not
             need them.
         validation: notes held out to choose the best checkpoint by; None takes the last.
         options: the run's options.
         resume: go on with the run that was cut off.
+        force: as in ``artifacts.write_folder``.
         progress: show a progress bar with rate and remaining time.
 
     Returns:
@@ -194,11 +196,13 @@ def fit(
             was started with other options or data.
         DataError: the tables do not fit together.
         ModelError: the backbone cannot be loaded.
-        StorageError: something cannot be written.
+        StorageError: something cannot be written, or what is at ``output`` may not be replaced.
     """
     chosen = (options or FitOptions()).resolved(pairs=pairs is not None)
+    check_replaceable(output, "model", force=force)
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
+    check_run_folder(run)
     started = {
         "config": asdict(chosen),
         "data": {
@@ -241,8 +245,9 @@ def fit(
     )
     trainer = NoteLLMTrainer(model, arguments, notes=notes, pairs=pairs, validation=validation)
     trainer.remove_callback(PrinterCallback)  # what a quiet run would print instead of a bar
-    write_json(started, run / STARTED)
-    before = {} if validation is None or checkpoint is not None else validation_metrics(model, validation)
+    write_json(started, run / STARTED, replace=True)
+    # Also where the run is resumed: the model holds its first weights until the trainer loads the checkpoint.
+    before = {} if validation is None else validation_metrics(model, validation)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = {"steps": steps, "untrained": before, "history": _history(trainer.state.log_history)}
     if validation is not None:
@@ -256,9 +261,8 @@ def fit(
         fingerprint=model.fingerprint(),
     )
     card = model_card(target.name, record)
-    model.save_pretrained(target, extra={RECORD: json_text(record), "README.md": card})
-    for folder in run.glob("checkpoint-*"):
-        shutil.rmtree(folder)
+    model.save_pretrained(target, extra={RECORD: json_text(record), "README.md": card}, force=force)
+    discard_unfinished(run)
     return model
 
 

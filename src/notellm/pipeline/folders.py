@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from notellm.artifacts import write_folder
 from notellm.data import CLICKS, NOTES, PAIRS, Report
 from notellm.errors import DataError
 from notellm.evaluate import Part, Split
-from notellm.files import read_parquet, write_aside, write_parquet
+from notellm.files import read_parquet, write_parquet
 from notellm.pairs import PairOptions, mine_pairs
 from notellm.record import describe, fingerprint, make_record, write_record
 
@@ -34,16 +35,18 @@ def save_dataset(
     *,
     config: Mapping[str, Any],
     seed: int | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write a dataset folder, whole or not at all; returns its record.
 
     Args:
-        folder: where; replaced when complete.
+        folder: where; a dataset that is there is replaced.
         notes: clean notes.
         clicks: clean clicks.
         report: what was wrong with them.
         config: the resolved options by which they were read.
         seed: of generated data, None for what was read.
+        force: as in ``artifacts.write_folder``.
 
     Raises:
         StorageError: it cannot be written.
@@ -55,8 +58,7 @@ def save_dataset(
         seed=seed,
         metrics={problem.problem: problem.count for problem in report.problems},
     )
-    with write_aside(folder) as aside:
-        aside.mkdir()
+    with write_folder(folder, "dataset", force=force) as aside:
         write_parquet(notes, aside / NOTES_FILE)
         write_parquet(clicks, aside / CLICKS_FILE)
         write_parquet(report.table(), aside / "problems.parquet")
@@ -83,26 +85,33 @@ def load_dataset(folder: str | Path) -> Part:
 
 
 def save_split(
-    folder: str | Path, split: Split, source: Part, *, config: Mapping[str, Any], seed: int | None
+    folder: str | Path,
+    split: Split,
+    source: Part,
+    *,
+    config: Mapping[str, Any],
+    seed: int | None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write a split folder, whole or not at all; returns its record.
 
     Args:
-        folder: where; replaced when complete.
+        folder: where; a split that is there is replaced.
         split: the three parts.
         source: the notes and clicks that were split.
         config: the resolved options of the split.
         seed: of the draw, None where nothing was drawn.
+        force: as in ``artifacts.write_folder``.
 
     Raises:
         StorageError: it cannot be written.
     """
     data = {"source": describe_part(source), **describe_split(split)}
     record = make_record(kind="split", config=config, data=data, seed=seed)
-    with write_aside(folder) as aside:
+    with write_folder(folder, "split", force=force) as aside:
         for name in PARTS:
             part = getattr(split, name)
-            (aside / name).mkdir(parents=True)
+            (aside / name).mkdir()
             write_parquet(part.notes, aside / name / NOTES_FILE)
             write_parquet(part.clicks, aside / name / CLICKS_FILE)
         write_record(aside, record)
@@ -128,8 +137,16 @@ def is_split(folder: str | Path) -> bool:
     return all((Path(folder) / name / NOTES_FILE).is_file() for name in PARTS)
 
 
-def mine_folder(folder: str | Path, options: PairOptions, *, progress: bool = True) -> dict[str, int]:
+def mine_folder(
+    folder: str | Path, options: PairOptions, *, force: bool = False, progress: bool = True
+) -> dict[str, int]:
     """Mine the related pairs of a dataset folder, or of each part of a split folder, into it.
+
+    Args:
+        folder: the dataset or split folder.
+        options: how pairs are counted and scored.
+        force: replace a ``pairs.parquet`` that notellm did not write, too.
+        progress: show a progress bar.
 
     Returns:
         The number of pairs by part ("" for a dataset folder).
@@ -153,7 +170,7 @@ def mine_folder(folder: str | Path, options: PairOptions, *, progress: bool = Tr
             metrics={"pairs": pairs.num_rows, "sources": pc.count_distinct(pairs["source"]).as_py()},
             fingerprint=fingerprint(pairs),
         )
-        write_parquet(pairs, path / name / PAIRS_FILE, record=record)
+        write_parquet(pairs, path / name / PAIRS_FILE, record=record, force=force)
         found[name] = pairs.num_rows
     return found
 

@@ -12,8 +12,6 @@ Every step keeps its best validation AUC, the one before its first update includ
 the model worse is undone, and so are two steps that end below where they began.
 """
 
-import shutil
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +25,7 @@ import pyarrow as pa
 import torch
 from transformers import PrinterCallback
 
+from notellm.artifacts import check_replaceable, write_folder
 from notellm.backbone.load import LoraOptions, add_lora
 from notellm.backbone.trainer import last_checkpoint, load_trained
 from notellm.data import validate_impressions
@@ -34,10 +33,18 @@ from notellm.errors import ConfigError
 from notellm.evaluate import (
     evaluate_ranking,
 )
-from notellm.files import json_text, read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.files import json_text, read_json, read_parquet, write_json, write_parquet
 from notellm.pipeline.candidates import CandidateList, Vectors, blend_for, candidate_lists, vectors_among
 from notellm.pipeline.card import ranker_card
-from notellm.pipeline.runs import STARTED, check_resumable
+from notellm.pipeline.runs import (
+    FITTED,
+    STARTED,
+    TUNED,
+    check_resumable,
+    check_run_folder,
+    discard_unfinished,
+    unfinished_parts,
+)
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, liked_notes, questions
 from notellm.rank.code_text import binary_text, parse_binary
 from notellm.rank.codes import (
@@ -83,7 +90,6 @@ _PRETRAINED: dict[str, Any] = {
 _FULL_LEARNING_RATE = 1e-5  # of a pretrained backbone tuned whole, where the paper has adapters only
 _LORA_TARGETS = ("q_proj", "v_proj")  # the paper's; other architectures: what peft knows for them
 
-_FITTED, _TUNED = "fitted_codes", "tuned"
 _TEXT, _CODES = "text", "codes"  # steps, by what their prompts hold
 
 
@@ -185,6 +191,7 @@ def fit_ranker(
     vectors: Vectors | None = None,
     histories: Mapping[str, Sequence[str]] | None = None,
     resume: bool = False,
+    force: bool = False,
     progress: bool = True,
 ) -> Ranker:
     """Fit codes, tune a BinLLM on impressions, and write the ranker's directory with record and card.
@@ -200,6 +207,7 @@ def fit_ranker(
         histories: what each user opened, oldest first, for the ranker to remember; None takes it from train
             and valid, which may lack clicks: those of a test part, those that recall missed.
         resume: go on with the run that was cut off.
+        force: as in ``artifacts.write_folder``.
         progress: show progress bars with rate and remaining time.
 
     Returns:
@@ -213,10 +221,11 @@ def fit_ranker(
         ModelError: the backbone cannot be loaded.
         StorageError: something cannot be written.
     """
-    begin = time.monotonic()
     chosen = (options or RankFitOptions()).resolved()
+    check_replaceable(output, "ranker", force=force)
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
+    check_run_folder(run)
     notes = whole_notes(notes)
     train, dropped = validate_impressions(train, notes)
     valid, more_dropped = validate_impressions(valid, notes)
@@ -233,14 +242,16 @@ def fit_ranker(
             "vectors": None if vectors is None else describe(vector_table(pa.array(vectors[0]), vectors[1])),
         },
     }
-    if unfinished := _unfinished(run):
+    for name in (_TEXT, _CODES):
+        last_checkpoint(run / name)  # removes incomplete ones
+    if unfinished := unfinished_parts(run):
         check_resumable(run, str(unfinished[-1].relative_to(run)), started, resume=resume)
     model = build_ranking_model(chosen, notes, train)  # a backbone that is not there is told at once
-    write_json(started, run / STARTED)
+    write_json(started, run / STARTED, replace=True)
     codes, train_codes, valid_codes = None, None, None
     metrics: dict[str, Any] = {}
     if chosen.form != "text_only":
-        codes, train_codes = _codes(run / _FITTED, train, valid, chosen, progress=progress)
+        codes, train_codes = _codes(run / FITTED, train, valid, chosen, progress=progress)
         valid_codes = impression_codes(valid, codes)
         alone = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
         metrics["codes"] = _figures(valid, alone)
@@ -281,15 +292,13 @@ def fit_ranker(
     if offered:
         ranker.blend = blend_for(ranker, offered, progress=progress)
         metrics["blend"] = ranker.blend.to_json()
-    metrics["seconds"] = round(time.monotonic() - begin, 1)
 
     record = make_record(
         kind="ranker", **started, seed=chosen.seed, metrics=metrics, fingerprint=model.fingerprint()
     )
     card = ranker_card(target.name, record)
-    ranker.save(target, extra={RECORD: json_text(record), "README.md": card})
-    for left in _unfinished(run):
-        shutil.rmtree(left)
+    ranker.save(target, extra={RECORD: json_text(record), "README.md": card}, force=force)
+    discard_unfinished(run)
     return ranker
 
 
@@ -394,7 +403,7 @@ def _tune(
         ``kept_start``, and the ``history`` of measurements.
     """
     folder = Path(cast("str", arguments.output_dir))
-    tuned = folder / _TUNED
+    tuned = folder / TUNED
     trainer = BinLLMTrainer(model, arguments, train=train, valid=valid)
     trainer.remove_callback(PrinterCallback)  # what a quiet run would print instead of a bar
     if tuned.is_dir():  # this step was finished before the run was cut off
@@ -421,7 +430,7 @@ def _tune(
             if "eval_auc" in entry
         ],
     }
-    with write_aside(tuned) as aside:
+    with write_folder(tuned, "tuning step") as aside:
         trainer.save_model(str(aside), _internal_call=True)
         write_json(metrics, aside / "metrics.json")
     return metrics
@@ -462,22 +471,12 @@ def _codes(
         table = pa.table(
             {"user": binary_text(rows.users), "item": binary_text(rows.items), "present": rows.present}
         )
-        with write_aside(folder) as aside:
-            aside.mkdir()
+        with write_folder(folder, "fitted codes") as aside:
             codes.save(aside / "codes")
             write_parquet(table, aside / "rows.parquet")
     table = read_parquet(folder / "rows.parquet", ["user", "item", "present"])
     users, items = (parse_binary(table[name].to_pylist()) for name in ("user", "item"))
     return load_codes(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
-
-
-def _unfinished(run: Path) -> list[Path]:
-    """What a run keeps until its ranker is written: fitted codes, checkpoints, finished steps."""
-    for name in (_TEXT, _CODES):
-        last_checkpoint(run / name)  # removes incomplete ones
-    return [
-        path for pattern in (_FITTED, "*/checkpoint-*", f"*/{_TUNED}") for path in sorted(run.glob(pattern))
-    ]
 
 
 def _figures(table: pa.Table, scores: npt.ArrayLike) -> dict[str, float]:

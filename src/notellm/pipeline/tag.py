@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from notellm.artifacts import check_file_replaceable
 from notellm.files import write_parquet
 from notellm.recall.model import NoteLLM
 from notellm.record import describe, make_record
@@ -16,6 +17,7 @@ def tag_to_parquet(
     *,
     topics: int | None = None,
     constrained: bool = True,
+    force: bool = False,
     progress: bool = True,
 ) -> None:
     """Write ``note_id``, ``category`` and ``topics`` (list of string) of every note.
@@ -23,10 +25,11 @@ def tag_to_parquet(
     Args:
         model: a trained model.
         notes: notes table.
-        path: the output file; replaced when complete.
+        path: the output file; a file of tags that is there is replaced.
         topics: how many at most; None lets the model end.
         constrained: hold the category to the known ones; a model that knows none then writes no
             category, and the column is left out.
+        force: replace any file that is there.
         progress: show progress bars.
 
     Raises:
@@ -34,6 +37,7 @@ def tag_to_parquet(
         DataError: there are no notes.
         StorageError: the file cannot be written.
     """
+    check_file_replaceable(path, "tags", force=force)
     columns = {"note_id": notes.column("note_id")}
     if model.settings.categories or not constrained:
         names = model.categorize(notes, constrained=constrained, progress=progress)
@@ -46,4 +50,4 @@ def tag_to_parquet(
         data={"model": {"fingerprint": model.fingerprint()}, "notes": describe(notes)},
         metrics={"notes": notes.num_rows, "notes_with_topics": sum(map(bool, written))},
     )
-    write_parquet(pa.table(columns), path, record=record)
+    write_parquet(pa.table(columns), path, record=record, force=force)

@@ -11,8 +11,6 @@ are merged into it by their similarity: the same table as from nothing, up to ro
 equal scores.
 """
 
-import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +20,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
+from notellm.artifacts import check_file_replaceable
 from notellm.errors import ConfigError, DataError, NotellmError
 from notellm.files import read_parquet, write_parquet, write_parquet_pieces
 from notellm.recall.embed import vector_table
 from notellm.recall.related import search
+from notellm.recall.shards import shards
 from notellm.record import describe, make_record, read_record
 
 SHARD = 4_096
@@ -54,22 +54,30 @@ class _Neighbours:
 
 
 def write_item_to_item(
-    ids: Sequence[str], vectors: np.ndarray, path: str | Path, *, k: int = 10, progress: bool = True
+    ids: Sequence[str],
+    vectors: np.ndarray,
+    path: str | Path,
+    *,
+    k: int = 10,
+    force: bool = False,
+    progress: bool = True,
 ) -> ItemToItem:
     """Write the item-to-item table of all notes as Parquet, whole or not at all.
 
     Args:
         ids: the notes, each once.
         vectors: (n, d) float32, unit norm.
-        path: the table; a former one of the same k there is brought up to date, any other is replaced.
+        path: the table. One that is there is brought up to date if it has the same k, else replaced.
         k: related notes of each.
+        force: replace a file that is no item-to-item table, too.
         progress: show a bar with rate and remaining time.
 
     Raises:
         ConfigError: k is not positive.
         DataError: there are no notes.
-        StorageError: the file cannot be written.
+        StorageError: the file cannot be written, or one that may not be replaced is there.
     """
+    check_file_replaceable(path, "related", force=force)
     if k < 1:
         raise ConfigError(f"k is {k}; ask for at least 1 related note")
     if not len(ids):
@@ -80,25 +88,22 @@ def write_item_to_item(
     former = _former(target, k)
     stale, kept = _start(names, digests, vectors, former, k)
     data = {"vectors": describe(vector_table(names, vectors))}
-    key = hashlib.sha256(repr((data, k, stale.tolist())).encode()).hexdigest()[:16]
-    parts = target.parent / f".{target.name}.{key}.parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(stale), unit="note", desc="related", disable=not progress) as bar:
+    with shards(target, (data, k, stale.tolist())) as parts:
+        with tqdm(total=len(stale), unit="note", desc="related", disable=not progress) as bar:
+            for number, start in enumerate(range(0, len(stale), SHARD)):
+                rows = stale[start : start + SHARD]
+                shard = parts / f"{number:06d}.parquet"
+                if not shard.is_file():
+                    found, cosines = search(vectors, vectors[rows], k, exclude=rows)
+                    write_parquet(_shard_table(found, cosines), shard)
+                bar.update(len(rows))
         for number, start in enumerate(range(0, len(stale), SHARD)):
             rows = stale[start : start + SHARD]
-            shard = parts / f"{number:06d}.parquet"
-            if not shard.is_file():
-                found, cosines = search(vectors, vectors[rows], k, exclude=rows)
-                write_parquet(_shard_table(found, cosines), shard)
-            bar.update(len(rows))
-    for number, start in enumerate(range(0, len(stale), SHARD)):
-        rows = stale[start : start + SHARD]
-        kept.rows[rows], kept.scores[rows] = _read_shard(parts / f"{number:06d}.parquet", k)
-    record = make_record(
-        kind="related", config={"k": k}, data=data, metrics={"notes": len(ids), "computed": len(stale)}
-    )
-    write_parquet_pieces(_pieces(names, digests, kept), target, record=record)
-    shutil.rmtree(parts)
+            kept.rows[rows], kept.scores[rows] = _read_shard(parts / f"{number:06d}.parquet", k)
+        record = make_record(
+            kind="related", config={"k": k}, data=data, metrics={"notes": len(ids), "computed": len(stale)}
+        )
+        write_parquet_pieces(_pieces(names, digests, kept), target, record=record, force=force)
     return ItemToItem(len(ids), len(stale))
 
 

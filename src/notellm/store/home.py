@@ -96,7 +96,7 @@ class IndexHome:
         self.save(index)
         marker = self._marker()
         if isinstance(index, MilvusIndex) and marker is not None:
-            write_json({"collection": index.collection}, marker)
+            write_json({"collection": index.collection}, marker, replace=True)
         index.close()
 
     def drop_others(self) -> None:

@@ -25,8 +25,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
+from notellm.artifacts import write_folder
 from notellm.errors import ConfigError, DataError, MissingDependencyError
-from notellm.files import read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.files import read_json, read_parquet, write_json, write_parquet
 from notellm.recall.related import search
 from notellm.store import base
 from notellm.store.base import Found, Index
@@ -381,8 +382,8 @@ class LocalIndex(Index):
         """
         if self._graph is None:
             raise ConfigError("an exact index is not saved; make it from the store's vectors")
-        with self._writing, write_aside(folder) as aside:
-            aside.mkdir()
+        # The store has all that a graph is made of, so that its digests would cost time for nothing.
+        with self._writing, write_folder(folder, "index", digests=False) as aside:
             _faiss().write_index(self._graph, str(aside / _GRAPH))
             ids = pa.array(
                 [i if self._row.get(i) == row else None for row, i in enumerate(self._ids)], pa.string()

@@ -1,0 +1,193 @@
+"""What -o may and may not replace, in every command that takes it, and what a terminal is sent."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from notellm.cli.common import printable
+from notellm.files import write_parquet
+from notellm.record import make_record
+from tests.commands import run
+
+NOTES = "note_id,title,content\n" + "".join(f"n{i},title {i % 7},text of {i}\n" for i in range(60))
+CLICKS = "user_id,note_id,timestamp\n" + "".join(
+    f"u{u},n{(3 * u + i) % 60},{1_700_000_000 + 60 * i + u}\n" for u in range(30) for i in range(8)
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A working folder with notes, clicks and a dataset."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.csv").write_text(NOTES)
+    (tmp_path / "clicks.csv").write_text(CLICKS)
+    assert run("prepare", "--notes", "notes.csv", "--clicks", "clicks.csv", "-o", "data") == 0
+    return tmp_path
+
+
+def content(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+FOLDERS = [
+    ("prepare", "--dataset", "sample", "--sample-notes", 300, "--sample-users", 50, "--sample-clicks", 900),
+    ("split", "data"),
+    ("train", "data", "--no-pairs", "--max-steps", 1, "-q"),
+    ("rank", "fit", "data", "--max-steps", 1, "-q"),
+    ("evaluate", "model", "split", "-q"),
+    ("rank", "evaluate", "ranker", "rows.parquet", "-q"),
+]
+FILES = [
+    ("embed", "model", "data", "-q"),
+    ("tag", "model", "--notes", "data", "-q"),
+    ("related", "vectors.parquet", "--all", "-q"),
+    ("store", "related", "store", "-q"),
+]
+
+
+def named(command):
+    return " ".join(str(part) for part in command if not str(part).startswith("-"))
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
+@pytest.mark.parametrize("command", FOLDERS, ids=named)
+def test_no_command_takes_a_folder_with_files_of_others(home, capsys, command, force):
+    """Before anything else is read or computed, so that it does not matter what the inputs are."""
+    (home / "p").mkdir()
+    (home / "p" / "thesis.txt").write_text("x")
+    before = content(home)
+    for output, says in (
+        ("p", "thesis.txt"),
+        (".", "the working folder"),
+        ("/", "the root"),
+        ("..", "above"),
+    ):
+        assert run(*command, "-o", output, *force) == 2
+        assert says in capsys.readouterr().err, (command, output)
+        assert content(home) == before, (command, output)
+
+
+@pytest.mark.parametrize("command", FILES, ids=named)
+def test_no_command_takes_a_file_of_others(home, capsys, command):
+    write_parquet(pa.table({"x": [1]}), home / "of-others.parquet")
+    record = make_record(kind="something", config={}, data={})
+    write_parquet(pa.table({"x": [1]}), home / "other-kind.parquet", record=record)
+    (home / "thesis.txt").write_text("x")
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 0.0, 0.0, 1.0], pa.float32()), 2)
+    write_parquet(pa.table({"note_id": ["a", "b"], "vector": vectors}), home / "vectors.parquet")
+    before = content(home)
+    for output in ("of-others.parquet", "other-kind.parquet", "thesis.txt", "data"):
+        status = run(*command, "-o", output)
+        said = capsys.readouterr().err
+        if command[0] == "store":  # the store is opened first; there is none
+            assert status == 2
+        else:
+            assert (status, f"cannot write {output}" in said) == (2, True), (command, output, said)
+        assert content(home) == before, (command, output)
+
+
+def test_a_former_result_is_replaced_and_pairs_of_others_are_not(home, capsys):
+    assert run("pairs", "data", "-q", "--min-users", 1) == 0
+    assert run("pairs", "data", "-q", "--min-users", 1) == 0
+    assert run("prepare", "--notes", "notes.csv", "-o", "data") == 0  # the former pairs go with their clicks
+    assert not (home / "data" / "pairs.parquet").exists()
+    assert run("prepare", "--notes", "notes.csv", "--clicks", "clicks.csv", "-o", "data") == 0
+    write_parquet(pa.table({"source": ["a"]}), home / "data" / "pairs.parquet")
+    before = content(home)
+    capsys.readouterr()
+    assert run("pairs", "data", "-q") == 2
+    assert "pairs.parquet: a file that notellm did not write" in capsys.readouterr().err
+    assert run("prepare", "--notes", "notes.csv", "-o", "data", "--force") == 2
+    assert content(home) == before
+
+
+def test_an_edited_result_is_replaced_by_force_alone(home, capsys):
+    record = home / "data" / "record.json"
+    record.write_text(record.read_text().replace("notes.csv", "NOTES.csv"))
+    assert run("split", "data", "-o", "data") == 2
+    assert "a dataset is there" in capsys.readouterr().err
+    again = ("prepare", "--notes", "notes.csv", "-o", "data")
+    assert run(*again) == 2
+    assert "record.json changed since notellm wrote it" in capsys.readouterr().err
+    assert run(*again, "--force") == 0
+
+
+def test_the_demo_leaves_a_folder_of_others_alone(home, capsys):
+    for name in ("data", "model", "store"):
+        (home / "mine" / name).mkdir(parents=True)
+    (home / "mine" / "model" / "thesis.txt").write_text("x")
+    before = content(home)
+    assert run("demo", "--notes", 200, "--max-steps", 2, "-o", "mine", "-q") == 2
+    assert "thesis.txt" in capsys.readouterr().err
+    assert content(home) == before
+
+
+def test_the_same_inputs_make_the_same_bytes(home):
+    """Datasets, splits and pairs; trained models are compared in the tests of resuming."""
+    for number in ("1", "2"):
+        folder = home / number
+        folder.mkdir()
+        command = ("prepare", "--notes", "notes.csv", "--clicks", "clicks.csv", "-o", folder / "data")
+        assert run(*command) == 0
+        assert run("split", folder / "data", "-o", folder / "split") == 0
+        assert run("pairs", folder / "split", "-q", "--min-users", 1) == 0
+    assert content(home / "1") == content(home / "2")
+    assert len(content(home / "1")) > 10
+
+
+# -------------------------------------------------------------------- the terminal
+
+
+def test_what_a_terminal_would_act_on_is_shown_as_text():
+    assert printable("a\tb\nc é 笔 👍") == "a\tb\nc é 笔 👍"
+    assert printable("\x1b[2J\x07\r\x9b31m") == r"\u001b[2J\u0007\u000d\u009b31m"
+    assert printable("a\u202eb") == r"a\u202eb"
+    assert printable(os.fsdecode(b"\xff")) == r"\udcff"
+
+
+def test_ids_and_titles_reach_the_terminal_as_text(tmp_path):
+    titles = ["\x1b]0;owned\x07 one", "two \x9b31m", "three\r"]
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([1, 0, 0.9, 0.1, 0, 1], pa.float32()), 2)
+    table = pa.table({"note_id": ["a\x1b[2J", "b", "c"], "vector": vectors})
+    pq.write_table(table, tmp_path / "v.parquet")
+    rows = [{"note_id": i, "title": t} for i, t in zip(table["note_id"].to_pylist(), titles, strict=True)]
+    (tmp_path / "n.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = [sys.executable, "-m", "notellm.cli", "related", "v.parquet", "--notes", "n.jsonl"]
+    for asked, encoding in (("a\x1b[2J", "ascii"), (b"\xff", "utf-8")):
+        done = subprocess.run(
+            [*command, "--id", asked],
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+        )
+        said = done.stdout + done.stderr
+        assert said
+        assert not set(said) & {0x1B, 0x07, 0x0D}, said
+        assert b"Traceback" not in said, said
+
+
+@pytest.mark.usefixtures("home")
+def test_an_error_of_the_file_system_is_one_line(monkeypatch, capsys):
+    def fail(*_, **__):
+        raise PermissionError(13, "Permission denied", "/somewhere/model")
+
+    monkeypatch.setattr("notellm.pipeline.folders.load_dataset", fail)
+    assert run("split", "data", "-o", "split") == 2
+    assert capsys.readouterr().err == "notellm: /somewhere/model: Permission denied\n"
+
+
+def test_a_reader_that_stops_is_no_error(home):
+    command = f"{sys.executable} -m notellm.cli record data | head -n 1"
+    done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
