@@ -338,7 +338,7 @@ def test_the_same_model_again_replaces_its_table(store, tmp_path):
     assert NoteStore.open(tmp_path / "store", ONE).dim == 6
 
 
-def test_two_models_stand_side_by_side_until_one_is_opened(store, tmp_path):
+def test_two_models_stand_side_by_side_until_one_is_written_to(store, tmp_path):
     place = tmp_path / "store"
     other = NoteStore.create(place, OTHER, [batch(4, dim=6)], dim=6)
     assert versions(place) == sorted([ONE, OTHER])
@@ -348,8 +348,11 @@ def test_two_models_stand_side_by_side_until_one_is_opened(store, tmp_path):
     other.close()
     store.close()
     again = NoteStore.open(place, OTHER)
-    assert versions(place) == [OTHER]
+    assert versions(place) == sorted([ONE, OTHER])
     assert (len(again), again.dim) == (4, 6)
+    again.write(batch(1, start=9, dim=6))  # the other table would miss this
+    assert versions(place) == [OTHER]
+    assert len(again) == 5
     again.close()
 
 
@@ -364,10 +367,15 @@ def test_a_store_that_cannot_be_read_is_told_and_not_taken_for_none(store, tmp_p
     store.close()
     for path in (tmp_path / "store" / f"notes_{ONE}.lance" / "_versions").iterdir():
         path.write_bytes(b"damaged")
-    with pytest.raises(StorageError, match="cannot be used"):
-        NoteStore.open(tmp_path / "store", ONE)
-    with pytest.raises(StorageError, match="cannot be used"):
-        versions(tmp_path / "store")
+    for opening in (
+        lambda: NoteStore.open(tmp_path / "store", ONE),
+        lambda: NoteStore.for_reading(store.uri),
+    ):
+        with pytest.raises(
+            StorageError, match=r"\.manifest has 7 bytes, not .*: the store is damaged; restore"
+        ):
+            opening()
+    assert versions(tmp_path / "store") == [ONE]
 
 
 # -------------------------------------------------------------------- other processes
