@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from notellm.errors import StorageError
+from notellm.errors import DataError, StorageError
 
 MANIFEST = "manifest.json"
 RECORD_KEY = b"notellm.record"
@@ -186,11 +186,23 @@ def remove_folder(path: str | Path, kind: str) -> None:
         raise StorageError(f"cannot remove {target}: {error.strerror or error}") from error
 
 
+def parquet_record(path: Path) -> Any:
+    """The record in the metadata of a Parquet file, as it was read from JSON; None where there is none.
+
+    Raises:
+        DataError: it is not a readable Parquet file.
+    """
+    try:
+        return json.loads((pq.read_schema(path).metadata or {}).get(RECORD_KEY, b"null"))
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+
+
 def kind_of_parquet(path: Path) -> str | None:
     """The kind of a Parquet file by the record in its metadata; None where it carries none."""
     try:
-        record = json.loads((pq.read_schema(path).metadata or {}).get(RECORD_KEY, b"null"))
-    except (pa.ArrowException, OSError, ValueError):
+        record = parquet_record(path)
+    except DataError:
         return None
     kind = record.get("kind") if isinstance(record, dict) else None
     return kind if isinstance(kind, str) else None

@@ -10,7 +10,6 @@ inputs make the same bytes.
 """
 
 import hashlib
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -20,11 +19,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from notellm import __version__
+from notellm.artifacts import parquet_record
 from notellm.errors import DataError, StorageError
-from notellm.files import RECORD_KEY, read_json, write_json
+from notellm.files import read_json, write_json
 
 RECORD = "record.json"
 _BLOCK = 1 << 20
@@ -171,7 +170,7 @@ def read_record(path: str | Path) -> dict[str, Any]:
     if source.is_dir():
         found = read_json(source / RECORD) if (source / RECORD).is_file() else None
     elif source.is_file():
-        found = _record_of_parquet(source)
+        found = parquet_record(source)
     else:
         raise StorageError(f"no such file or folder: {source}")
     if not isinstance(found, dict):
@@ -180,11 +179,3 @@ def read_record(path: str | Path) -> dict[str, Any]:
             "make it again with notellm"
         )
     return found
-
-
-def _record_of_parquet(path: Path) -> Any:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-        return json.loads(metadata.get(RECORD_KEY, "null"))
-    except (pa.ArrowException, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error

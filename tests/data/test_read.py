@@ -263,3 +263,19 @@ def test_find_file(tmp_path):
         find_file(tmp_path, "a_*.csv")
     with pytest.raises(StorageError, match="no such folder"):
         find_file(tmp_path / "none", "a")
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    """Text that is not UTF-8, and pages that do not decompress, end in one of our errors."""
+    text = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+    )
+    pq.write_table(pa.table({"note_id": ["n1"], "title": text}), tmp_path / "text.parquet")
+    with pytest.raises(DataError, match=r"text\.parquet"):
+        read_notes(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"note_id": ["n1"] * 99, "title": ["a"] * 99}), tmp_path / "pages.parquet")
+    damaged = bytearray((tmp_path / "pages.parquet").read_bytes())
+    damaged[20:60] = b"\xff" * 40
+    (tmp_path / "pages.parquet").write_bytes(damaged)
+    with pytest.raises((DataError, StorageError), match=r"pages\.parquet"):
+        read_notes(tmp_path / "pages.parquet")

@@ -236,6 +236,7 @@ def _read_parquet(path: Path, choose: Callable[[list[str]], dict[str, str]]) -> 
     try:
         wanted = choose(pq.read_schema(path).names)
         table = pq.read_table(path, columns=list(wanted.values()))
+        table.validate(full=True)  # a text that is not UTF-8 would fail far from here
     except pa.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
     except OSError as error:
