@@ -11,7 +11,7 @@ call may be repeated without harm. It needs httpx2 alone: pip install 'notellm[c
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +56,8 @@ class RecommendedNote(FoundNote):
     """A recommended note; of its scores only differences mean something.
 
     Attributes:
-        reason: id of the opened note that led to it; None for a popular note.
+        reason: id of the opened note that led to it; None for a popular note, and where that note is hidden,
+            expired or removed.
     """
 
     reason: str | None
@@ -72,11 +73,16 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Candidates, best first, their P(enjoy), and what is known of the user."""
+    """Candidates, best first, their P(enjoy), and what is known of the user.
+
+    Attributes:
+        left_out: candidates that are hidden or expired, and so not ranked.
+    """
 
     note_ids: list[str]
     scores: list[float]
     basis: str
+    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -229,7 +235,8 @@ class Client:
         body = {"user_id": user_id, "history": _list(history), "candidates": list(candidates)}
         found = self._ask("POST", "/v1/rank", body)
         rows = found["ranked"]
-        return Ranked([row["note_id"] for row in rows], [row["score"] for row in rows], found["basis"])
+        ids, scores = [row["note_id"] for row in rows], [row["score"] for row in rows]
+        return Ranked(ids, scores, found["basis"], found.get("left_out", []))
 
     def recommend(
         self,

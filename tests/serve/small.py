@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2 as httpx
-import uvicorn
 
 from notellm.data import impressions_from_clicks, sample_world, split_impressions
 from notellm.pipeline.build import build_store
@@ -18,6 +17,7 @@ from notellm.pipeline.engine import Engine
 from notellm.pipeline.rank import RankFitOptions, fit_ranker
 from notellm.recall.model import NoteLLM
 from notellm.serve.app import create_app
+from notellm.serve.run import server as server_of
 from tests.conftest import SMALL
 
 NOTES, USERS = 120, 30
@@ -59,8 +59,7 @@ def make_places(folder):
 def serving(app):
     """A client of an application that a server runs in a thread of this process."""
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="on")
-    server = uvicorn.Server(config)
+    server = server_of(app)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     address = "http://{}:{}".format(*listening.getsockname())

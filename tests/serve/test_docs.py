@@ -73,8 +73,9 @@ def test_the_client_does_what_the_service_does(address):
         assert [note.note_id for note in client.related("c/1?", where={"allow": ["c2"]})] == ["c2"]
         client.change("c2", hidden=True)
         assert client.related("c/1?", where={"allow": ["c2"]}) == []
-        ranked = client.rank(["c2", "c/1?"], history=["c2"])
-        assert sorted(ranked.note_ids) == ["c/1?", "c2"]
+        ranked = client.rank(["c2", "c/1?", "n0000003"], history=["c2"])
+        assert sorted(ranked.note_ids) == ["c/1?", "n0000003"]
+        assert ranked.left_out == ["c2"]
         assert ranked.scores == sorted(ranked.scores, reverse=True)
         found = client.recommend(history=["c/1?"], k=4, exclude=["n1"])
         assert len(found.notes) == 4

@@ -11,10 +11,12 @@ model or builds the index anew: what answers is one object, exchanged at once wh
 """
 
 import gc
+import logging
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock, RLock
@@ -23,16 +25,20 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from notellm.errors import ConfigError, DataError, NotellmError, NotFoundError, StorageError
+from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.pipeline.recommend import Recommendations, Recommender
 from notellm.rank.scorer import Ranker, Ranking
+from notellm.recall.checkpoint import CONFIG, is_checkpoint
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import Note
+from notellm.store import base
 from notellm.store.base import Index
-from notellm.store.filters import Filter
+from notellm.store.filters import Filter, microseconds
 from notellm.store.home import IndexHome
 from notellm.store.notes import NoteStore, StoredNote, notes_of, rows_of
 from notellm.store.select import check_selection, select
+
+log = logging.getLogger("notellm.engine")
 
 #: Notes that are embedded together where there are many.
 _TOGETHER = 1_024
@@ -43,6 +49,8 @@ _MOST_FETCHED = 16_384  # what Milvus returns at most
 _CHANGEABLE = ("title", "content", "topics", "category", "published_at", "hidden", "expires_at")
 #: Free bytes of the disk below which writes are likely to fail: room for a few commits and their tidying.
 _RESERVE = 64 << 20
+#: Seconds between two attempts to find out whether writes that failed are possible again.
+_LOOKED_AGAIN = 5.0
 _NO_RANKER = "there is no ranker here; start with one (notellm serve --ranker), or make one: notellm rank fit"
 
 
@@ -149,8 +157,9 @@ class Engine:
         self._model_lock = Lock()  # tokenizers are not to be shared between threads
         self._touched: set[str] | None = None  # ids written while something new is being built
         self._since_saved = 0
-        self._in_doubt = False  # a write failed, so the index may have missed what the store has
+        self._in_doubt: set[str] = set()  # notes of failed writes that the store may have all the same
         self._refused: str | None = None  # why the last write failed in the store or the index
+        self._looked_at = 0.0  # when that was looked at last
 
     # ---------------------------------------------------------------- opening
 
@@ -163,6 +172,7 @@ class Engine:
         ranker: str | Path | None = None,
         index: str = "exact",
         token: str = "",
+        sync: bool = True,
         progress: bool = False,
     ) -> Self:
         """Open a store with the model that made its vectors.
@@ -173,19 +183,21 @@ class Engine:
             ranker: a ranker directory; None leaves `rank` and `recommend` out.
             index: "exact", "hnsw", or the URI of a Milvus server.
             token: of that server.
+            sync: flush every write to disk before it is answered; without it a power failure loses the last
+                writes.
             progress: show bars while much is computed.
 
         Raises:
-            StorageError: something is not there, or another process writes to the store.
-            ModelError: model or ranker cannot be used.
+            StorageError: something is not there, the store is damaged, or another process writes to it.
+            ModelError: model or ranker cannot be used; the model has to be a saved NoteLLM.
             DataError: the store's vectors are of another model.
             ConfigError: the index is unknown.
         """
-        paths = Paths(str(store), str(model), None if ranker is None else str(ranker), index, token)
+        paths = Paths(str(store), str(model), None if ranker is None else str(ranker), index, token, sync)
         loaded = _load_model(paths)
         fingerprint = loaded.fingerprint()
         ranking = _load_ranker(paths)
-        opened = NoteStore.open(store, fingerprint)
+        opened = NoteStore.open(store, fingerprint, sync=sync)
         try:
             with _without_collecting(), ThreadPoolExecutor(1) as beside:
                 rows = opened.read()
@@ -194,6 +206,7 @@ class Engine:
                 made = home.open(rows, progress=progress)
                 notes = {note.note_id: note for note in reading.result()}
             live = _Live(loaded, fingerprint, opened, home, made, notes, _recommender(ranking, made, notes))
+            opened.drop_others()  # only now, when everything of this one was read
             home.drop_others()
         except BaseException:
             opened.close()
@@ -221,6 +234,7 @@ class Engine:
             StorageError: the store or the index could not be written; write the same again.
         """
         with self._write_lock:
+            self._settle()
             live = self._live
             outcomes: list[Written | NotellmError] = []
             drafts: dict[str, StoredNote | None] = {}
@@ -238,21 +252,47 @@ class Engine:
             try:
                 self._commit(live, drafts)
             except BaseException as error:
-                self._in_doubt = True
+                self._in_doubt.update(drafts)
                 if isinstance(error, StorageError):
-                    self._refused = str(error)
+                    self._refused, self._looked_at = str(error), time.monotonic()
+                with suppress(Exception):  # it is tried again before the next write
+                    self._settle()
                 raise
             self._refused = None
             return outcomes
 
-    def writable(self) -> str | None:
-        """Why a write would fail now, as far as that is known without writing; None where nothing is known.
+    def _settle(self) -> None:
+        """Bring notes and index to what the store has of notes whose write failed.
 
-        It costs one system call. A reason is that the last write failed in the store or the index, or that
-        the disk of the store has less than 64 MiB left.
+        Raises:
+            StorageError: store or index cannot be used yet.
+        """
+        if not self._in_doubt:
+            return
+        live = self._live
+        rows = live.store.get(self._in_doubt)
+        found = {note.note_id: note for note in notes_of(rows)}
+        gone = self._in_doubt - found.keys()
+        if found:
+            live.index.upsert(rows)
+        live.index.remove(gone)
+        _replace_notes(live.notes, found, gone)
+        if live.recommender is not None:
+            for note_id in self._in_doubt:
+                live.recommender.ranker.forget(note_id)
+        self._in_doubt = set()
+
+    def writable(self) -> str | None:
+        """Why a write would fail now, as far as that is known; None where nothing is known.
+
+        A reason is that the last write failed in the store or the index, or that the disk of the store has
+        less than 64 MiB left. While all is well this costs one system call. After a failed write a small file
+        is written now and then (every 5 seconds at most), so that the reason goes when its cause is gone.
         """
         if self._refused is not None:
-            return f"the last write failed: {self._refused}"
+            self._look_again()
+        if (refused := self._refused) is not None:
+            return f"the last write failed: {refused}"
         place = self._paths.store
         if "://" in place:
             return None
@@ -267,15 +307,27 @@ class Engine:
             )
         return None
 
+    def _look_again(self) -> None:
+        """Find out whether what let a write fail is over, unless somebody writes just now."""
+        if time.monotonic() - self._looked_at < _LOOKED_AGAIN or not self._write_lock.acquire(blocking=False):
+            return
+        try:
+            self._looked_at = time.monotonic()
+            self._live.store.check_disk()
+            self._settle()
+            self._refused = None
+        except NotellmError as error:
+            self._refused = str(error)
+        finally:
+            self._write_lock.release()
+
     def _commit(self, live: _Live, drafts: Mapping[str, StoredNote | None]) -> None:
         """Bring store, index and notes to a state of some notes; None is removed."""
         upserts = [note for note in drafts.values() if note is not None]
         removed = [note_id for note_id, note in drafts.items() if note is None and note_id in live.notes]
         if upserts:
             rows = rows_of(upserts, self._vectors(live, upserts))
-            # After a failed write nobody knows what the store has.
-            new = not self._in_doubt and not any(note.note_id in live.notes for note in upserts)
-            live.store.write(rows, new=new)
+            live.store.write(rows, new=not any(note.note_id in live.notes for note in upserts))
             live.index.upsert(rows)
             live.notes.update((note.note_id, note) for note in upserts)
         if removed:
@@ -288,8 +340,15 @@ class Engine:
                 live.recommender.ranker.forget(note_id)
         self._since_saved += len(drafts)
         if self._since_saved >= _SAVED_EVERY:
+            self._save_index(live)
+
+    def _save_index(self, live: _Live) -> None:
+        """Save the index; if that fails, a restart has more to add, so nobody but the log is told."""
+        self._since_saved = 0
+        try:
             live.home.save(live.index)
-            self._since_saved = 0
+        except StorageError as error:
+            log.warning("the index was not saved, which will be tried again later: %s", error)
 
     def _vectors(self, live: _Live, notes: Sequence[StoredNote]) -> np.ndarray:
         """Vectors of notes; those whose text is as it was keep theirs."""
@@ -322,7 +381,11 @@ class Engine:
         return found
 
     def find(self, text: str, *, limit: int = 20) -> list[StoredNote]:
-        """Notes whose title (where there is none, content) holds a text, in any case; newest first."""
+        """Notes whose title (where there is none, content) holds a text, in any case; newest first.
+
+        This is for those who manage notes, so hidden and expired ones are among them, as in :meth:`note`. No
+        other method has any in its answers.
+        """
         wanted = text.casefold().strip()
         found = [n for n in list(self._live.notes.values()) if wanted in (n.title or n.content).casefold()]
         dated = [n for n in found if n.published_at is not None]
@@ -415,14 +478,30 @@ class Engine:
     ) -> Ranking:
         """Order candidates for a user, as `Ranker.rank` does.
 
+        Candidates that are hidden or expired are left out of the answer, so it may be empty: a feed whose
+        candidates are a moment old is answered all the same. What a user liked counts even where it is hidden
+        now, since it is not shown.
+
         Raises:
-            NotFoundError: there is no ranker.
-            DataError: a candidate is unknown or given twice.
+            NotFoundError: there is no ranker, or a candidate is not there at all.
+            DataError: a candidate is given twice, or there is none.
         """
-        return self._recommending().ranker.rank(user_id, candidates, history=history)
+        notes = self._live.notes
+        ranker = self._recommending().ranker
+        known = ((note_id, notes.get(note_id)) for note_id in candidates)
+        shown = [note_id for note_id, note in known if note is None or is_visible(note)]
+        if candidates and not shown:
+            return Ranking([], np.empty(0, dtype=np.float32), "nothing")
+        try:
+            return ranker.rank(user_id, shown, history=history)
+        except KeyError:
+            with self._write_lock:  # a candidate was removed while it was ranked, which is told in order now
+                return self._recommending().ranker.rank(user_id, shown, history=history)
 
     def recommend(self, user_id: str | None = None, **options: Any) -> Recommendations:
         """Notes for a user; the options are those of `Recommender.recommend`.
+
+        Notes that are hidden or expired are neither recommended nor named as a reason, which is None then.
 
         Raises:
             ConfigError: an option is not allowed.
@@ -430,10 +509,13 @@ class Engine:
             DataError: the user or a note is unknown, or nothing is left.
         """
         try:
-            return self._recommending().recommend(user_id, **options)
+            found = self._recommending().recommend(user_id, **options)
         except (DataError, KeyError):
             with self._write_lock:  # a note may have been found, and removed before it was ranked
-                return self._recommending().recommend(user_id, **options)
+                found = self._recommending().recommend(user_id, **options)
+        reasons = {reason: self._live.notes.get(reason or "") for reason in found.reasons}
+        shown = {reason for reason, note in reasons.items() if note is not None and is_visible(note)}
+        return replace(found, reasons=[reason if reason in shown else None for reason in found.reasons])
 
     def users(self, text: str = "", *, limit: int = 20) -> list[tuple[str, int]]:
         """Users whose id holds a text, and how many notes each opened."""
@@ -443,7 +525,7 @@ class Engine:
         return [pair for _, pair in zip(range(limit), found, strict=False)]
 
     def opened(self, user_id: str, *, limit: int = 20) -> list[StoredNote]:
-        """What a user opened last, the latest first, as far as it is still there.
+        """What a user opened last, the latest first, without what is removed, hidden or expired now.
 
         Raises:
             NotFoundError: the user is unknown.
@@ -454,8 +536,8 @@ class Engine:
                 f"the user {user_id!r} is not among the {len(histories):,} users of the ranker"
             )
         notes = self._live.notes
-        latest = dict.fromkeys(reversed(histories[user_id]))
-        return [notes[note_id] for note_id in latest if note_id in notes][:limit]
+        latest = map(notes.get, dict.fromkeys(reversed(histories[user_id])))
+        return [note for note in latest if note is not None and is_visible(note)][:limit]
 
     def _recommending(self) -> Recommender:
         found = self._live.recommender
@@ -486,9 +568,19 @@ class Engine:
         return None if self._live.recommender is None else self._live.recommender.ranker
 
     @property
+    def place(self) -> str:
+        """Where the store lies: a directory, or a URI."""
+        return self._paths.store
+
+    @property
     def notes(self) -> Mapping[str, StoredNote]:
         """All notes by their ids, as they are now."""
         return self._live.notes
+
+    @property
+    def report(self) -> Sequence[str]:
+        """What was found and mended when the store was opened, in sentences; mostly nothing."""
+        return self._live.store.report
 
     # ---------------------------------------------------------------- replacing
 
@@ -496,7 +588,8 @@ class Engine:
         """Read model and ranker again from where they came, and build the index anew, while all goes on.
 
         A model with other weights embeds every note; what is written meanwhile is embedded by the old one for
-        the old index, and by the new one before the new one takes over.
+        the old index, and by the new one before the new one takes over. The former vectors are dropped only
+        when the new ones were read back from the disk and found right.
 
         Args:
             index: another kind of index from now on; None keeps it.
@@ -535,34 +628,40 @@ class Engine:
         """Bring what was built up to date, and let it answer from now on; writers wait meanwhile."""
         with self._write_lock:
             old = self._live
-            touched = sorted(self._touched or ())
+            # What a failed write left in the store is read from there, as what was written meanwhile.
+            touched = sorted((self._touched or set()) | self._in_doubt)
             late = old.store.get(touched)
+            found = {note.note_id: note for note in notes_of(late)}
+            gone = set(touched) - found.keys()
             store = old.store
             if home.fingerprint != old.fingerprint:
                 late = _embedded(model, late)
             index.upsert(late)
-            index.remove(set(touched) - set(late.column("note_id").to_pylist()))
-            notes = old.notes
-            if self._in_doubt:  # a write that failed may be in the store all the same
-                notes = {note.note_id: note for note in notes_of(old.store.read())}
+            index.remove(gone)
+            notes = dict(old.notes)
+            _replace_notes(notes, found, gone)
             recommender = _recommender(ranker, index, notes)
             # Last, when nothing else can fail: a table that stays behind would miss later writes.
             if home.fingerprint != old.fingerprint:
                 pieces = [_without(rows, touched), late]
                 try:
-                    store = NoteStore.create(old.store.uri, home.fingerprint, pieces, dim=index.dim)
+                    store = NoteStore.create(
+                        old.store.uri, home.fingerprint, pieces, dim=index.dim, sync=paths.sync
+                    )
+                    store.prove(len(notes), model.encode)
+                    store.drop_others()
                 except BaseException:
                     old.store.drop_others()
+                    if store is not old.store:
+                        store.close()
                     raise
             self._live = _Live(model, home.fingerprint, store, home, index, notes, recommender)
             self._paths = paths
+            self._in_doubt, self._refused = set(), None
             if store is not old.store:
-                store.drop_others()
                 old.store.close()
-            home.save(index)
+            self._save_index(self._live)
             home.drop_others()
-            self._since_saved = 0
-            self._in_doubt = False
 
 
 @dataclass(frozen=True)
@@ -574,6 +673,7 @@ class Paths:
     ranker: str | None
     index: str
     token: str
+    sync: bool = True
 
 
 def _after(write: Write, before: StoredNote | None) -> StoredNote | None:
@@ -598,10 +698,24 @@ def _after(write: Write, before: StoredNote | None) -> StoredNote | None:
     return after
 
 
+def _replace_notes(
+    notes: dict[str, StoredNote], found: Mapping[str, StoredNote], gone: Collection[str]
+) -> None:
+    """Put notes as the store has them in their places, and take those away that it has not."""
+    notes.update(found)
+    for note_id in gone:
+        notes.pop(note_id, None)
+
+
 def _same_text(before: StoredNote | None, after: StoredNote) -> bool:
     return before is not None and (
         (before.title, before.content, before.topics) == (after.title, after.content, after.topics)
     )
+
+
+def is_visible(note: StoredNote) -> bool:
+    """Whether a note may be shown now: it is neither hidden nor expired, by the clock that searches use."""
+    return not note.hidden and (note.expires_at is None or microseconds(note.expires_at) > base.now())
 
 
 def _unknown(note_id: str, live: _Live) -> NotFoundError:
@@ -658,6 +772,12 @@ def _without_collecting() -> Iterator[None]:
 
 
 def _load_model(paths: Paths) -> NoteLLM:
+    # A folder without these settings could be taken for a backbone alone: its vectors would mean nothing.
+    if not is_checkpoint(paths.model):
+        raise ModelError(
+            f"{paths.model} is not a saved NoteLLM, it has no {CONFIG}; copy the whole folder, or make one: "
+            "notellm fit"
+        )
     model = NoteLLM.from_pretrained(paths.model)
     model.eval()
     return model

@@ -1,16 +1,19 @@
 """Answers as bytes: notes as JSON, and errors in their one form."""
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from json.encoder import encode_basestring as _text
 from typing import Any
 
 from fastapi import Response
 
-from notellm.errors import NotellmError, NotFoundError, StorageError
+from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.pipeline.engine import Related
 from notellm.serve.batching import BusyError
-from notellm.serve.guard import error_body, log
+from notellm.serve.guard import Scope, error_body
+from notellm.serve.log import log
 from notellm.store.notes import StoredNote
 
 
@@ -45,8 +48,13 @@ def shown_title(note: StoredNote) -> str:
     return note.title or note.content[:120]
 
 
+def shortened(text: str, most: int = 100) -> str:
+    """A text of a client's, cut to what an answer may repeat of it."""
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
 def reason_json(notes: Mapping[str, StoredNote], note_id: str | None) -> dict[str, str] | None:
-    """The opened note behind a recommendation; none for a popular note, or where it is gone."""
+    """The opened note behind a recommendation; none for a popular note, or where it may not be shown."""
     note = None if note_id is None else notes.get(note_id)
     return None if note is None else {"note_id": note.note_id, "title": shown_title(note)}
 
@@ -65,16 +73,53 @@ def related_json(found: Related) -> bytes:
     return f'{{"related": [{rows}]}}'.encode()
 
 
-def refusal(error: NotellmError) -> Response:
-    """One of our errors, with the status that says whose it is."""
+def refusal(error: NotellmError, scope: Scope) -> Response:
+    """One of our errors, with the status that says whose it is.
+
+    Args:
+        error: what went wrong.
+        scope: the request's, which has the id under which the log has more.
+    """
     if isinstance(error, BusyError):
         return error_answer(503, "busy", str(error), {"Retry-After": str(error.retry_after)})
     if isinstance(error, StorageError):
-        log.error("storage", extra={"error": str(error)})
-        return error_answer(503, "storage", str(error), {"Retry-After": "5"})
+        name = str(scope.get("notellm.request", "storage"))
+        log.error("storage", extra={"request": name, "error": str(error)})
+        text = f"{without_paths(error)}; ask again later: the log has more under {name}"
+        return error_answer(503, "storage", text, {"Retry-After": "5"})
     if isinstance(error, NotFoundError):
         return error_answer(404, "not_found", str(error))
-    return error_answer(422, "invalid", str(error))
+    if isinstance(error, DataError | ConfigError):
+        return error_answer(422, "invalid", str(error))
+    name = str(scope.get("notellm.request", "failed"))
+    log.error("failed", extra={"request": name, "error": f"{type(error).__name__}: {error}"})
+    return error_answer(500, "failed", f"{without_paths(error)}; the log has more under {name}")
+
+
+#: What a client is told instead of a text that may name files of this machine.
+_KINDS: tuple[tuple[type[NotellmError], str], ...] = (
+    (StorageError, "the store, or a file, cannot be read or written"),
+    (ModelError, "the model or the ranker cannot be used"),
+    (ConfigError, "a setting is not allowed"),
+    (DataError, "data do not fit together or are damaged"),
+)
+
+
+def without_paths(error: NotellmError) -> str:
+    """What kind of failure an error is, for a client, who is told no path of this machine.
+
+    The system's own reason, such as "No space left on device", is named where there is one.
+    """
+    kind = next((text for own, text in _KINDS if isinstance(error, own)), "this failed")
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number is None and (found := re.search(r"os error (\d{1,5})\b", str(cause))):  # as Rust writes it
+            number = int(found[1])
+        if number is not None:
+            return f"{kind} ({os.strerror(number)})"
+        cause = cause.__cause__
+    return kind
 
 
 def error_answer(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:

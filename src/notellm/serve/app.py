@@ -34,8 +34,10 @@ from notellm.serve.answers import (
     reason_json,
     refusal,
     related_json,
+    shortened,
 )
-from notellm.serve.guard import App, Guard, Keys, Limits
+from notellm.serve.guard import Guard, Keys
+from notellm.serve.limits import Limits
 from notellm.serve.quick import RelatedById
 from notellm.serve.service import Service
 
@@ -53,14 +55,18 @@ _NOT_JSON = "the body is not JSON in UTF-8"
 _ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": schemas.ErrorAnswer, "description": text}
     for status, text in {
-        400: "The body is not JSON.",
+        400: "The body is not JSON, or the request is not HTTP in UTF-8.",
         401: "No key, or a wrong one.",
         403: "The key may only read.",
         404: "A note, a user or the ranker is not there.",
         405: "The path is there, but not with this method.",
-        413: "The body is too large.",
+        408: "Headers or body did not arrive in time.",
+        413: "The body is too large, holds too much, or is sent where none is taken.",
+        414: "Path and query are too long.",
         422: "A value is not allowed.",
-        429: "This key asks too often; Retry-After says how long to wait.",
+        429: "This key asks too often, too many wrong keys or too many connections come from this address; "
+        "Retry-After says how long to wait.",
+        431: "The headers are too large, or too many.",
         500: "It failed; the log says where.",
         503: "There is too much to do; Retry-After says how long to wait.",
         504: "It took too long.",
@@ -75,7 +81,7 @@ def create_app(
     limits: Limits | None = None,
     close: bool = True,
     hosts: Collection[str] | None = None,
-) -> App:
+) -> Guard:
     """The ASGI application.
 
     Args:
@@ -129,7 +135,11 @@ def _add_notes(api: FastAPI, service: Service) -> None:
         q: Annotated[str, Query(max_length=200, description="Part of a title; empty: the newest.")] = "",
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> Response:
-        """Find notes by a part of their title, newest first."""
+        """Find notes by a part of their title, newest first.
+
+        This and reading a note by its id are for those who manage notes, so hidden and expired ones are among
+        them. No other answer has any.
+        """
         found = await asyncio.to_thread(service.engine.find, q, limit=limit)
         return json_answer({"notes": [note_json(note) for note in found]})
 
@@ -211,17 +221,26 @@ def _add_rank(api: FastAPI, service: Service) -> None:
 
     @api.post("/v1/rank", response_model=schemas.RankAnswer, tags=["rank"])
     async def rank(body: schemas.RankBody) -> Response:
-        """Order candidates by how likely a user is to enjoy them."""
+        """Order candidates by how likely a user is to enjoy them.
+
+        Candidates that are hidden or expired are left out, and named in `left_out`: a feed that learned of
+        its candidates a moment ago still gets its answer. A candidate that is not there at all is a mistake.
+        """
         found = await service.ranking.ask(
             lambda: engine.rank(body.user_id, body.candidates, history=body.history)
         )
         pairs = zip(found.note_ids, found.scores.tolist(), strict=True)
         ranked = [{"note_id": note_id, "score": score} for note_id, score in pairs]
-        return json_answer({"basis": found.basis, "ranked": ranked})
+        kept = set(found.note_ids)
+        left_out = [note_id for note_id in body.candidates if note_id not in kept]
+        return json_answer({"basis": found.basis, "ranked": ranked, "left_out": left_out})
 
     @api.post("/v1/recommend", response_model=schemas.RecommendAnswer, tags=["rank"])
     async def recommend(body: schemas.RecommendBody) -> Response:
-        """Notes for a user, none of which the user has opened, each with its reason."""
+        """Notes for a user, none of which the user has opened, each with its reason.
+
+        Hidden and expired notes are neither recommended nor named as a reason.
+        """
         found = await service.ranking.ask(
             lambda: engine.recommend(
                 body.user_id,
@@ -234,12 +253,11 @@ def _add_rank(api: FastAPI, service: Service) -> None:
             )
         )
         notes = engine.notes
+        rows = zip(found.note_ids, found.scores.tolist(), found.reasons, strict=True)
         recommended = [
-            {**brief_json(notes[note_id]), "score": score, "reason": reason_json(notes, reason)}
-            for note_id, score, reason in zip(
-                found.note_ids, found.scores.tolist(), found.reasons, strict=True
-            )
-            if note_id in notes
+            {**brief_json(note), "score": score, "reason": reason_json(notes, reason)}
+            for note_id, score, reason in rows
+            if (note := notes.get(note_id)) is not None  # it may have been removed since
         ]
         return json_answer({"basis": found.basis, "recommended": recommended})
 
@@ -254,7 +272,7 @@ def _add_rank(api: FastAPI, service: Service) -> None:
 
     @api.get("/v1/users/{user_id:path}", response_model=schemas.UserAnswer, tags=["rank"])
     async def user(user_id: Annotated[str, Path(max_length=512)]) -> Response:
-        """What a user opened last."""
+        """What a user opened last, without notes that are hidden or expired now."""
         return json_answer(
             {"user_id": user_id, "recent": [brief_json(note) for note in engine.opened(user_id)]}
         )
@@ -268,12 +286,23 @@ def _add_state(api: FastAPI, service: Service) -> None:
         """Whether the process answers at all."""
         return json_answer({"live": True})
 
-    @api.get("/health/ready", tags=["state"], responses={200: {"content": {"application/json": {}}}})
+    unready = {"content": {"application/json": {}}, "description": "It is not ready; `reason` says why."}
+
+    @api.get(
+        "/health/ready",
+        tags=["state"],
+        responses={200: {"content": {"application/json": {}}}, 503: unready},
+    )
     async def ready() -> Response:
-        """Whether it takes requests: a store is open, a model and an index answer."""
-        found = await asyncio.to_thread(len, service.engine.index)
-        ready = found > 0 or not service.engine.notes
-        return json_answer({"ready": ready}, status=200 if ready else 503)
+        """Whether it takes requests: the index answers, and the store can be written.
+
+        A `reason` says what is wrong where it is not ready: the last write failed, for instance, or the disk
+        of the store is nearly full.
+        """
+        reason = await service.not_ready()
+        if reason is None:
+            return json_answer({"ready": True})
+        return json_answer({"ready": False, "reason": reason}, status=503)
 
     @api.get("/metrics", tags=["state"], responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
@@ -283,11 +312,12 @@ def _add_state(api: FastAPI, service: Service) -> None:
     @api.get("/v1/state", tags=["state"], responses={200: {"content": {"application/json": {}}}})
     async def state() -> Response:
         """Model, index and traffic."""
-        return json_answer(await asyncio.to_thread(service.state))
+        # Counters change in this thread, so they are read here.
+        return json_answer(await asyncio.to_thread(service.state, service.metrics.traffic()))
 
     @api.get("/v1/map", response_model=schemas.MapAnswer, tags=["state"])
     async def note_map() -> Response:
-        """The notes in two dimensions; computed when it is first asked for."""
+        """The visible notes in two dimensions; computed when it is first asked for."""
         return json_answer(await asyncio.to_thread(service.map.answer))
 
     @api.post(
@@ -297,14 +327,15 @@ def _add_state(api: FastAPI, service: Service) -> None:
         tags=["state"],
         responses={409: {"model": schemas.ErrorAnswer, "description": "A reload goes on already."}},
     )
-    async def reload(body: schemas.ReloadBody) -> Response:
+    async def reload(request: Request, body: schemas.ReloadBody) -> Response:
         """Read model and ranker again from where they came and build the index anew; see /v1/state.
 
         All else goes on meanwhile, with what answered before until the new one is complete.
         """
         if service.reloading is not None and not service.reloading.done():
             raise HTTPException(409, "a reload goes on already; GET /v1/state says when it is done")
-        service.reloading = asyncio.create_task(service.reload(body.index))
+        name = str(request.scope.get("notellm.request", "reload"))
+        service.reloading = asyncio.create_task(service.reload(body.index, name))
         answer = {"model": service.engine.fingerprint, "index": body.index or "as before"}
         return json_answer(answer, status=202)
 
@@ -340,8 +371,8 @@ def _add_page(api: FastAPI) -> None:
 
 def _handle_errors(api: FastAPI) -> None:
     @api.exception_handler(NotellmError)
-    async def ours(_: Request, error: NotellmError) -> Response:
-        return refusal(error)
+    async def ours(request: Request, error: NotellmError) -> Response:
+        return refusal(error, request.scope)
 
     @api.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> Response:
@@ -354,9 +385,10 @@ def _handle_errors(api: FastAPI) -> None:
             if problem["type"] == "json_invalid":
                 return error_answer(400, "not_json", f"{_NOT_JSON}: {problem['ctx']['error']}")
             if problem["loc"] == ("body",) and isinstance(problem["input"], bytes):
-                kind = request.headers.get("content-type", "missing")
+                kind = shortened(request.headers.get("content-type", "missing"))
                 return error_answer(422, "invalid", f"Content-Type is {kind}; it must be application/json")
             where = ".".join(str(part) for part in problem["loc"] if part not in ("body", "query", "path"))
+            where = shortened(where)  # a field that is not allowed has the name that the client gave it
             text = problem["msg"].removeprefix("Value error, ")
             said.append(f"{where}: {text}" if where else text)
         return error_answer(422, "invalid", "; ".join(said))

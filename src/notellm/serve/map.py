@@ -1,7 +1,8 @@
 """The notes in two dimensions: near notes are near (t-SNE of their vectors, van der Maaten and Hinton 2008).
 
 Computed once in the background, for at most `MOST` notes, drawn where there are more. A note that is
-published later is put between the mapped notes that are nearest to it.
+published later is put between the mapped notes that are nearest to it. No answer has notes that are hidden or
+expired at its time.
 """
 
 import threading
@@ -9,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from notellm.pipeline.engine import Engine
+from notellm.errors import DataError
+from notellm.pipeline.engine import Engine, is_visible
+from notellm.store.base import Index
 from notellm.store.filters import Filter
 
 MOST = 2_000
@@ -43,15 +46,18 @@ class NoteMap:
                 self._thread.start()
 
     def answer(self) -> dict[str, Any]:
-        """Ids, titles, categories and places of visible notes; not ready where it is still computed."""
+        """Ids, titles, categories and places of visible notes; not ready where it is still computed.
+
+        Notes may come, change and go meanwhile.
+        """
         self.start()
         places = self._places
         if not places:
             return {"ready": False, "note_ids": [], "titles": [], "categories": [], "x": [], "y": []}
         notes = self._engine.notes
         late = [note_id for note_id in list(notes)[-_LATE:] if note_id not in places]
-        places = {**places, **self._between(late)}
-        shown = [notes[i] for i in places if i in notes and not notes[i].hidden]
+        places = {**places, **self._between(late, places)}
+        shown = [note for i in places if (note := notes.get(i)) is not None and is_visible(note)]
         return {
             "ready": True,
             "note_ids": [note.note_id for note in shown],
@@ -61,18 +67,19 @@ class NoteMap:
             "y": [places[note.note_id][1] for note in shown],
         }
 
-    def _between(self, late: list[str]) -> dict[str, tuple[float, float]]:
-        """Places of notes that came after the map was made."""
+    def _between(
+        self, late: list[str], places: dict[str, tuple[float, float]]
+    ) -> dict[str, tuple[float, float]]:
+        """Places of notes that came after the map was made, between those of the nearest mapped notes."""
         index = self._engine.index
-        there = [i for i, known in zip(late, index.contains(late), strict=True) if known]
+        there, vectors = _vectors_there(index, late)
         if not there:
             return {}
-        mapped = Filter(allow=frozenset(self._places))
-        near, _ = index.search(index.vectors(there), _NEAREST, where=mapped)
+        near, _ = index.search(vectors, _NEAREST, where=Filter(allow=frozenset(places)))
         found = {}
         for note_id, own in zip(there, near, strict=True):
             if own:
-                x, y = np.mean([self._places[other] for other in own], axis=0)
+                x, y = np.mean([places[other] for other in own], axis=0)
                 found[note_id] = (round(float(x), 4), round(float(y), 4))
         return found
 
@@ -80,12 +87,11 @@ class NoteMap:
         from sklearn.manifold import TSNE  # noqa: PLC0415 - it takes seconds to import
 
         model = self._engine.fingerprint
-        ids = [note_id for note_id, note in list(self._engine.notes.items()) if not note.hidden]
+        ids = [note.note_id for note in list(self._engine.notes.values()) if is_visible(note)]
         generator = np.random.default_rng(self._seed)
         if len(ids) > MOST:
             ids = [ids[i] for i in np.sort(generator.choice(len(ids), MOST, replace=False))]
-        index = self._engine.index
-        ids = [i for i, known in zip(ids, index.contains(ids), strict=True) if known]
+        ids, vectors = _vectors_there(self._engine.index, ids)
         if len(ids) < 5:  # too few to say what is near
             angles = np.arange(len(ids)) * 2.4
             flat = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -94,10 +100,20 @@ class NoteMap:
             maker = TSNE(
                 perplexity=perplexity, init="pca", metric="cosine", random_state=self._seed, n_jobs=1
             )
-            flat = maker.fit_transform(index.vectors(ids))
+            flat = maker.fit_transform(vectors)
         low, high = (flat.min(axis=0), flat.max(axis=0)) if len(flat) else (np.zeros(2), np.ones(2))
         flat = (flat - low) / np.maximum(high - low, 1e-9)
         self._places = {
             i: (round(float(x), 4), round(float(y), 4)) for i, (x, y) in zip(ids, flat, strict=True)
         }
         self._model = model
+
+
+def _vectors_there(index: Index, note_ids: list[str]) -> tuple[list[str], np.ndarray]:
+    """The notes that the index has, and their vectors; some may be removed meanwhile."""
+    while True:
+        there = [i for i, known in zip(note_ids, index.contains(note_ids), strict=True) if known]
+        try:
+            return there, index.vectors(there)
+        except DataError:  # one was removed between the two
+            continue

@@ -12,6 +12,7 @@ from prometheus_client import Counter as PrometheusCounter
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _LAST = 2_000  # requests of the page's figures
+_REFUSED = frozenset({401, 403, 408, 413, 429, 503})
 
 
 class Metrics:
@@ -19,11 +20,14 @@ class Metrics:
 
     Attributes:
         in_flight: requests that are worked on.
+        arriving: requests whose body is being received.
+
+    All but :meth:`gauge` belong to the event loop's thread.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.in_flight = 0
+        self.in_flight = self.arriving = 0
         self._begin = time.monotonic()
         self._names: Counter[str] = Counter()
         self._refused = self._failed = 0
@@ -53,6 +57,7 @@ class Metrics:
         )
         self._children: dict[tuple[str, ...], tuple[Any, Any]] = {}
         self.gauge("notellm_in_flight", "Requests being worked on", lambda: self.in_flight)
+        self.gauge("notellm_arriving", "Requests whose body is being received", lambda: self.arriving)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """A figure that is looked up when it is asked for."""
@@ -71,11 +76,16 @@ class Metrics:
         children[1].inc()
         if refused is not None:
             self._refusals.labels(refused).inc()
-        self._refused += status in (401, 403, 413, 429, 503)
+        self._refused += status in _REFUSED
         self._failed += status >= 500 and status != 503
         if route.startswith("/v1/"):
             self._names[route.split("/")[2]] += 1
             self._last.append((time.monotonic(), seconds))
+
+    def refused(self, reason: str) -> None:
+        """Count a refusal of a connection, or of a request of which not even the headers were taken."""
+        self._refusals.labels(reason).inc()
+        self._refused += 1
 
     def batch(self, what: str, size: int) -> None:
         """Count a batch."""
@@ -88,13 +98,13 @@ class Metrics:
     def traffic(self) -> dict[str, Any]:
         """What the page shows; rate and times are those of the last minute, at most 2,000 requests."""
         now = time.monotonic()
-        recent = [(when, took) for when, took in self._last if when > now - 60]
+        recent = [(when, took) for when, took in self._last.copy() if when > now - 60]
         took = np.array([seconds for _, seconds in recent])
         span = max(1.0, min(60.0, now - self._begin, now - recent[0][0] if len(recent) == _LAST else 60.0))
         p50, p99 = np.percentile(took, [50, 99]) * 1e3 if len(took) else (None, None)
         return {
             "uptime_s": round(now - self._begin, 1),
-            "requests": dict(self._names),
+            "requests": self._names.copy(),
             "per_second": round(len(recent) / span, 2),
             "p50_ms": None if p50 is None else round(float(p50), 2),
             "p99_ms": None if p99 is None else round(float(p99), 2),

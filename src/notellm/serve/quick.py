@@ -38,7 +38,7 @@ class RelatedById:
         try:
             found = await self._service.related_to(query)
         except NotellmError as error:
-            await refusal(error)(scope, receive, send)
+            await refusal(error, scope)(scope, receive, send)
             return
         body = related_json(found)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]

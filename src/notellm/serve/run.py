@@ -19,7 +19,10 @@ import uvicorn
 from notellm.errors import ConfigError, StorageError
 from notellm.pipeline.engine import Engine
 from notellm.serve.app import create_app
-from notellm.serve.guard import Keys, Limits, log, log_to_stderr
+from notellm.serve.connections import Connections
+from notellm.serve.guard import Guard, Keys
+from notellm.serve.limits import Limits
+from notellm.serve.log import log, log_to_stderr
 
 READ_KEYS, WRITE_KEYS = "NOTELLM_READ_KEYS", "NOTELLM_WRITE_KEYS"
 _BACKLOG = 512  # connections that wait to be accepted
@@ -71,6 +74,34 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def in_url(host: str) -> str:
+    """A host as it stands in a URL and in the Host header: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def server(app: Guard, *, ready: Callable[[], None] | None = None) -> uvicorn.Server:
+    """A server of an application, which keeps the application's limits on connections.
+
+    Args:
+        app: of `create_app`.
+        ready: called once requests are accepted.
+    """
+    connections = Connections(app.limits, app.metrics)
+    config = uvicorn.Config(
+        app,
+        http=connections.protocol(),
+        ws="none",
+        lifespan="on",
+        log_config=None,  # the guard logs requests
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_STOPPING,
+        backlog=_BACKLOG,
+    )
+    return _Server(config, connections, ready)
+
+
 def serve(
     engine: Engine,
     *,
@@ -95,7 +126,7 @@ def serve(
     Raises:
         StorageError: the address cannot be listened on.
     """
-    log_to_stderr(level)
+    lines = log_to_stderr(level)
     try:
         # Before uvicorn would, which logs what goes wrong in its own way.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -103,23 +134,10 @@ def serve(
     except (OSError, UnicodeError) as error:
         engine.close()
         raise StorageError(
-            f"cannot listen on {host}:{port} ({error}); is something else there? Try --port"
+            f"cannot listen on {in_url(host)}:{port} ({error}); is something else there? Try --port"
         ) from error
-    hosts = None if keys else {host, "localhost", "127.0.0.1", "[::1]"}
-    app = create_app(engine, keys=keys, limits=limits, hosts=hosts)
-    config = uvicorn.Config(
-        app,
-        log_config=None,  # the guard logs requests
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_STOPPING,
-        timeout_keep_alive=30,
-        backlog=_BACKLOG,
-        limit_concurrency=None,
-        h11_max_incomplete_event_size=64 * 1024,
-    )
-    server = _Server(config, ready)
+    hosts = None if keys else {in_url(host), "localhost", "127.0.0.1", "[::1]"}
+    running = server(create_app(engine, keys=keys, limits=limits, hosts=hosts), ready=ready)
     # All that is there now stays: the collector need not walk over every note again and again.
     gc.collect()
     gc.freeze()
@@ -128,14 +146,17 @@ def serve(
         "starting",
         extra={
             "pid": os.getpid(),
-            "address": f"{host}:{port}",
+            "address": f"{in_url(host)}:{port}",
             "notes": len(engine.notes),
             "keys": bool(keys),
+            "connections": limits.most_connections,
+            "connections_per_address": limits.most_per_address,
         },
     )
     with listening:
-        server.run([listening])
+        running.run([listening])
     log.info("stopped")
+    lines.flush()
 
 
 def open_browser(url: str) -> None:
@@ -145,8 +166,11 @@ def open_browser(url: str) -> None:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None] | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, connections: Connections, ready: Callable[[], None] | None
+    ) -> None:
         super().__init__(config)
+        self._connections = connections
         self._ready = ready
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
@@ -159,3 +183,8 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started and self._ready is not None:
             self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End in order; what was refused last is told."""
+        await super().shutdown(sockets)
+        self._connections.say()

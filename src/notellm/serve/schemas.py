@@ -3,7 +3,14 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 from notellm.recall.prompt import Note
 from notellm.store.filters import Filter
@@ -33,7 +40,9 @@ NoteId = Annotated[
 Topic = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Category = Annotated[str, StringConstraints(max_length=200)]
 Time = Annotated[datetime, AfterValidator(_utc)]
-NoteIds = Annotated[list[NoteId], Field(max_length=MOST_IDS)]
+# Of a list the first wrong entry is told: to find and describe all of them would take long.
+NoteIds = Annotated[list[NoteId], Field(max_length=MOST_IDS, fail_fast=True)]
+Topics = Annotated[list[Topic], Field(max_length=100, fail_fast=True)]
 K = Annotated[int, Field(ge=1, le=MOST_RESULTS)]
 
 _CAMP: dict[str, Any] = {
@@ -54,7 +63,7 @@ class Text(_Strict):
 
     title: str = Field("", max_length=2_000)
     content: str = Field("", max_length=100_000)
-    topics: list[Topic] = Field(default_factory=list, max_length=100)
+    topics: Topics = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _has_text(self) -> Self:
@@ -104,7 +113,7 @@ class NoteWithId(NoteBody):
 class NoteBatch(_Strict):
     """Notes that are published together."""
 
-    notes: list[NoteWithId] = Field(min_length=1, max_length=MOST_NOTES)
+    notes: list[NoteWithId] = Field(min_length=1, max_length=MOST_NOTES, fail_fast=True)
 
 
 class NoteChange(_Strict):
@@ -114,7 +123,7 @@ class NoteChange(_Strict):
 
     title: str | None = Field(None, max_length=2_000)
     content: str | None = Field(None, max_length=100_000)
-    topics: list[Topic] | None = Field(None, max_length=100)
+    topics: Topics | None = None
     category: Category | None = None
     published_at: Time | None = None
     hidden: bool | None = None
@@ -132,7 +141,7 @@ class NoteChange(_Strict):
 class NoteIdBatch(_Strict):
     """Notes that are removed together."""
 
-    note_ids: Annotated[list[NoteId], Field(min_length=1, max_length=MOST_IDS)]
+    note_ids: Annotated[list[NoteId], Field(min_length=1, max_length=MOST_IDS, fail_fast=True)]
 
 
 class FilterBody(_Strict):
@@ -140,8 +149,8 @@ class FilterBody(_Strict):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"categories": ["Outdoors"]}]})
 
-    categories: list[Category] = Field(default_factory=list, max_length=100)
-    topics: list[Topic] = Field(default_factory=list, max_length=100)
+    categories: list[Category] = Field(default_factory=list, max_length=100, fail_fast=True)
+    topics: Topics = Field(default_factory=list)
     published_after: Time | None = None
     published_before: Time | None = None
     allow: NoteIds | None = Field(default=None, description="Only these notes.")
@@ -174,7 +183,7 @@ class RelatedBody(_Strict):
     note_id: NoteId | None = None
     title: str = Field("", max_length=2_000)
     content: str = Field("", max_length=100_000)
-    topics: list[Topic] = Field(default_factory=list, max_length=100)
+    topics: Topics = Field(default_factory=list)
     k: K = 10
     filter: FilterBody = FilterBody()
     near_duplicates: float | None = Field(
@@ -229,7 +238,7 @@ class RankBody(_Strict):
 
     user_id: str | None = Field(None, max_length=512)
     history: NoteIds | None = Field(None, description="What the user liked, oldest first; null: as stored.")
-    candidates: Annotated[list[NoteId], Field(min_length=1, max_length=MOST_IDS)]
+    candidates: Annotated[list[NoteId], Field(min_length=1, max_length=MOST_IDS, fail_fast=True)]
 
 
 class RankedNote(BaseModel):
@@ -244,6 +253,9 @@ class RankAnswer(BaseModel):
 
     basis: str = Field(description="What is known of the user.", examples=["code and history"])
     ranked: list[RankedNote]
+    left_out: list[str] = Field(
+        description="Candidates that are hidden or expired, and so not ranked.", examples=[["n3"]]
+    )
 
 
 class RecommendBody(_Strict):
@@ -273,7 +285,9 @@ class RecommendedNote(RelatedNote):
     """A recommended note."""
 
     score: float = Field(description="Only differences mean something.")
-    reason: Reason | None = Field(description="null for a popular note.")
+    reason: Reason | None = Field(
+        description="null for a popular note, and where the opened note is hidden, expired or removed."
+    )
 
 
 class RecommendAnswer(BaseModel):

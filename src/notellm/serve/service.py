@@ -5,6 +5,9 @@ ranking does not hold up a search.
 """
 
 import asyncio
+import os
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,8 +15,9 @@ from notellm import __version__
 from notellm.errors import NotellmError
 from notellm.pipeline.engine import Engine, Related, RelatedQuery, Tags, Write, Written
 from notellm.recall.prompt import Note
+from notellm.serve.answers import without_paths
 from notellm.serve.batching import Batcher, Gatherer
-from notellm.serve.guard import log
+from notellm.serve.log import log
 from notellm.serve.map import NoteMap
 from notellm.serve.metrics import Metrics
 from notellm.store.local import LocalIndex
@@ -26,6 +30,10 @@ _WRITE_PAUSE = 0.01
 _QUICK = 2_000
 #: Results for which a graph is quick.
 _FEW = 100
+#: Seconds for which readiness is remembered, since anybody may ask for it; and seconds between two attempts
+#: to find out whether a disk that failed a write takes them again.
+_READY_FOR, _RETRIED = 1.0, 10.0
+_PROBED = 1 << 20  # bytes that such a disk must take
 
 
 class Service:
@@ -42,6 +50,10 @@ class Service:
         self.metrics = Metrics()
         self.map = NoteMap(engine)
         self.reload_error: str | None = None
+        self._readiness: asyncio.Future[str | None] | None = None
+        self._readiness_until = 0.0
+        self._not_ready: str | None = None  # what the log was told last
+        self._probed = time.monotonic()
         self.reloading: asyncio.Task[None] | None = None
         self.related: Batcher[RelatedQuery, Related] = self._batcher("related", engine.related, _RELATED)
         self._related_now: Gatherer[RelatedQuery, Related] = Gatherer(
@@ -104,22 +116,81 @@ class Service:
         for batcher in self._batchers:
             await batcher.close()
 
-    async def reload(self, index: str | None) -> None:
-        """Bring model, ranker and index anew; what goes wrong is kept for the state."""
+    async def reload(self, index: str | None, name: str = "reload") -> None:
+        """Bring model, ranker and index anew; what goes wrong is kept for the state.
+
+        Args:
+            index: another kind of index; None keeps it.
+            name: of the request that asked for it, under which the log has what the state may not tell.
+        """
         try:
             await asyncio.to_thread(self.engine.reload, index=index)
         except NotellmError as error:
-            self.reload_error = str(error)
-            log.error("reload failed", extra={"error": str(error)})
+            self.reload_error = f"{without_paths(error)}; the log has more under {name}"
+            log.error("reload failed", extra={"request": name, "error": f"{type(error).__name__}: {error}"})
         except Exception as error:  # noqa: BLE001 - the state must not say that it went well
-            self.reload_error = f"this failed: {type(error).__name__}; the log has more"
-            log.exception("reload failed", extra={"error": type(error).__name__})
+            self.reload_error = f"this failed: {type(error).__name__}; the log has more under {name}"
+            log.exception("reload failed", extra={"request": name, "error": type(error).__name__})
         else:
             self.reload_error = None
             log.info("reloaded", extra={"model": self.engine.fingerprint})
 
-    def state(self) -> dict[str, Any]:
-        """What the page shows of it."""
+    async def not_ready(self) -> str | None:
+        """Why requests should go elsewhere, without a path of this machine; None where all is well.
+
+        It is found out once a second at most, however often it is asked for.
+        """
+        now = time.monotonic()
+        if self._readiness is None or (self._readiness.done() and now >= self._readiness_until):
+            self._readiness_until = now + _READY_FOR
+            self._readiness = asyncio.ensure_future(asyncio.to_thread(self._find_readiness))
+        return await asyncio.shield(self._readiness)
+
+    def _find_readiness(self) -> str | None:
+        said, whole = None, None
+        try:
+            if not len(self.engine.index) and self.engine.notes:
+                said = whole = "the index is empty though there are notes"
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing can be searched
+            said, whole = "the index does not answer", f"{type(error).__name__}: {error}"
+        refused = self._refused_writes() if said is None else None
+        if refused is not None:
+            said, whole = "the store cannot be written, or its disk is nearly full", refused
+        if whole != self._not_ready:
+            self._not_ready = whole
+            if whole is None:
+                log.info("ready again")
+            else:
+                log.error("not ready", extra={"error": whole})
+        return said
+
+    def _refused_writes(self) -> str | None:
+        """Why writes fail. After a failure no writes may come any more, so the disk is tried now and then."""
+        reason = self.engine.writable()
+        if reason is None or time.monotonic() < self._probed + _RETRIED:
+            return reason
+        self._probed = time.monotonic()
+        place = self.engine.place
+        if "://" not in place:
+            try:
+                with tempfile.TemporaryFile(dir=place) as probe:  # it has no name, or loses it at once
+                    probe.write(bytes(_PROBED))
+                    probe.flush()
+                    os.fsync(probe.fileno())
+            except OSError:
+                return reason
+        try:
+            self.engine.apply([])  # writes nothing, and forgets the failure
+        except NotellmError as error:
+            return str(error)
+        return self.engine.writable()
+
+    def state(self, traffic: dict[str, Any]) -> dict[str, Any]:
+        """What the page shows of it; it may be called in any thread.
+
+        Args:
+            traffic: of `Metrics.traffic`, which belongs to the event loop's thread.
+        """
         engine, index, ranker = self.engine, self.engine.index, self.engine.ranker
         local = index if isinstance(index, LocalIndex) else None
         notes = list(engine.notes.values())
@@ -142,7 +213,7 @@ class Service:
                 "recall": local.recall["recall"] if local is not None and local.recall else None,
             },
             "reload": {"running": running, "error": self.reload_error},
-            "traffic": self.metrics.traffic(),
+            "traffic": traffic,
         }
 
 

@@ -1,0 +1,224 @@
+"""The service's log: one JSON object a line on standard error, and nothing that waits for whoever reads it.
+
+Lines go into a bounded queue, and a thread of its own writes them. Where standard error is a pipe that nobody
+reads, that thread blocks and nothing else does: the queue fills, further lines are dropped and counted, and
+as soon as lines can be written again one says how many are missing.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TextIO
+
+log = logging.getLogger("notellm.serve")
+
+#: Characters of log lines that may wait to be written, about 50,000 requests; beyond it lines are dropped.
+WAITING = 8 << 20
+_PATIENCE = 2.0  # seconds that an orderly end waits for the last lines
+_GATHERED = 0.1  # seconds in which lines of requests gather before they are put into the queue
+
+
+class LogWriter:
+    """Writes text in a thread of its own, so that a reader who has stopped reading holds up nobody.
+
+    Args:
+        write: writes a text, and may block for as long as it likes; an `OSError` loses the text.
+        waiting: characters that may wait; what would exceed them is dropped.
+
+    Attributes:
+        dropped: lines that were dropped since the start.
+    """
+
+    def __init__(self, write: Callable[[str], None], *, waiting: int = WAITING) -> None:
+        self.dropped = 0
+        self._write = write
+        self._most = waiting
+        self._size = 0
+        self._unreported = 0
+        self._busy = False  # a text was taken and is not yet written
+        self._lines: deque[str] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def put(self, text: str) -> None:
+        """Have a text of whole lines written soon; it never waits."""
+        with self._changed:
+            if self._size + len(text) > self._most:
+                self._drop(text)
+                return
+            self._lines.append(text)
+            self._size += len(text)
+            if self._thread is None:
+                # A daemon: an end of the process must not wait for a reader who does not read.
+                self._thread = threading.Thread(target=self._work, name="notellm-log", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def flush(self, seconds: float = _PATIENCE) -> bool:
+        """Wait until all is written, for so many seconds at most; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._lines and not self._busy, seconds)
+
+    def _drop(self, text: str) -> None:
+        lines = text.count("\n")
+        self.dropped += lines
+        self._unreported += lines
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines)
+                text, self._size, self._busy = "".join(self._lines), 0, True
+                self._lines.clear()
+                missing, self._unreported = self._unreported, 0
+            try:
+                self._write(text + (_missing_line(missing) if missing else ""))
+            except (OSError, ValueError):  # the reader has gone, or the stream is closed
+                with self._changed:
+                    self._drop(text)
+                    self._unreported += missing
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+
+
+class QueueHandler(logging.Handler):
+    """A handler that puts each record's line into the queue of a :class:`LogWriter`."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__()
+        self.writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have a record written."""
+        try:
+            self.writer.put(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001 - as every handler: a line that cannot be made must not end a request
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait a moment until all is written; `logging` calls it when the process ends."""
+        self.writer.flush()
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event, and what was given as ``extra``."""
+
+    _own = frozenset(vars(logging.makeLogRecord({})))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """A record as one line; a traceback is one of its fields."""
+        line: dict[str, Any] = {
+            "time": time_text(record.created),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        line |= {name: value for name, value in vars(record).items() if name not in self._own}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class RequestLines:
+    """The log's lines of requests, a few at a time: one write each would cost a tenth of a quick request."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+
+    def add(self, name: str, method: str, route: str, status: int, seconds: float) -> None:
+        """Have a line written within a moment."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(_GATHERED, self.write)
+        # Nothing in here needs an escape: the method is the one thing that a client chooses.
+        method = method if method.isalpha() and method.isascii() else "other"
+        self._waiting.append(
+            f'{{"time": "{time_text(time.time())}", "level": "info", "event": "request", '
+            f'"request": "{name}", "method": "{method}", "route": "{route}", "status": {status}, '
+            f'"ms": {seconds * 1e3:.2f}}}\n'
+        )
+
+    def write(self) -> None:
+        """Have what waits written now."""
+        text, self._waiting = "".join(self._waiting), []
+        if not text:
+            return
+        for handler in log.handlers:
+            if isinstance(handler, QueueHandler):
+                handler.writer.put(text)
+
+
+def log_to_stderr(level: int = logging.INFO) -> LogWriter:
+    """Send the service's log to standard error as JSON lines.
+
+    Args:
+        level: of the log, which has a line a request at INFO.
+
+    Returns:
+        What writes it; :meth:`LogWriter.flush` has the last lines written.
+    """
+    writer = LogWriter(_writing_to(sys.stderr))
+    handler = QueueHandler(writer)
+    handler.setFormatter(JsonLines())
+    uvicorn = logging.getLogger("uvicorn")
+    uvicorn.setLevel(max(level, logging.WARNING))
+    notellm = logging.getLogger("notellm")  # the store and the engine warn of what they had to repair
+    notellm.setLevel(max(level, logging.WARNING))
+    log.setLevel(level)
+    for logger in (log, uvicorn, notellm):
+        logger.handlers[:] = [handler]
+        logger.propagate = False
+    return writer
+
+
+def _writing_to(stream: TextIO) -> Callable[[str], None]:
+    """A function that writes a text to a stream, whole.
+
+    It writes to the file behind the stream: Python's own buffer has a lock, and a thread that blocks while it
+    holds that lock makes Python abort when the process ends.
+    """
+    try:
+        file = stream.fileno()
+    except (OSError, ValueError, AttributeError):  # a stream of a test, or none at all
+
+        def write_text(text: str) -> None:
+            stream.write(text)
+            stream.flush()
+
+        return write_text
+
+    def write(text: str) -> None:
+        rest = memoryview(text.encode("utf-8", "backslashreplace"))
+        while rest:
+            try:
+                rest = rest[os.write(file, rest) :]
+            except BlockingIOError:  # somebody else made the pipe one that does not block
+                time.sleep(0.05)
+
+    return write
+
+
+def _missing_line(lines: int) -> str:
+    return (
+        f'{{"time": "{time_text(time.time())}", "level": "warning", "event": "log lines dropped", '
+        f'"lines": {lines}, "reason": "they were written faster than they are read"}}\n'
+    )
+
+
+def time_text(seconds: float) -> str:
+    """A time, in seconds since 1970, as the log writes it: UTC with milliseconds."""
+    whole, text = _second[0]
+    if whole != int(seconds):
+        whole = int(seconds)
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
+        _second[0] = whole, text  # in one step, since several threads log
+    return f"{text}.{int(1e3 * (seconds - whole)):03d}Z"
+
+
+_second: list[tuple[int, str]] = [(0, "1970-01-01T00:00:00")]  # the one that was written last, and its text
