@@ -212,6 +212,18 @@ def test_a_file_is_replaced_only_by_force_or_by_its_kind(tmp_path):
     assert path.read_text() == "other"
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch):
+    target = make(tmp_path / "made")
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)  # root may write anywhere
+    for check in (
+        lambda: check_replaceable(target, "model"),
+        lambda: check_replaceable(tmp_path / "new" / "model", "model", force=True),
+        lambda: check_file_replaceable(tmp_path / "new.parquet", "vectors"),
+    ):
+        with pytest.raises(StorageError, match="may not be written to"):
+            check()
+
+
 def test_looking_changes_nothing(tmp_path):
     check_replaceable(tmp_path / "not" / "there", "model")
     check_file_replaceable(tmp_path / "not" / "there", "vectors")

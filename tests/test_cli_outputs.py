@@ -154,26 +154,33 @@ def test_what_a_terminal_would_act_on_is_shown_as_text():
     assert printable(os.fsdecode(b"\xff")) == r"\udcff"
 
 
-def test_ids_and_titles_reach_the_terminal_as_text(tmp_path):
+def test_ids_and_titles_reach_the_terminal_as_text(tmp_path, capsys):
     titles = ["\x1b]0;owned\x07 one", "two \x9b31m", "three\r"]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array([1, 0, 0.9, 0.1, 0, 1], pa.float32()), 2)
-    table = pa.table({"note_id": ["a\x1b[2J", "b", "c"], "vector": vectors})
-    pq.write_table(table, tmp_path / "v.parquet")
-    rows = [{"note_id": i, "title": t} for i, t in zip(table["note_id"].to_pylist(), titles, strict=True)]
+    ids = ["a\x1b[2J", "b", "c"]
+    pq.write_table(pa.table({"note_id": ids, "vector": vectors}), tmp_path / "v.parquet")
+    rows = [{"note_id": i, "title": t} for i, t in zip(ids, titles, strict=True)]
     (tmp_path / "n.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [sys.executable, "-m", "notellm.cli", "related", "v.parquet", "--notes", "n.jsonl"]
-    for asked, encoding in (("a\x1b[2J", "ascii"), (b"\xff", "utf-8")):
-        done = subprocess.run(
-            [*command, "--id", asked],
-            cwd=tmp_path,
-            capture_output=True,
-            check=False,
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-        )
-        said = done.stdout + done.stderr
-        assert said
-        assert not set(said) & {0x1B, 0x07, 0x0D}, said
-        assert b"Traceback" not in said, said
+    command = ("related", tmp_path / "v.parquet", "--notes", tmp_path / "n.jsonl")
+    for asked, status in (("a\x1b[2J", 0), ("nobody\x1b[2J", 2)):
+        assert run(*command, "--id", asked) == status
+        said = "".join(capsys.readouterr())
+        assert r"\u001b[2J" in said
+        assert not set(said) & {"\x1b", "\x07", "\r", "\x9b"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_no_encoding_holds_is_printed_all_the_same(tmp_path, encoding):
+    done = subprocess.run(
+        [sys.executable, "-m", "notellm.cli", "record", b"\xff\xe7\xac\x94"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(rb"notellm: no such file or folder: \udcff")
+    assert done.stderr.count(b"\n") == 1
 
 
 @pytest.mark.usefixtures("home")

@@ -109,6 +109,7 @@ def check_replaceable(path: str | Path, kind: str, *, force: bool = False) -> No
     target = Path(path).resolve()
     if reason := _protected(target):
         raise StorageError(f"cannot write a {kind} to {path}: it is {reason}; name a new folder within it")
+    _check_parent(path, target)
     if not target.exists():
         return
     if not target.is_dir():
@@ -157,6 +158,7 @@ def check_file_replaceable(path: str | Path, kind: str | None, *, force: bool = 
     target = Path(path).resolve()
     if target.is_dir():
         raise StorageError(f"cannot write {path}: it is a folder; name a file")
+    _check_parent(path, target)
     if force or not target.exists():
         return
     if not target.is_file():
@@ -168,6 +170,17 @@ def check_file_replaceable(path: str | Path, kind: str | None, *, force: bool = 
             f"cannot write {path}: {what} is there; name another file, or replace it with --force "
             "(in Python: force=True)"
         )
+
+
+def _check_parent(path: str | Path, target: Path) -> None:
+    """Whether something can be made beside a target, so that long work need not end with that discovery."""
+    parent = target.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir():
+        raise StorageError(f"cannot write {path}: {parent} is a file, not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise StorageError(f"cannot write {path}: the folder {parent} may not be written to")
 
 
 def remove_folder(path: str | Path, kind: str) -> None:
