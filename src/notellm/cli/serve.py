@@ -119,6 +119,13 @@ def serve(
     rate: Annotated[
         float | None, typer.Option(help="Requests a second of one key; none: any number.")
     ] = None,
+    sync: Annotated[
+        bool,
+        typer.Option(
+            "--sync/--no-sync",
+            help="Flush each write to disk before it is answered; without it a power failure loses the last.",
+        ),
+    ] = True,
     quiet: Quiet = False,
 ) -> None:
     """Serve a store over HTTP, with a web page. API keys: NOTELLM_WRITE_KEYS, NOTELLM_READ_KEYS.
@@ -132,7 +139,7 @@ def serve(
     limits = run.Limits(body=max_body, together=max_requests, seconds=timeout, rate=rate)
     hide_loading_bars()
     token = os.environ.get("NOTELLM_MILVUS_TOKEN", "")
-    engine = Engine.open(place, model, ranker=ranker, index=index, token=token, progress=not quiet)
+    engine = Engine.open(place, model, ranker=ranker, index=index, token=token, sync=sync, progress=not quiet)
     run.serve(
         engine,
         host=host,

@@ -1,7 +1,8 @@
 """Building a store: notes from a dataset, or those of the store itself, with the vectors of a model.
 
-A new store is there when it is complete; notes that are added to one come in commits of a few thousand, so a
-killed build has those that it had, and the next one embeds what is missing.
+A new store is there when it is complete, and it replaces the vectors of another model only when it was read
+back and found right. Notes that are added to one come in commits of a few thousand, so a killed build has
+those that it had, and the next one embeds what is missing.
 """
 
 from collections.abc import Iterator
@@ -58,7 +59,8 @@ def build_store(
     Raises:
         ConfigError: there are no notes, neither given nor in the store.
         DataError: the vectors are not of these notes, or of another model.
-        StorageError: the store cannot be written.
+        StorageError: the store cannot be written, is damaged, or does not hold what was written to it; the
+            former vectors are there then.
     """
     fingerprint = model.fingerprint()
     known = versions(uri)
@@ -76,6 +78,11 @@ def build_store(
     merged = before | {note.note_id: _keeping(before.get(note.note_id), note) for note in given}
     rows = _embedded(model, list(merged.values()), ready, progress=progress)
     store = NoteStore.create(uri, fingerprint, rows, dim=model.settings.dim)
+    try:
+        store.prove(len(merged), model.encode)
+    except BaseException:
+        store.discard()
+        raise
     store.drop_others()
     store.close()
     return Built(len(merged), len(merged) - len(ready), 0)

@@ -25,10 +25,9 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import pyarrow as pa
 
-from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
+from notellm.errors import ConfigError, DataError, NotellmError, NotFoundError, StorageError
 from notellm.pipeline.recommend import Recommendations, Recommender
 from notellm.rank.scorer import Ranker, Ranking
-from notellm.recall.checkpoint import CONFIG, is_checkpoint
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import Note
 from notellm.store import base
@@ -316,7 +315,7 @@ class Engine:
             self._live.store.check_disk()
             self._settle()
             self._refused = None
-        except NotellmError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, a write would meet it
             self._refused = str(error)
         finally:
             self._write_lock.release()
@@ -651,9 +650,10 @@ class Engine:
                     store.prove(len(notes), model.encode)
                     store.drop_others()
                 except BaseException:
-                    old.store.drop_others()
                     if store is not old.store:
                         store.close()
+                    with suppress(StorageError):  # then it is dropped before the next write
+                        old.store.drop_others()
                     raise
             self._live = _Live(model, home.fingerprint, store, home, index, notes, recommender)
             self._paths = paths
@@ -772,13 +772,7 @@ def _without_collecting() -> Iterator[None]:
 
 
 def _load_model(paths: Paths) -> NoteLLM:
-    # A folder without these settings could be taken for a backbone alone: its vectors would mean nothing.
-    if not is_checkpoint(paths.model):
-        raise ModelError(
-            f"{paths.model} is not a saved NoteLLM, it has no {CONFIG}; copy the whole folder, or make one: "
-            "notellm fit"
-        )
-    model = NoteLLM.from_pretrained(paths.model)
+    model = NoteLLM.from_saved(paths.model)
     model.eval()
     return model
 

@@ -328,8 +328,11 @@ class NoteStore:
         """Remove the tables of other models: from now on they would miss what is written to this one.
 
         Raises:
-            StorageError: one cannot be removed.
+            StorageError: one cannot be removed, or the own one is gone.
         """
+        self._alone = False
+        if self.model not in versions(self.uri):
+            raise StorageError(f"the store {self.uri} has no vectors of the model {self.model} any more")
         for other in _tables(self.uri):
             if other != self.model:
                 _drop(self.uri, other)
@@ -635,8 +638,9 @@ def _drop(place: str, model: str) -> None:
         folder = Path(place)
         gone = free_name(folder / f"dropped_{model}")
         (folder / f"{_PREFIX}{model}.lance").rename(gone)
-        (folder / f"checksums_{model}.jsonl").unlink(missing_ok=True)
-        sync_folder(folder)
+        with suppress(OSError):  # it is gone, whatever happens to the rest
+            (folder / f"checksums_{model}.jsonl").unlink(missing_ok=True)
+            sync_folder(folder)
         for left in (gone, folder / f"torn_{model}"):
             shutil.rmtree(left, ignore_errors=True)
 
