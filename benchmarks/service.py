@@ -1,7 +1,9 @@
 """The service under load at 200,000 notes, in processes of its own: server, bare FastAPI endpoint, load.
 
 1. Closed loop, related by id with 5 % writes among the reads, in turns with an endpoint of a bare FastAPI
-   application that answers a constant of the same size: requests a second and latencies.
+   application that answers a constant of the same size: requests a second and latencies. In the same turns a
+   second server, on a copy of the store, writes without flushing to disk (``--no-sync``): the same mixture on
+   both, and writes alone on both.
 2. Publish to visible: a new text is published, then asked for as related to itself; time until both answered.
 3. Overload: related by text at three times what a closed loop reaches: refusals, memory, recovery.
 
@@ -85,10 +87,11 @@ class Server:
         self._log.close()
 
 
-def serve(asked: argparse.Namespace, store: Path, model: Path, log: Path) -> Server:
+def serve(asked: argparse.Namespace, store: Path, model: Path, log: Path, *more: str) -> Server:
     port = free_port()
     command = [sys.executable, "-m", "notellm.cli", "serve", str(store), "--model", str(model)]
-    return Server([*command, "--index", asked.index, "--no-keys", "--port", str(port), "-q"], port, log)
+    command += ["--index", asked.index, "--no-keys", "--port", str(port), "-q", *more]
+    return Server(command, port, log)
 
 
 def load(port: int, *options: str) -> dict[str, Any]:
@@ -146,8 +149,10 @@ def lost(client: Client, note_ids: list[str]) -> int:
     return missing
 
 
-def throughput(server: Server, asked: argparse.Namespace, ids: Path, log: Path) -> dict[str, Any]:
-    """Part 1: in turns with the bare endpoint."""
+def throughput(
+    server: Server, unsynced: Server, asked: argparse.Namespace, ids: Path, log: Path
+) -> dict[str, Any]:
+    """Part 1: in turns with the bare endpoint, and with a server that does not flush its writes."""
     common = ["--connections", str(asked.connections)]
     seconds = ["--seconds", str(asked.seconds / asked.rounds)]
     reading = ["--ids", str(ids), *common]
@@ -156,14 +161,15 @@ def throughput(server: Server, asked: argparse.Namespace, ids: Path, log: Path) 
     port = free_port()
     bare = Server([sys.executable, "-c", _BARE, str(port), str(size)], port, log)
     load(port, *common, "--seconds", "3")
-    runs: dict[str, list[dict[str, Any]]] = {"bare": [], "bare_json": [], "reads": [], "mixed": []}
+    names = ("bare", "bare_json", "reads", "mixed", "mixed_unsynced", "writes", "writes_unsynced")
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    load(unsynced.port, *reading, "--seconds", "5")
     for turn in range(asked.rounds):
         runs["bare"].append(load(port, *common, *seconds))
-        runs["mixed"].append(
-            load(
-                server.port, *reading, *seconds, "--writes", "0.05", "--run", f"r{turn}", "--seed", str(turn)
-            )
-        )
+        for name, share in (("mixed", "0.05"), ("writes", "1.0")):
+            own = [*reading, *seconds, "--writes", share, "--run", f"{name}{turn}", "--seed", str(turn)]
+            runs[name].append(load(server.port, *own))
+            runs[f"{name}_unsynced"].append(load(unsynced.port, *own))
         runs["reads"].append(load(server.port, *reading, *seconds, "--seed", str(100 + turn)))
         runs["bare_json"].append(load(port, *common, *seconds, "--path", "/constant/json"))
         each = {name: summary(own[-1])["per_second"] for name, own in runs.items()}
@@ -174,9 +180,15 @@ def throughput(server: Server, asked: argparse.Namespace, ids: Path, log: Path) 
         "answer_bytes": size,
         **{name: summary(merged(own)) for name, own in runs.items()},
         "per_second_by_round": rates,
-        "acknowledged": [note_id for run in runs["mixed"] for note_id in run["acknowledged"]],
+        "acknowledged": [
+            note_id for name in ("mixed", "writes") for run in runs[name] for note_id in run["acknowledged"]
+        ],
         "ratio_by_round": [m / b for m, b in zip(rates["mixed"], rates["bare"], strict=True)],
         "ratio_json_by_round": [m / b for m, b in zip(rates["mixed"], rates["bare_json"], strict=True)],
+        "ratio_sync_by_round": {
+            name: [a / b for a, b in zip(rates[name], rates[f"{name}_unsynced"], strict=True)]
+            for name in ("mixed", "writes")
+        },
     }
 
 
@@ -264,19 +276,23 @@ def main() -> None:
     index = next(store.glob("index_*"), None)
     if index is None:  # the first start builds the graph, and leaves it there
         serve(asked, store, model, log).stop()
-    shutil.rmtree(served, ignore_errors=True)
-    shutil.copytree(store, served)
+    copies = served, asked.work / "served-unsynced"
+    for copy in copies:
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(store, copy)
     ids = asked.work / "ids.jsonl"
     columns = (notes[name].to_pylist() for name in ("note_id", "title", "content"))
     texts = [(note_id, (title or content)[:300]) for note_id, title, content in zip(*columns, strict=True)]
     ids.write_text("".join(json.dumps({"note_id": i, "text": t}) + "\n" for i, t in texts), encoding="utf-8")
 
     server = serve(asked, served, model, log)
+    unsynced = serve(asked, copies[1], model, log, "--no-sync")
     started = server.started
     results: dict[str, Any] = {"notes": notes.num_rows, "index": asked.index, "start_seconds": started}
     with Client(f"http://127.0.0.1:{server.port}") as client:
         results["memory_mib"] = server.memory()
-        results["throughput"] = part = throughput(server, asked, ids, log)
+        results["throughput"] = part = throughput(server, unsynced, asked, ids, log)
+        unsynced.stop()
         results["visible"] = visible(client, [text for _, text in texts[:5_000]], asked.visible)
         print(results["visible"], flush=True)
         results["lost_writes"] = lost(client, part["acknowledged"])
@@ -299,12 +315,15 @@ def report(results: dict[str, Any]) -> list[str]:
         "bare_json": "bare FastAPI, a constant of as many bytes as JSON",
         "reads": "related by id",
         "mixed": "**related by id, 5 % writes**",
+        "mixed_unsynced": "the same, writes not flushed (`--no-sync`)",
+        "writes": "**writes alone**",
+        "writes_unsynced": "the same, not flushed (`--no-sync`)",
     }
     rows = []
     for name, text in names.items():
         own = part[name]
         cells = [text, f"{own['per_second']:,.0f}"]
-        cells += [f"{own['reads'][p]:.1f}" for p in ("p50", "p95", "p99")]
+        cells += [f"{own['reads'][p]:.1f}" if "reads" in own else "" for p in ("p50", "p95", "p99")]
         cells.append(
             ""
             if "writes" not in own
@@ -314,6 +333,12 @@ def report(results: dict[str, Any]) -> list[str]:
         rows.append(cells)
     rounds = ", ".join(f"{value:.2f}" for value in part["ratio_by_round"])
     rounds_json = ", ".join(f"{value:.2f}" for value in part["ratio_json_by_round"])
+    sync = part["ratio_sync_by_round"]
+    flushed = " ".join(
+        f"{text}, flushed as a share of not flushed, by round: {', '.join(f'{v:.2f}' for v in sync[name])} "
+        f"(median {statistics.median(sync[name]):.2f})."
+        for name, text in (("mixed", "Reads with 5 % writes"), ("writes", "Writes alone"))
+    )
     shown = results["visible"]
     ms, refused = shown["ms"], over.get("refusals", {"p50": 0.0, "p99": 0.0})
     recovered = over["recovered_seconds"] or float("nan")
@@ -344,7 +369,7 @@ def report(results: dict[str, Any]) -> list[str]:
         f"recovered in {recovered:.2f} s."
     )
     head = ["closed loop", "requests/s", "p50 ms", "p95", "p99", "writes p50 / p95 / p99 ms", "errors"]
-    return [where, table(head, rows), shares, writes, publish, overloaded]
+    return [where, table(head, rows), shares, flushed, writes, publish, overloaded]
 
 
 if __name__ == "__main__":
