@@ -250,11 +250,11 @@ class Connection(HttpToolsProtocol):
         """The head is there, so the request is given to the application."""
         if len(self.pipeline) >= _PIPELINED:
             raise _RefusedHead(429, "pipelined", f"more than {_PIPELINED} requests wait on this connection")
+        super().on_headers_complete()  # fails where the URL is none
         self._enter("body")
         self._unanswered += 1
         self._discarded = 0
         self.shared.busy(self)
-        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A part of the body."""
