@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from notellm.serve import connections
 from notellm.serve.guard import Guard, Keys
 from notellm.serve.limits import Limits
 from notellm.serve.metrics import Metrics
@@ -133,6 +134,11 @@ def memory():
 def alive(client):
     assert client.get("/health/live").status_code == 200
     return True
+
+
+def open_now(client):
+    """How many connections the server says are open."""
+    return client.metrics.text().split(b"notellm_connections ")[-1].split(b"\n")[0]
 
 
 def until(condition):
@@ -369,24 +375,21 @@ def test_a_body_that_does_not_come_to_its_end_is_cut_off(key):
         assert rest == b"" if key != KEY else refusal(rest) == (408, "timeout")
 
 
-def test_an_answer_that_nobody_reads_does_not_stay():
+def test_an_answer_that_nobody_reads_does_not_stay(monkeypatch):
+    monkeypatch.setattr(connections, "_GRACE", 0.1)
     app = Echo()
     app.size = 16 << 20
-    with quick(app=app) as client, connect(client, buffer=4_096) as opened:
+    with quick(app=app, idle_seconds=PATIENCE) as client, connect(client, buffer=4_096) as opened:
         opened.sendall(HEAD + b"\r\n")
-        until(lambda: client.metrics.in_flight)
-        until(lambda: not client.metrics.in_flight)
-        until(lambda: b"notellm_connections 0.0" in client.metrics.text())
+        until(lambda: app.seen)
+        until(lambda: open_now(client) == b"0.0")
         assert len(received(opened)) < app.size
+        assert b'notellm_refused_total{reason="answer_timeout"} 1.0' in client.metrics.text()
         app.size = 0
         assert client.get("/v1/x").status_code == 200
 
 
 # -------------------------------------------------------------------- number
-
-
-def open_now(client):
-    return client.metrics.text().split(b"notellm_connections ")[-1].split(b"\n")[0]
 
 
 def test_one_address_has_so_many_connections_and_others_have_theirs():

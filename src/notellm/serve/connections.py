@@ -30,9 +30,8 @@ from notellm.serve.metrics import Metrics
 _PIECE = 4 << 10
 #: Requests of one connection that may wait for the one before them (pipelining; hardly any client does it).
 _PIPELINED = 16
-_GRACE = (
-    5.0  # seconds by which a connection outlives the time-outs of the guard, which gives the better answer
-)
+#: Seconds by which a connection outlives the time-outs of the guard, which gives the better answer.
+_GRACE = 5.0
 _SAID_EVERY = 10.0  # seconds between two lines of the log about refused connections
 
 
@@ -300,7 +299,8 @@ class Connection(HttpToolsProtocol):
                 self.transport.abort()
             return
         waited = now - self._since
-        if self._unanswered and (self._phase == "idle" or self.flow.read_paused):
+        answering = self._unanswered or self.transport.get_write_buffer_size()
+        if answering and (self._phase == "idle" or self.flow.read_paused):
             # The guard has ended the request before, so what is left is an answer that nobody reads.
             if waited > limits.seconds + limits.body_seconds + _GRACE:
                 self.shared.refused("answer_timeout")
