@@ -206,7 +206,7 @@ class TableFiles:
 
         Args:
             reads: reads a version with LanceDB and raises StorageError where that fails; it is called for a
-                version of which nothing tells that it was acknowledged.
+                version of which nothing tells that it is whole.
 
         Returns:
             What was found and done, in sentences; nothing where all was well.
@@ -214,17 +214,32 @@ class TableFiles:
         Raises:
             StorageError: a file is damaged, and no version may take the place of the newest one.
         """
-        passed: list[_Passed] = []
-        for number, path in self._reader.numbered().items():
-            trouble = self._trouble(number, path) or self._unreadable(number, path, reads)
-            if trouble is None:
-                return self._pass_over(passed) if passed else []
-            passed.append((number, path, trouble))
-            if not trouble.torn:
-                break
-        if not passed:
-            raise StorageError(f"{self.table} holds no version; make the store anew: notellm store build")
-        raise self.damaged(_worst(passed))
+        said: list[str] = []
+        unreadable: dict[int, Trouble] = {}
+        while True:
+            passed: list[_Passed] = []
+            for number, path in self._reader.numbered().items():
+                trouble = unreadable.get(number) or self._trouble(number, path)
+                if trouble is None:
+                    break
+                passed.append((number, path, trouble))
+                if not trouble.torn:
+                    raise self.damaged(trouble)
+            else:
+                if passed:
+                    raise self.damaged(_worst(passed))
+                raise StorageError(f"{self.table} holds no version; make the store anew: notellm store build")
+            if passed:
+                said += self._pass_over(passed)
+            if self._name(path) in self._record.entries:
+                return said
+            # Nothing tells that this one is whole. LanceDB reads it only now that none above it is torn.
+            try:
+                reads(number)
+            except StorageError as error:
+                unreadable[number] = Trouble(self._name(path), f"cannot be read ({error})")
+            else:
+                return said
 
     def damaged(self, trouble: Trouble) -> StorageError:
         """The error that names a file."""
@@ -275,16 +290,6 @@ class TableFiles:
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
         self._checked.add(name)
-        return None
-
-    def _unreadable(self, number: int, path: Path, reads: Callable[[int], None]) -> Trouble | None:
-        """What LanceDB has against a version that nothing tells to be acknowledged."""
-        if self._is_sure(path):
-            return None
-        try:
-            reads(number)
-        except StorageError as error:
-            return Trouble(self._name(path), f"cannot be read ({error})")
         return None
 
     def _pass_over(self, passed: list["_Passed"]) -> list[str]:
