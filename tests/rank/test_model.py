@@ -75,7 +75,8 @@ def test_saved_is_loaded(case, tmp_path):
     assert loaded.prompt.template == model.prompt.template
     assert loaded.encode(asked) == ids
     np.testing.assert_array_equal(loaded.predict(ids), model.predict(ids))
-    assert loaded.fingerprint() == model.fingerprint()
+    assert loaded.fingerprint() == loaded.saved_fingerprint == model.fingerprint()
+    assert loaded.verified_fingerprint() == model.fingerprint()
     with torch.no_grad():
         next(loaded.backbone.parameters())[0, 0] += 1
     assert loaded.fingerprint() != model.fingerprint()
@@ -187,7 +188,11 @@ def test_what_is_no_model_is_refused(tmp_path, checkpoints, notes):
         BinLLM.from_pretrained(tmp_path)
     saved = tmp_path / "saved"
     ranking_model("llama", checkpoints, notes, tmp_path).save_pretrained(saved)
-    for spoilt, says in (("[]", "is not a BinLLM configuration"), ("{", "save the model again")):
+    for spoilt, says in (
+        ("[]", r"binllm\.json is no JSON object"),
+        ("{}", "is not a BinLLM configuration"),
+        ("{", "is not valid JSON"),
+    ):
         (saved / "binllm.json").write_text(spoilt)
         with pytest.raises(ModelError, match=says) as caught:
             BinLLM.from_pretrained(saved)
@@ -195,6 +200,16 @@ def test_what_is_no_model_is_refused(tmp_path, checkpoints, notes):
     (saved / "binllm.json").write_text(json.dumps({"config": {"colour": 1}, "template": {}}))
     with pytest.raises(ModelError, match="unknown field 'colour'; it needs a newer notellm"):
         BinLLM.from_pretrained(saved)
+
+
+def test_only_what_was_saved_is_opened_as_saved(tmp_path, checkpoints, notes):
+    model = ranking_model("llama", checkpoints, notes, tmp_path)
+    model.save_pretrained(tmp_path / "saved")
+    assert BinLLM.from_saved(tmp_path / "saved").verified_fingerprint() == model.fingerprint()
+    (tmp_path / "saved" / "binllm.json").unlink()
+    for path in (tmp_path / "saved", checkpoints["llama"].path, "owner/model"):
+        with pytest.raises(ModelError, match=r"is not a saved BinLLM: there is no binllm\.json"):
+            BinLLM.from_saved(path)
 
 
 def test_unknown_options_are_refused(checkpoints):

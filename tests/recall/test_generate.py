@@ -1,5 +1,8 @@
 """What the model writes: categories of the list only, and exactly the greedy choice."""
 
+import json
+import shutil
+
 import pyarrow as pa
 import pytest
 import torch
@@ -9,6 +12,7 @@ from notellm.errors import ConfigError, DataError
 from notellm.recall.generate import generate_categories, generate_topics
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import notes_from_table
+from tests.conftest import Checkpoint, fresh
 
 NAMES = ["Cook", "Cooking", "Cooking at home", "旅行", "旅行攻略", "[EMB]", "</s>", "a, b"]
 
@@ -125,6 +129,92 @@ def test_the_models_own_categories_and_methods(tiny: NoteLLM, notes: pa.Table, t
     model.train()
     model.categorize(notes.slice(0, 2))
     assert model.training
+
+
+HOSTILE = {
+    "do_sample": True,
+    "temperature": 5.0,
+    "top_k": 3,
+    "num_beams": 3,
+    "num_return_sequences": 2,
+    "repetition_penalty": 9.0,
+    "no_repeat_ngram_size": 1,
+    "bad_words_ids": [[5], [6], [7]],
+    "suppress_tokens": list(range(3, 40)),
+    "begin_suppress_tokens": [8, 9],
+    "forced_bos_token_id": 4,
+    "forced_eos_token_id": 4,
+    "min_length": 40,
+    "min_new_tokens": 30,
+    "max_length": 3,
+    "max_new_tokens": 1,
+    "max_time": 1e-9,
+    "stop_strings": ["a", "e"],
+    "eos_token_id": [5, 6],
+    "pad_token_id": 3,
+    "guidance_scale": 4.0,
+    "sequence_bias": [[[5], 50.0]],
+    "exponential_decay_length_penalty": [1, 3.0],
+    "penalty_alpha": 0.6,
+    "dola_layers": "high",
+    "return_dict_in_generate": True,
+    "output_scores": True,
+    "cache_implementation": "static",
+    "prompt_lookup_num_tokens": 2,
+    "custom_field": 1,
+}
+
+
+@pytest.mark.parametrize("names", [["all"], *([name] for name in HOSTILE)], ids=lambda names: names[0])
+@pytest.mark.parametrize("where", ["file", "model"])
+def test_a_backbones_own_way_of_decoding_does_not_count(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path, names: list[str], where: str
+):
+    plain = fresh("llama", checkpoints, notes)
+    rows = notes.slice(0, 3)
+    hostile = HOSTILE if names == ["all"] else {name: HOSTILE[name] for name in names}
+    path = tmp_path / "llama"
+    shutil.copytree(checkpoints["llama"].path, path)
+    if where == "file":
+        (path / "generation_config.json").write_text(json.dumps(hostile))
+    changed = fresh("llama", {"llama": Checkpoint("llama", path)}, notes)
+    if where == "model":
+        for name, value in hostile.items():
+            setattr(changed.backbone.generation_config, name, value)
+    before = changed.backbone.generation_config.to_dict()
+    for write in (
+        lambda m: generate_categories(m, rows, categories=NAMES),
+        lambda m: generate_categories(m, rows, constrained=False),
+        lambda m: generate_topics(m, rows, n=2),
+    ):
+        assert write(changed) == write(plain)
+    assert changed.backbone.generation_config.to_dict() == before
+
+
+def test_a_hostile_way_of_decoding_is_not_saved(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path
+):
+    """Transformers refuses to save some of these settings, which must not end a training."""
+    path = tmp_path / "llama"
+    shutil.copytree(checkpoints["llama"].path, path)
+    (path / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.2}))
+    model = fresh("llama", {"llama": Checkpoint("llama", path)}, notes)
+    model.save_pretrained(tmp_path / "model")
+    saved = json.loads((tmp_path / "model" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == model.tokenizer.eos_token_id
+    assert "temperature" not in saved
+
+
+def test_a_models_own_generate_is_not_called(checkpoints: dict[str, Checkpoint], notes: pa.Table):
+    model = fresh("llama", checkpoints, notes)
+    rows = notes.slice(0, 2)
+    before = generate_topics(model, rows, n=2)
+
+    def generate(*_, **__):
+        pytest.fail("the model's own generate was called")
+
+    model.backbone.generate = generate
+    assert generate_topics(model, rows, n=2) == before
 
 
 def test_what_cannot_be_written_is_refused(tiny: NoteLLM, notes: pa.Table):

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import notellm.backbone.base as base_module
 import notellm.backbone.batch as batch_module
 import notellm.recall.checkpoint as checkpoint_module
 from notellm.backbone import LoraOptions
@@ -267,39 +269,180 @@ def edit(path: Path, **changes) -> None:
     (path / "notellm.json").write_text(json.dumps(value | changes))
 
 
+def older(path: Path) -> None:
+    """As a version saved it that wrote no digests down."""
+    value = json.loads((path / "notellm.json").read_text())
+    for name in ("files", "fingerprint", "dtype"):
+        del value[name]
+    (path / "notellm.json").write_text(json.dumps(value))
+
+
 @pytest.mark.parametrize(
-    ("damage", "error", "message"),
+    ("damage", "message"),
     [
-        (lambda p: (p / "notellm.json").write_text("{"), ModelError, "not valid JSON"),
-        (lambda p: (p / "notellm.json").write_text("[1]"), ModelError, "is not a NoteLLM configuration"),
-        (lambda p: edit(p, config=3), ModelError, "is not a NoteLLM configuration"),
-        (lambda p: edit(p, tau="warm"), ModelError, "is not a NoteLLM configuration"),
-        (lambda p: edit(p, config={"dim": 16, "future": 1}), ModelError, "unknown field 'future'"),
-        (lambda p: edit(p, template={}), ConfigError, "category must be an object"),
-        (lambda p: edit(p, config={"dim": 8}), ModelError, r"projection of .* is \(16, 32\)"),
-        (lambda p: (p / "2_Dense" / "model.safetensors").unlink(), ModelError, "lacks its projection"),
-        (
-            lambda p: (p / "2_Dense" / "model.safetensors").write_bytes(b"x"),
-            ModelError,
-            "lacks its projection",
-        ),
+        (lambda p: (p / "notellm.json").write_text("{"), r"notellm\.json is not valid JSON"),
+        (lambda p: (p / "notellm.json").write_text("[1]"), r"notellm\.json is no JSON object"),
+        (lambda p: edit(p, config=3), "is not a NoteLLM configuration"),
+        (lambda p: edit(p, tau="warm"), "is not a NoteLLM configuration"),
+        (lambda p: edit(p, tau=float("nan")), "is not a NoteLLM configuration"),
+        (lambda p: edit(p, config={"dim": 16, "future": 1}), "unknown field 'future'"),
+        (lambda p: edit(p, config={"dim": 16, "max_length": "long"}), "max_length is 'long' and must be"),
+        (lambda p: edit(p, config={"dim": 16, "categories": [1]}), "categories is .* a list of texts"),
+        (lambda p: edit(p, config={"dim": 16, "title_tokens": 0}), r"notellm\.json: title_tokens is 0"),
+        (lambda p: edit(p, template={}), r"notellm\.json: .*category must be an object"),
+        (lambda p: edit(p, config={"dim": 8}), r"projection of .* is \(16, 32\)"),
+        (lambda p: (p / "2_Dense" / "model.safetensors").unlink(), "lacks its projection"),
+        (lambda p: (p / "2_Dense" / "model.safetensors").write_bytes(b"x"), "lacks its projection"),
         (
             lambda p: save_file({"other": torch.zeros(2)}, p / "2_Dense" / "model.safetensors"),
-            ModelError,
             "lacks its projection",
         ),
-        (lambda p: (p / "model.safetensors").write_bytes(b"x" * 50), ModelError, "no causal language model"),
-        (lambda p: (p / "config.json").unlink(), ModelError, "is not a model directory"),
-        (lambda p: (p / "tokenizer.json").write_text("{"), ModelError, "no usable tokenizer"),
+        (lambda p: (p / "model.safetensors").write_bytes(b"x" * 50), "no causal language model"),
+        (lambda p: (p / "config.json").unlink(), "is not a model directory"),
+        (lambda p: (p / "tokenizer.json").write_text("{"), "no usable tokenizer"),
     ],
 )
-def test_a_damaged_directory(saved: Path, tmp_path: Path, damage, error: type[Exception], message: str):
+def test_a_damaged_directory(saved: Path, tmp_path: Path, damage, message: str):
     path = tmp_path / "model"
     shutil.copytree(saved, path)
+    older(path)
     damage(path)
-    with pytest.raises(error, match=message) as caught:
+    with pytest.raises(ModelError, match=message) as caught:
         NoteLLM.from_pretrained(path)
     assert "\n" not in str(caught.value)
+
+
+def test_only_what_was_saved_is_opened_as_saved(
+    saved: Path, tiny: NoteLLM, checkpoints: dict[str, Checkpoint], tmp_path: Path
+):
+    assert NoteLLM.from_saved(saved).verified_fingerprint() == tiny.fingerprint()
+    path = tmp_path / "model"
+    shutil.copytree(saved, path)
+    (path / "notellm.json").unlink()
+    for other in (path, checkpoints["llama"].path, "owner/model"):
+        with pytest.raises(ModelError, match=r"is not a saved NoteLLM: there is no notellm\.json"):
+            NoteLLM.from_saved(other)
+    # Nor does a copy without its settings pass for a backbone, with a projection of random numbers.
+    with pytest.raises(ModelError, match=r"lacks notellm\.json, but its other files are those of a saved"):
+        NoteLLM.from_pretrained(path)
+
+
+# ---------------------------------------------------------------- the fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "lora"), [*((name, False) for name in ARCHITECTURES), *((name, True) for name in PRETRAINED)]
+)
+def test_a_saved_model_has_its_fingerprint_again(
+    name: str, lora: bool, checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path: Path
+):
+    model = fresh(name, checkpoints, notes, **({"lora": LoraOptions(rank=4)} if lora else {}))
+    with torch.no_grad():
+        for key, weight in model.named_parameters():
+            if "lora_" in key:
+                weight.normal_(std=0.3)
+    model.encode(notes)  # a tokenizer keeps how it was called last
+    before = model.fingerprint()
+    model.save_pretrained(tmp_path / "one")
+    opened = NoteLLM.from_saved(tmp_path / "one")
+    assert opened.verified_fingerprint() == opened.saved_fingerprint == before == model.fingerprint()
+    opened.save_pretrained(tmp_path / "two")
+    assert NoteLLM.from_saved(tmp_path / "two").verified_fingerprint() == before
+
+
+def lower_case(tokenizer) -> None:
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("llama", lambda m: setattr(m.backbone.config, "rms_norm_eps", 0.1)),
+        ("llama", lambda m: m.backbone.config.rope_parameters.update(rope_theta=100.0)),
+        ("neox", lambda m: setattr(m.backbone.config, "layer_norm_eps", 0.1)),
+        ("neox", lambda m: setattr(m.backbone.config, "use_parallel_residual", False)),
+        ("qwen2", lambda m: setattr(m.backbone.config, "hidden_act", "relu")),
+        ("tiny", lambda m: setattr(m.backbone.config, "hidden_act", "relu")),
+        ("tiny", lambda m: lower_case(m.tokenizer)),
+        ("llama", lambda m: m.tokenizer.add_tokens(["soup"])),
+        ("llama", lambda m: setattr(m.tokenizer.backend_tokenizer, "post_processor", None)),
+        ("llama", lambda m: m.projection.bias.data.add_(1)),
+        ("llama", lambda m: m.backbone.lm_head.weight.data[0].add_(1)),
+    ],
+)
+def test_whatever_changes_a_vector_changes_the_fingerprint(
+    name: str, change, checkpoints: dict[str, Checkpoint], notes: pa.Table
+):
+    model = fresh(name, checkpoints, notes)
+    before = model.fingerprint()
+    change(model)
+    assert model.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m.backbone.config, "transformers_version", "9.9.9"),
+        lambda m: setattr(m.backbone.config, "_name_or_path", "elsewhere"),
+        lambda m: setattr(m.backbone.config, "use_cache", False),
+        lambda m: m.tokenizer(["a", "a b c"], padding=True, truncation=True, max_length=2),
+        lambda m: m.to(torch.float64),
+    ],
+)
+def test_what_changes_no_vector_does_not(change, checkpoints: dict[str, Checkpoint], notes: pa.Table):
+    model = fresh("llama", checkpoints, notes)
+    before = model.fingerprint()
+    change(model)
+    assert model.fingerprint() == before
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "2_Dense/model.safetensors"])
+def test_files_of_another_model_are_noticed(saved: Path, tiny: NoteLLM, tmp_path: Path, file: str):
+    """By their digest; and where there is none, as of very large files, by the fingerprint."""
+    other = tmp_path / "other"
+    shutil.copytree(saved, other)
+    if file == "config.json":
+        config = json.loads((other / file).read_text())
+        (other / file).write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    elif file == "tokenizer.json":
+        tokenizer = json.loads((other / file).read_text())
+        (other / file).write_text(json.dumps(tokenizer | {"normalizer": {"type": "NFD"}}))
+    else:
+        weights = load_file(other / file)
+        save_file(
+            {"linear.weight": weights["linear.weight"].flip(0), "linear.bias": weights["linear.bias"]},
+            other / file,
+        )
+    with pytest.raises(ModelError, match=rf"{file} is damaged, or is not the file that notellm\.json"):
+        NoteLLM.from_saved(other)
+    edit(other, files={})
+    opened = NoteLLM.from_saved(other)
+    assert opened.saved_fingerprint == tiny.fingerprint()
+    with pytest.raises(ModelError, match=rf"notellm\.json belongs to the model {tiny.fingerprint()}, but"):
+        opened.verified_fingerprint()
+
+
+def test_large_weights_are_left_to_the_fingerprint(tiny: NoteLLM, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(base_module, "DIGESTED_BYTES", 20_000)
+    tiny.save_pretrained(tmp_path / "model")
+    assert "model.safetensors" not in json.loads((tmp_path / "model" / "notellm.json").read_text())["files"]
+    assert NoteLLM.from_saved(tmp_path / "model").verified_fingerprint() == tiny.fingerprint()
+
+
+def test_a_model_opened_in_another_way_has_no_fingerprint_to_compare(
+    saved: Path, tiny: NoteLLM, tmp_path: Path
+):
+    assert NoteLLM.from_pretrained(saved).saved_fingerprint == tiny.fingerprint()
+    assert NoteLLM.from_pretrained(saved, content_tokens=5).saved_fingerprint is None
+    narrow = NoteLLM.from_saved(saved, dtype=torch.bfloat16)
+    assert narrow.saved_fingerprint is None
+    assert narrow.verified_fingerprint() == narrow.fingerprint() != tiny.fingerprint()
+    narrow.save_pretrained(tmp_path / "narrow")  # its weights are bfloat16 now, which float32 holds exactly
+    assert NoteLLM.from_saved(tmp_path / "narrow").verified_fingerprint() == narrow.fingerprint()
+    assert tiny.saved_fingerprint is None
+
+
+# ---------------------------------------------------------------- options
 
 
 def test_wrong_options(saved: Path, notes: pa.Table):

@@ -5,18 +5,24 @@ how logits come out of them, how LoRA is put in and merged.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
+from notellm.backbone.source import asks_for_code, check_folder, code_message, first_line, local_folder
 from notellm.backbone.tokenizer import load_tokenizer
-from notellm.errors import ConfigError, MissingDependencyError, ModelError
+from notellm.errors import ConfigError, MissingDependencyError, ModelError, NotellmError
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -36,33 +42,96 @@ class LoraOptions:
 
 
 def load_backbone(
-    name_or_path: str | Path, *new_tokens: str, dtype: torch.dtype | str = torch.float32
+    name_or_path: str | Path,
+    *new_tokens: str,
+    dtype: torch.dtype | str = torch.float32,
+    trust_remote_code: bool = False,
+    saved: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its hardened tokenizer, by hub name or local path.
 
-    The embedding matrix grows where new tokens need it.
+    The embedding matrix grows where new tokens need it. Only safetensors are opened, and the model's
+    ``generation_config.json`` is not: notellm decodes in its own way.
+
+    Args:
+        name_or_path: a folder, or a name on the hub (``owner/name``). What looks like a path is only looked
+            for on this machine.
+        new_tokens: special tokens to add where they are missing.
+        dtype: of the weights; "auto" is the one they were saved in.
+        trust_remote_code: allow the model to be Python code that comes with it; that code then runs.
+        saved: the folder is one that notellm saved. Then nothing but the folder is read, and weights that the
+            model has no place for are an error, too.
 
     Raises:
-        ModelError: there is no causal language model, or no usable tokenizer.
+        ModelError: there is no causal language model or no usable tokenizer, a file is missing or damaged, or
+            the model asks for something that is not allowed (see :mod:`notellm.backbone.source`).
     """
-    path = Path(name_or_path)
-    if path.exists() and not (path / "config.json").is_file():
-        raise ModelError(f"{path} is not a model directory: it has no config.json")
+    folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(str(name_or_path))
-        model = AutoModelForCausalLM.from_pretrained(str(name_or_path), config=config, dtype=dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        check_folder(folder, trust_remote_code=trust_remote_code)
+        tokenizer = load_tokenizer(folder, *new_tokens, trust_remote_code=trust_remote_code)
+        # Trusted code may lie in another repository, but never that of a saved model.
+        source = {"trust_remote_code": trust_remote_code, "local_files_only": saved or not trust_remote_code}
+        config = AutoConfig.from_pretrained(str(folder), **source)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            generation_config=own_decoding(tokenizer),
+            output_loading_info=True,
+            **source,
+        )
+        model, loading = cast("PreTrainedModel", loaded[0]), loaded[1]
+        _check_loading(folder, loading, saved=saved)
+        embedding = cast("nn.Embedding", model.get_input_embeddings())
+        if len(tokenizer) > embedding.num_embeddings:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        check_label_logits(model)
+    except NotellmError:
+        raise
+    except Exception as error:  # a damaged model fails in many ways, in transformers and in its own layers
+        if not trust_remote_code and asks_for_code(folder, "config.json"):
+            raise ModelError(code_message(folder, "config.json")) from error
         raise ModelError(
-            f"no causal language model at {name_or_path}: {reason} "
+            f"no causal language model at {name_or_path}: {first_line(error)} "
             "(give a local model directory, or a hub name with a network connection)"
         ) from error
-    tokenizer = load_tokenizer(name_or_path, *new_tokens)
-    embedding = cast("nn.Embedding", model.get_input_embeddings())
-    if len(tokenizer) > embedding.num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    check_label_logits(model)
     return model, tokenizer
+
+
+def own_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> GenerationConfig:
+    """How notellm decodes: greedily, whatever the backbone's own settings are.
+
+    Args:
+        tokenizer: names the tokens that begin, end and fill up a sequence.
+        options: further fields of transformers' ``GenerationConfig``.
+    """
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        **options,
+    )
+
+
+def _check_loading(folder: Path, loading: Mapping[str, Any], *, saved: bool) -> None:
+    """Refuse a model part of which is not in its files: transformers fills it with random numbers.
+
+    Raises:
+        ModelError: a weight is missing, or a saved model has weights that its configuration has no place for.
+    """
+    if missing := sorted(map(str, loading["missing_keys"])):
+        raise ModelError(
+            f"{folder} is no whole causal language model: its weights lack {missing[0]}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; copy or download it again"
+        )
+    if saved and (unexpected := sorted(map(str, loading["unexpected_keys"]))):
+        raise ModelError(
+            f"the weights and the config.json of {folder} do not belong together: there is no place for "
+            f"{unexpected[0]}; copy the model again"
+        )
 
 
 def to_accelerator(module: _Module) -> _Module:
@@ -172,6 +241,15 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
     return state
 
 
-def save_backbone(model: PreTrainedModel, folder: Path) -> None:
-    """Save a causal language model as transformers would; LoRA adapters are merged into the weights."""
-    model.save_pretrained(folder, state_dict=merged_state(model))
+def save_backbone(model: PreTrainedModel, folder: Path) -> torch.dtype:
+    """Save a causal language model as transformers would; LoRA adapters are merged into the weights.
+
+    Returns:
+        The type that holds all of the saved weights exactly.
+    """
+    state = merged_state(model)
+    model.save_pretrained(folder, state_dict=state)
+    kinds = {weight.dtype for weight in state.values() if weight.is_floating_point()}
+    if len(kinds) == 1:
+        return kinds.pop()
+    return torch.float64 if torch.float64 in kinds else torch.float32

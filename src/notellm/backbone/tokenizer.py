@@ -5,13 +5,22 @@ notellm therefore has ``split_special_tokens`` set, which is saved with it, so t
 sentence-transformers open it with the same behaviour.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from notellm.errors import ModelError
+from notellm.backbone.source import (
+    asks_for_code,
+    check_tokenizer_files,
+    code_message,
+    first_line,
+    local_folder,
+)
+from notellm.errors import ModelError, NotellmError
 
 #: No common tokenizer needs more characters than this for one token of prose, so a text of a million
 #: characters is cut before it is tokenized, not after.
@@ -57,17 +66,51 @@ def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTo
     return tokenizer
 
 
-def load_tokenizer(name_or_path: str | Path, *new_tokens: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name_or_path: str | Path, *new_tokens: str, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Load a model's tokenizer and :func:`harden` it.
 
+    Args:
+        name_or_path: a folder, or a name on the hub (``owner/name``).
+        new_tokens: special tokens to add where they are missing.
+        trust_remote_code: allow a tokenizer to be Python code that comes with the model; that code then runs.
+
     Raises:
-        ModelError: there is no tokenizer there, or it cannot be used.
+        ModelError: there is no tokenizer there, it cannot be used, or it is code that is not allowed to run.
     """
+    folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
+    check_tokenizer_files(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(name_or_path), split_special_tokens=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"no usable tokenizer at {name_or_path}: {_first_line(error)}") from error
-    return harden(tokenizer, *new_tokens)
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder),
+            split_special_tokens=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=not trust_remote_code,  # trusted code may lie in another repository
+        )
+        hardened = harden(tokenizer, *new_tokens)
+        hardened("text")  # settings of a wrong type show only now
+    except NotellmError:
+        raise
+    except Exception as error:  # tokenizers raises a plain Exception, damaged JSON any kind of error
+        if not trust_remote_code and asks_for_code(folder, "tokenizer_config.json"):
+            raise ModelError(code_message(folder, "tokenizer_config.json")) from error
+        raise ModelError(f"no usable tokenizer at {name_or_path}: {first_line(error)}") from error
+    return hardened
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Everything that decides which ids a text becomes, as text: equal where two tokenizers do the same.
+
+    It is the same before a tokenizer is saved and after it is opened again. What a call sets for itself
+    (padding, truncation) and what only chats need is left out.
+    """
+    state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("version", "truncation", "padding"):
+        state.pop(name, None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    settings = [special, bool(tokenizer.split_special_tokens), tokenizer.clean_up_tokenization_spaces]
+    return json.dumps([state, settings], sort_keys=True, default=str)
 
 
 def cut_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], budget: int) -> list[str]:
@@ -80,7 +123,3 @@ def cut_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], budget: 
         text[: offsets[budget][0]].rstrip() if len(offsets) > budget else text
         for text, offsets in zip(short, batch["offset_mapping"], strict=True)
     ]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -23,7 +23,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.backbone.base import PromptedModel, digest_of, longest, read_saved
+from notellm.artifacts import write_folder
+from notellm.backbone.base import PromptedModel, digest_of, longest, naming, read_saved, written_down
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
@@ -35,10 +36,11 @@ from notellm.backbone.load import (
     save_backbone,
     to_accelerator,
 )
+from notellm.backbone.source import is_file
 from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
-from notellm.errors import ConfigError, DataError
-from notellm.files import json_text, write_aside
+from notellm.errors import ConfigError, DataError, ModelError
+from notellm.files import json_text
 from notellm.rank.code_text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
 from notellm.rank.prompt import RankPrompt, RankTemplate, load_template, template_from_dict
@@ -108,6 +110,7 @@ class BinLLM(PromptedModel):
         *,
         lora: LoraOptions | None = None,
         dtype: torch.dtype | str = torch.float32,
+        trust_remote_code: bool = False,
         **options: Any,
     ) -> Self:
         """A saved BinLLM, or a fresh one on any causal language model; on the accelerator if there is one.
@@ -116,23 +119,53 @@ class BinLLM(PromptedModel):
             name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
             lora: train low-rank adapters only; None trains every weight.
             dtype: of the backbone.
+            trust_remote_code: allow the backbone to be Python code that comes with it; that code then runs.
             options: fields of :class:`BinLLMConfig` that shall differ from the saved ones (or from the
                 defaults).
 
         Raises:
-            ModelError: there is no usable model.
+            ModelError: there is no usable model, its files do not fit together, or it is code that is not
+                allowed to run.
             ConfigError: an option is unknown or not allowed.
         """
         path = Path(name_or_path)
         saved = read_saved(path / CONFIG, BinLLMConfig, "BinLLM") if is_checkpoint(path) else {}
-        config = checked_config({**saved.get("config", {}), **options})
-        backbone, tokenizer = load_backbone(name_or_path, dtype=dtype)
+        settings_file = path / CONFIG if saved and not options else None
+        with naming(settings_file):
+            config = checked_config({**saved.get("config", {}), **options})
+        backbone, tokenizer = load_backbone(
+            name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, saved=bool(saved)
+        )
         config = replace(config, max_length=longest(backbone, config.max_length))
         template = None if "template" in options else saved.get("template")
-        model = cls(backbone, tokenizer, config, template=template)
+        with naming(settings_file):
+            model = cls(backbone, tokenizer, config, template=template)
+        if settings_file:
+            model.opened_with(settings_file, saved)
         if lora is not None:
             add_lora(backbone, lora)
         return to_accelerator(model)
+
+    @classmethod
+    def from_saved(
+        cls, path: str | Path, *, dtype: torch.dtype | str = torch.float32, trust_remote_code: bool = False
+    ) -> Self:
+        """A model that :meth:`save_pretrained` wrote, and nothing else.
+
+        Args:
+            path: the directory; a name on the hub is not looked up.
+            dtype: of the backbone.
+            trust_remote_code: as for :meth:`from_pretrained`.
+
+        Raises:
+            ModelError: the directory holds no whole BinLLM.
+        """
+        if not is_checkpoint(path):
+            raise ModelError(
+                f"{path} is not a saved BinLLM: there is no {CONFIG}; give a folder that save_pretrained or "
+                "Ranker.save wrote, and copy all of it"
+            )
+        return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
     @classmethod
     def from_corpus(
@@ -253,36 +286,47 @@ class BinLLM(PromptedModel):
 
     # ---------------------------------------------------------------- disk
 
-    def save_pretrained(self, folder: str | Path, *, extra: dict[str, str] | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, extra: dict[str, str] | None = None, force: bool = False
+    ) -> None:
         """Write the model as one directory, whole or not at all; adapters are merged into the weights.
 
         Args:
-            folder: where; an existing directory is replaced.
+            folder: where; a model that is there is replaced.
             extra: further text files to put in, by name.
+            force: as in ``artifacts.write_folder``.
 
         Raises:
             StorageError: it cannot be written.
         """
-        with write_aside(folder) as aside:
-            aside.mkdir()
+        with write_folder(folder, "rank model", force=force) as aside:
             self.write(aside, extra=extra)
 
     def write(self, folder: Path, *, extra: dict[str, str] | None = None) -> None:
         """Write the model's files into an empty folder."""
-        save_backbone(self.backbone, folder)
+        dtype = save_backbone(self.backbone, folder)
         self.tokenizer.save_pretrained(folder)
         saved = {"config": asdict(self.settings), "template": self.prompt.template.to_dict()}
+        saved |= written_down(folder, self.fingerprint(), dtype)
         for name, text in {CONFIG: json_text(saved), **(extra or {})}.items():
             (folder / name).write_text(text, encoding="utf-8")
 
     def fingerprint(self) -> str:
-        """SHA-256 of settings, prompt and weights, 16 hexadecimal digits."""
-        return digest_of((self.settings, self.prompt.template), merged_state(self.backbone))
+        """SHA-256 of settings, prompt, tokenizer, configuration and weights, 16 hexadecimal digits.
+
+        A saved model has it again when it is opened.
+        """
+        return digest_of(
+            (self.settings, self.prompt.template),
+            self.backbone.config,
+            self.tokenizer,
+            merged_state(self.backbone),
+        )
 
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a path is the directory of a saved BinLLM, and not of a causal language model alone."""
-    return (Path(path) / CONFIG).is_file()
+    return is_file(Path(path) / CONFIG)
 
 
 def rank_prompt(

@@ -3,14 +3,16 @@
     config.json  generation_config.json  model.safetensors  tokenizer.json ...   AutoModelForCausalLM opens it
     modules.json  sentence_bert_config.json  config_sentence_transformers.json
     1_Pooling/  2_Dense/  3_Normalize/                                           SentenceTransformer opens it
-    notellm.json                                                                 settings, template, tau
+    notellm.json                              settings, template, tau; fingerprint, digests of the other files
 
 The vectors are the same wherever it is opened: last-token pooling of a prompt, the dense layer (the
 projection), normalization. Adapters are merged into the weights.
 """
 
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.backbone.base import read_saved
+from notellm.artifacts import write_folder
+from notellm.backbone.base import read_saved, written_down
 from notellm.backbone.load import save_backbone
+from notellm.backbone.source import is_file
 from notellm.errors import ModelError
-from notellm.files import json_text, write_aside
+from notellm.files import json_text
 from notellm.recall.config import NoteLLMConfig
+from notellm.recall.prompt import EMB_TOKEN
 
 CONFIG = "notellm.json"
 _DENSE = "2_Dense"
@@ -37,16 +42,38 @@ class Settings:
         config: fields of :class:`NoteLLMConfig`, ``dim`` among them.
         template: the wording of the prompt.
         tau: the log inverse temperature.
+        fingerprint: of the whole model; None in files of older versions.
+        written: the content as it is in the file, with the digests of the other files.
     """
 
     config: dict[str, Any]
     template: dict[str, Any]
     tau: float
+    fingerprint: str | None = None
+    written: Mapping[str, Any] = field(default_factory=dict)
 
 
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a path is the directory of a saved NoteLLM, and not of a causal language model alone."""
-    return (Path(path) / CONFIG).is_file()
+    return is_file(Path(path) / CONFIG)
+
+
+def check_complete(path: Path) -> None:
+    """Refuse a folder that was copied from a saved NoteLLM, but without its settings.
+
+    Its projection would be replaced by a random one without a word.
+
+    Raises:
+        ModelError: it has the projection of a NoteLLM and the token [EMB], but no ``notellm.json``.
+    """
+    tokenizer = path / "tokenizer.json"
+    if is_checkpoint(path) or not is_file(path / _DENSE / "model.safetensors") or not is_file(tokenizer):
+        return
+    if json.dumps(EMB_TOKEN).encode() in tokenizer.read_bytes():
+        raise ModelError(
+            f"{path} lacks {CONFIG}, but its other files are those of a saved NoteLLM; copy the whole "
+            "folder again"
+        )
 
 
 def write_checkpoint(
@@ -56,39 +83,44 @@ def write_checkpoint(
     projection: nn.Linear,
     settings: Settings,
     extra: Mapping[str, str],
+    *,
+    force: bool = False,
 ) -> None:
     """Write a model's directory.
 
     Args:
-        folder: where; an existing directory is replaced.
+        folder: where; a model that is there is replaced.
         backbone: the causal language model.
         tokenizer: its tokenizer.
         projection: the linear layer to the vector.
         settings: the rest.
         extra: further text files, by name.
+        force: as in ``artifacts.write_folder``.
 
     Raises:
         StorageError: it cannot be written.
     """
-    with write_aside(folder) as aside:
-        aside.mkdir()
-        save_backbone(backbone, aside)
+    with write_folder(folder, "model", force=force) as aside:
+        dtype = save_backbone(backbone, aside)
         tokenizer.save_pretrained(aside)
         _write_sentence_transformers(aside, projection, settings.config["max_length"])
-        for name, text in {CONFIG: json_text(asdict(settings)), **extra}.items():
+        content = {"config": settings.config, "template": settings.template, "tau": settings.tau}
+        content |= written_down(aside, str(settings.fingerprint), dtype)
+        for name, text in {CONFIG: json_text(content), **extra}.items():
             (aside / name).write_text(text, encoding="utf-8")
 
 
 def read_settings(path: Path) -> Settings:
-    """The content of ``notellm.json``.
+    """The content of ``notellm.json``, once the other files have been compared with it.
 
     Raises:
-        ModelError: it is not what :func:`write_checkpoint` writes.
+        ModelError: it is not what :func:`write_checkpoint` writes, or another file is missing or damaged.
     """
     saved = read_saved(path / CONFIG, NoteLLMConfig, "NoteLLM")
-    if "dim" not in saved["config"] or not isinstance(saved.get("tau"), float):
+    tau = saved.get("tau")
+    if "dim" not in saved["config"] or not isinstance(tau, float) or not math.isfinite(tau):
         raise ModelError(f"{path / CONFIG} is not a NoteLLM configuration; save the model again")
-    return Settings(saved["config"], saved["template"], saved["tau"])
+    return Settings(saved["config"], saved["template"], tau, saved.get("fingerprint"), saved)
 
 
 def load_projection(path: Path, projection: nn.Linear) -> None:

@@ -5,15 +5,16 @@ category can be **constrained** to the known list: at every step only tokens tha
 names are allowed (a trie of their token ids), so an ill-formed category cannot come out.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig
 
 from notellm.backbone.batch import pad_left
+from notellm.backbone.load import own_decoding
 from notellm.errors import ConfigError
 from notellm.recall.model import NoteLLM, Notes, as_notes
 from notellm.recall.prompt import Task
@@ -123,21 +124,21 @@ def _generate(
     ]
     order = sorted(range(len(starts)), key=lambda row: -len(starts[row]))
     results: list[list[int]] = [[] for _ in starts]
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=limit,
-        do_sample=False,
-        eos_token_id=prompt.eos_id,
-        pad_token_id=model.tokenizer.pad_token_id,
-        bos_token_id=model.tokenizer.bos_token_id,
-    )
     training = model.training
     model.eval()
+    # transformers fills what a call leaves open from the model's own generation_config (sampling, penalties,
+    # forbidden tokens), and a model may bring its own `generate`. So a shallow copy decodes, with the same
+    # weights and neither of the two; the model is left as it is, also for other threads.
+    writer = copy.copy(model.backbone)
+    writer.generation_config = own_decoding(model.tokenizer)
+    config = own_decoding(model.tokenizer, max_new_tokens=limit)
     with tqdm(total=len(starts), unit="note", desc=task, disable=not progress) as bar:
         for first in range(0, len(order), BATCH):
             chosen = order[first : first + BATCH]
             batch = pad_left([starts[row] for row in chosen], model.tokenizer, model.device)
             width = batch["input_ids"].shape[1]
-            output = model.backbone.generate(  # type: ignore[operator]
+            output = type(writer).generate(  # type: ignore[attr-defined]
+                writer,
                 **batch,
                 generation_config=config,
                 prefix_allowed_tokens_fn=None if trie is None else _allowed(trie, width, prompt.eos_id),

@@ -24,7 +24,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.backbone.base import PromptedModel, digest_of, longest
+from notellm.backbone.base import PromptedModel, digest_of, longest, naming
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
@@ -36,10 +36,12 @@ from notellm.backbone.load import (
     to_accelerator,
 )
 from notellm.backbone.tiny import TinyOptions, build_tiny, train_tokenizer
-from notellm.errors import ConfigError, DataError
+from notellm.errors import ConfigError, DataError, ModelError
 from notellm.evaluate import click_matrix
 from notellm.recall.checkpoint import (
+    CONFIG,
     Settings,
+    check_complete,
     is_checkpoint,
     load_projection,
     read_settings,
@@ -119,39 +121,78 @@ class NoteLLM(PromptedModel):
         *,
         lora: LoraOptions | None = None,
         dtype: torch.dtype | str = torch.float32,
+        trust_remote_code: bool = False,
         **options: Any,
     ) -> Self:
         """A saved NoteLLM, or a fresh one on any causal language model; on the accelerator if there is one.
+
+        Whoever must not get a fresh one, with a projection that nobody has trained, calls :meth:`from_saved`.
 
         Args:
             name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
             lora: train low-rank adapters only; None trains every weight.
             dtype: of the backbone; the projection is always float32.
+            trust_remote_code: allow the backbone to be Python code that comes with it; that code then runs.
             options: fields of :class:`NoteLLMConfig` that shall differ from the saved ones (or from
                 the defaults).
 
         Raises:
-            ModelError: there is no usable model, or its files do not fit together.
+            ModelError: there is no usable model, its files do not fit together, or it is code that is not
+                allowed to run.
             ConfigError: an option is unknown or not allowed.
         """
         path = Path(name_or_path)
         saved = read_settings(path) if is_checkpoint(path) else None
-        config = checked_config({**(saved.config if saved else {}), **options})
+        if saved is None:
+            check_complete(path)
+        settings_file = path / CONFIG if saved and not options else None
+        with naming(settings_file):
+            config = checked_config({**(saved.config if saved else {}), **options})
         if saved and config.dim != saved.config["dim"]:
             raise ConfigError(
                 f"dim is {config.dim}, but the model saved at {path} has {saved.config['dim']}; "
                 "leave dim out, or start from a backbone without a projection"
             )
-        backbone, tokenizer = load_backbone(name_or_path, EMB_TOKEN, dtype=dtype)
+        backbone, tokenizer = load_backbone(
+            name_or_path,
+            EMB_TOKEN,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            saved=saved is not None,
+        )
         config = replace(config, max_length=longest(backbone, config.max_length))
         template = saved.template if saved and "template" not in options else None
-        model = cls(backbone, tokenizer, config, template=template)
+        with naming(settings_file):
+            model = cls(backbone, tokenizer, config, template=template)
         if saved:
             load_projection(path, model.projection)
             model.tau.data = torch.tensor(saved.tau)
+            if settings_file:
+                model.opened_with(settings_file, saved.written)
         if lora is not None:
             add_lora(backbone, lora)
         return to_accelerator(model)
+
+    @classmethod
+    def from_saved(
+        cls, path: str | Path, *, dtype: torch.dtype | str = torch.float32, trust_remote_code: bool = False
+    ) -> Self:
+        """A model that :meth:`save_pretrained` wrote, and nothing else: for whoever computes vectors to keep.
+
+        Args:
+            path: the directory; a name on the hub is not looked up.
+            dtype: of the backbone.
+            trust_remote_code: as for :meth:`from_pretrained`.
+
+        Raises:
+            ModelError: the directory holds no whole NoteLLM.
+        """
+        if not is_checkpoint(path):
+            raise ModelError(
+                f"{path} is not a saved NoteLLM: there is no {CONFIG}; give a folder that notellm fit or "
+                "NoteLLM.save_pretrained wrote, and copy all of it"
+            )
+        return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
     @classmethod
     def from_corpus(
@@ -308,26 +349,37 @@ class NoteLLM(PromptedModel):
 
     # ---------------------------------------------------------------- disk
 
-    def save_pretrained(self, folder: str | Path, *, extra: dict[str, str] | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, extra: dict[str, str] | None = None, force: bool = False
+    ) -> None:
         """Write the model as one directory, whole or not at all; adapters are merged into the weights.
 
         Args:
-            folder: where; an existing directory is replaced.
+            folder: where; a model that is there is replaced, anything else is refused.
             extra: further text files to put in, by name (the model card, the record).
+            force: as in ``artifacts.write_folder``.
 
         Raises:
             StorageError: it cannot be written.
         """
-        settings = Settings(asdict(self.settings), self.prompt.template.to_dict(), float(self.tau.detach()))
-        write_checkpoint(folder, self.backbone, self.tokenizer, self.projection, settings, extra or {})
+        template, tau = self.prompt.template.to_dict(), float(self.tau.detach())
+        settings = Settings(asdict(self.settings), template, tau, self.fingerprint())
+        write_checkpoint(
+            folder, self.backbone, self.tokenizer, self.projection, settings, extra or {}, force=force
+        )
 
     def fingerprint(self) -> str:
-        """SHA-256 of settings, prompt and weights, 16 hexadecimal digits: which vectors are whose.
+        """SHA-256 of settings, prompt, tokenizer, configuration and weights, 16 hexadecimal digits.
 
-        A saved model has it again when it is opened.
+        It says which vectors are whose. A saved model has it again when it is opened.
         """
         heads = {"projection": self.projection.weight, "bias": self.projection.bias, "tau": self.tau}
-        return digest_of((self.settings, self.prompt.template), merged_state(self.backbone) | heads)
+        return digest_of(
+            (self.settings, self.prompt.template),
+            self.backbone.config,
+            self.tokenizer,
+            merged_state(self.backbone) | heads,
+        )
 
 
 def _prompt_builder(
