@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from notellm.errors import ConfigError, DataError, ModelError, StorageError
@@ -332,10 +333,33 @@ def test_what_is_no_model_is_named(tmp_path):
     model = TestMatrixFactorization.build()
     model.save(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"short")
-    with pytest.raises(ModelError, match="is not a whole mf model"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
         load_collaborative(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text('{"kind": "codes"}')
     with pytest.raises(ModelError, match="kind 'codes': it must be one of mf, lightgcn, sasrec"):
+        load_collaborative(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("edges", torch.tensor([[0], [99]])),
+        ("edges", torch.tensor([[-1], [0]])),
+        ("edges", torch.zeros(3, 1, dtype=torch.int64)),
+        ("known_users", torch.ones(3, dtype=torch.bool)),
+        ("known_items", torch.ones(1)),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, name, value):
+    """Also where no digests were written down: an edge outside of the tables would read foreign memory."""
+    model = LightGCN(["u0", "u1"], ["n0"], dimensions=4)
+    model.save(tmp_path / "model")
+    assert load_collaborative(tmp_path / "model").scores(["u0"], ["n0"]).shape == (1,)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["files"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    save_file(model.state_dict() | {name: value}, tmp_path / "model" / "model.safetensors")
+    with pytest.raises(ModelError, match=f"is not a whole lightgcn model: {name}"):
         load_collaborative(tmp_path / "model")
 
 

@@ -40,6 +40,7 @@ side anew against the finished other, agrees more (0.7 to 0.8) but knows the row
 (320 rows, chosen by these very rows) the latter had AUC 0.85 where this had 0.58 and no knowledge 0.5.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -55,8 +56,10 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor, nn
 
+from notellm.artifacts import write_folder
+from notellm.digests import check_digests, digests_of
 from notellm.errors import ConfigError, DataError, ModelError
-from notellm.files import read_json, read_parquet, write_aside, write_json, write_parquet
+from notellm.files import read_json, read_parquet, write_json, write_parquet
 from notellm.rank.code_text import Bits, binary_text, parse_binary
 from notellm.rank.collaborative.base import CONFIG, ITEMS, USERS, Floats, inference, lookup, seeded
 from notellm.rank.collaborative.mf import MatrixFactorization
@@ -243,7 +246,7 @@ class Codes:
         """Score of each user for the item in the same place, float32 (n,): agreeing bits less the others."""
         return inner_product(self.user_bits(user_ids, histories), self.item_bits(note_ids))
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, force: bool = False) -> None:
         """Write the codes as a folder of Parquet, safetensors and JSON, whole or not at all.
 
         ``users.parquet`` and ``items.parquet`` hold the ids, ``known``, and ``code`` as 0 and 1.
@@ -251,8 +254,7 @@ class Codes:
         Raises:
             StorageError: it cannot be written.
         """
-        with write_aside(folder) as aside:
-            aside.mkdir()
+        with write_folder(folder, "codes", force=force) as aside:
             for name, column, ids, known, codes in (
                 (USERS, "user_id", self.users.ids, self.known_users, self.user_codes),
                 (ITEMS, "note_id", self.items.ids, self.known_items, self.item_codes),
@@ -260,40 +262,85 @@ class Codes:
                 table = pa.table({column: ids, "known": known, "code": binary_text(codes)})
                 write_parquet(table, aside / name)
             save_file({name: np.ascontiguousarray(array) for name, array in self.maps.items()}, aside / _MAPS)
+            files = digests_of((aside / name for name in (USERS, ITEMS, _MAPS)), aside)
             values = {"scale": self.scale, "unknown": self.unknown, "description": dict(self.description)}
-            write_json({"kind": "codes", **values}, aside / CONFIG)
+            write_json({"kind": "codes", **values, "files": files}, aside / CONFIG)
 
 
 def load_codes(folder: str | Path) -> Codes:
     """Codes that were saved.
 
     Raises:
-        StorageError: a file is missing.
+        StorageError: there is no ``config.json``.
         DataError: a file cannot be read, or holds what is no code.
-        ModelError: the folder holds something else.
+        ModelError: the folder holds something else, or a file is missing or is not the one that was saved.
     """
     source = Path(folder)
     values = read_json(source / CONFIG)
-    if values.get("kind") != "codes":
-        raise ModelError(f"{source} holds {values.get('kind')!r}: give a folder that Codes.save wrote")
-    users = read_parquet(source / USERS, ["user_id", "known", "code"])
-    items = read_parquet(source / ITEMS, ["note_id", "known", "code"])
+    kind = values.get("kind") if isinstance(values, dict) else values
+    if kind != "codes":
+        raise ModelError(f"{source / CONFIG} holds {str(kind)[:40]!r}: give a folder that Codes.save wrote")
+    check_digests(source / CONFIG, values.get("files", {}))
+    users, known_users, user_codes = _read_side(source / USERS, "user_id")
+    items, known_items, item_codes = _read_side(source / ITEMS, "note_id")
     try:
         maps = load_file(source / _MAPS)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{source} is not a whole folder of codes: {error}; save it again") from error
+    if problem := _problem(values, maps, user_codes.shape[1], item_codes.shape[1]):
+        raise ModelError(f"{source} is not a whole folder of codes: {problem}; save it again")
     return Codes(
-        users=IdIndex(users["user_id"]),
-        items=IdIndex(items["note_id"]),
-        user_codes=parse_binary(users["code"].to_pylist()),
-        item_codes=parse_binary(items["code"].to_pylist()),
-        known_users=users["known"].to_numpy(),
-        known_items=items["known"].to_numpy(),
+        users=users,
+        items=items,
+        user_codes=user_codes,
+        item_codes=item_codes,
+        known_users=known_users,
+        known_items=known_items,
         maps=maps,
         scale=values["scale"],
         unknown=values["unknown"],
         description=values["description"],
     )
+
+
+def _read_side(path: Path, column: str) -> tuple[IdIndex, Bits, Bits]:
+    """Ids, which of them are known, (n,), and codes, (n, bits), of one of the two tables."""
+    table = read_parquet(path, [column, "known", "code"])
+    for name, kind in ((column, pa.string()), ("known", pa.bool_()), ("code", pa.string())):
+        if table[name].type != kind or table[name].null_count:
+            raise DataError(
+                f"{path}: the column {name} is {table[name].type} with {table[name].null_count} empty "
+                f"values; it must be {kind} without any; save the codes again"
+            )
+    try:
+        return IdIndex(table[column]), table["known"].to_numpy(), parse_binary(table["code"].to_pylist())
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _problem(
+    values: Mapping[str, Any], maps: Mapping[str, npt.NDArray[Any]], user_bits: int, item_bits: int
+) -> str | None:
+    """What of a folder of codes does not fit together."""
+    if user_bits != item_bits:
+        return f"users have codes of {user_bits} bits, items of {item_bits}"
+    scale, unknown = values.get("scale"), values.get("unknown")
+    if not isinstance(scale, int | float) or not math.isfinite(scale):
+        return f"the scale in {CONFIG} is {scale!r}"
+    if unknown not in get_args(Unknown):
+        return f"unknown in {CONFIG} is {unknown!r}, not one of {', '.join(get_args(Unknown))}"
+    if not isinstance(values.get("description"), dict):
+        return f"{CONFIG} has no description"
+    needed: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(
+        ("average_user", "average_item"), ((user_bits,), np.bool_)
+    )
+    if unknown == "folded":
+        needed |= {"weight": ((user_bits, user_bits), np.float32)}
+        needed |= dict.fromkeys(("offset", "background"), ((user_bits,), np.float32))
+    for name, (shape, kind) in needed.items():
+        if name not in maps or maps[name].shape != shape or maps[name].dtype != kind:
+            return f"{_MAPS} has no {name} of shape {shape}"
+    return None
 
 
 def fit_codes(train: pa.Table, valid: pa.Table, options: CodeOptions | None = None) -> Codes:

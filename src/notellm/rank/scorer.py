@@ -20,16 +20,19 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from notellm.artifacts import MANIFEST, write_folder
 from notellm.backbone.batch import pad
 from notellm.backbone.shared import can_share, end_states, read_beginning
+from notellm.backbone.source import is_file
 from notellm.data.schema import NOTES
+from notellm.digests import check_digests, digests_of
 from notellm.errors import DataError, ModelError
-from notellm.files import json_text, read_json, read_parquet, write_aside, write_parquet
+from notellm.files import json_text, read_json, read_parquet, write_parquet
 from notellm.rank.batch import NoteTexts
 from notellm.rank.blend import Blend
 from notellm.rank.codes import Codes, load_codes
 from notellm.rank.config import Form
-from notellm.rank.model import BinLLM, is_checkpoint
+from notellm.rank.model import BinLLM
 from notellm.recall.prompt import Note
 from notellm.record import fingerprint
 
@@ -38,6 +41,12 @@ from notellm.record import fingerprint
 CANDIDATES = {"cpu": 100, "cuda": 256}
 
 _CODES, _NOTES, _HISTORIES, _PARTS = "codes", "notes.parquet", "histories.parquet", "ranker.json"
+_HISTORIES_SCHEMA = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("history", pa.list_(pa.field("item", pa.string(), nullable=False)), nullable=False),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -248,20 +257,22 @@ class Ranker:
 
     # ---------------------------------------------------------------- disk
 
-    def save(self, folder: str | Path, *, extra: Mapping[str, str] | None = None) -> None:
+    def save(
+        self, folder: str | Path, *, extra: Mapping[str, str] | None = None, force: bool = False
+    ) -> None:
         """Write model, codes, notes and histories as one directory, whole or not at all.
 
         The model's own files lie at its top, so ``AutoModelForCausalLM`` and :class:`BinLLM` open it, too.
 
         Args:
-            folder: where; an existing directory is replaced.
+            folder: where; a ranker that is there is replaced.
             extra: further text files to put in, by name (the record, the model card).
+            force: as in ``artifacts.write_folder``.
 
         Raises:
             StorageError: it cannot be written.
         """
-        with write_aside(folder) as aside:
-            aside.mkdir()
+        with write_folder(folder, "ranker", force=force) as aside:
             self.model.write(aside)
             if self.codes is not None:
                 self.codes.save(aside / _CODES)
@@ -277,37 +288,70 @@ class Ranker:
                 "model": self.model.fingerprint(),
                 "codes": codes_fingerprint(self.codes),
                 "blend": None if self.blend is None else self.blend.to_json(),
+                "files": digests_of(_own_files(aside), aside),
             }
             for name, text in {_PARTS: json_text(parts), **(extra or {})}.items():
                 (aside / name).write_text(text, encoding="utf-8")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: str | Path, *, trust_remote_code: bool = False) -> Self:
         """A ranker that :meth:`save` wrote.
 
+        Args:
+            folder: where.
+            trust_remote_code: as for :meth:`BinLLM.from_saved`.
+
         Raises:
-            ModelError: it is none, or its model and codes do not belong together.
+            ModelError: it is none, its model and codes do not belong together, or a file is missing or is not
+                the one that was saved.
+            DataError: a table cannot be read.
         """
         path = Path(folder)
-        if not is_checkpoint(path) or not (path / _PARTS).is_file():
+        if not is_file(path / _PARTS):
             raise ModelError(
                 f"{path} is not a ranker directory (it has no {_PARTS}); make one: notellm rank fit"
             )
         parts = read_json(path / _PARTS)
         if not isinstance(parts, dict):
             raise ModelError(f"{path / _PARTS} is not what Ranker.save writes; fit the ranker again")
-        model = BinLLM.from_pretrained(path)
+        model = BinLLM.from_saved(path, trust_remote_code=trust_remote_code)
         codes = load_codes(path / _CODES) if (path / _CODES).is_dir() else None
-        for name, found in (("model", model.fingerprint()), ("codes", codes_fingerprint(codes))):
+        # Models that an older version saved have another fingerprint now than the one in the parts.
+        checked = {} if model.saved_fingerprint is None else {"model": model.verified_fingerprint()}
+        for name, found in (checked | {"codes": codes_fingerprint(codes)}).items():
             if found != parts.get(name):
                 raise ModelError(
-                    f"the {name} in {path} ({found}) are not those that were tuned together "
-                    f"({parts.get(name)}): codes mean nothing to another model; fit the ranker again"
+                    f"the {name} in {path} ({found}) are not those that were tuned together ({_PARTS} says "
+                    f"{parts.get(name)}): codes mean nothing to another model; fit the ranker again"
                 )
-        users = read_parquet(path / _HISTORIES, ["user_id", "history"])
+        check_digests(path / _PARTS, parts.get("files", {}))
+        users = _read_typed(path / _HISTORIES, _HISTORIES_SCHEMA)
         histories = dict(zip(users["user_id"].to_pylist(), users["history"].to_pylist(), strict=True))
-        blend = None if parts.get("blend") is None else Blend.from_json(parts["blend"])
-        return cls(model, codes, read_parquet(path / _NOTES, NOTES.names), histories, blend)
+        try:
+            blend = None if parts.get("blend") is None else Blend.from_json(parts["blend"])
+        except ModelError as error:
+            raise ModelError(f"{path / _PARTS}: {error}") from error
+        return cls(model, codes, _read_typed(path / _NOTES, NOTES), histories, blend)
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files of a ranker besides those of its model, which are named in its own settings."""
+    codes = [file for file in (folder / _CODES).glob("*") if file.name != MANIFEST]
+    return [folder / _NOTES, folder / _HISTORIES, *codes]
+
+
+def _read_typed(path: Path, schema: pa.Schema) -> pa.Table:
+    """A table of a schema.
+
+    Raises:
+        DataError: a column is missing or of another type, or has empty values where none may be.
+    """
+    try:
+        return read_parquet(path, schema.names).cast(schema)
+    except (pa.ArrowException, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is not what Ranker.save writes: {error}; fit the ranker again") from error
 
 
 def whole_notes(notes: pa.Table) -> pa.Table:

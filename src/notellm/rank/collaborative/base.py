@@ -24,8 +24,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from notellm.artifacts import write_folder
+from notellm.digests import digests_of
 from notellm.errors import ConfigError
-from notellm.files import write_aside, write_json, write_parquet
+from notellm.files import write_json, write_parquet
 from notellm.rank.collaborative.rows import Histories, IdIndex, Ids, Rows, labels_of
 
 Floats = npt.NDArray[np.float32]
@@ -145,24 +147,46 @@ class CollaborativeModel(nn.Module, ABC):
         """Score of each user for the item in the same place, float32 (n,): the dot product of the vectors."""
         return predict(self, self.encode(user_ids, note_ids, histories))
 
-    def save(self, folder: str | Path, training: Mapping[str, Any] | None = None) -> None:
+    def save(
+        self, folder: str | Path, training: Mapping[str, Any] | None = None, *, force: bool = False
+    ) -> None:
         """Write the model as a folder of safetensors, Parquet and JSON, whole or not at all.
 
         Args:
-            folder: where to; what is there is replaced.
+            folder: where; a collaborative model that is there is replaced.
             training: kept beside the configuration: how the model was trained.
+            force: as in ``artifacts.write_folder``.
 
         Raises:
             StorageError: it cannot be written.
         """
-        with write_aside(folder) as aside:
-            aside.mkdir()
-            write_json(
-                {"kind": self.kind, "config": self.config, "training": dict(training or {})}, aside / CONFIG
-            )
+        with write_folder(folder, "collaborative model", force=force) as aside:
             save_file({n: t.contiguous() for n, t in self.state_dict().items()}, aside / WEIGHTS)
             write_parquet(pa.table({"user_id": self.users.ids}), aside / USERS)
             write_parquet(pa.table({"note_id": self.items.ids}), aside / ITEMS)
+            described = {"kind": self.kind, "config": self.config, "training": dict(training or {})}
+            files = digests_of((aside / name for name in (WEIGHTS, USERS, ITEMS)), aside)
+            write_json({**described, "files": files}, aside / CONFIG)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take on saved weights, and what the model knows of its training rows.
+
+        Args:
+            tensors: by name, as ``state_dict`` gives them.
+
+        Raises:
+            ValueError: one does not fit this model.
+            KeyError: one is missing.
+            RuntimeError: weights are missing, or of another shape.
+        """
+        for name, buffer in list(self.named_buffers()):
+            tensor = tensors[name]
+            free = buffer.numel() == 0  # the edges of a graph have no number of their own
+            same = tensor.shape[:-1] == buffer.shape[:-1] if free else tensor.shape == buffer.shape
+            if tensor.dtype != buffer.dtype or not same:
+                raise ValueError(f"{name} is {tensor.dtype} of shape {tuple(tensor.shape)}")
+            setattr(self, name, tensor)
+        self.load_state_dict(tensors)
 
     def _past(self, count: int, histories: Histories | None) -> Tensor:
         """Rows of the last liked items, (n, max_history)."""

@@ -6,6 +6,8 @@ A has an edge where a training row says liked, D are its degrees (He et al. 2020
 on the labels with binary cross-entropy as all models here, where the paper ranks pairs.
 """
 
+from collections.abc import Mapping
+
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -59,6 +61,13 @@ class LightGCN(CollaborativeModel):
             ]
         )
         self.edges = torch.unique(ends[:, (ends >= 0).all(0)], dim=1)
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """As of every model; edges between rows that are not there are refused."""
+        super().load(tensors)
+        sizes = torch.tensor([[len(self.users)], [len(self.items)]])
+        if not ((self.edges >= 0) & (self.edges < sizes)).all():
+            raise ValueError("edges name users or items that are not there")
 
     def tables(self) -> tuple[Tensor, Tensor]:
         """Vectors of all users (U, d) and items (I, d)."""

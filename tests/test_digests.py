@@ -1,0 +1,206 @@
+"""Whatever happens to a file of a saved model: an error in one line, or the same model; never another one."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from notellm.artifacts import MANIFEST
+from notellm.digests import check_digests, digests_of
+from notellm.errors import ModelError, NotellmError
+from notellm.rank.blend import Blend
+from notellm.rank.codes import load_codes
+from notellm.rank.collaborative import LightGCN, MatrixFactorization, SASRec, load_collaborative
+from notellm.rank.model import BinLLM
+from notellm.rank.scorer import Ranker, codes_fingerprint
+from notellm.recall.model import NoteLLM
+from tests.rank.small import agreeing, random_codes, ranking_model
+
+SETTINGS = ("notellm.json", "binllm.json", "ranker.json", "config.json")
+
+
+def ranker_state(folder: Path) -> object:
+    ranker = Ranker.from_pretrained(folder)
+    return (
+        ranker.model.fingerprint(),
+        codes_fingerprint(ranker.codes),
+        ranker.histories,
+        ranker.blend,
+        ranker.table.to_pylist(),
+    )
+
+
+def codes_state(folder: Path) -> object:
+    codes = load_codes(folder)
+    return codes_fingerprint(codes), codes.scale, codes.description
+
+
+def collaborative_state(folder: Path) -> object:
+    model = load_collaborative(folder)
+    users, notes = [["u0", "u1", "nobody"], ["n1", "n2", "n30"]]
+    return np.round(model.scores(users, notes, [["n1"], [], ["n2", "n3"]]), 4).tolist()
+
+
+#: How a folder is opened, and what may not change without an error.
+OPENED: dict[str, Callable[[Path], object]] = {
+    "notellm": lambda folder: NoteLLM.from_saved(folder).verified_fingerprint(),
+    "binllm": lambda folder: BinLLM.from_saved(folder).verified_fingerprint(),
+    "ranker": ranker_state,
+    "codes": codes_state,
+    "mf": collaborative_state,
+    "lightgcn": collaborative_state,
+    "sasrec": collaborative_state,
+}
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoints, notes: pa.Table, tiny: NoteLLM, tmp_path_factory) -> dict[str, Path]:
+    """One saved folder of each kind."""
+    root = tmp_path_factory.mktemp("saved")
+    tiny.save_pretrained(root / "notellm")
+    rank_model = ranking_model("tiny", checkpoints, notes, root)
+    rank_model.save_pretrained(root / "binllm")
+    ids = notes["note_id"].to_pylist()
+    codes = random_codes(ids, unknown="folded")
+    codes.save(root / "codes")
+    blend = Blend(best=1.0, latest=0.5, mean=0.25, log_odds=2.0)
+    Ranker(rank_model, codes, notes, {"u0": ["n1", "n2"]}, blend).save(root / "ranker")
+    rows = agreeing(codes, 60)
+    for kind in (MatrixFactorization, LightGCN, SASRec):
+        users = rows["user_id"].unique().to_pylist()
+        model = kind(["u0", "u1", *(u for u in users if u not in ("u0", "u1"))], ids, dimensions=4)
+        model.prepare(rows)
+        model.save(root / kind.kind)
+    return {name: root / name for name in OPENED}
+
+
+def wrong_types(path: Path) -> Iterator[bytes]:
+    """A JSON object, with one value after the other replaced by one of another type, two levels deep."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        return
+    if not isinstance(value, dict):
+        return
+    places: list[tuple[str, ...]] = [(key,) for key in value]
+    places += [
+        (key, inner)
+        for key, part in value.items()
+        if isinstance(part, dict) and key not in ("files", "description", "training", "model")
+        for inner in part
+    ]
+    for place in places:
+        changed = json.loads(json.dumps(value))
+        holder = changed
+        for key in place[:-1]:
+            holder = holder[key]
+        old = holder[place[-1]]
+        holder[place[-1]] = 3 if isinstance(old, str | list) else {"a": 1} if old is None else "x"
+        yield json.dumps(changed).encode()
+
+
+def damages(path: Path) -> dict[str, list[bytes | None]]:
+    """What may happen to a file, by name: its new content, None where it is gone."""
+    content = path.read_bytes()
+    noise = np.random.default_rng(0).integers(0, 256, 300, np.uint8).tobytes()
+    return {
+        "gone": [None],
+        "empty": [b""],
+        "cut": [content[: len(content) // 2], content[:-1]],
+        "noise": [noise, content[: len(content) // 2] + noise],
+        "other JSON": [b"[]", b"{}", b"3", b"null", b'{"a": ' * 3000],
+        "types": list(wrong_types(path)),
+    }
+
+
+def outcome(name: str, folder: Path) -> tuple[object, Exception | None]:
+    """What opening a folder gives, and the error where it gives none."""
+    try:
+        return OPENED[name](folder), None
+    except Exception as error:  # noqa: BLE001 - which one it is will be seen
+        return None, error
+
+
+KINDS = ("gone", "empty", "cut", "noise", "other JSON", "types")
+
+
+@pytest.mark.parametrize("damage", KINDS)
+@pytest.mark.parametrize("older", [False, True], ids=["", "older"])
+@pytest.mark.parametrize("name", OPENED)
+def test_a_damaged_file_is_an_error_or_changes_nothing(
+    folders: dict[str, Path], tmp_path: Path, name: str, damage: str, older: bool
+):
+    """``older``: saved by a version that wrote no digests down; then a file is told by its content alone."""
+    folder = tmp_path / name
+    shutil.copytree(folders[name], folder)
+    if older:
+        for file in folder.rglob("*.json"):
+            if file.name in SETTINGS:
+                value = json.loads(file.read_text())
+                value.pop("files", None)
+                file.write_text(json.dumps(value))
+    whole = OPENED[name](folder)
+    tried = 0
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name != MANIFEST):
+        content = file.read_bytes()
+        for changed in damages(file)[damage]:
+            if changed == content:
+                continue
+            tried += 1
+            what = f"{file.relative_to(folder)}: {'gone' if changed is None else changed[:200]!r}"
+            if changed is None:
+                file.unlink()
+            else:
+                file.write_bytes(changed)
+            state, error = outcome(name, folder)
+            if error is None:
+                assert state == whole, f"{what} was not noticed"
+            else:
+                assert isinstance(error, NotellmError), f"{what}: {type(error).__name__}: {error}"
+                assert "\n" not in str(error), what
+                assert older or file.name in str(error), f"{what}: {error}"
+            file.write_bytes(content)
+    assert tried > 2
+
+
+# ---------------------------------------------------------------- the digests themselves
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "sub" / "b").write_text("bb")
+    return tmp_path / "record.json", digests_of([tmp_path / "sub" / "b", tmp_path / "a"], tmp_path)
+
+
+def test_digests_are_named_within_the_folder(recorded: tuple[Path, dict[str, str]]):
+    record, digests = recorded
+    assert list(digests) == ["a", "sub/b"]
+    assert digests["a"] == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    assert list(digests_of(record.parent.rglob("[ab]"), record.parent, most=1)) == ["a"]
+    check_digests(record, digests)
+
+
+@pytest.mark.parametrize(
+    ("digests", "says"),
+    [
+        ({"c": "0"}, "lacks c; copy the whole folder again"),
+        ({"a": "0"}, "a is damaged, or is not the file that record.json was saved with"),
+        ({"a": 3}, "a is damaged"),
+        ([], '"files" is no object'),
+        ({"../a": "0"}, "names '../a', which is not in its own folder"),
+        ({"/dev/zero": "0"}, "which is not in its own folder"),
+        ({"sub": "0"}, "lacks sub"),
+    ],
+)
+def test_what_does_not_agree_with_its_digest_is_named(
+    recorded: tuple[Path, dict[str, str]], digests: Any, says: str
+):
+    with pytest.raises(ModelError, match=says):
+        check_digests(recorded[0], digests)
