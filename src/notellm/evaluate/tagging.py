@@ -21,9 +21,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics.bleu import BLEU
-
 from notellm.errors import DataError
 from notellm.evaluate.baselines import UNSPACED
 
@@ -145,6 +142,8 @@ def _exact(found: Sequence[str], own: Sequence[str]) -> tuple[float, float, floa
 
 
 def _bleu4(found: list[str], own: list[str]) -> float:
+    from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415 - see `_rouge`
+
     return float(BLEU(tokenize="zh").corpus_score(found, [own]).score) / 100
 
 
@@ -157,6 +156,9 @@ class _Tokens:
 
 def _rouge(found: list[str], own: list[str]) -> tuple[float, ...]:
     """Mean F1 of ROUGE-1, -2 and -L."""
+    # It brings NLTK and scikit-learn: a second that a service, which imports this module, need not spend.
+    from rouge_score.rouge_scorer import RougeScorer  # noqa: PLC0415
+
     scorer = RougeScorer(_ROUGE, tokenizer=_Tokens())
     scores = [scorer.score(truth, text) for text, truth in zip(found, own, strict=True)]
     return tuple(sum(score[kind].fmeasure for score in scores) / len(scores) for kind in _ROUGE)
