@@ -199,6 +199,24 @@ def test_saved_is_loaded(ranker, tmp_path):
     assert BinLLM.from_pretrained(tmp_path / "ranker").fingerprint() == ranker.model.fingerprint()
 
 
+def test_notes_are_cut_when_they_are_asked_for(tiny_ranker, tmp_path, monkeypatch):
+    """A service opens a ranker and gives it the notes of its store: to cut all others takes long."""
+    tiny_ranker.save(tmp_path / "ranker")
+    opened = Ranker.from_pretrained(tmp_path / "ranker")
+    cuts = []
+    prompt = type(opened.model.prompt)
+    cut = prompt.cut
+    monkeypatch.setattr(prompt, "cut", lambda self, notes: cuts.append(len(notes)) or cut(self, notes))
+    first = opened.texts.ids[0]
+    of_a_store = opened.with_notes({first: tiny_ranker.texts.note(first)})
+    assert not cuts
+    assert of_a_store.texts.note(first) == tiny_ranker.texts.note(first)
+    assert cuts == [1]
+    assert opened.texts.note(first) == tiny_ranker.texts.note(first)
+    opened.texts.note(opened.texts.ids[1])
+    assert cuts == [1, len(opened.texts)]  # those of a table all together, once
+
+
 def test_a_ranker_without_codes_is_saved_too(tiny_ranker, tmp_path):
     Ranker(tiny_ranker.model, None, tiny_ranker.table).save(tmp_path / "ranker")
     loaded = Ranker.from_pretrained(tmp_path / "ranker")

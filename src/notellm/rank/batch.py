@@ -6,6 +6,7 @@ Nothing here looks ahead: a row's history holds what the user liked before it, a
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,17 @@ from notellm.rank.codes import Codes, OutOfFold
 from notellm.rank.model import BinLLM, Question
 from notellm.recall.prompt import Note, notes_from_table
 
+_CUTTING = Lock()
+
 
 class NoteTexts(Collection[str]):
     """The notes that prompts name, each cut at the budgets once.
 
     Args:
         model: whose prompt cuts them.
-        notes: a notes table (schema ``data.schema.NOTES``), all cut at once; or notes by their ids, which may
-            change while they are served: those are cut when they are first asked for.
+        notes: a notes table (schema ``data.schema.NOTES``), all of which are cut together when the first of
+            them is asked for; or notes by their ids, which may change while they are served: each of those is
+            cut when it is asked for itself.
     """
 
     def __init__(self, model: BinLLM, notes: pa.Table | Mapping[str, Note]) -> None:
@@ -41,8 +45,8 @@ class NoteTexts(Collection[str]):
             else notes
         )
         self._cut: dict[str, Note] = {}
-        if isinstance(notes, pa.Table):
-            self._cut_once(list(self._notes))
+        # Not here: a service opens a ranker with its table and then gives it other notes.
+        self._all_together = isinstance(notes, pa.Table)
 
     @property
     def ids(self) -> list[str]:
@@ -85,6 +89,13 @@ class NoteTexts(Collection[str]):
 
     def _cut_once(self, note_ids: Sequence[str]) -> list[Note]:
         """Notes as they are cut; another thread may forget them meanwhile."""
+        if self._all_together:
+            with _CUTTING:  # a tokenizer is not for several threads; the others find all cut
+                if self._all_together:
+                    self._cut.update(
+                        zip(self._notes, self._prompt.cut(list(self._notes.values())), strict=True)
+                    )
+                    self._all_together = False
         cut = {note_id: self._cut.get(note_id) for note_id in note_ids}
         new = [note_id for note_id, known in cut.items() if known is None]
         if new:
