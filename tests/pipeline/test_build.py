@@ -216,6 +216,30 @@ def test_another_model_that_fails_leaves_the_former_vectors(place, tiny, another
     assert build(place, another).embedded == 60
 
 
+def test_another_model_whose_vectors_are_not_right_leaves_the_former_ones(
+    place, tiny, another, notes, monkeypatch
+):
+    build(place, tiny, notes)
+    before = content(place, tiny)[0]
+    encode = NoteLLM.encode
+    passes: list[None] = []
+
+    def astray(self, own, **options):
+        passes.append(None)
+        vectors = encode(self, own, **options)
+        return np.roll(vectors, 1, axis=0) if len(passes) == 1 else vectors
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NoteLLM, "encode", astray)
+        with pytest.raises(
+            StorageError, match=r"has another vector of the note 'n.*' than the model makes now"
+        ):
+            build(place, another)
+    assert versions(place) == [tiny.fingerprint()]
+    assert content(place, tiny)[0] == before
+    assert build(place, another).embedded == 60
+
+
 # -------------------------------------------------------------------- vectors from a file
 
 

@@ -425,6 +425,135 @@ def test_why_a_write_would_fail_is_known_without_writing(plain, monkeypatch):
     shutil.move(f"{plain._paths.store}-away", plain._paths.store)
 
 
+def test_writable_follows_what_becomes_of_the_disk(plain, monkeypatch):
+    first = next(iter(plain.notes))
+
+    def full(*_, **__):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(module, "_LOOKED_AGAIN", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(NoteStore, "write", full)
+        patch.setattr(NoteStore, "check_disk", full)
+        with pytest.raises(StorageError):
+            plain.apply([Publish(copy_of(plain, first))])
+        assert plain.writable() == plain.writable() == "the last write failed: the disk is full"
+    assert plain.writable() is None  # without a write
+
+
+def test_after_a_write_that_could_not_be_flushed_notes_and_index_are_those_of_the_store(plain, monkeypatch):
+    first, second, third, *_ = plain.notes
+    writes = [
+        Publish(copy_of(plain, first)),
+        Change(second, {"title": "another title"}),
+        Remove(third),
+    ]
+    keep = NoteStore._keep
+    for count in (1, 2):  # the commit of what is added and changed, and then that of what is removed
+
+        def failing(self, calls=[], count=count):  # noqa: B006 - counts
+            calls.append(None)
+            if len(calls) == count:
+                raise StorageError("the disk failed")
+            keep(self)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(NoteStore, "_keep", failing)
+            with pytest.raises(StorageError, match="the disk failed"):
+                plain.apply(writes)
+        assert "new" in plain.notes  # the store has it, though nobody was promised it
+        assert plain.note(second).title == "another title"
+        assert (third in plain.notes) == (count == 1)
+        assert "new" in ask(plain, note_id=first, k=500)[0]
+        is_whole(plain, plain.model)
+    assert plain.apply([Publish(copy_of(plain, first))]) == [Written("new", existed=True)]
+    is_whole(plain, plain.model)
+
+
+def test_while_a_failed_write_cannot_be_looked_up_nothing_is_written(plain, monkeypatch):
+    first, second, *_ = plain.notes
+
+    def gone(*_, **__):
+        raise StorageError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NoteStore, "write", gone)
+        patch.setattr(NoteStore, "get", gone)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="the disk is gone"):
+                plain.apply([Publish(copy_of(plain, first))])
+    assert plain.apply([Remove(second)]) == [Written(second, existed=True)]
+    is_whole(plain, plain.model)
+
+
+def test_maintenance_that_fails_is_no_part_of_a_write(opened, monkeypatch, caplog):
+    engine = opened("hnsw", ranker=False)
+    first = next(iter(engine.notes))
+
+    def full(*_, **__):
+        raise StorageError("the disk is nearly full")
+
+    monkeypatch.setattr(module, "_SAVED_EVERY", 2)
+    engine._live.store._tidied_at = 2
+    with monkeypatch.context() as patch, caplog.at_level("WARNING", "notellm"):
+        patch.setattr(NoteStore, "optimize", full)
+        patch.setattr(IndexHome, "save", full)
+        for i in range(6):
+            done = engine.apply([Publish(copy_of(engine, first, f"new {i}"))])
+            assert done == [Written(f"new {i}", existed=False)]
+        engine.reload()
+    assert "the index was not saved, which will be tried again later: the disk is nearly full" in caplog.text
+    assert "the store was not tidied, which will be tried again later: the disk is nearly full" in caplog.text
+    assert engine.writable() is None
+    is_whole(engine, engine.model)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_whether_writes_are_flushed_is_an_option(parts, tmp_path, monkeypatch, sync):
+    store, model = parts.copy("store", tmp_path / "store"), parts.copy("one", tmp_path / "model")
+    engine = Engine.open(store, model, sync=sync)
+    flushed: list[int] = []
+    monkeypatch.setattr("os.fsync", flushed.append)
+    engine.apply([Publish(copy_of(engine, next(iter(engine.notes))))])
+    assert bool(flushed) == sync
+    parts.copy("other", model)
+    engine.reload()
+    flushed.clear()
+    engine.apply([Publish(copy_of(engine, next(iter(engine.notes)), "another"))])
+    assert bool(flushed) == sync
+    monkeypatch.undo()
+    engine.close()
+
+
+def test_what_opening_mended_is_told(opened, tmp_path):
+    engine = opened(ranker=False)
+    assert list(engine.report) == []
+    engine.apply([Publish(copy_of(engine, next(iter(engine.notes))))])
+    engine._live.store._untidy = 0
+    engine.close()
+    manifests = sorted((tmp_path / "store").glob("*.lance/_versions/*.manifest"))
+    manifests[0].write_bytes(b"")
+    again = opened(ranker=False, again=True)
+    (said,) = again.report
+    assert f"{manifests[0].name} has 0 bytes" in said
+    assert "new" not in again.notes
+    is_whole(again, again.model)
+
+
+def test_vectors_that_mean_nothing_are_not_served(opened, tmp_path, parts, monkeypatch):
+    engine = opened(ranker=False)
+    first = next(iter(engine.notes))
+    with monkeypatch.context() as patch:
+        patch.setattr("notellm.store.notes._check_vectors", lambda *_: None)
+        engine._live.store.upsert([engine.note(first)], 3 * engine.index.vectors([first]))
+    engine.close()
+    with pytest.raises(
+        StorageError, match=f"is damaged: the vector of the note '{first}' has the length 3; "
+    ):
+        opened(ranker=False, again=True)
+    assert versions(tmp_path / "store") == [parts.models["one"].fingerprint()]
+
+
 def writes_of_all_kinds(engine, seed=0):
     """Writes to some of the notes, of each kind, one group after the other."""
     draw = np.random.default_rng(seed)
@@ -812,7 +941,7 @@ def test_a_reload_reads_the_ranker_again(opened, tmp_path, parts):
     engine.reload()
 
 
-@pytest.mark.parametrize("broken", ["model", "ranker", "index", "table"])
+@pytest.mark.parametrize("broken", ["model", "half a model", "ranker", "index", "table", "vectors"])
 def test_a_reload_that_fails_leaves_the_old_one_answering(opened, parts, tmp_path, monkeypatch, broken):
     engine = opened("hnsw", ranker=broken == "ranker")
     one = parts.models["one"]
@@ -826,6 +955,11 @@ def test_a_reload_that_fails_leaves_the_old_one_answering(opened, parts, tmp_pat
     with monkeypatch.context() as patch:
         if broken == "model":
             (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
+        elif broken == "half a model":
+            (tmp_path / "model" / "notellm.json").unlink()
+        elif broken == "vectors":
+            prove = NoteStore.prove
+            patch.setattr(NoteStore, "prove", lambda self, count, encode: prove(self, count + 1, encode))
         elif broken == "ranker":
             (tmp_path / "ranker" / "ranker.json").unlink()
         elif broken == "index":

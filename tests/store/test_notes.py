@@ -21,12 +21,15 @@ pytest.importorskip("lancedb")
 
 from notellm.data.schema import NOTES
 from notellm.errors import DataError, StorageError
+from notellm.files import write_json
 from notellm.store import base, notes
 from notellm.store.filters import microseconds
+from notellm.store.local import LocalIndex
 from notellm.store.notes import (
     NoteStore,
     StoredNote,
     notes_of,
+    remove_store,
     rows_of,
     rows_of_table,
     rows_schema,
@@ -161,6 +164,20 @@ def test_a_write_is_all_or_nothing(store):
     assert by_id(store) == before
 
 
+def test_vectors_of_another_length_than_one_are_refused(store, tmp_path):
+    before = by_id(store)
+    vectors = unit(2, DIM)
+    vectors[1] *= 1.05
+    with pytest.raises(
+        DataError, match=r"the vector of the note 'n1' has the length 1.05; a store holds vect"
+    ):
+        store.upsert(numbered(2), vectors)
+    assert by_id(store) == before
+    with pytest.raises(DataError, match=r"the vector of the note 'n1' has the length 0; "):
+        NoteStore.create(tmp_path / "other", ONE, [rows_of(numbered(2), vectors * [[1], [0]])], dim=DIM)
+    assert versions(tmp_path / "other") == []
+
+
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(ODD)
 any_time = st.none() | st.datetimes(
     datetime(1, 1, 3),  # noqa: DTZ001 - the bounds have none
@@ -293,6 +310,34 @@ def test_pieces_of_any_size_make_one_store(tmp_path, monkeypatch):
 
 class StoppedError(Exception):
     pass
+
+
+def test_a_new_table_is_proven_by_what_is_on_the_disk(store):
+    vectors = {name: vector for name, (_, vector) in by_id(store).items()}
+
+    def encode(own):
+        return np.array([vectors[note.note_id] for note in own], dtype=np.float32)
+
+    store.prove(10, encode)
+    with pytest.raises(
+        StorageError, match=f"the new table of the model {ONE} .* has 10 notes, not 11; it is"
+    ):
+        store.prove(11, encode)
+    vectors["n9"] = vectors["n8"]
+    with pytest.raises(StorageError, match="has another vector of the note 'n9' than the model makes now"):
+        store.prove(10, encode)
+    (file,) = (Path(store.uri) / f"notes_{ONE}.lance" / "data").iterdir()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(StorageError, match=f"{file.name} has the checksum"):
+        store.prove(10, encode)
+
+
+def test_a_table_that_is_not_right_is_discarded(store, tmp_path):
+    made = NoteStore.create(tmp_path / "store", OTHER, [batch(4)], dim=DIM)
+    made.discard()
+    assert versions(tmp_path / "store") == [ONE]
+    store.write(batch(1, start=20))
+    assert len(store) == 11
 
 
 def stopping(pieces):
@@ -507,3 +552,105 @@ def test_notes_known_to_be_new_are_appended(store):
     assert by_id(store)["n21"] == by_id(NoteStore.for_reading(store.uri))["n21"]
     store.write(batch(3, start=20))  # replaced, not added again
     assert len(store) == 15
+
+
+# -------------------------------------------------------------------- memory
+
+
+def test_what_lancedb_keeps_in_memory_is_limited(store, monkeypatch):
+    import lancedb
+
+    sessions = []
+    connect = lancedb.connect
+    monkeypatch.setattr(
+        lancedb, "connect", lambda uri, session: sessions.append(session) or connect(uri, session=session)
+    )
+    again = NoteStore.for_reading(store.uri)
+    again.read()
+    (session,) = set(sessions)  # one for the whole process
+    most = notes._INDEX_CACHE + notes._MANIFEST_CACHE
+    assert most <= 128 << 20
+    for i in range(20):
+        store.write(batch(1, start=20 + i))
+    assert 0 < session.size_bytes <= most
+
+
+# -------------------------------------------------------------------- removing
+
+
+def test_a_store_is_removed_with_all_that_it_holds(store, tmp_path):
+    place = tmp_path / "store"
+    store.upsert(numbered(3), unit(3, DIM))
+    store.delete(["n1"])
+    store.optimize()
+    NoteStore.create(place, OTHER, [batch(2)], dim=DIM).close()
+    index = LocalIndex(DIM, "hnsw")
+    index.upsert(store.read())
+    index.save(place / f"index_{ONE}")
+    write_json({"collection": "x"}, place / f"milvus_{ONE}.json")
+    (place / f"torn_{ONE}").mkdir()
+    (place / f"torn_{ONE}" / "18446744073709551610.manifest.1").touch()
+    (place / f"notes_{ONE}.lance" / "data" / ".tmpX1").touch()
+    (place / f"dropped_{OTHER}" / "data").mkdir(parents=True)
+    (place / f"dropped_{OTHER}" / "data" / "01.lance").touch()
+    store.close()
+    remove_store(place)
+    assert not place.exists()
+    remove_store(place)  # there is nothing to do
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "thesis.txt",
+        ".env",
+        f"notes_{ONE}.lance/thesis.txt",
+        f"notes_{ONE}.lance/data/thesis.txt",
+        f"index_{ONE}/thesis.txt",
+        "photos/one.lance",
+        "checksums.jsonl",
+        f"torn_{ONE}/thesis.txt",
+    ],
+)
+def test_a_store_with_a_foreign_file_is_not_removed(store, tmp_path, name):
+    store.close()
+    path = tmp_path / "store" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(
+        StorageError, match=f"is not removed: {name} in it is not notellm's; move it elsewhere"
+    ):
+        remove_store(tmp_path / "store")
+    assert path.read_text() == "mine"
+    assert len(NoteStore.open(tmp_path / "store", ONE)) == 10
+
+
+def test_what_is_no_folder_of_a_store_is_not_removed(store, tmp_path):
+    store.close()
+    place = tmp_path / "store"
+    (tmp_path / "link").symlink_to(place)
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "link", tmp_path / "file"):
+        with pytest.raises(StorageError, match="is not the folder of a store"):
+            remove_store(path)
+    with pytest.raises(StorageError, match="is in object storage"):
+        remove_store("s3://bucket/store")
+    (place / f"notes_{ONE}.lance" / "data" / "01.lance").symlink_to(tmp_path / "file")
+    with pytest.raises(StorageError, match=r"data/01\.lance in it is not notellm's"):
+        remove_store(place)
+    assert len(NoteStore.for_reading(place)) == 10
+
+
+def test_a_store_that_is_written_to_is_not_removed(tmp_path, writers):
+    place = tmp_path / "store"
+    NoteStore.create(place, writer.MODEL, [], dim=writer.DIM).close()
+    pid = start(writers, place)
+    assert writers.stdout.readline() == "0\n"
+    try:
+        with pytest.raises(StorageError, match="another process writes to the store"):
+            remove_store(place)
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        while writers.stdout.readline() != "dead\n":
+            pass
+    assert len(NoteStore.for_reading(place))
