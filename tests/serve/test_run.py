@@ -241,6 +241,10 @@ def test_what_is_accepted_is_written_before_it_ends(places, tmp_path, process, c
     assert output == f"{service.url}/\n"
     lines = [json.loads(line) for line in errors.splitlines()]
     assert [lines[0]["event"], lines[-1]["event"]] == ["starting", "stopped"]
+    took = lines[0]["seconds"]
+    assert set(took) == {"imports", "model", "ranker", "store", "index"}
+    assert all(seconds >= 0 for seconds in took.values())
+    assert took["imports"] > 0
     accepted = [line for line in lines if line.get("method") == "PUT" and line["status"] == 200]
     assert len(accepted) == len(written) >= 40  # all that were accepted were answered
     assert not any("Note a" in line or "a/0" in line for line in errors.splitlines())

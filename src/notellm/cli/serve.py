@@ -1,6 +1,7 @@
 """Commands of the service: store build, store show, store related, and serve."""
 
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -119,6 +120,13 @@ def serve(
     rate: Annotated[
         float | None, typer.Option(help="Requests a second of one key; none: any number.")
     ] = None,
+    max_connections: Annotated[
+        int | None, typer.Option(help="Open connections; none: as open files allow (ulimit -n).", min=1)
+    ] = None,
+    max_connections_per_address: Annotated[
+        int | None,
+        typer.Option(help="Those of one address; none: half. Behind a proxy: as many as of all.", min=1),
+    ] = None,
     sync: Annotated[
         bool,
         typer.Option(
@@ -132,11 +140,20 @@ def serve(
 
     The token of a Milvus server: NOTELLM_MILVUS_TOKEN.
     """
+    begin = time.perf_counter()
     run = load_service()
     from notellm.pipeline.engine import Engine
 
+    seconds = {"imports": round(time.perf_counter() - begin, 2)}
     keys = run.keys_from(os.environ, no_keys=no_keys, host=host)
-    limits = run.Limits(body=max_body, together=max_requests, seconds=timeout, rate=rate)
+    limits = run.Limits(
+        body=max_body,
+        together=max_requests,
+        seconds=timeout,
+        rate=rate,
+        connections=max_connections,
+        per_address=max_connections_per_address,
+    )
     hide_loading_bars()
     token = os.environ.get("NOTELLM_MILVUS_TOKEN", "")
     engine = Engine.open(place, model, ranker=ranker, index=index, token=token, sync=sync, progress=not quiet)
@@ -146,5 +163,6 @@ def serve(
         port=port,
         keys=keys,
         limits=limits,
-        ready=lambda: show(f"http://{host}:{port}/"),
+        ready=lambda: show(f"http://{run.in_url(host)}:{port}/"),
+        seconds=seconds,
     )

@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock, RLock
+from time import perf_counter
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -146,6 +147,10 @@ class Engine:
     Args:
         live: what answers.
         paths: where model, ranker and index come from, for :meth:`reload`.
+
+    Attributes:
+        seconds: how long :meth:`open` took for "model", "ranker", "store" and "index", each with the packages
+            that it imports.
     """
 
     def __init__(self, live: _Live, paths: "Paths", *, progress: bool = False) -> None:
@@ -154,6 +159,7 @@ class Engine:
         self._progress = progress
         self._write_lock = RLock()
         self._model_lock = Lock()  # tokenizers are not to be shared between threads
+        self.seconds: Mapping[str, float] = {}
         self._touched: set[str] | None = None  # ids written while something new is being built
         self._since_saved = 0
         self._in_doubt: set[str] = set()  # notes of failed writes that the store may have all the same
@@ -193,13 +199,17 @@ class Engine:
             ConfigError: the index is unknown.
         """
         paths = Paths(str(store), str(model), None if ranker is None else str(ranker), index, token, sync)
+        laps = _Laps()
         loaded = _load_model(paths)
         fingerprint = loaded.fingerprint()
+        laps.end("model")
         ranking = _load_ranker(paths)
+        laps.end("ranker")
         opened = NoteStore.open(store, fingerprint, sync=sync)
         try:
             with _without_collecting(), ThreadPoolExecutor(1) as beside:
                 rows = opened.read()
+                laps.end("store")
                 reading = beside.submit(notes_of, rows)  # while the index is read, mostly outside of Python
                 home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
                 made = home.open(rows, progress=progress)
@@ -210,7 +220,10 @@ class Engine:
         except BaseException:
             opened.close()
             raise
-        return cls(live, paths, progress=progress)
+        laps.end("index")
+        engine = cls(live, paths, progress=progress)
+        engine.seconds = laps.seconds
+        return engine
 
     def close(self) -> None:
         """Save the index where it is saved, and let others use the store. Nothing is lost without it."""
@@ -757,6 +770,20 @@ def _embedded(model: NoteLLM, rows: pa.Table) -> pa.Table:
     for start in range(0, len(notes), _TOGETHER):
         vectors[start : start + _TOGETHER] = model.encode(notes[start : start + _TOGETHER])
     return rows_of(notes, vectors)
+
+
+class _Laps:
+    """Seconds of one step after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begin = perf_counter()
+
+    def end(self, step: str) -> None:
+        """A step ends, and the next one begins."""
+        now = perf_counter()
+        self.seconds[step] = round(now - self._begin, 2)
+        self._begin = now
 
 
 @contextmanager

@@ -111,6 +111,7 @@ def serve(
     limits: Limits,
     ready: Callable[[], None] | None = None,
     level: int = logging.INFO,
+    seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Answer requests until the process is told to stop.
 
@@ -122,6 +123,8 @@ def serve(
         limits: what is taken on.
         ready: called once requests are accepted.
         level: of the log, which has a line a request at INFO.
+        seconds: that the start took before the engine was opened, by step; the log's first line has them
+            beside those of the engine.
 
     Raises:
         StorageError: the address cannot be listened on.
@@ -151,8 +154,11 @@ def serve(
             "keys": bool(keys),
             "connections": limits.most_connections,
             "connections_per_address": limits.most_per_address,
+            "seconds": {**(seconds or {}), **engine.seconds},
         },
     )
+    for mended in engine.report:
+        log.warning("store mended", extra={"detail": mended})
     with listening:
         running.run([listening])
     log.info("stopped")
