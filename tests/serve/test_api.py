@@ -1,6 +1,7 @@
 """Every route over a real socket: what it answers, and what it says of what is not allowed."""
 
 import json
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from notellm import __version__
 from notellm.data.schema import NOTES as SCHEMA
+from notellm.errors import StorageError
 from notellm.pipeline.build import build_store
 from notellm.pipeline.engine import Engine, Publish
 from notellm.recall.model import NoteLLM
+from notellm.serve import service as service_module
+from notellm.serve.metrics import Metrics
 from notellm.store.notes import StoredNote
 from tests.serve.small import NOTES, PATIENCE, USERS, served, told
 
@@ -1078,3 +1082,286 @@ def test_only_quick_questions_are_answered_in_the_event_loop(places, tmp_path, m
         ):
             good(client.post("/v1/related", json=slow))
             assert threads[-1].startswith("notellm-related"), slow
+
+
+# -------------------------------------------------------------------- what may not be shown
+
+
+@pytest.fixture
+def own(places, tmp_path):
+    """A client of a service of its own, and its engine."""
+    engine = places.copied(tmp_path).engine()
+    with served(engine) as client:
+        yield client, engine
+
+
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [
+        ({"hidden": True}, {"hidden": False}),
+        ({"expires_at": "2020-01-01T00:00:00Z"}, {"expires_at": None}),
+    ],
+    ids=["hidden", "expired"],
+)
+def test_a_hidden_or_expired_note_is_in_no_answer_but_for_those_who_manage_notes(own, away, back):
+    client, engine = own
+    user = next(user for user, opened in engine.ranker.histories.items() if len(set(opened)) > 5)
+    note_id = engine.ranker.histories[user][-1]
+    title = engine.notes[note_id].title
+    ready_map(client)
+
+    def answers():
+        history = [note_id]
+        candidates = [note_id, *(i for i in list(engine.notes)[:5] if i != note_id)]
+        some = {"history": history, "k": 100, "rerank": False}
+        recommended = good(client.post("/v1/recommend", json={"user_id": user, "k": 50}))["recommended"]
+        recommended += good(client.post("/v1/recommend", json=some))["recommended"]
+        return {
+            "related": good(client.post("/v1/related", json={"title": title, "k": 500})),
+            "related by id": good(client.get("/v1/related?note_id=n0000001&k=500")),
+            "recommended": recommended,
+            "popular": good(client.post("/v1/recommend", json={"k": 100, "rerank": False})),
+            "ranked": good(client.post("/v1/rank", json={"user_id": user, "candidates": candidates}))[
+                "ranked"
+            ],
+            "recent": good(client.get(f"/v1/users/{user}")),
+            "map": ready_map(client),
+        }
+
+    def shown():
+        return {name for name, answer in answers().items() if f'"{note_id}"' in json.dumps(answer)}
+
+    before = shown()
+    assert before == {"related", "related by id", "recommended", "popular", "ranked", "recent", "map"}
+    good(client.patch(at(note_id), json=away))
+    assert shown() == set()
+    assert good(client.get(at(note_id)))["title"] == title
+    assert note_id in ids(client.get("/v1/notes", params={"q": title}), "notes")
+    found = good(client.post("/v1/recommend", json={"history": [note_id], "k": 5}))
+    assert [note["reason"] for note in found["recommended"]] == [None] * 5
+    good(client.patch(at(note_id), json=back))
+    assert shown() == before
+
+
+def test_candidates_that_are_hidden_are_left_out_and_named(own):
+    client, _ = own
+    candidates = [f"n000000{i}" for i in range(4)]
+    plain = good(client.post("/v1/rank", json={"candidates": candidates}))
+    assert plain["left_out"] == []
+    good(client.patch("/v1/notes/n0000002", json={"hidden": True}))
+    fewer = good(client.post("/v1/rank", json={"candidates": candidates}))
+    assert fewer["left_out"] == ["n0000002"]
+    assert ids_of(fewer) == [note_id for note_id in ids_of(plain) if note_id != "n0000002"]
+    only = good(client.post("/v1/rank", json={"candidates": ["n0000002"], "history": ["n0000001"]}))
+    assert (only["ranked"], only["left_out"]) == ([], ["n0000002"])
+    liked = good(client.post("/v1/rank", json={"candidates": candidates, "history": ["n0000002"]}))
+    assert liked["basis"] == "history"  # what a user liked counts, since it is not shown
+    told(client.post("/v1/rank", json={"candidates": ["nobody", "n0000002"]}), 404, "not_found")
+
+
+def ids_of(ranked):
+    return [note["note_id"] for note in ranked["ranked"]]
+
+
+def test_what_is_hidden_before_the_map_is_made_is_not_on_it(own):
+    client, _ = own
+    good(client.patch("/v1/notes/n0000002", json={"hidden": True}))
+    good(client.patch("/v1/notes/n0000003", json={"expires_at": "2020-01-01"}))
+    good(client.put("/v1/notes/late", json={"title": "a", "expires_at": "2020-01-01"}))
+    assert not {"n0000002", "n0000003", "late"} & set(ready_map(client)["note_ids"])
+
+
+# -------------------------------------------------------------------- while much is going on
+
+
+def test_state_map_and_metrics_are_answered_while_notes_come_and_go(own):
+    client, engine = own
+    statuses: list[int] = []
+    stop = threading.Event()
+
+    def write(name):
+        while not stop.is_set():
+            notes = [{"note_id": f"{name}-{i}", "title": f"Note {i}"} for i in range(20)]
+            statuses.append(client.post("/v1/notes", json={"notes": notes}).status_code)
+            body = {"note_ids": [note["note_id"] for note in notes]}
+            statuses.append(client.post("/v1/notes/remove", json=body).status_code)
+
+    ready_map(client)
+    with ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(write, name) for name in "abc"]
+        for _ in range(40):
+            for path in ("/v1/state", "/v1/map", "/metrics", "/v1/notes?q=note", "/v1/users"):
+                assert client.get(path).status_code == 200, path
+        stop.set()
+        for one in writing:
+            one.result()
+    assert set(statuses) == {200}
+    assert len(engine.notes) == NOTES
+
+
+def test_traffic_is_read_while_requests_are_counted():
+    """Of a deque that changes while it is walked over Python says so by an error, which was a status 500."""
+    metrics = Metrics()
+    for _ in range(2_000):
+        metrics.request("GET", "/v1/x", 200, 0.001, None)
+    stop = threading.Event()
+
+    def count():
+        i = 0
+        while not stop.is_set():
+            metrics.request("GET", f"/v1/{i % 500}", 200, 0.001, None)
+            i += 1
+
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            counting = pool.submit(count)
+            for _ in range(200):
+                assert metrics.traffic()["requests"]
+            stop.set()
+            counting.result()
+    finally:
+        stop.set()
+        sys.setswitchinterval(before)
+
+
+def test_a_note_that_is_removed_while_it_is_mapped_or_ranked_is_no_failure(own, monkeypatch):
+    client, engine = own
+    ready_map(client)
+    good(client.put("/v1/notes/fleeting", json={"title": "a"}))
+    index = engine.index
+    contains, calls = index.contains, []
+
+    def removes(note_ids):
+        found = contains(note_ids)
+        if "fleeting" in note_ids and not calls:
+            calls.append(1)
+            index.remove(["fleeting"])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(index, "contains", removes)
+        assert "fleeting" not in good(client.get("/v1/map"))["note_ids"]
+        assert calls
+    texts = type(engine.ranker.texts)
+    note = texts.note
+
+    def gone(self, note_id):
+        if note_id == "n0000001" and calls:
+            calls.clear()
+            raise KeyError(note_id)
+        return note(self, note_id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(texts, "note", gone)
+        assert ids_of(good(client.post("/v1/rank", json={"candidates": ["n0000001"]}))) == ["n0000001"]
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {f"field-{i}": 0 for i in range(60_000)},
+        {"title": "a", "topics": [[]] * 60_000},
+        {"title": "a", "topics": [0] * 200_000},
+        {"notes": [{f"f{i}": 0 for i in range(200)}] * 200},
+    ],
+    ids=range(4),
+)
+def test_a_body_of_very_many_parts_is_refused_before_it_is_read(client, body):
+    for method, path in (("PUT", "/v1/notes/much"), ("POST", "/v1/notes"), ("POST", "/v1/related")):
+        assert "send less at a time" in told(client.request(method, path, json=body), 413, "too_much")
+
+
+def test_an_error_repeats_no_more_than_a_little_of_what_was_sent(client):
+    long = "x" * 100_000
+    for body in ({"title": "a", long: 1}, {"title": "a", "published_at": long}, {long: {long[:-1]: long}}):
+        answer = client.put("/v1/notes/long", json=body)
+        told(answer, 422, "invalid")
+        assert len(answer.content) < 1_000
+    many = {"title": "a", **{f"field-{i}": 0 for i in range(4_000)}}
+    answer = client.put("/v1/notes/long", json=many)
+    assert told(answer, 422, "invalid").count("field-") == 5
+    batch = {"notes": [{"note_id": "a", "title": "a", "topics": [0] * 100}] * 200}
+    assert told(client.post("/v1/notes", json=batch), 422, "invalid").count("topics") == 1
+
+
+# -------------------------------------------------------------------- storage
+
+
+def test_a_client_learns_no_path_and_the_log_has_it(own, monkeypatch, logged):
+    client, engine = own
+
+    def broken(*_, **__):
+        raise StorageError(f"cannot write {engine.place}/notes.lance/_versions/7.manifest") from OSError(
+            30, "Read-only file system", f"{engine.place}/notes.lance"
+        )
+
+    monkeypatch.setattr(engine, "apply", broken)
+    answer = client.put("/v1/notes/a", json={"title": "a"})
+    message = told(answer, 503, "storage")
+    assert "Read-only file system" in message
+    assert engine.place not in answer.text
+    name = answer.headers["x-request-id"]
+    assert name in message
+    (line,) = [line for line in map(json.loads, logged().splitlines()) if line["event"] == "storage"]
+    assert line["request"] == name
+    assert f"{engine.place}/notes.lance/_versions/7.manifest" in line["error"]
+
+
+def test_a_service_whose_last_write_failed_is_not_ready_until_the_disk_takes_writes_again(
+    own, monkeypatch, logged
+):
+    client, engine = own
+    monkeypatch.setattr(service_module, "_READY_FOR", 0.0)
+    assert good(client.get("/health/ready")) == {"ready": True}
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        for way in ("merge_insert", "add"):
+            patch.setattr(engine._live.store._table, way, full)
+        told(client.put("/v1/notes/full", json={"title": "a"}), 503, "storage")
+    answer = client.get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.json()["ready"] is False
+    assert "store cannot be written" in answer.json()["reason"]
+    assert engine.place not in answer.text
+    with monkeypatch.context() as patch:
+        patch.setattr(service_module, "_RETRIED", 0.0)
+        with patch.context() as still:
+            still.setattr(service_module.os, "fsync", full)
+            assert client.get("/health/ready").status_code == 503
+        assert good(client.get("/health/ready")) == {"ready": True}
+    good(client.put("/v1/notes/full", json={"title": "a"}))
+    events = [json.loads(line)["event"] for line in logged().splitlines()]
+    assert events.count("not ready") == 1  # not once a question
+    assert events.count("ready again") == 1
+
+
+def test_a_service_whose_disk_is_nearly_full_or_whose_index_fails_is_not_ready(own, monkeypatch):
+    client, engine = own
+    monkeypatch.setattr(service_module, "_READY_FOR", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "writable", lambda: f"the disk of {engine.place} has 1 MiB left")
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert "nearly full" in answer.json()["reason"]
+        assert engine.place not in answer.text
+    with monkeypatch.context() as patch:
+        patch.setattr(type(engine.index), "__len__", lambda _: 1 / 0)
+        answer = client.get("/health/ready")
+        assert (answer.status_code, answer.json()["reason"]) == (503, "the index does not answer")
+    assert good(client.get("/health/ready")) == {"ready": True}
+
+
+def test_readiness_is_found_out_once_however_often_it_is_asked_for(own, monkeypatch):
+    client, engine = own
+    monkeypatch.setattr(service_module, "_READY_FOR", float(PATIENCE))
+    asked = []
+    monkeypatch.setattr(engine, "writable", lambda: asked.append(1))
+    for _ in range(20):
+        assert good(client.get("/health/ready")) == {"ready": True}
+    assert len(asked) == 1

@@ -121,6 +121,84 @@ def test_a_write_key_reads_and_writes_however_it_is_given(engine):
         assert client.get("/v1/state", headers={"X-API-Key": READ}).json()["keys"] is True
 
 
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (f"Bearer {WRITE}", 200),
+        (f"bearer {WRITE}", 200),
+        (f"BEARER   {WRITE} ", 200),
+        (f"Bearer{WRITE}", 401),
+        (f"Token {WRITE}", 401),
+        (WRITE, 401),
+    ],
+)
+def test_the_scheme_of_a_key_may_be_written_in_any_case(header, status):
+    app, _ = guarded(echo, keys=Keys(write=[WRITE]))
+
+    async def ask(client):
+        return (await client.get("/v1/x", headers={"authorization": header})).status_code
+
+    assert asking(app, ask) == status
+
+
+def test_who_tries_keys_is_stopped_and_others_behind_the_same_proxy_are_not(monkeypatch):
+    now = [1_000.0]
+    monkeypatch.setattr("notellm.serve.guard.time", Clock(now))
+    app, metrics = guarded(echo, keys=Keys([READ], [WRITE]), wrong_keys=0.5)
+
+    async def ask(client):
+        async def get(key):
+            return await client.get("/v1/x", headers={"x-api-key": key} if key else {})
+
+        assert (await get(READ)).status_code == 200
+        for i in range(5):
+            told(await get(f"guess-{i}"), 401, "no_key")
+        stopped = await get("guess-5")
+        assert "too many wrong API keys" in told(stopped, 429, "wrong_keys")
+        assert stopped.headers["retry-after"] == "3"
+        told(await get(WRITE), 429, "wrong_keys")  # whether a guess is right is not told, either
+        assert (await get(READ)).status_code == 200  # this one was right from there before
+        told(await get(None), 401, "no_key")  # no key is no guess
+        assert (await client.get("/health/live")).status_code == 200
+        now[0] += 2
+        assert (await get(WRITE)).status_code == 200
+        told(await get("guess-6"), 401, "no_key")
+        told(await get("guess-7"), 429, "wrong_keys")
+        assert (await get(WRITE)).status_code == 200
+
+    asking(app, ask)
+    assert b'notellm_refused_total{reason="wrong_keys"} 3.0' in metrics.text()
+
+
+def test_wrong_keys_of_one_address_stop_no_other():
+    app, _ = guarded(echo, keys=Keys(write=[WRITE]), wrong_keys=0.1)
+
+    def get(key, address):
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/v1/x",
+            "headers": [(b"x-api-key", key.encode())],
+            "client": (address, 1),
+        }
+        asyncio.run(app(scope, nothing, send))
+        return sent[0]["status"]
+
+    async def nothing():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    assert [get("guess", "192.0.2.1") for _ in range(3)] == [401, 429, 429]
+    assert get("guess", "192.0.2.2") == 401
+    assert get(WRITE, "192.0.2.3") == 200
+    assert [get("guess", f"2001:db8::{i:x}") for i in range(1, 4)] == [401, 429, 429]  # one network
+    assert get("guess", "2001:db8:0:1::1") == 401
+
+
 def test_the_page_and_health_are_open_and_what_is_not_there_is_not(engine):
     with served(engine, keys=Keys(write=[WRITE]), close=False) as client:
         for path in ("/", "/page/app.js", "/health/live", "/health/ready"):
@@ -208,6 +286,29 @@ def test_a_body_is_refused_by_the_length_it_announces(engine):
         assert client.get("/v1/notes/long").json()["title"] == "x" * 1_500
 
 
+@pytest.mark.parametrize("method", ["PUT", "POST", "GET"])
+def test_a_body_that_holds_too_much_never_reaches_the_application(method):
+    seen = []
+
+    async def look(_, receive, send):
+        seen.append(await receive())
+        await plain("", send)
+
+    app, metrics = guarded(look)
+    fields = json.dumps({f"f{i}": 0 for i in range(60_000)}).encode()
+    assert len(fields) < 1 << 20
+
+    async def ask(client):
+        answer = await client.request(method, "/v1/x", content=fields)
+        message = told(answer, 413, "too_much")
+        assert "60,000 fields" in message
+        assert "allowed are 4,096" in message
+
+    asking(app, ask)
+    assert not seen
+    assert metrics.in_flight == 0
+
+
 def test_who_asks_too_often_waits_and_others_do_not(monkeypatch):
     now = [1_000.0]
     monkeypatch.setattr("notellm.serve.guard.time", Clock(now))
@@ -256,6 +357,37 @@ def test_rates_of_many_clients_do_not_stay_in_memory(monkeypatch):
         assert buckets.take(str(i).encode()) == 0
     assert len(buckets) == 5
     assert buckets.take(b"19") > 0
+
+
+def test_a_place_is_taken_once_the_body_is_there():
+    gate = asyncio.Event()
+    begun = asyncio.Semaphore(0)
+
+    async def slow(_, receive, send):
+        await receive()
+        await plain("done", send)
+
+    app, metrics = guarded(slow, together=1)
+
+    async def body():
+        yield b"x"
+        begun.release()
+        await gate.wait()
+        yield b"y"
+
+    async def ask(client):
+        first = [asyncio.create_task(client.post("/v1/x", content=body())) for _ in range(3)]
+        for _ in first:
+            await begun.acquire()
+        assert (metrics.arriving, metrics.in_flight) == (3, 0)
+        assert (await client.get("/v1/x")).status_code == 200
+        gate.set()
+        statuses = [(await task).status_code for task in first]
+        assert set(statuses) <= {200, 503}
+        assert 200 in statuses
+        assert metrics.arriving == metrics.in_flight == 0
+
+    asking(app, ask)
 
 
 def test_too_many_at_one_time_are_refused():
