@@ -548,7 +548,7 @@ def test_vectors_that_mean_nothing_are_not_served(opened, tmp_path, parts, monke
         engine._live.store.upsert([engine.note(first)], 3 * engine.index.vectors([first]))
     engine.close()
     with pytest.raises(
-        StorageError, match=f"is damaged: the vector of the note '{first}' has the length 3; "
+        StorageError, match=f"is damaged: the vector of the note '{first}' has the length 3, not 1; "
     ):
         opened(ranker=False, again=True)
     assert versions(tmp_path / "store") == [parts.models["one"].fingerprint()]

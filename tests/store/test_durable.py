@@ -329,7 +329,9 @@ def test_vectors_that_are_not_of_unit_length_are_told(place):
     raw = unit(1, DIM, seed=21)[0].tobytes()
     (file,) = [f for f in (place / TABLE / "data").iterdir() if raw in f.read_bytes()]
     file.write_bytes(file.read_bytes().replace(raw, (2 * unit(1, DIM, seed=21)[0]).tobytes()))
-    with pytest.raises(StorageError, match="is damaged: the vector of the note 'n21' has the length 2; "):
+    with pytest.raises(
+        StorageError, match="is damaged: the vector of the note 'n21' has the length 2, not 1; "
+    ):
         store.read()
     store.close()
 

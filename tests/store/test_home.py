@@ -93,7 +93,12 @@ def test_a_graph_is_built_once_and_saved_at_once(hnsw, folder, builds):
     assert isinstance(index, LocalIndex)
     assert holds(index, OLD)
     assert index.recall == {"k": 100, "queries": 20, "recall": 1}
-    assert sorted(path.name for path in folder.iterdir()) == ["graph.faiss", "index.json", "rows.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "graph.faiss",
+        "index.json",
+        "manifest.json",
+        "rows.parquet",
+    ]
     again = hnsw.open(OLD)  # nobody closed the first: a process was killed
     assert holds(again, OLD)
     assert again.recall == index.recall
@@ -196,6 +201,16 @@ def test_a_collection_closed_in_order_is_opened_as_it_was(milvus, marker, builds
     assert len(builds) == 1
     assert not marker.exists()  # what happens from now on nobody knows until it is closed
     again.close()
+
+
+def test_a_marker_that_was_taken_away_does_not_come_back_after_a_power_failure(milvus, marker, monkeypatch):
+    milvus.close(milvus.open(OLD))
+    flushed = []
+    monkeypatch.setattr(
+        "notellm.store.home.sync_folder", lambda folder: flushed.append((folder, marker.exists()))
+    )
+    milvus.open(OLD).close()
+    assert flushed == [(marker.parent, False)]
 
 
 def test_without_the_marker_a_collection_is_built_anew(milvus, marker, builds):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from notellm.artifacts import sync_folder
 from notellm.errors import ConfigError, DataError, StorageError
 from notellm.files import read_json, write_json
 from notellm.store.base import Index
@@ -123,6 +124,7 @@ class IndexHome:
             return None  # damaged: nobody knows, either
         finally:
             marker.unlink()
+            sync_folder(marker.parent)  # after a power failure it would vouch for what was written since
 
 
 def _dim(rows: pa.Table) -> int:

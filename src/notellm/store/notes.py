@@ -689,28 +689,38 @@ def _check_vectors(rows: pa.Table, dim: int) -> None:
     Raises:
         DataError: they are of another dimension, not finite, or not of unit length.
     """
-    lengths = np.linalg.norm(vector_matrix(rows.column("vector"), dim), axis=1)
-    if (wrong := np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT))).size:
-        note_id = rows.column("note_id")[int(wrong[0])].as_py()
-        raise DataError(
-            f"the vector of the note {note_id!r} has the length {lengths[wrong[0]]:.3g}; a store holds "
-            "vectors of length 1: divide it by its length"
-        )
+    vector_matrix(rows.column("vector"), dim)  # says what is wrong with it
+    if (wrong := _not_of_unit_length(rows, dim)) is not None:
+        raise DataError(f"{wrong}; a store holds vectors of length 1: divide it by its length")
 
 
 def _check_unit(rows: pa.Table, dim: int, place: str) -> None:
-    """Whether vectors that were read are what was written.
+    """Whether vectors that were read can be what was written.
 
     Raises:
         StorageError: they are not of unit length.
     """
-    try:
-        _check_vectors(rows, dim)
-    except DataError as error:
+    if (wrong := _not_of_unit_length(rows, dim)) is not None:
         raise StorageError(
-            f"the store {place} is damaged: {error.args[0].split(';')[0]}; restore it from a backup, or "
-            f"remove it and make it anew from its notes: notellm store build {place}"
-        ) from error
+            f"the store {place} is damaged: {wrong}, not 1; restore it from a backup, or remove it and make "
+            f"it anew from its notes: notellm store build {place}"
+        )
+
+
+def _not_of_unit_length(rows: pa.Table, dim: int) -> str | None:
+    """The first vector that is not of unit length, and the length it has."""
+    start = 0
+    for chunk in rows.column("vector").chunks:
+        matrix = chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+        with np.errstate(over="ignore", invalid="ignore"):  # in damaged vectors
+            lengths = np.sqrt(np.einsum("ij,ij->i", matrix, matrix))
+        wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT))
+        if len(wrong):
+            row = int(wrong[0])
+            note_id = rows.column("note_id")[start + row].as_py() if "note_id" in rows.column_names else "?"
+            return f"the vector of the note {note_id!r} has the length {lengths[row]:.3g}"
+        start += len(chunk)
+    return None
 
 
 def _vector_array(vectors: np.ndarray) -> pa.Array:
