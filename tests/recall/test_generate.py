@@ -205,7 +205,9 @@ def test_a_hostile_way_of_decoding_is_not_saved(
     assert "temperature" not in saved
 
 
-def test_a_models_own_generate_is_not_called(checkpoints: dict[str, Checkpoint], notes: pa.Table):
+def test_a_models_own_generate_is_not_called(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table, monkeypatch: pytest.MonkeyPatch
+):
     model = fresh("llama", checkpoints, notes)
     rows = notes.slice(0, 2)
     before = generate_topics(model, rows, n=2)
@@ -213,7 +215,7 @@ def test_a_models_own_generate_is_not_called(checkpoints: dict[str, Checkpoint],
     def generate(*_, **__):
         pytest.fail("the model's own generate was called")
 
-    model.backbone.generate = generate
+    monkeypatch.setattr(model.backbone, "generate", generate, raising=False)
     assert generate_topics(model, rows, n=2) == before
 
 
