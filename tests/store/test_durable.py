@@ -14,6 +14,8 @@ import pytest
 
 pytest.importorskip("lancedb")
 
+from filelock import FileLock
+
 from notellm.errors import StorageError
 from notellm.store import durable, notes
 from notellm.store.manifest import DELETIONS, ManifestReader
@@ -498,14 +500,16 @@ def test_a_write_that_cannot_be_flushed_is_not_acknowledged_and_the_next_one_flu
             store.write(batch(1, start=20), new=True)
         assert failed
         assert store.get(["n20"]).num_rows == 1  # it is there, and get() tells
-        inodes = {path: path.stat().st_ino for path in (place / TABLE / "data").iterdir()}
+        inodes = {path: path.stat().st_ino for path in (place / RECORD, *(place / TABLE / "data").iterdir())}
         store.write(batch(1, start=21), new=True)
     _, path, version = newest(place)
     assert all(disk.is_safe(place / TABLE / file) for file in version.data)
     assert disk.is_safe(path)
     assert disk.is_safe(place / RECORD)
-    if pattern == "/data/":  # flushing the same file again would prove nothing
-        assert any(path.stat().st_ino != inode for path, inode in inodes.items())
+    # Flushing the same file again would prove nothing.
+    again = [path.name for path, inode in inodes.items() if path.stat().st_ino != inode]
+    assert len(again) == (pattern in ("/data/", "/checksums_"))
+    assert (RECORD in again) == (pattern == "/checksums_")
     assert len(store) == 12
     store.close()
     assert content(place)[1] == []
@@ -579,7 +583,7 @@ def test_a_store_that_cannot_be_written_to_says_so(place, monkeypatch):
     def readonly(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(notes.FileLock, "acquire", readonly)
+    monkeypatch.setattr(FileLock, "acquire", readonly)
     with pytest.raises(StorageError, match=r"cannot write to the store .*: Read-only file system"):
         NoteStore.open(place, ONE)
     assert len(NoteStore.for_reading(place)) == 12

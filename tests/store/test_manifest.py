@@ -58,7 +58,7 @@ def test_the_files_are_those_on_the_disk_with_their_sizes(reader, table):
 
 
 def test_each_commit_adds_files_and_takes_none_away(reader):
-    before = {}
+    before: dict[str, int | None] = {}
     for number in (1, 2, 3):
         now = reader.read(reader.path(number), number).data
         assert before.keys() <= now.keys()

@@ -562,9 +562,12 @@ def test_what_lancedb_keeps_in_memory_is_limited(store, monkeypatch):
 
     sessions = []
     connect = lancedb.connect
-    monkeypatch.setattr(
-        lancedb, "connect", lambda uri, session: sessions.append(session) or connect(uri, session=session)
-    )
+
+    def watched(uri, *, session):
+        sessions.append(session)
+        return connect(uri, session=session)
+
+    monkeypatch.setattr(lancedb, "connect", watched)
     again = NoteStore.for_reading(store.uri)
     again.read()
     (session,) = set(sessions)  # one for the whole process

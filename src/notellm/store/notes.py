@@ -31,10 +31,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from notellm.artifacts import sync_folder
+from notellm.artifacts import RECORD_KEY, sync_folder
 from notellm.data.schema import NOTES, TIME
 from notellm.errors import DataError, MissingDependencyError, NotellmError, StorageError
-from notellm.files import RECORD_KEY, json_text
+from notellm.files import json_text
 from notellm.recall.prompt import Note
 from notellm.record import make_record
 from notellm.store import base
