@@ -153,7 +153,8 @@ def code_message(folder: Path, file: str) -> str:
     """What to say about a folder that :func:`asks_for_code` and may not have it run."""
     return (
         f"{folder} asks to run Python code of its own (auto_map in {file}), which is not done; choose "
-        "another backbone, or read the code and allow it with trust_remote_code=True"
+        "another backbone, or read the code and allow it with notellm --trust-remote-code (in Python: "
+        "trust_remote_code=True)"
     )
 
 
@@ -263,7 +264,7 @@ def _check_kernels(folder: Path, config: dict[str, Any]) -> None:
         if key.strip("_") in {"attn_implementation", "experts_implementation"} and "/" in str(value):
             raise ModelError(
                 f"{folder / 'config.json'} asks for code from the hub ({key} is {value!r}); remove the "
-                "entry, or allow it with trust_remote_code=True if you trust it"
+                "entry, or allow it with notellm --trust-remote-code (in Python: trust_remote_code=True)"
             )
 
 

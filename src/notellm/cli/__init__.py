@@ -15,7 +15,7 @@ import typer
 
 from notellm import __version__
 from notellm.cli import evaluate, prepare, rank, recall, serve
-from notellm.cli.common import printable
+from notellm.cli.common import printable, trusted
 from notellm.errors import NotellmError
 
 app = typer.Typer(
@@ -35,7 +35,15 @@ for _group in (prepare, recall, rank, serve, evaluate):  # the order of --help
 def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Let a model be Python code that comes with it; the code runs with your rights.",
+        ),
+    ] = False,
 ) -> None:
+    trusted.set(trust_remote_code)
     if version:
         print(__version__)
     elif context.invoked_subcommand is None:

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,10 @@ Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
 #: What a terminal acts on instead of showing it (control characters, marks that change the direction of
 #: writing), and halves of characters, which cannot be written at all.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+#: What ``notellm --trust-remote-code`` sets for the command after it.
+trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
 def printable(text: str) -> str:
@@ -48,14 +53,15 @@ def examples(*lines: str) -> str:
 
 def load_model(path: str) -> Any:
     """A trained model; a causal language model alone has no projection, so it is refused."""
-    from notellm.errors import ModelError
-    from notellm.recall.checkpoint import CONFIG, is_checkpoint
     from notellm.recall.model import NoteLLM
 
-    if not is_checkpoint(path):
-        raise ModelError(f"{path} is not a NoteLLM directory (it has no {CONFIG}); train one: notellm train")
     hide_loading_bars()
-    return NoteLLM.from_pretrained(path)
+    return NoteLLM.from_saved(path, trust_remote_code=trusts_code())
+
+
+def trusts_code() -> bool:
+    """Whether the command was started as ``notellm --trust-remote-code ...``."""
+    return trusted.get()
 
 
 def load_service() -> Any:

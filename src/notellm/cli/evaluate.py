@@ -16,6 +16,7 @@ from notellm.cli.common import (
     load_model,
     load_service,
     show,
+    trusts_code,
 )
 
 commands = group()
@@ -48,7 +49,9 @@ def evaluate(
     if untrained:
         record = read_record(model)
         clicks = parts.train.clicks if record["data"].get("clicks") else None
-        before = build_model(FitOptions(**record["config"]), parts.train.notes, clicks)
+        before = build_model(
+            FitOptions(**record["config"]), parts.train.notes, clicks, trust_remote_code=trusts_code()
+        )
     result = evaluate_model(
         trained,
         parts,

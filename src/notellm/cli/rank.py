@@ -16,6 +16,7 @@ from notellm.cli.common import (
     hide_loading_bars,
     load_notes,
     show,
+    trusts_code,
 )
 from notellm.errors import ConfigError, DataError
 
@@ -193,6 +194,7 @@ def fit(
         histories=histories,
         resume=resume,
         force=force,
+        trust_remote_code=trusts_code(),
         progress=not quiet,
     )
     metrics = read_record(output)["metrics"]
@@ -303,7 +305,9 @@ def recommend(
         raise ModelError(f"{model} is not a NoteLLM directory; train one: notellm train")
     hide_loading_bars()
     table = None if notes is None else load_notes(notes)
-    recommender = Recommender.load(model or str(vectors), ranker, notes=table, progress=not quiet)
+    recommender = Recommender.load(
+        model or str(vectors), ranker, notes=table, trust_remote_code=trusts_code(), progress=not quiet
+    )
     result = recommender.recommend(
         user,
         history=None if history is None else _ids(history),
@@ -357,7 +361,7 @@ def _load_ranker(folder: Path, notes: Path | None) -> Any:
     from notellm.rank.scorer import Ranker
 
     hide_loading_bars()
-    ranker = Ranker.from_pretrained(folder)
+    ranker = Ranker.from_pretrained(folder, trust_remote_code=trusts_code())
     return ranker if notes is None else ranker.with_notes(load_notes(notes))
 
 

@@ -16,6 +16,7 @@ from notellm.cli.common import (
     load_model,
     load_notes,
     show,
+    trusts_code,
 )
 from notellm.errors import ConfigError, DataError
 
@@ -117,6 +118,7 @@ def train(
         options=options,
         resume=resume,
         force=force,
+        trust_remote_code=trusts_code(),
         progress=not quiet,
     )
     show(f"model -> {output}")

@@ -18,6 +18,7 @@ from notellm.cli.common import (
     load_notes,
     load_service,
     show,
+    trusts_code,
 )
 from notellm.errors import ConfigError
 
@@ -156,7 +157,16 @@ def serve(
     )
     hide_loading_bars()
     token = os.environ.get("NOTELLM_MILVUS_TOKEN", "")
-    engine = Engine.open(place, model, ranker=ranker, index=index, token=token, sync=sync, progress=not quiet)
+    engine = Engine.open(
+        place,
+        model,
+        ranker=ranker,
+        index=index,
+        token=token,
+        sync=sync,
+        trust_remote_code=trusts_code(),
+        progress=not quiet,
+    )
     run.serve(
         engine,
         host=host,

@@ -178,6 +178,7 @@ class Engine:
         index: str = "exact",
         token: str = "",
         sync: bool = True,
+        trust_remote_code: bool = False,
         progress: bool = False,
     ) -> Self:
         """Open a store with the model that made its vectors.
@@ -190,6 +191,7 @@ class Engine:
             token: of that server.
             sync: flush every write to disk before it is answered; without it a power failure loses the last
                 writes.
+            trust_remote_code: as in ``NoteLLM.from_pretrained``; at reloads, too.
             progress: show bars while much is computed.
 
         Raises:
@@ -198,7 +200,8 @@ class Engine:
             DataError: the store's vectors are of another model.
             ConfigError: the index is unknown.
         """
-        paths = Paths(str(store), str(model), None if ranker is None else str(ranker), index, token, sync)
+        place = None if ranker is None else str(ranker)
+        paths = Paths(str(store), str(model), place, index, token, sync, trust_remote_code)
         laps = _Laps()
         loaded = _load_model(paths)
         fingerprint = loaded.fingerprint()
@@ -687,6 +690,7 @@ class Paths:
     index: str
     token: str
     sync: bool = True
+    trust_remote_code: bool = False
 
 
 def _after(write: Write, before: StoredNote | None) -> StoredNote | None:
@@ -799,13 +803,15 @@ def _without_collecting() -> Iterator[None]:
 
 
 def _load_model(paths: Paths) -> NoteLLM:
-    model = NoteLLM.from_saved(paths.model)
+    model = NoteLLM.from_saved(paths.model, trust_remote_code=paths.trust_remote_code)
     model.eval()
     return model
 
 
 def _load_ranker(paths: Paths) -> Ranker | None:
-    return None if paths.ranker is None else Ranker.from_pretrained(paths.ranker)
+    if paths.ranker is None:
+        return None
+    return Ranker.from_pretrained(paths.ranker, trust_remote_code=paths.trust_remote_code)
 
 
 def _recommender(ranker: Ranker | None, index: Index, notes: Mapping[str, StoredNote]) -> Recommender | None:

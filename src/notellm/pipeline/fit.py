@@ -133,8 +133,20 @@ class FitOptions:
         return resolved
 
 
-def build_model(options: FitOptions, notes: pa.Table, clicks: pa.Table | None = None) -> NoteLLM:
+def build_model(
+    options: FitOptions,
+    notes: pa.Table,
+    clicks: pa.Table | None = None,
+    *,
+    trust_remote_code: bool = False,
+) -> NoteLLM:
     """The untrained model of a run: the tiny one from the notes, or a pretrained backbone.
+
+    Args:
+        options: the run's options.
+        notes: notes to train on.
+        clicks: the clicks on these notes; a pretrained backbone does not need them.
+        trust_remote_code: as in ``NoteLLM.from_pretrained``.
 
     Raises:
         ModelError: the backbone cannot be loaded.
@@ -156,6 +168,7 @@ def build_model(options: FitOptions, notes: pa.Table, clicks: pa.Table | None = 
     return NoteLLM.from_pretrained(
         chosen.backbone,
         lora=LoraOptions() if chosen.lora else None,
+        trust_remote_code=trust_remote_code,
         # Tuned weights would not move by small steps in bfloat16; autocast computes in it anyway.
         dtype="bfloat16" if chosen.bf16 and chosen.lora else "float32",
         **known,
@@ -172,6 +185,7 @@ def fit(
     options: FitOptions | None = None,
     resume: bool = False,
     force: bool = False,
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> NoteLLM:
     """Train a model and write its directory; the record and the model card go with it.
@@ -186,6 +200,7 @@ def fit(
         options: the run's options.
         resume: go on with the run that was cut off.
         force: as in ``artifacts.write_folder``.
+        trust_remote_code: as in ``NoteLLM.from_pretrained``.
         progress: show a progress bar with rate and remaining time.
 
     Returns:
@@ -215,7 +230,7 @@ def fit(
         },
     }
     checkpoint = _find_unfinished(run, started, resume=resume)
-    model = build_model(chosen, notes, clicks)
+    model = build_model(chosen, notes, clicks, trust_remote_code=trust_remote_code)
     steps = _steps(chosen, notes, pairs)
     every = max(1, steps // chosen.evaluations)
     arguments = NoteLLMTrainingArguments(

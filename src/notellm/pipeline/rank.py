@@ -192,6 +192,7 @@ def fit_ranker(
     histories: Mapping[str, Sequence[str]] | None = None,
     resume: bool = False,
     force: bool = False,
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> Ranker:
     """Fit codes, tune a BinLLM on impressions, and write the ranker's directory with record and card.
@@ -208,6 +209,7 @@ def fit_ranker(
             and valid, which may lack clicks: those of a test part, those that recall missed.
         resume: go on with the run that was cut off.
         force: as in ``artifacts.write_folder``.
+        trust_remote_code: as in ``BinLLM.from_pretrained``.
         progress: show progress bars with rate and remaining time.
 
     Returns:
@@ -246,7 +248,9 @@ def fit_ranker(
         last_checkpoint(run / name)  # removes incomplete ones
     if unfinished := unfinished_parts(run):
         check_resumable(run, str(unfinished[-1].relative_to(run)), started, resume=resume)
-    model = build_ranking_model(chosen, notes, train)  # a backbone that is not there is told at once
+    model = build_ranking_model(
+        chosen, notes, train, trust_remote_code=trust_remote_code
+    )  # a backbone that is not there is told at once
     write_json(started, run / STARTED, replace=True)
     codes, train_codes, valid_codes = None, None, None
     metrics: dict[str, Any] = {}
@@ -302,8 +306,16 @@ def fit_ranker(
     return ranker
 
 
-def build_ranking_model(options: RankFitOptions, notes: pa.Table, train: pa.Table) -> BinLLM:
+def build_ranking_model(
+    options: RankFitOptions, notes: pa.Table, train: pa.Table, *, trust_remote_code: bool = False
+) -> BinLLM:
     """The untuned model of a run: the tiny one from the notes and who liked them, or a pretrained backbone.
+
+    Args:
+        options: the run's options.
+        notes: notes table.
+        train: training impressions.
+        trust_remote_code: as in ``BinLLM.from_pretrained``.
 
     Raises:
         ConfigError: an option is not allowed.
@@ -322,7 +334,7 @@ def build_ranking_model(options: RankFitOptions, notes: pa.Table, train: pa.Tabl
         )
     # Tuned weights would not move by small steps in bfloat16; autocast computes in it anyway.
     dtype = "bfloat16" if chosen.bf16 and chosen.lora else "float32"
-    model = BinLLM.from_pretrained(chosen.backbone, dtype=dtype, **known)
+    model = BinLLM.from_pretrained(chosen.backbone, dtype=dtype, trust_remote_code=trust_remote_code, **known)
     if chosen.lora:
         there = {name.rsplit(".", 1)[-1] for name, _ in model.backbone.named_modules()}
         targets = _LORA_TARGETS if there.issuperset(_LORA_TARGETS) else None

@@ -88,6 +88,7 @@ class Recommender:
         ranker: str | Path,
         *,
         notes: pa.Table | None = None,
+        trust_remote_code: bool = False,
         progress: bool = False,
     ) -> Self:
         """A recommender from disk.
@@ -97,6 +98,7 @@ class Recommender:
             ranker: a ranker directory.
             notes: what can be recommended, where it is not the notes that the ranker was made with: newer
                 ones among them.
+            trust_remote_code: as in ``NoteLLM.from_pretrained``.
             progress: show a bar while notes are embedded.
 
         Raises:
@@ -104,11 +106,12 @@ class Recommender:
             ModelError: the ranker or the model cannot be used.
             DataError: the vectors cannot be read, or are of other notes.
         """
-        ranking = Ranker.from_pretrained(ranker)
+        ranking = Ranker.from_pretrained(ranker, trust_remote_code=trust_remote_code)
         if notes is not None:
             ranking = ranking.with_notes(notes)
         if is_checkpoint(recall):
-            vectors = NoteLLM.from_pretrained(recall).encode(ranking.table, progress=progress)
+            model = NoteLLM.from_saved(recall, trust_remote_code=trust_remote_code)
+            vectors = model.encode(ranking.table, progress=progress)
             return cls.from_vectors(ranking.texts.ids, vectors, ranking)
         return cls.from_vectors(*read_vectors(recall), ranking)
 
