@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -198,3 +199,30 @@ def test_a_reader_that_stops_is_no_error(home):
     done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+# -------------------------------------------------------------------- code of models
+
+
+def test_a_models_code_runs_only_where_the_command_line_says_so(home, checkpoints, capsys, monkeypatch):
+    """With the option the code is what fails, with its own words; without it, nothing of it runs."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(home / "modules"))
+    monkeypatch.syspath_prepend(str(home / "modules"))
+    folder = home / "own-model"
+    shutil.copytree(checkpoints["llama"].path, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own-architecture", "auto_map": {"AutoConfig": "own.OwnConfig"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(
+        f"open({str(home / 'ran')!r}, 'w')\nraise ValueError('code of the model')\n"
+    )
+    command = ("train", "data", "--no-pairs", "--backbone", folder, "--max-steps", 1, "-o", "model", "-q")
+    assert run(*command) == 2
+    assert "notellm --trust-remote-code" in capsys.readouterr().err
+    assert not (home / "ran").exists()
+    assert run("--trust-remote-code", *command) == 2
+    assert "code of the model" in capsys.readouterr().err
+    assert (home / "ran").exists()
+    (home / "ran").unlink()
+    assert run(*command) == 2  # the consent was for one command
+    assert not (home / "ran").exists()

@@ -73,7 +73,7 @@ def with_code(folder: Path, tmp_path: Path) -> Path:
 
 def test_a_models_code_does_not_run(with_code: Path, tmp_path: Path):
     line = refusal(with_code)
-    assert line.endswith("read the code and allow it with trust_remote_code=True")
+    assert line.endswith("with notellm --trust-remote-code (in Python: trust_remote_code=True)")
     assert "auto_map in config.json" in line
     assert not (tmp_path / "ran").exists()
 
