@@ -1,5 +1,6 @@
 """The process: whose keys it takes, where it listens, how it ends; seldom started for real."""
 
+import gc
 import json
 import os
 import signal
@@ -9,13 +10,17 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx2 as httpx
 import pytest
 
-from notellm.errors import ConfigError
+from notellm.errors import ConfigError, StorageError
 from notellm.pipeline.engine import Engine
-from notellm.serve.run import READ_KEYS, WRITE_KEYS, is_loopback, keys_from
+from notellm.serve import run as running
+from notellm.serve.guard import Keys
+from notellm.serve.limits import Limits
+from notellm.serve.run import READ_KEYS, WRITE_KEYS, in_url, is_loopback, keys_from
 from tests.commands import run
 from tests.serve.small import NOTES, PATIENCE
 
@@ -23,8 +28,8 @@ A, B, C = (letter * 20 for letter in "abc")
 HOME = "127.0.0.1"
 
 
-def free_port():
-    with socket.create_server((HOME, 0)) as found:
+def free_port(host=HOME):
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as found:
         return found.getsockname()[1]
 
 
@@ -80,6 +85,101 @@ def test_not_loopback(host):
     assert not is_loopback(host)
 
 
+# -------------------------------------------------------------------- serving, in this process
+
+
+@contextmanager
+def serving_here(monkeypatch, engine, host, **options):
+    """A service that `serve` runs in a thread, and its port; the process is as before afterwards."""
+    made, ready, port = [], threading.Event(), free_port(host)
+    server = running.server
+
+    def remembered(*arguments, **named):
+        made.append(server(*arguments, **named))
+        return made[0]
+
+    monkeypatch.setattr(running, "server", remembered)
+    switching = sys.getswitchinterval()
+    thread = threading.Thread(
+        target=running.serve,
+        args=(engine,),
+        kwargs={"host": host, "port": port, "limits": Limits(), "ready": ready.set, **options},
+    )
+    thread.start()
+    try:
+        assert ready.wait(PATIENCE)
+        yield port
+    finally:
+        made[0].should_exit = True
+        thread.join(PATIENCE)
+        sys.setswitchinterval(switching)
+        gc.unfreeze()
+
+
+def lines_of(capfd, event):
+    """The log's lines of an event; other things are written to standard error, too."""
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
+    return [line for line in map(json.loads, lines) if line["event"] == event]
+
+
+def has_ipv6():
+    try:
+        free_port("::1")
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+@pytest.mark.usefixtures("logged")
+def test_an_ipv6_address_is_written_in_brackets_and_is_one_of_its_own_names(places, monkeypatch, capfd):
+    with serving_here(monkeypatch, places.engine(ranker=None), "::1", keys=Keys()) as port:
+        assert httpx.get(f"http://[::1]:{port}/health/live", trust_env=False).status_code == 200
+        for name, status in [
+            (f"[::1]:{port}", 200),
+            ("[::1]", 200),
+            (f"LocalHost:{port}", 200),
+            ("127.0.0.1", 200),
+            ("::1", 403),
+            ("elsewhere.example", 403),
+            ("[::2]", 403),
+        ]:
+            answer = httpx.get(f"http://[::1]:{port}/health/live", headers={"host": name}, trust_env=False)
+            assert answer.status_code == status, name
+        assert "[::1]" in answer.json()["error"]["message"]
+    (started,) = lines_of(capfd, "starting")
+    assert started["address"] == f"[::1]:{port}"
+    assert set(started["seconds"]) == {"model", "ranker", "store", "index"}
+    assert started["connections"] >= started["connections_per_address"] > 0
+
+
+@pytest.mark.parametrize(
+    ("host", "written"),
+    [("::1", "[::1]"), ("::", "[::]"), ("127.0.0.1", "127.0.0.1"), ("a.example", "a.example")],
+)
+def test_a_host_as_it_stands_in_a_url(host, written):
+    assert in_url(host) == written
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
+def test_an_ipv6_address_that_is_taken_is_told_in_brackets(places):
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        engine = places.engine(ranker=None)
+        with pytest.raises(StorageError, match=rf"cannot listen on \[::1\]:{port} \("):
+            running.serve(engine, host="::1", port=port, keys=Keys(), limits=Limits())
+
+
+@pytest.mark.usefixtures("logged")
+def test_what_the_store_had_to_mend_is_in_the_log(places, monkeypatch, capfd):
+    engine = places.engine(ranker=None)
+    monkeypatch.setattr(type(engine), "report", ["version 7 was torn; version 6 answers"])
+    with serving_here(monkeypatch, engine, HOME, keys=Keys()):
+        pass
+    (told,) = lines_of(capfd, "store mended")
+    assert (told["level"], told["detail"]) == ("warning", "version 7 was torn; version 6 answers")
+
+
 # -------------------------------------------------------------------- the command, in this process
 
 
@@ -114,6 +214,9 @@ def test_mistakes_end_in_one_line_and_status_2(options, places, tmp_path, capsys
         ["--timeout", "0"],
         ["--port", "0"],
         ["--port", "65536"],
+        ["--max-connections", "0"],
+        ["--max-connections", "10000000"],
+        ["--max-connections-per-address", "0"],
     ):
         assert run("serve", *options, "--no-keys", *wrong) == 2
         told_in_one_line(capsys)

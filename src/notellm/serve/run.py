@@ -129,7 +129,7 @@ def serve(
     Raises:
         StorageError: the address cannot be listened on.
     """
-    lines = log_to_stderr(level)
+    log_to_stderr(level)
     try:
         # Before uvicorn would, which logs what goes wrong in its own way.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -162,7 +162,6 @@ def serve(
     with listening:
         running.run([listening])
     log.info("stopped")
-    lines.flush()
 
 
 def open_browser(url: str) -> None:
