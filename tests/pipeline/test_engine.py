@@ -477,12 +477,14 @@ def test_while_a_failed_write_cannot_be_looked_up_nothing_is_written(plain, monk
         raise StorageError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(NoteStore, "write", gone)
+        patch.setattr(NoteStore, "_keep", gone)  # so the store has it
         patch.setattr(NoteStore, "get", gone)
         for _ in range(2):
             with pytest.raises(StorageError, match="the disk is gone"):
                 plain.apply([Publish(copy_of(plain, first))])
     assert plain.apply([Remove(second)]) == [Written(second, existed=True)]
+    assert "new" in plain.notes
+    assert plain.apply([Publish(copy_of(plain, first))]) == [Written("new", existed=True)]
     is_whole(plain, plain.model)
 
 
@@ -941,7 +943,9 @@ def test_a_reload_reads_the_ranker_again(opened, tmp_path, parts):
     engine.reload()
 
 
-@pytest.mark.parametrize("broken", ["model", "half a model", "ranker", "index", "table", "vectors"])
+@pytest.mark.parametrize(
+    "broken", ["model", "half a model", "a backbone", "ranker", "index", "table", "vectors"]
+)
 def test_a_reload_that_fails_leaves_the_old_one_answering(opened, parts, tmp_path, monkeypatch, broken):
     engine = opened("hnsw", ranker=broken == "ranker")
     one = parts.models["one"]
@@ -957,6 +961,12 @@ def test_a_reload_that_fails_leaves_the_old_one_answering(opened, parts, tmp_pat
             (tmp_path / "model" / "model.safetensors").write_bytes(b"damaged")
         elif broken == "half a model":
             (tmp_path / "model" / "notellm.json").unlink()
+        elif broken == "a backbone":  # all that tells it from one is missing
+            for path in (tmp_path / "model").iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif not path.name.startswith(("config.json", "model.", "tokenizer", "generation_config")):
+                    path.unlink()
         elif broken == "vectors":
             prove = NoteStore.prove
             patch.setattr(NoteStore, "prove", lambda self, count, encode: prove(self, count + 1, encode))

@@ -268,6 +268,23 @@ def test_a_write_that_was_never_acknowledged_is_undone_where_it_is_torn(place, m
     assert "a write that was never acknowledged has been undone, all acknowledged ones are there" in said
 
 
+def test_a_write_that_was_never_acknowledged_is_undone_where_lancedb_cannot_read_it(place, monkeypatch):
+    made(place)
+    store = NoteStore.open(place, ONE)
+    wanted = by_id(store)
+    monkeypatch.setattr(NoteStore, "_keep", lambda _: None)
+    store.delete(["n3"])
+    store._untidy = 0
+    store.close()
+    monkeypatch.undo()
+    (file,) = (place / TABLE / DELETIONS).iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(whole[:8] + b"x" * (len(whole) - 16) + whole[-8:])  # its size and its ending are right
+    found, (said,) = content(place)
+    assert found == wanted
+    assert "cannot be read" in said
+
+
 # -------------------------------------------------------------------- damage
 
 

@@ -540,6 +540,14 @@ def test_a_store_is_read_beside_its_writer_and_not_written(store):
     assert not only_note(store, "n1").hidden
 
 
+def test_what_a_write_left_in_the_store_although_it_failed_is_found(store):
+    import lancedb
+
+    aside = lancedb.connect(store.uri).open_table(f"notes_{ONE}")  # the store's own table knows nothing of it
+    aside.add(batch(1, start=20))
+    assert notes_of(store.get(["n20"])) == numbered(1, 20)
+
+
 def test_there_is_nothing_to_read(tmp_path):
     with pytest.raises(StorageError, match="is not a store of notes; make one: notellm store build"):
         NoteStore.for_reading(tmp_path)
