@@ -162,7 +162,7 @@ def test_what_is_not_there_or_of_another_dimension_cannot_be_loaded(saved, tmp_p
     ):
         LocalIndex.load(saved, entries(["a"], np.eye(5)[:1]))
     ids = read_parquet(saved / "rows.parquet")
-    write_parquet(ids.slice(1), saved / "rows.parquet")
+    write_parquet(ids.slice(1), saved / "rows.parquet", force=True)
     with pytest.raises(DataError, match="and 2 ids"):
         LocalIndex.load(saved, one_hot(["a"]))
 

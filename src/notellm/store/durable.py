@@ -52,7 +52,7 @@ class Trouble:
     torn: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """A line of the record.
 

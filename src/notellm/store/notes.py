@@ -53,7 +53,7 @@ _LONGEST_WAIT = 16  # times as long as usual between two tidyings, while they fa
 _KEPT = timedelta(minutes=5)  # how long files of former states stay, for readers that still use them
 #: Bytes that LanceDB keeps in memory of indexes and of manifests, of all stores of a process together. By its
 #: own limits of several GiB it would keep something of every version: 130 KB for each write.
-_INDEX_CACHE, _MANIFEST_CACHE = 64 << 20, 16 << 20
+_INDEX_CACHE, _MANIFEST_CACHE = 32 << 20, 16 << 20
 #: Free bytes that tidying needs besides a copy of all data.
 _ROOM = 64 << 20
 _UNIT = 0.01  # how far the length of a vector may be from 1
