@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
+from notellm.artifacts import MANIFEST, _write_manifest
 from notellm.backbone.tiny import TinyOptions
 from notellm.data.schema import NOTES, PAIRS
 from notellm.recall.model import NoteLLM
@@ -224,6 +226,14 @@ def checkpoints(notes: pa.Table, tmp_path_factory: pytest.TempPathFactory) -> di
         tokenizer.save_pretrained(path)
         found[name] = Checkpoint(name, path)
     return found
+
+
+def agree(folder: Path) -> None:
+    """Let the manifests of a folder, the inner ones first, say that all files are as they were written."""
+    for manifest in sorted(folder.rglob(MANIFEST), reverse=True):
+        kind = json.loads(manifest.read_text())["kind"]
+        manifest.unlink()
+        _write_manifest(manifest.parent, kind, digests=True)
 
 
 SMALL = TinyOptions(vocabulary=700, hidden=32, layers=2, heads=4, intermediate=48)

@@ -15,11 +15,12 @@ from notellm.artifacts import (
     MANIFEST,
     check_file_replaceable,
     check_replaceable,
+    check_whole,
     remove_folder,
     write_file,
     write_folder,
 )
-from notellm.errors import StorageError
+from notellm.errors import ModelError, StorageError
 
 
 def make(path, text="text", kind="model", **options):
@@ -228,6 +229,63 @@ def test_looking_changes_nothing(tmp_path):
     check_replaceable(tmp_path / "not" / "there", "model")
     check_file_replaceable(tmp_path / "not" / "there", "vectors")
     assert list(tmp_path.iterdir()) == []
+
+
+# -------------------------------------------------------------------- whole or not
+
+
+def test_a_folder_is_whole_with_an_edited_card_and_more_files(tmp_path):
+    target = make(tmp_path / "made")
+    with write_folder(target, "model") as folder:
+        (folder / "weights").write_text("text")
+        (folder / "README.md").write_text("card")
+    (target / "README.md").write_text("a better card")
+    (target / "notes.txt").write_text("mine")
+    check_whole(target)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda p: (p / "sub" / "config").unlink(), "lacks sub/config; copy the whole folder again"),
+        (
+            lambda p: (p / "weights").write_text("texd"),
+            "weights is damaged, or is not the file that was saved",
+        ),
+        (lambda p: (p / "weights").write_text(""), "weights is damaged"),
+        (lambda p: (p / MANIFEST).unlink(), "has no whole manifest.json"),
+        (lambda p: (p / MANIFEST).write_text("[]"), "has no whole manifest.json"),
+        (lambda p: edit_manifest(p, {"../a": {"bytes": 1}}), "names '../a', which is not in its own folder"),
+        (lambda p: edit_manifest(p, {"/dev/zero": {"bytes": 1}}), "which is not in its own folder"),
+        (lambda p: edit_manifest(p, {"weights": 3}), "has no whole manifest.json"),
+        (lambda p: edit_manifest(p, {"sub": {"bytes": 1}}), "lacks sub"),
+    ],
+)
+def test_what_is_not_whole_is_named(tmp_path, damage, says):
+    target = make(tmp_path / "made")
+    damage(target)
+    with pytest.raises(ModelError, match=says):
+        check_whole(target)
+
+
+def edit_manifest(folder, files):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"files": files}))
+
+
+def test_of_large_files_and_of_those_without_a_digest_the_size_is_compared(tmp_path):
+    target = make(tmp_path / "made", "x" * 100)
+    (target / "weights").write_text("y" * 100)
+    check_whole(target, most=50)
+    check_whole(target, besides=["weights"])
+    with pytest.raises(ModelError, match="weights is damaged"):
+        check_whole(target, most=100)
+    quick = make(tmp_path / "quick", digests=False)
+    (quick / "weights").write_text("sext")
+    check_whole(quick)
+    (quick / "weights").write_text("longer")
+    with pytest.raises(ModelError, match="weights is damaged"):
+        check_whole(quick)
 
 
 # -------------------------------------------------------------------- kills

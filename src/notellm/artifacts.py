@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-from notellm.errors import DataError, StorageError
+from notellm.errors import DataError, ModelError, StorageError
 
 MANIFEST = "manifest.json"
 RECORD_KEY = b"notellm.record"
@@ -35,6 +35,9 @@ RECORD_KEY = b"notellm.record"
 _ADDED_LATER = {"dataset": {"pairs.parquet": "pairs"}, "split": {"pairs.parquet": "pairs"}}
 #: Files that operating systems leave in folders on their own.
 _LITTER = {".DS_Store", "Thumbs.db", "desktop.ini"}
+#: Files that people edit in a finished folder.
+_EDITABLE = ("README.md",)
+_COPY = "copy the whole folder again"
 _LOCK, _NEW, _OLD = ".lock", "new", "old"
 _A_MOMENT = 60.0  # seconds in which a process that has made a workspace will have locked it
 
@@ -183,6 +186,40 @@ def _check_parent(path: str | Path, target: Path) -> None:
         raise StorageError(f"cannot write {path}: the folder {parent} may not be written to")
 
 
+def check_whole(folder: Path, *, besides: Collection[str] = (), most: int | None = None) -> None:
+    """Compare the files of a folder with its manifest, before anything in them is used.
+
+    A folder that was copied in part, or one of whose files was damaged or exchanged, is found out by this.
+    Model cards (``README.md``) may be edited, and files may be added.
+
+    Args:
+        folder: that :func:`write_folder` wrote.
+        besides: names of files that are not compared, since they are checked in another way.
+        most: of larger files, in bytes, only the size is compared.
+
+    Raises:
+        ModelError: a file is missing or is not the one that was written, or there is no manifest.
+    """
+    kind, listed = _read_manifest(folder)
+    if kind is None:
+        raise ModelError(f"{folder} has no whole {MANIFEST}, by which its files are checked; {_COPY}")
+    for name, about in listed.items():
+        if Path(name).name in (*besides, *_EDITABLE):
+            continue
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ModelError(f"{folder / MANIFEST} names {name!r}, which is not in its own folder")
+        file = folder / name
+        if not file.is_file():
+            raise ModelError(f"{folder} lacks {name}; {_COPY}")
+        try:
+            is_large = most is not None and file.stat().st_size > most
+            unchanged = _is_unchanged(file, {"bytes": about["bytes"]} if is_large else about)
+        except OSError as error:
+            raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
+        if not unchanged:
+            raise ModelError(f"{file} is damaged, or is not the file that was saved; {_COPY}")
+
+
 def remove_folder(path: str | Path, kind: str) -> None:
     """Remove a folder that :func:`write_folder` wrote; nothing happens where there is none.
 
@@ -271,15 +308,18 @@ def _contents(folder: Path) -> _Contents:
     return _Contents(kind, files, foreign, edited)
 
 
-def _read_manifest(folder: Path) -> tuple[str | None, dict[str, Any]]:
+def _read_manifest(folder: Path) -> tuple[str | None, dict[str, dict[str, Any]]]:
     """Kind and files of a manifest; without a whole one there is no kind, and nothing is notellm's."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         kind, files = manifest["kind"], manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None, {}
     if not isinstance(kind, str) or not isinstance(files, dict):
         return None, {}
+    for about in files.values():
+        if not isinstance(about, dict) or not isinstance(about.get("bytes"), int):
+            return None, {}
     return kind, files
 
 
@@ -294,8 +334,8 @@ def _write_manifest(folder: Path, kind: str, *, digests: bool) -> None:
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _is_unchanged(file: Path, about: Any) -> bool:
-    if not isinstance(about, dict) or file.stat().st_size != about.get("bytes"):
+def _is_unchanged(file: Path, about: dict[str, Any]) -> bool:
+    if file.stat().st_size != about["bytes"]:
         return False
     return "sha256" not in about or _sha256(file) == about["sha256"]
 

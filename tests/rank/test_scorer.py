@@ -2,17 +2,19 @@
 
 import copy
 import dataclasses
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from notellm.errors import DataError, ModelError
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker, codes_fingerprint
-from tests.conftest import ARCHITECTURES
+from tests.conftest import ARCHITECTURES, agree
 from tests.rank.small import USERS, random_codes, ranking_model
 
 HISTORIES = {"u0": ["n3", "gone", "n40"], "u1": [f"n{i}" for i in range(30)], "u21": ["n5"]}
@@ -233,13 +235,40 @@ def test_codes_of_another_model_are_refused(tiny_ranker, many, tmp_path):
         folder = tmp_path / f"spoilt{number}"
         shutil.copytree(tmp_path / "ranker", folder)
         other.save(folder / "codes")
+        agree(folder)
         with pytest.raises(
             ModelError, match=r"the codes in .* are not those that were tuned together"
         ) as caught:
             Ranker.from_pretrained(folder)
         assert "\n" not in str(caught.value)
     shutil.rmtree(tmp_path / "ranker" / "codes")
+    with pytest.raises(ModelError, match="lacks codes/config"):
+        Ranker.from_pretrained(tmp_path / "ranker")
+    agree(tmp_path / "ranker")
     with pytest.raises(ModelError, match="the codes in"):
+        Ranker.from_pretrained(tmp_path / "ranker")
+
+
+@pytest.mark.parametrize("name", ["histories.parquet", "notes.parquet", "codes/config.json"])
+def test_parts_that_changed_are_named(tiny_ranker, tmp_path, name):
+    """A whole file with other content, which no checksum of its own tells."""
+    tiny_ranker.save(tmp_path / "ranker")
+    file = tmp_path / "ranker" / name
+    if name.endswith(".json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"scale": 9.0}))
+    else:
+        table = pq.read_table(file)
+        pq.write_table(table.slice(1), file)
+    with pytest.raises(ModelError, match=rf"{name} is damaged, or is not the file that was saved"):
+        Ranker.from_pretrained(tmp_path / "ranker")
+
+
+def test_tables_of_another_form_are_refused(tiny_ranker, tmp_path):
+    tiny_ranker.save(tmp_path / "ranker")
+    users = pa.table({"user_id": ["u0"], "history": [3]})
+    pq.write_table(users, tmp_path / "ranker" / "histories.parquet")
+    agree(tmp_path / "ranker")
+    with pytest.raises(DataError, match=r"histories\.parquet is not what Ranker\.save writes"):
         Ranker.from_pretrained(tmp_path / "ranker")
 
 

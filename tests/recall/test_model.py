@@ -21,7 +21,7 @@ from notellm.backbone.batch import pad
 from notellm.errors import ConfigError, DataError, ModelError, StorageError
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import IGNORED, Note, notes_from_table
-from tests.conftest import ARCHITECTURES, PRETRAINED, SMALL, Checkpoint, fresh
+from tests.conftest import ARCHITECTURES, PRETRAINED, SMALL, Checkpoint, agree, fresh
 
 TOLERANCE: Any = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -264,17 +264,9 @@ def saved(tiny: NoteLLM, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def edit(path: Path, **changes) -> None:
-    value = json.loads((path / "notellm.json").read_text())
-    (path / "notellm.json").write_text(json.dumps(value | changes))
-
-
-def older(path: Path) -> None:
-    """As a version saved it that wrote no digests down."""
-    value = json.loads((path / "notellm.json").read_text())
-    for name in ("files", "fingerprint", "dtype"):
-        del value[name]
-    (path / "notellm.json").write_text(json.dumps(value))
+def edit(path: Path, name: str = "notellm.json", **changes) -> None:
+    value = json.loads((path / name).read_text())
+    (path / name).write_text(json.dumps(value | changes))
 
 
 @pytest.mark.parametrize(
@@ -300,13 +292,15 @@ def older(path: Path) -> None:
         (lambda p: (p / "model.safetensors").write_bytes(b"x" * 50), "no causal language model"),
         (lambda p: (p / "config.json").unlink(), "is not a model directory"),
         (lambda p: (p / "tokenizer.json").write_text("{"), "no usable tokenizer"),
+        (lambda p: edit(p, "config.json", num_hidden_layers=1), r"no place for model\.layers\.1"),
+        (lambda p: edit(p, "config.json", num_hidden_layers=3), r"its weights lack model\.layers\.2"),
     ],
 )
 def test_a_damaged_directory(saved: Path, tmp_path: Path, damage, message: str):
     path = tmp_path / "model"
     shutil.copytree(saved, path)
-    older(path)
     damage(path)
+    agree(path)  # so that it is told by its content, not by its digest
     with pytest.raises(ModelError, match=message) as caught:
         NoteLLM.from_pretrained(path)
     assert "\n" not in str(caught.value)
@@ -398,7 +392,7 @@ def test_what_changes_no_vector_does_not(change, checkpoints: dict[str, Checkpoi
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "2_Dense/model.safetensors"])
 def test_files_of_another_model_are_noticed(saved: Path, tiny: NoteLLM, tmp_path: Path, file: str):
-    """By their digest; and where there is none, as of very large files, by the fingerprint."""
+    """By their digest; and where that agrees, by the fingerprint."""
     other = tmp_path / "other"
     shutil.copytree(saved, other)
     if file == "config.json":
@@ -413,9 +407,9 @@ def test_files_of_another_model_are_noticed(saved: Path, tiny: NoteLLM, tmp_path
             {"linear.weight": weights["linear.weight"].flip(0), "linear.bias": weights["linear.bias"]},
             other / file,
         )
-    with pytest.raises(ModelError, match=rf"{file} is damaged, or is not the file that notellm\.json"):
+    with pytest.raises(ModelError, match=rf"{file} is damaged, or is not the file that was saved"):
         NoteLLM.from_saved(other)
-    edit(other, files={})
+    agree(other)
     opened = NoteLLM.from_saved(other)
     assert opened.saved_fingerprint == tiny.fingerprint()
     with pytest.raises(ModelError, match=rf"notellm\.json belongs to the model {tiny.fingerprint()}, but"):
@@ -424,9 +418,18 @@ def test_files_of_another_model_are_noticed(saved: Path, tiny: NoteLLM, tmp_path
 
 def test_large_weights_are_left_to_the_fingerprint(tiny: NoteLLM, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(base_module, "DIGESTED_BYTES", 20_000)
-    tiny.save_pretrained(tmp_path / "model")
-    assert "model.safetensors" not in json.loads((tmp_path / "model" / "notellm.json").read_text())["files"]
-    assert NoteLLM.from_saved(tmp_path / "model").verified_fingerprint() == tiny.fingerprint()
+    path = tmp_path / "model"
+    tiny.save_pretrained(path)
+    assert NoteLLM.from_saved(path).verified_fingerprint() == tiny.fingerprint()
+    content = bytearray((path / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (path / "model.safetensors").write_bytes(content)
+    opened = NoteLLM.from_saved(path)  # nobody waits for the digest of gigabytes
+    with pytest.raises(ModelError, match="belongs to the model"):
+        opened.verified_fingerprint()
+    (path / "model.safetensors").write_bytes(content[:-3])
+    with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
+        NoteLLM.from_saved(path)
 
 
 def test_a_model_opened_in_another_way_has_no_fingerprint_to_compare(

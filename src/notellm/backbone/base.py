@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from notellm.artifacts import check_whole
 from notellm.backbone.source import read_object
 from notellm.backbone.tokenizer import tokenizer_state
-from notellm.digests import check_digests, digests_of
 from notellm.errors import ConfigError, ModelError
 
 #: Larger files of a saved model are not compared when it is opened: one of this size takes 0.1 to 0.4 s.
@@ -180,11 +180,11 @@ def check_known(options: Mapping[str, Any], config: type, model: str) -> None:
 
 
 def read_saved(path: Path, config: type, model: str) -> dict[str, Any]:
-    """A model's settings file, once the files that it names have been compared with their digests.
+    """A model's settings file, once the files beside it have been compared with the folder's manifest.
 
     Args:
         path: the file, an object with "config" (fields of the model's configuration), "template", and what
-            :func:`written_down` gave; older files lack the latter.
+            :func:`written_down` gave.
         config: the dataclass of its configuration.
         model: its name, for messages.
 
@@ -210,7 +210,7 @@ def read_saved(path: Path, config: type, model: str) -> dict[str, Any]:
     for name in ("fingerprint", "dtype"):
         if not isinstance(saved.get(name), str | None):
             raise ModelError(f"{name} is {saved[name]!r} in {path}, which is no text; save the model again")
-    check_digests(path, saved.get("files", {}))
+    check_whole(path.parent, besides=[path.name], most=DIGESTED_BYTES)
     return saved
 
 
@@ -229,16 +229,14 @@ def naming(path: Path | None) -> Iterator[None]:
         raise ModelError(f"{path}: {error}; save the model again") from error
 
 
-def written_down(folder: Path, fingerprint: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What the settings file says of the other files of a model, all of which are in the folder by now.
+def written_down(fingerprint: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What the settings file says of the whole model.
 
     Args:
-        folder: the new folder.
         fingerprint: of the model.
         dtype: that holds the saved weights exactly.
     """
-    files = digests_of((f for f in folder.rglob("*") if f.is_file()), folder, most=DIGESTED_BYTES)
-    return {"fingerprint": fingerprint, "dtype": str(dtype).removeprefix("torch."), "files": files}
+    return {"fingerprint": fingerprint, "dtype": str(dtype).removeprefix("torch.")}
 
 
 def _unknown(options: Mapping[str, Any], config: type) -> list[str]:

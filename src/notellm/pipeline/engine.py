@@ -204,7 +204,7 @@ class Engine:
         paths = Paths(str(store), str(model), place, index, token, sync, trust_remote_code)
         laps = _Laps()
         loaded = _load_model(paths)
-        fingerprint = loaded.fingerprint()
+        fingerprint = loaded.verified_fingerprint()
         laps.end("model")
         ranking = _load_ranker(paths)
         laps.end("ranker")
@@ -620,7 +620,7 @@ class Engine:
             old = self._live
         try:
             model, ranker = _load_model(paths), _load_ranker(paths)
-            fingerprint = model.fingerprint()
+            fingerprint = model.verified_fingerprint()
             rows = old.store.read()
             if fingerprint != old.fingerprint:
                 rows = _embedded(model, rows)

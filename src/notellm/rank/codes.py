@@ -56,8 +56,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor, nn
 
-from notellm.artifacts import write_folder
-from notellm.digests import check_digests, digests_of
+from notellm.artifacts import check_whole, write_folder
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import read_json, read_parquet, write_json, write_parquet
 from notellm.rank.code_text import Bits, binary_text, parse_binary
@@ -262,9 +261,8 @@ class Codes:
                 table = pa.table({column: ids, "known": known, "code": binary_text(codes)})
                 write_parquet(table, aside / name)
             save_file({name: np.ascontiguousarray(array) for name, array in self.maps.items()}, aside / _MAPS)
-            files = digests_of((aside / name for name in (USERS, ITEMS, _MAPS)), aside)
             values = {"scale": self.scale, "unknown": self.unknown, "description": dict(self.description)}
-            write_json({"kind": "codes", **values, "files": files}, aside / CONFIG)
+            write_json({"kind": "codes", **values}, aside / CONFIG)
 
 
 def load_codes(folder: str | Path) -> Codes:
@@ -280,7 +278,7 @@ def load_codes(folder: str | Path) -> Codes:
     kind = values.get("kind") if isinstance(values, dict) else values
     if kind != "codes":
         raise ModelError(f"{source / CONFIG} holds {str(kind)[:40]!r}: give a folder that Codes.save wrote")
-    check_digests(source / CONFIG, values.get("files", {}))
+    check_whole(source, besides=[CONFIG])
     users, known_users, user_codes = _read_side(source / USERS, "user_id")
     items, known_items, item_codes = _read_side(source / ITEMS, "note_id")
     try:

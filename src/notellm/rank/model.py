@@ -307,7 +307,7 @@ class BinLLM(PromptedModel):
         dtype = save_backbone(self.backbone, folder)
         self.tokenizer.save_pretrained(folder)
         saved = {"config": asdict(self.settings), "template": self.prompt.template.to_dict()}
-        saved |= written_down(folder, self.fingerprint(), dtype)
+        saved |= written_down(self.fingerprint(), dtype)
         for name, text in {CONFIG: json_text(saved), **(extra or {})}.items():
             (folder / name).write_text(text, encoding="utf-8")
 

@@ -20,12 +20,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from notellm.artifacts import MANIFEST, write_folder
+from notellm.artifacts import write_folder
 from notellm.backbone.batch import pad
 from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.backbone.source import is_file
 from notellm.data.schema import NOTES
-from notellm.digests import check_digests, digests_of
 from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, read_parquet, write_parquet
 from notellm.rank.batch import NoteTexts
@@ -288,7 +287,6 @@ class Ranker:
                 "model": self.model.fingerprint(),
                 "codes": codes_fingerprint(self.codes),
                 "blend": None if self.blend is None else self.blend.to_json(),
-                "files": digests_of(_own_files(aside), aside),
             }
             for name, text in {_PARTS: json_text(parts), **(extra or {})}.items():
                 (aside / name).write_text(text, encoding="utf-8")
@@ -316,15 +314,12 @@ class Ranker:
             raise ModelError(f"{path / _PARTS} is not what Ranker.save writes; fit the ranker again")
         model = BinLLM.from_saved(path, trust_remote_code=trust_remote_code)
         codes = load_codes(path / _CODES) if (path / _CODES).is_dir() else None
-        # Models that an older version saved have another fingerprint now than the one in the parts.
-        checked = {} if model.saved_fingerprint is None else {"model": model.verified_fingerprint()}
-        for name, found in (checked | {"codes": codes_fingerprint(codes)}).items():
+        for name, found in (("model", model.verified_fingerprint()), ("codes", codes_fingerprint(codes))):
             if found != parts.get(name):
                 raise ModelError(
                     f"the {name} in {path} ({found}) are not those that were tuned together ({_PARTS} says "
                     f"{parts.get(name)}): codes mean nothing to another model; fit the ranker again"
                 )
-        check_digests(path / _PARTS, parts.get("files", {}))
         users = _read_typed(path / _HISTORIES, _HISTORIES_SCHEMA)
         histories = dict(zip(users["user_id"].to_pylist(), users["history"].to_pylist(), strict=True))
         try:
@@ -332,12 +327,6 @@ class Ranker:
         except ModelError as error:
             raise ModelError(f"{path / _PARTS}: {error}") from error
         return cls(model, codes, _read_typed(path / _NOTES, NOTES), histories, blend)
-
-
-def _own_files(folder: Path) -> list[Path]:
-    """The files of a ranker besides those of its model, which are named in its own settings."""
-    codes = [file for file in (folder / _CODES).glob("*") if file.name != MANIFEST]
-    return [folder / _NOTES, folder / _HISTORIES, *codes]
 
 
 def _read_typed(path: Path, schema: pa.Schema) -> pa.Table:

@@ -3,7 +3,8 @@
     config.json  generation_config.json  model.safetensors  tokenizer.json ...   AutoModelForCausalLM opens it
     modules.json  sentence_bert_config.json  config_sentence_transformers.json
     1_Pooling/  2_Dense/  3_Normalize/                                           SentenceTransformer opens it
-    notellm.json                              settings, template, tau; fingerprint, digests of the other files
+    notellm.json                                             settings, template, tau, fingerprint of the model
+    manifest.json                                            size and digest of each file
 
 The vectors are the same wherever it is opened: last-token pooling of a prompt, the dense layer (the
 projection), normalization. Adapters are merged into the weights.
@@ -43,7 +44,7 @@ class Settings:
         template: the wording of the prompt.
         tau: the log inverse temperature.
         fingerprint: of the whole model; None in files of older versions.
-        written: the content as it is in the file, with the digests of the other files.
+        written: the content as it is in the file.
     """
 
     config: dict[str, Any]
@@ -105,7 +106,7 @@ def write_checkpoint(
         tokenizer.save_pretrained(aside)
         _write_sentence_transformers(aside, projection, settings.config["max_length"])
         content = {"config": settings.config, "template": settings.template, "tau": settings.tau}
-        content |= written_down(aside, str(settings.fingerprint), dtype)
+        content |= written_down(str(settings.fingerprint), dtype)
         for name, text in {CONFIG: json_text(content), **extra}.items():
             (aside / name).write_text(text, encoding="utf-8")
 

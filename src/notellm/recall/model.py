@@ -189,7 +189,7 @@ class NoteLLM(PromptedModel):
         """
         if not is_checkpoint(path):
             raise ModelError(
-                f"{path} is not a saved NoteLLM: there is no {CONFIG}; give a folder that notellm fit or "
+                f"{path} is not a saved NoteLLM: there is no {CONFIG}; give a folder that notellm train or "
                 "NoteLLM.save_pretrained wrote, and copy all of it"
             )
         return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -8,7 +8,7 @@ import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from notellm.digests import check_digests
+from notellm.artifacts import check_whole
 from notellm.errors import DataError, ModelError
 from notellm.files import read_json, read_parquet
 from notellm.rank.collaborative.base import CONFIG, ITEMS, USERS, WEIGHTS, CollaborativeModel
@@ -40,7 +40,7 @@ def load_collaborative(folder: str | Path) -> CollaborativeModel:
             f"{source / CONFIG} is of a model of kind {str(kind)[:40]!r}: it must be one of "
             f"{', '.join(_KINDS)}"
         )
-    check_digests(source / CONFIG, description.get("files", {}))
+    check_whole(source, besides=[CONFIG])
     options = description.get("config")
     if problem := _problem(_KINDS[kind], options):
         raise ModelError(f"{source} is not a whole {kind} model: {problem}; save it again")

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notellm.artifacts import write_folder
-from notellm.digests import digests_of
 from notellm.errors import ConfigError
 from notellm.files import write_json, write_parquet
 from notellm.rank.collaborative.rows import Histories, IdIndex, Ids, Rows, labels_of
@@ -165,8 +164,7 @@ class CollaborativeModel(nn.Module, ABC):
             write_parquet(pa.table({"user_id": self.users.ids}), aside / USERS)
             write_parquet(pa.table({"note_id": self.items.ids}), aside / ITEMS)
             described = {"kind": self.kind, "config": self.config, "training": dict(training or {})}
-            files = digests_of((aside / name for name in (WEIGHTS, USERS, ITEMS)), aside)
-            write_json({**described, "files": files}, aside / CONFIG)
+            write_json(described, aside / CONFIG)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take on saved weights, and what the model knows of its training rows.

@@ -4,24 +4,21 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from notellm.artifacts import MANIFEST
-from notellm.digests import check_digests, digests_of
-from notellm.errors import ModelError, NotellmError
+from notellm.errors import NotellmError
 from notellm.rank.blend import Blend
 from notellm.rank.codes import load_codes
 from notellm.rank.collaborative import LightGCN, MatrixFactorization, SASRec, load_collaborative
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker, codes_fingerprint
 from notellm.recall.model import NoteLLM
+from tests.conftest import agree
 from tests.rank.small import agreeing, random_codes, ranking_model
-
-SETTINGS = ("notellm.json", "binllm.json", "ranker.json", "config.json")
 
 
 def ranker_state(folder: Path) -> object:
@@ -91,7 +88,7 @@ def wrong_types(path: Path) -> Iterator[bytes]:
     places += [
         (key, inner)
         for key, part in value.items()
-        if isinstance(part, dict) and key not in ("files", "description", "training", "model")
+        if isinstance(part, dict) and key not in ("description", "training", "model")
         for inner in part
     ]
     for place in places:
@@ -130,23 +127,17 @@ KINDS = ("gone", "empty", "cut", "noise", "other JSON", "types")
 
 
 @pytest.mark.parametrize("damage", KINDS)
-@pytest.mark.parametrize("older", [False, True], ids=["", "older"])
+@pytest.mark.parametrize("agreed", [False, True], ids=["", "agreed"])
 @pytest.mark.parametrize("name", OPENED)
 def test_a_damaged_file_is_an_error_or_changes_nothing(
-    folders: dict[str, Path], tmp_path: Path, name: str, damage: str, older: bool
+    folders: dict[str, Path], tmp_path: Path, name: str, damage: str, agreed: bool
 ):
-    """``older``: saved by a version that wrote no digests down; then a file is told by its content alone."""
+    """``agreed``: the manifest was written after the damage, so that a file is told by its content alone."""
     folder = tmp_path / name
     shutil.copytree(folders[name], folder)
-    if older:
-        for file in folder.rglob("*.json"):
-            if file.name in SETTINGS:
-                value = json.loads(file.read_text())
-                value.pop("files", None)
-                file.write_text(json.dumps(value))
     whole = OPENED[name](folder)
     tried = 0
-    for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name != MANIFEST):
+    for file in sorted(f for f in folder.rglob("*") if f.is_file() and not (agreed and f.name == MANIFEST)):
         content = file.read_bytes()
         for changed in damages(file)[damage]:
             if changed == content:
@@ -157,50 +148,14 @@ def test_a_damaged_file_is_an_error_or_changes_nothing(
                 file.unlink()
             else:
                 file.write_bytes(changed)
+            if agreed:
+                agree(folder)
             state, error = outcome(name, folder)
             if error is None:
                 assert state == whole, f"{what} was not noticed"
             else:
                 assert isinstance(error, NotellmError), f"{what}: {type(error).__name__}: {error}"
                 assert "\n" not in str(error), what
-                assert older or file.name in str(error), f"{what}: {error}"
+                assert agreed or file.name in str(error), f"{what}: {error}"
             file.write_bytes(content)
     assert tried > 2
-
-
-# ---------------------------------------------------------------- the digests themselves
-
-
-@pytest.fixture
-def recorded(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "a").write_text("a")
-    (tmp_path / "sub" / "b").write_text("bb")
-    return tmp_path / "record.json", digests_of([tmp_path / "sub" / "b", tmp_path / "a"], tmp_path)
-
-
-def test_digests_are_named_within_the_folder(recorded: tuple[Path, dict[str, str]]):
-    record, digests = recorded
-    assert list(digests) == ["a", "sub/b"]
-    assert digests["a"] == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
-    assert list(digests_of(record.parent.rglob("[ab]"), record.parent, most=1)) == ["a"]
-    check_digests(record, digests)
-
-
-@pytest.mark.parametrize(
-    ("digests", "says"),
-    [
-        ({"c": "0"}, "lacks c; copy the whole folder again"),
-        ({"a": "0"}, "a is damaged, or is not the file that record.json was saved with"),
-        ({"a": 3}, "a is damaged"),
-        ([], '"files" is no object'),
-        ({"../a": "0"}, "names '../a', which is not in its own folder"),
-        ({"/dev/zero": "0"}, "which is not in its own folder"),
-        ({"sub": "0"}, "lacks sub"),
-    ],
-)
-def test_what_does_not_agree_with_its_digest_is_named(
-    recorded: tuple[Path, dict[str, str]], digests: Any, says: str
-):
-    with pytest.raises(ModelError, match=says):
-        check_digests(recorded[0], digests)
