@@ -104,7 +104,9 @@ def test_a_tokenizer_without_an_end_is_refused():
         harden(tokenizer)
 
 
-@pytest.mark.parametrize("content", [None, "{not json", "{}"])
+@pytest.mark.parametrize(
+    "content", [None, "{not json", "{}", "[]", '{"version": "1.0", "added_tokens": [], "model": 3}']
+)
 def test_a_folder_without_a_usable_tokenizer_is_refused(tmp_path, content):
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content)

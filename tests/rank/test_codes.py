@@ -2,6 +2,7 @@ import os
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn.metrics import roc_auc_score
 
-from notellm.errors import ConfigError, DataError, ModelError, StorageError
+from notellm.errors import ConfigError, DataError, ModelError, NotellmError, StorageError
 from notellm.rank.code_text import binary_text, decimal_text, parse_binary, parse_decimal
 from notellm.rank.codes import (
     CodeModel,
@@ -21,6 +22,7 @@ from notellm.rank.codes import (
     load_codes,
 )
 from notellm.rank.collaborative import TrainingOptions
+from tests.conftest import agree
 from tests.rank.checkerboard import NOTES, USERS, checkerboard, impressions
 
 TRAINING = TrainingOptions(
@@ -266,6 +268,32 @@ def test_saved_codes_are_the_same(codes, tmp_path, unknown):
     assert again.description["options"]["bits"] == 16
     table = pq.read_table(tmp_path / "codes" / "users.parquet")
     assert table["code"].to_pylist() == binary_text(codes.user_codes)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "says"),
+    [
+        ("users", {"user_id": ["u"], "known": [True], "code": [7]}, "the column code is int64"),
+        (
+            "users",
+            {"user_id": ["u"], "known": [None], "code": ["01"]},
+            "the column known is null with 1 empty",
+        ),
+        (
+            "items",
+            {"note_id": ["n"], "known": [True], "code": ["01"]},
+            "users have codes of 16 bits, items of 2",
+        ),
+        ("items", {"note_id": ["n", "n"], "known": [True] * 2, "code": ["01"] * 2}, r"items\.parquet: 2 ids"),
+    ],
+)
+def test_tables_that_are_no_codes_are_named(codes, tmp_path, name, table, says):
+    """Whatever the manifest says."""
+    codes.save(tmp_path / "codes")
+    pq.write_table(pa.table(table), tmp_path / "codes" / f"{name}.parquet")
+    agree(tmp_path / "codes")
+    with pytest.raises(NotellmError, match=says):
+        load_codes(tmp_path / "codes")
 
 
 def test_what_is_no_folder_of_codes_is_named(codes, tmp_path):
