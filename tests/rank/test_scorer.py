@@ -208,7 +208,12 @@ def test_notes_are_cut_when_they_are_asked_for(tiny_ranker, tmp_path, monkeypatc
     cuts = []
     prompt = type(opened.model.prompt)
     cut = prompt.cut
-    monkeypatch.setattr(prompt, "cut", lambda self, notes: cuts.append(len(notes)) or cut(self, notes))
+
+    def counted(self, notes):
+        cuts.append(len(notes))
+        return cut(self, notes)
+
+    monkeypatch.setattr(prompt, "cut", counted)
     first = opened.texts.ids[0]
     of_a_store = opened.with_notes({first: tiny_ranker.texts.note(first)})
     assert not cuts

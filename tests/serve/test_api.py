@@ -1214,16 +1214,15 @@ def test_traffic_is_read_while_requests_are_counted():
 
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            counting = pool.submit(count)
+    with ThreadPoolExecutor(1) as pool:
+        counting = pool.submit(count)
+        try:
             for _ in range(200):
                 assert metrics.traffic()["requests"]
+        finally:
             stop.set()
-            counting.result()
-    finally:
-        stop.set()
-        sys.setswitchinterval(before)
+            sys.setswitchinterval(before)
+        counting.result()
 
 
 def test_a_note_that_is_removed_while_it_is_mapped_or_ranked_is_no_failure(own, monkeypatch):
@@ -1231,7 +1230,8 @@ def test_a_note_that_is_removed_while_it_is_mapped_or_ranked_is_no_failure(own, 
     ready_map(client)
     good(client.put("/v1/notes/fleeting", json={"title": "a"}))
     index = engine.index
-    contains, calls = index.contains, []
+    contains = index.contains
+    calls: list[int] = []
 
     def removes(note_ids):
         found = contains(note_ids)
@@ -1332,7 +1332,7 @@ def test_a_service_whose_last_write_failed_is_not_ready_until_the_disk_takes_wri
     with monkeypatch.context() as patch:
         patch.setattr(service_module, "_RETRIED", 0.0)
         with patch.context() as still:
-            still.setattr(service_module.os, "fsync", full)
+            still.setattr("notellm.serve.service.os.fsync", full)
             assert client.get("/health/ready").status_code == 503
         assert good(client.get("/health/ready")) == {"ready": True}
     good(client.put("/v1/notes/full", json={"title": "a"}))

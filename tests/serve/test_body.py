@@ -91,9 +91,14 @@ def counts(value):
 @given(JSON, st.booleans())
 def test_the_count_is_that_of_the_values(value, ascii_):
     """Whatever characters stand in the texts between them."""
-    seen = []
+    seen: list[tuple[int, ...]] = []
+
+    def remembered(*found):
+        seen.append(found)
+        return len(seen) > 1
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_is_little", lambda *found: seen.append(found) or len(seen) > 1)
+        patch.setattr(module, "_is_little", remembered)
         check_amount(json.dumps(value, ensure_ascii=ascii_).encode())
     assert seen[-1] == counts(value)
 

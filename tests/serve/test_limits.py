@@ -13,7 +13,7 @@ from notellm.serve.limits import Limits, open_files, origin
 def test_limits_must_be_above_nothing(name):
     for value in (0, -1, float("nan")):
         with pytest.raises(ConfigError, match=f"{name} is .*; it must be above 0"):
-            Limits(**{name: value})
+            Limits(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

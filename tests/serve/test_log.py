@@ -105,7 +105,7 @@ def test_nobody_waits_for_a_reader_who_does_not_read_and_what_is_dropped_is_told
 
 
 def test_a_reader_who_has_gone_is_no_failure():
-    said = []
+    said: list[str] = []
 
     def write(text):
         if not said:

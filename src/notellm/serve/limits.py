@@ -8,13 +8,16 @@ serve`` has options for the others. Behind a reverse proxy all connections come 
 import ipaddress
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from types import ModuleType
 
 from notellm.errors import ConfigError
 
 try:
-    import resource
+    import resource as _resource
 except ImportError:  # Windows has no limit that can be asked for
-    resource = None  # type: ignore[assignment]
+    resource: ModuleType | None = None
+else:
+    resource = _resource
 
 #: More connections than this are not taken by default, however many files may be open: each costs memory.
 _MOST_CONNECTIONS = 4_096
