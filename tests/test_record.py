@@ -6,9 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import notellm.record as record_module
+from notellm.artifacts import RECORD_KEY
 from notellm.data import sample_world
 from notellm.errors import DataError, StorageError
-from notellm.files import RECORD_KEY, read_parquet, write_json, write_parquet
+from notellm.files import read_parquet, write_json, write_parquet
 from notellm.record import RECORD, describe, fingerprint, make_record, read_record, write_record
 
 BASE = {"a": ["x", None, "yy"], "t": [["p", "q"], [], ["r"]], "n": [1.0, 2.0, None], "b": [True, False, None]}
