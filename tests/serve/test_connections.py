@@ -418,16 +418,31 @@ def test_one_address_has_so_many_connections_and_others_have_theirs():
             assert answer(opened)[0] == 200
 
 
-def test_who_waits_longest_makes_room_for_a_new_connection():
+@pytest.mark.parametrize(
+    ("piece", "answered"),
+    [
+        (b"", False),
+        (HEAD + b"a: ", False),
+        (b"POST /v1/x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx", True),
+    ],
+    ids=["nothing", "a head", "a refused body"],
+)
+def test_who_waits_longest_makes_room_for_a_new_connection(piece, answered):
+    """None of these has a key, and what they send has no better place than nothing."""
     with ExitStack() as stack:
-        client = stack.enter_context(running(connections=4, per_address=4))
+        client = stack.enter_context(running(keys=Keys(write=[KEY]), connections=4, per_address=4))
         waiting = [stack.enter_context(connect(client, f"127.0.0.{i + 2}")) for i in range(4)]
         for opened in waiting:
             opened.sendall(LIVE)
             answer(opened)
         waiting[0].sendall(LIVE)  # the first is now the one that was answered last
         answer(waiting[0])
-        waiting[1].sendall(HEAD)  # a head that goes on has no better place than none at all
+        waiting[1].sendall(piece)
+        if answered:
+            assert answer(waiting[1])[0] == 401
+            for opened in (waiting[2], waiting[3], waiting[0]):
+                opened.sendall(LIVE)
+                answer(opened)
         with connect(client, "127.0.0.9") as opened:
             opened.sendall(LIVE)
             assert answer(opened)[0] == 200

@@ -101,7 +101,7 @@ class Connections:
         self._waiting.pop(connection, None)
 
     def idle(self, connection: "Connection") -> None:
-        """All requests of a connection are answered."""
+        """All requests of a connection are answered, so it makes room for another one."""
         if connection in self._open:
             self._waiting[connection] = None
 
@@ -264,16 +264,14 @@ class Connection(HttpToolsProtocol):
         """The body is there."""
         self._enter("idle")
         super().on_message_complete()
-        if not self._unanswered:
-            self.shared.idle(self)
 
     def on_response_complete(self) -> None:
         """A request is answered."""
         self._unanswered -= 1
         if self._phase == "idle":
             self._since = self.loop.time()
-            if not self._unanswered:
-                self.shared.idle(self)
+        if not self._unanswered:
+            self.shared.idle(self)  # also where the rest of a refused body is still coming
         super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
