@@ -62,10 +62,10 @@ def make_notes(count: int = COUNT, *, seed: int = 0) -> pa.Table:
     return pa.Table.from_pylist(rows[:count], schema=NOTES)
 
 
-def catalogue(work: Path) -> tuple[Path, pa.Table, np.ndarray]:
-    """The model's folder, 200,000 notes, and their vectors, (n, d) float32."""
+def catalogue(work: Path, count: int = COUNT) -> tuple[Path, pa.Table, np.ndarray]:
+    """The model's folder, ``count`` notes, and their vectors, (n, d) float32."""
     model = model_folder(work)
-    notes = make_notes()
+    notes = make_notes(count)
     path = work / "vectors.parquet"
     if not path.is_file():
         write_parquet(notes, work / "notes.parquet", force=True)

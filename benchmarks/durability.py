@@ -1,4 +1,4 @@
-"""SIGKILL at random moments while notes are written to a store of 200,000: what is there afterwards.
+"""SIGKILL at random moments while notes are written to a store of 200,000 (``--notes``): what is there afterwards.
 
 Each round starts a process that opens the engine (model, store, HNSW index), then publishes, changes and
 removes notes in groups, and prints each group that was acknowledged. It is killed at a random moment. The
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.catalogue import catalogue
+from benchmarks.catalogue import COUNT, catalogue
 from benchmarks.common import ROOT, arguments, write_results
 from notellm.pipeline.build import build_store
 from notellm.recall.model import NoteLLM
@@ -146,6 +146,7 @@ def run(asked: argparse.Namespace, store: Path, model: Path, rounds: int) -> dic
 def options() -> argparse.Namespace:
     parser = arguments(__doc__.split("\n", 1)[0])
     parser.add_argument("--work", type=Path, required=True, help="where notes, vectors and store are kept")
+    parser.add_argument("--notes", type=int, default=COUNT, help="notes of the store")
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--longest", type=float, default=2.0, help="seconds of writing, at most")
     parser.add_argument("--seed", type=int, default=0)
@@ -160,7 +161,7 @@ def main() -> None:
     if asked.child is not None:
         child(asked.store, asked.model, asked.child, asked.work / "durability.json")
         return
-    model, notes, _ = catalogue(asked.work)
+    model, notes, _ = catalogue(asked.work, asked.notes)
     store = asked.work / "durable"
     shutil.rmtree(store, ignore_errors=True)
     build_store(store, NoteLLM.from_pretrained(model), notes, vectors=asked.work / "vectors.parquet")

@@ -1,4 +1,4 @@
-"""The service under load at 200,000 notes, in processes of its own: server, bare FastAPI endpoint, load.
+"""The service under load at 200,000 notes (``--notes``), in processes of its own: server, bare FastAPI endpoint, load.
 
 1. Closed loop, related by id with 5 % writes among the reads, in turns with an endpoint of a bare FastAPI
    application that answers a constant of the same size: requests a second and latencies. In the same turns a
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.catalogue import catalogue
+from benchmarks.catalogue import COUNT, catalogue
 from benchmarks.common import ROOT, arguments, table, write_results
 from notellm.client import Client, ServiceError
 from notellm.pipeline.build import build_store
@@ -257,6 +257,7 @@ def overload(server: Server, asked: argparse.Namespace, ids: Path) -> dict[str, 
 def options() -> argparse.Namespace:
     parser = arguments(__doc__.split("\n", 1)[0])
     parser.add_argument("--work", type=Path, required=True, help="where notes, vectors and store are kept")
+    parser.add_argument("--notes", type=int, default=COUNT, help="notes of the store")
     parser.add_argument("--index", default="hnsw")
     parser.add_argument("--seconds", type=float, default=60, help="of each kind of load")
     parser.add_argument("--rounds", type=int, default=3)
@@ -268,7 +269,7 @@ def options() -> argparse.Namespace:
 
 def main() -> None:
     asked = options()
-    model, notes, _ = catalogue(asked.work)
+    model, notes, _ = catalogue(asked.work, asked.notes)
     store, log = asked.work / "store", asked.work / "service.log"
     if not store.is_dir():
         build_store(store, NoteLLM.from_pretrained(model), notes, vectors=asked.work / "vectors.parquet")
