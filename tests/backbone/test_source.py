@@ -91,30 +91,35 @@ def test_a_tokenizers_code_does_not_run(folder: Path, tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("answer", ["y\ny\ny\n", ""])
-def test_nobody_is_asked_whether_code_may_run(with_code: Path, tmp_path: Path, answer: str):
+@pytest.mark.parametrize("answer", ["y\n" * 9, ""])
+def test_nobody_is_asked_whether_code_may_run(
+    with_code: Path, checkpoints: dict[str, Checkpoint], tmp_path: Path, answer: str
+):
     """As `echo y | notellm ...`: what comes on standard input is not taken for consent, nor waited for."""
+    other = tmp_path / "tokenizer"
+    shutil.copytree(checkpoints["llama"].path, other)
+    shutil.copy(with_code / "own.py", other)
     edit(
-        with_code / "tokenizer_config.json",
+        other / "tokenizer_config.json",
         auto_map={"AutoTokenizer": [None, "own.OwnTokenizer"]},
         tokenizer_class="OwnTokenizer",
     )
     program = (
         "import sys\nfrom notellm.backbone import load_backbone, load_tokenizer\n"
         "from notellm.errors import ModelError\n"
-        "for way in (load_backbone, load_tokenizer):\n"
-        "    try: way(sys.argv[1])\n"
+        "for way, path in ((load_backbone, 1), (load_backbone, 2), (load_tokenizer, 2)):\n"
+        "    try: way(sys.argv[path])\n"
         "    except ModelError as error: print('refused', 'trust_remote_code=True' in str(error))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, str(with_code)],
+        [sys.executable, "-c", program, str(with_code), str(other)],
         input=answer,
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
     )
-    assert done.stdout.split() == ["refused", "True"] * 2, done.stderr
+    assert done.stdout.split() == ["refused", "True"] * 3, done.stderr
     assert not (tmp_path / "ran").exists()
 
 
