@@ -1,4 +1,4 @@
-"""SIGKILL at random moments while notes are written to a store of 200,000 (``--notes``): what is there afterwards.
+"""SIGKILL at random moments while notes are written to a store of 200,000 (`--notes`): what is there then.
 
 Each round starts a process that opens the engine (model, store, HNSW index), then publishes, changes and
 removes notes in groups, and prints each group that was acknowledged. It is killed at a random moment. The

@@ -1,4 +1,4 @@
-"""The service under load at 200,000 notes (``--notes``), in processes of its own: server, bare FastAPI endpoint, load.
+"""The service under load at 200,000 notes (`--notes`), in processes of its own: server, bare FastAPI, load.
 
 1. Closed loop, related by id with 5 % writes among the reads, in turns with an endpoint of a bare FastAPI
    application that answers a constant of the same size: requests a second and latencies. In the same turns a
