@@ -133,7 +133,8 @@ def has_ipv6():
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
 @pytest.mark.usefixtures("logged")
 def test_an_ipv6_address_is_written_in_brackets_and_is_one_of_its_own_names(places, monkeypatch, capfd):
-    with serving_here(monkeypatch, places.engine(ranker=None), "::1", keys=Keys()) as port:
+    engine = places.engine(ranker=None, progress=True)
+    with serving_here(monkeypatch, engine, "::1", keys=Keys()) as port:
         assert httpx.get(f"http://[::1]:{port}/health/live", trust_env=False).status_code == 200
         for name, status in [
             (f"[::1]:{port}", 200),
@@ -150,6 +151,7 @@ def test_an_ipv6_address_is_written_in_brackets_and_is_one_of_its_own_names(plac
     (started,) = lines_of(capfd, "starting")
     assert started["address"] == f"[::1]:{port}"
     assert set(started["seconds"]) == {"model", "ranker", "store", "index"}
+    assert not engine.progress  # a reload's bar would wait for whoever reads the log
     assert started["connections"] >= started["connections_per_address"] > 0
 
 

@@ -149,6 +149,7 @@ class Engine:
         paths: where model, ranker and index come from, for :meth:`reload`.
 
     Attributes:
+        progress: show bars while a reload computes much.
         seconds: how long :meth:`open` took for "model", "ranker", "store" and "index", each with the packages
             that it imports.
     """
@@ -156,7 +157,7 @@ class Engine:
     def __init__(self, live: _Live, paths: "Paths", *, progress: bool = False) -> None:
         self._live = live
         self._paths = paths
-        self._progress = progress
+        self.progress = progress
         self._write_lock = RLock()
         self._model_lock = Lock()  # tokenizers are not to be shared between threads
         self.seconds: Mapping[str, float] = {}
@@ -625,7 +626,7 @@ class Engine:
             if fingerprint != old.fingerprint:
                 rows = _embedded(model, rows)
             home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
-            built = home.build(rows, now=old.index, progress=self._progress)
+            built = home.build(rows, now=old.index, progress=self.progress)
             self._exchange(paths, model, ranker, home, built, rows)
         finally:
             with self._write_lock:

@@ -130,6 +130,7 @@ def serve(
         StorageError: the address cannot be listened on.
     """
     log_to_stderr(level)
+    engine.progress = False  # a bar would stand between the lines of the log, and wait for whoever reads them
     try:
         # Before uvicorn would, which logs what goes wrong in its own way.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
