@@ -1,10 +1,9 @@
 """What NoteLLM and BinLLM have in common: a backbone that reads a prompt, and settings saved beside it.
 
-A saved model is a folder of many files that belong together. Its settings file (``notellm.json``,
-``binllm.json``) therefore names them: ``files`` holds the SHA-256 of each file, which is compared when the
-model is opened, and ``fingerprint`` that of the whole model. Weights of more than 64 MiB are not read twice
-to open a model; whoever computes the fingerprint anyway, as the service does, compares it with
-:meth:`PromptedModel.verified_fingerprint`.
+A saved model is a folder of many files that belong together: they are compared with the folder's manifest
+when the model is opened. Its settings file (``notellm.json``, ``binllm.json``) holds the fingerprint of the
+whole model. Weights of more than 64 MiB are not read twice to open a model; whoever computes the fingerprint
+anyway, as the service does, compares it with :meth:`PromptedModel.verified_fingerprint`.
 """
 
 import hashlib
@@ -14,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.artifacts import check_whole
-from notellm.backbone.source import read_object
+from notellm.backbone.source import is_file, read_object
 from notellm.backbone.tokenizer import tokenizer_state
 from notellm.errors import ConfigError, ModelError
 
@@ -46,11 +45,14 @@ class PromptedModel(nn.Module, ABC):
         tokenizer: its hardened tokenizer.
 
     Attributes:
+        settings_file: the name of the file that makes a folder a saved model of this class.
         saved_fingerprint: the fingerprint written down when the model was saved, where it was opened just as
             it was saved; None for a new model, one opened with other options or in a narrower type, or one
             that was saved before fingerprints were written down.
         saved_at: the settings file that it was opened with, None for a new model.
     """
+
+    settings_file: ClassVar[str]
 
     def __init__(self, backbone: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__()
@@ -68,6 +70,39 @@ class PromptedModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.backbone.device
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        dtype: torch.dtype | str = torch.float32,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> Self:
+        """A saved model, or a fresh one on any causal language model."""
+
+    @classmethod
+    def from_saved(
+        cls, path: str | Path, *, dtype: torch.dtype | str = torch.float32, trust_remote_code: bool = False
+    ) -> Self:
+        """A model that ``save_pretrained`` wrote, and nothing else: for whoever keeps what it computes.
+
+        Args:
+            path: the directory; a name on the hub is not looked up.
+            dtype: of the backbone.
+            trust_remote_code: as for :meth:`from_pretrained`.
+
+        Raises:
+            ModelError: the directory holds no whole model of this class.
+        """
+        if not is_file(Path(path) / cls.settings_file):
+            raise ModelError(
+                f"{path} is not a saved {cls.__name__}: there is no {cls.settings_file}; give a folder that "
+                "save_pretrained, notellm train or notellm rank fit wrote, and copy all of it"
+            )
+        return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -39,7 +39,7 @@ from notellm.backbone.load import (
 from notellm.backbone.source import is_file
 from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
-from notellm.errors import ConfigError, DataError, ModelError
+from notellm.errors import ConfigError, DataError
 from notellm.files import json_text
 from notellm.rank.code_text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
@@ -83,6 +83,8 @@ class BinLLM(PromptedModel):
     Raises:
         ConfigError: the template or the budgets are not allowed.
     """
+
+    settings_file = CONFIG
 
     def __init__(
         self,
@@ -145,27 +147,6 @@ class BinLLM(PromptedModel):
         if lora is not None:
             add_lora(backbone, lora)
         return to_accelerator(model)
-
-    @classmethod
-    def from_saved(
-        cls, path: str | Path, *, dtype: torch.dtype | str = torch.float32, trust_remote_code: bool = False
-    ) -> Self:
-        """A model that :meth:`save_pretrained` wrote, and nothing else.
-
-        Args:
-            path: the directory; a name on the hub is not looked up.
-            dtype: of the backbone.
-            trust_remote_code: as for :meth:`from_pretrained`.
-
-        Raises:
-            ModelError: the directory holds no whole BinLLM.
-        """
-        if not is_checkpoint(path):
-            raise ModelError(
-                f"{path} is not a saved BinLLM: there is no {CONFIG}; give a folder that save_pretrained or "
-                "Ranker.save wrote, and copy all of it"
-            )
-        return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
     @classmethod
     def from_corpus(

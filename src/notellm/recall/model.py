@@ -36,7 +36,7 @@ from notellm.backbone.load import (
     to_accelerator,
 )
 from notellm.backbone.tiny import TinyOptions, build_tiny, train_tokenizer
-from notellm.errors import ConfigError, DataError, ModelError
+from notellm.errors import ConfigError, DataError
 from notellm.evaluate import click_matrix
 from notellm.recall.checkpoint import (
     CONFIG,
@@ -91,6 +91,8 @@ class NoteLLM(PromptedModel):
         config: prompt, budgets, dimensions; kept as ``settings``.
         template: the wording, where it is not the one that ``config.template`` names.
     """
+
+    settings_file = CONFIG
 
     def __init__(
         self,
@@ -172,27 +174,6 @@ class NoteLLM(PromptedModel):
         if lora is not None:
             add_lora(backbone, lora)
         return to_accelerator(model)
-
-    @classmethod
-    def from_saved(
-        cls, path: str | Path, *, dtype: torch.dtype | str = torch.float32, trust_remote_code: bool = False
-    ) -> Self:
-        """A model that :meth:`save_pretrained` wrote, and nothing else: for whoever computes vectors to keep.
-
-        Args:
-            path: the directory; a name on the hub is not looked up.
-            dtype: of the backbone.
-            trust_remote_code: as for :meth:`from_pretrained`.
-
-        Raises:
-            ModelError: the directory holds no whole NoteLLM.
-        """
-        if not is_checkpoint(path):
-            raise ModelError(
-                f"{path} is not a saved NoteLLM: there is no {CONFIG}; give a folder that notellm train or "
-                "NoteLLM.save_pretrained wrote, and copy all of it"
-            )
-        return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
     @classmethod
     def from_corpus(
