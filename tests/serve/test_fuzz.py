@@ -103,6 +103,7 @@ def test_no_request_makes_it_fail(operations, kind):
             run()
         except Unsatisfiable:  # nothing can be against a description without parameters and body
             assert mode is GenerationMode.NEGATIVE
-    assert set(answered) <= {200, 400, 404, 422}
+    # A body that holds too much is refused before it is read.
+    assert set(answered) <= {200, 400, 404, 422} | ({413} if mode is GenerationMode.NEGATIVE else set())
     if kind == "sensible":
         assert done == {(operation.method.upper(), operation.path) for operation in operations}
