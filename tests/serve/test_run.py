@@ -117,9 +117,16 @@ def serving_here(monkeypatch, engine, host, **options):
 
 
 def lines_of(capfd, event):
-    """The log's lines of an event; other things are written to standard error, too."""
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("{")]
-    return [line for line in map(json.loads, lines) if line["event"] == event]
+    """The log's lines of an event, once there are any; other things are written to standard error, too."""
+    text, end = "", time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        text += capfd.readouterr().err
+        lines = [line[line.index('{"time"') :] for line in text.split("\n")[:-1] if '{"time"' in line]
+        found = [line for line in map(json.loads, lines) if line["event"] == event]
+        if found:
+            return found
+        time.sleep(0.01)
+    pytest.fail(f"the log has no line of {event!r}: {text}")
 
 
 def has_ipv6():
