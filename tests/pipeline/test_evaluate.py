@@ -59,6 +59,7 @@ def test_a_report_is_saved_with_its_record(cold, tmp_path):
     assert record["metrics"].keys() == {"category", "topics"}
     assert record["metrics"]["category"]["notes"] == 5
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "manifest.json",
         "record.json",
         "report.md",
         "results.json",
