@@ -95,9 +95,7 @@ FOREIGN = [foreign_file, foreign_file_below, foreign_link, foreign_link_to_a_fol
 def test_files_of_others_are_never_lost(tmp_path, add, force, within):
     target = tmp_path / "p"
     if within == "a former result":
-        if add is foreign_manifest_only:
-            pytest.skip("it would overwrite the manifest of the result, which is then nobody's")
-        make(target)
+        make(target)  # one whose manifest is overwritten is nobody's
     else:
         target.mkdir()
     add(target)
@@ -352,14 +350,14 @@ def test_a_kill_at_any_step_leaves_one_whole_result_and_a_rerun_tidies_up(tmp_pa
     assert seen == {True, False}  # some kills came between the two renames
 
 
-def left_by_a_kill(home, *, old, new):
-    work = home / ".model.abc.part"
+def left_by_a_kill(home, *, old, new, name="model"):
+    work = home / f".{name}.0123456789abcdef.part"
     work.mkdir()
     (work / ".lock").touch()
-    for name, there in (("old", old), ("new", new)):
+    for part, there in (("old", old), ("new", new)):
         if there:
-            (work / name).mkdir()
-            (work / name / "weights").write_text(name)
+            (work / part).mkdir()
+            (work / part / "weights").write_text(part)
     return work
 
 
@@ -369,6 +367,20 @@ def test_between_the_renames_the_next_write_first_restores(tmp_path, old, new, e
     artifacts._tidy(tmp_path / "model")
     assert (tmp_path / "model" / "weights").read_text() == expected
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("name", ["model.v2", "model.part", "model.run", "other", ".model", "mode"])
+def test_what_a_kill_left_of_another_target_is_left_alone(tmp_path, name):
+    """Also where its name begins with that of the target: it would end up in the wrong place, or be lost."""
+    left = left_by_a_kill(tmp_path, old=True, new=True, name=name)
+    before = tree(left)
+    make(tmp_path / "model")
+    make(tmp_path / "model", "again")
+    assert tree(left) == before
+    assert (tmp_path / "model" / "weights").read_text() == "again"
+    artifacts._tidy(tmp_path / name)
+    assert (tmp_path / name / "weights").read_text() == "new"
+    assert not left.exists()
 
 
 def test_the_workspace_of_a_living_write_is_left_alone(tmp_path):
@@ -397,10 +409,10 @@ def test_the_workspace_of_a_living_write_is_left_alone(tmp_path):
 
 
 def test_hidden_folders_of_others_are_not_tidied(tmp_path):
-    mine = tmp_path / ".model.mine.part"
+    mine = tmp_path / ".model.aaaaaaaaaaaaaaaa.part"
     mine.mkdir()
     (mine / "thesis").write_text("x")
-    half = tmp_path / ".model.half.part"
+    half = tmp_path / ".model.bbbbbbbbbbbbbbbb.part"
     half.mkdir()
     (half / ".lock").touch()
     (half / "thesis").write_text("x")
@@ -423,7 +435,7 @@ def test_everything_is_on_disk_before_the_rename(tmp_path, monkeypatch):
         return rename(self, target)
 
     if not Path("/proc/self/fd").is_dir():
-        pytest.skip("needs /proc")
+        pytest.skip("which file is flushed is read from /proc")
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "rename", renamed)
     target = make(tmp_path / "model")

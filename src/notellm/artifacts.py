@@ -13,8 +13,9 @@ destination finishes or removes what a killed one left.
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -167,7 +168,7 @@ def check_file_replaceable(path: str | Path, kind: str | None, *, force: bool = 
     if not target.is_file():
         raise StorageError(f"cannot write {path}: it is not a regular file; name another one")
     found = None if kind is None else kind_of_parquet(target)
-    if found is None or found != kind:
+    if kind is None or found != kind:
         what = "a file that notellm did not write" if found is None else f"a file of {found}"
         raise StorageError(
             f"cannot write {path}: {what} is there; name another file, or replace it with --force "
@@ -391,7 +392,8 @@ def _workspace(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _tidy(target)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
+        work = target.parent / f".{target.name}.{secrets.token_hex(8)}.part"
+        work.mkdir()
         lock = FileLock(work / _LOCK)
         lock.acquire()
         yield work
@@ -409,7 +411,11 @@ def _workspace(target: Path) -> Iterator[Path]:
 
 def _tidy(target: Path) -> None:
     """Settle the workspaces that killed writes to a target left behind."""
-    for work in target.parent.glob(f".{_escaped(target.name)}.*.part"):
+    # The whole name counts: what a write to "model.v2" left is none of "model".
+    own = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.part")
+    for work in target.parent.iterdir():
+        if not own.fullmatch(work.name):
+            continue
         held = {path.name for path in work.iterdir()} if work.is_dir() else {""}
         if not held and work.stat().st_mtime < time.time() - _A_MOMENT:
             work.rmdir()  # the kill came before its lock was made
@@ -436,11 +442,6 @@ def _settle(work: Path, target: Path) -> None:
                 (work / name).rename(target)
     if not (work / _OLD).exists() or target.exists():
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _escaped(name: str) -> str:
-    """A name for ``glob``, in which brackets, stars and question marks stand for themselves."""
-    return "".join(f"[{c}]" if c in "[*?" else c for c in name)
 
 
 def _sync(file: Path) -> None:

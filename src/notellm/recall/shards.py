@@ -9,6 +9,7 @@ block ends without an error, together with those that killed runs with other inp
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,8 +49,10 @@ def shards(target: Path, inputs: object) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
+    # The whole name counts: unfinished pieces of "vectors.parquet" are none of "vectors".
+    own = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.parts")
     for left in target.parent.iterdir():
-        if left.name.startswith(f".{target.name}.") and left.name.endswith(".parts"):
+        if own.fullmatch(left.name):
             _remove_unless_locked(left)
 
 

@@ -1,0 +1,54 @@
+"""Pieces of long work: kept for the same inputs, gone at the end, and those of others left alone."""
+
+import pytest
+from filelock import FileLock
+
+from notellm.errors import StorageError
+from notellm.recall.shards import shards
+
+
+class StoppedError(Exception):
+    pass
+
+
+def leave(target, inputs):
+    """What a killed run leaves."""
+    with pytest.raises(StoppedError), shards(target, inputs) as folder:  # noqa: PT012 - half-way
+        (folder / "000000.parquet").write_text("a piece")
+        raise StoppedError
+    return folder
+
+
+def test_pieces_are_found_again_for_the_same_inputs_alone(tmp_path):
+    target = tmp_path / "vectors.parquet"
+    folder = leave(target, ("model", 1))
+    with pytest.raises(StoppedError), shards(target, ("model", 2)) as other:  # noqa: PT012 - half-way
+        assert other != folder
+        assert not list(other.glob("*.parquet"))
+        raise StoppedError
+    with shards(target, ("model", 1)) as again:
+        assert again == folder
+        assert (again / "000000.parquet").read_text() == "a piece"
+    assert list(tmp_path.iterdir()) == []  # with those of the other inputs
+
+
+def test_pieces_of_another_target_are_left_alone(tmp_path):
+    """Also where its name begins with that of the target: hours of work may lie in them."""
+    kept = [leave(tmp_path / name, 1) for name in ("vectors.parquet", "vectors.old", "vector")]
+    mine = tmp_path / ".vectors.mine.parts"
+    mine.mkdir()
+    with shards(tmp_path / "vectors", 1):
+        pass
+    assert {*kept, mine} == set(tmp_path.iterdir())
+    assert all((folder / "000000.parquet").is_file() for folder in kept)
+
+
+def test_pieces_of_a_living_run_are_left_alone_and_refused(tmp_path):
+    target = tmp_path / "vectors.parquet"
+    folder = leave(target, 1)
+    with FileLock(folder / ".lock"):
+        with pytest.raises(StorageError, match="another process writes"), shards(target, 1):
+            pass
+        with shards(target, 2):
+            pass
+        assert (folder / "000000.parquet").is_file()
