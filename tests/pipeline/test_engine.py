@@ -415,6 +415,9 @@ def test_why_a_write_would_fail_is_known_without_writing(plain, monkeypatch):
         with pytest.raises(StorageError):
             plain.apply([Publish(copy_of(plain, first))])
     assert plain.writable() == "the last write failed: the disk is full"
+    plain.apply([])
+    plain.apply([Remove("not there")])
+    assert plain.writable() == "the last write failed: the disk is full"  # nothing was written
     plain.apply([Publish(copy_of(plain, first))])
     assert plain.writable() is None
     with monkeypatch.context() as patch:
@@ -499,7 +502,7 @@ def test_maintenance_that_fails_is_no_part_of_a_write(opened, monkeypatch, caplo
     engine._live.store._tidied_at = 2
     with monkeypatch.context() as patch, caplog.at_level("WARNING", "notellm"):
         patch.setattr(NoteStore, "optimize", full)
-        patch.setattr(IndexHome, "save", full)
+        patch.setattr(LocalIndex, "save", full)
         for i in range(6):
             done = engine.apply([Publish(copy_of(engine, first, f"new {i}"))])
             assert done == [Written(f"new {i}", existed=False)]

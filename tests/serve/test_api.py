@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from notellm import __version__
 from notellm.data.schema import NOTES as SCHEMA
 from notellm.errors import StorageError
+from notellm.pipeline import engine as engine_module
 from notellm.pipeline.build import build_store
 from notellm.pipeline.engine import Engine, Publish
 from notellm.recall.model import NoteLLM
@@ -1294,20 +1295,20 @@ def test_a_client_learns_no_path_and_the_log_has_it(own, monkeypatch, logged):
     client, engine = own
 
     def broken(*_, **__):
-        raise StorageError(f"cannot write {engine.place}/notes.lance/_versions/7.manifest") from OSError(
-            30, "Read-only file system", f"{engine.place}/notes.lance"
-        )
+        raise StorageError(
+            f"cannot write {engine._paths.store}/notes.lance/_versions/7.manifest"
+        ) from OSError(30, "Read-only file system", f"{engine._paths.store}/notes.lance")
 
     monkeypatch.setattr(engine, "apply", broken)
     answer = client.put("/v1/notes/a", json={"title": "a"})
     message = told(answer, 503, "storage")
     assert "Read-only file system" in message
-    assert engine.place not in answer.text
+    assert engine._paths.store not in answer.text
     name = answer.headers["x-request-id"]
     assert name in message
     (line,) = [line for line in map(json.loads, logged().splitlines()) if line["event"] == "storage"]
     assert line["request"] == name
-    assert f"{engine.place}/notes.lance/_versions/7.manifest" in line["error"]
+    assert f"{engine._paths.store}/notes.lance/_versions/7.manifest" in line["error"]
 
 
 def test_a_service_whose_last_write_failed_is_not_ready_until_the_disk_takes_writes_again(
@@ -1328,11 +1329,13 @@ def test_a_service_whose_last_write_failed_is_not_ready_until_the_disk_takes_wri
     assert answer.status_code == 503
     assert answer.json()["ready"] is False
     assert "store cannot be written" in answer.json()["reason"]
-    assert engine.place not in answer.text
+    assert engine._paths.store not in answer.text
+    assert client.delete("/v1/notes/not-there").status_code == 404
+    assert client.get("/health/ready").status_code == 503  # to write nothing proves nothing
     with monkeypatch.context() as patch:
-        patch.setattr(service_module, "_RETRIED", 0.0)
+        patch.setattr(engine_module, "_LOOKED_AGAIN", 0.0)
         with patch.context() as still:
-            still.setattr("notellm.serve.service.os.fsync", full)
+            still.setattr("notellm.store.notes.os.fsync", full)
             assert client.get("/health/ready").status_code == 503
         assert good(client.get("/health/ready")) == {"ready": True}
     good(client.put("/v1/notes/full", json={"title": "a"}))
@@ -1345,11 +1348,11 @@ def test_a_service_whose_disk_is_nearly_full_or_whose_index_fails_is_not_ready(o
     client, engine = own
     monkeypatch.setattr(service_module, "_READY_FOR", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "writable", lambda: f"the disk of {engine.place} has 1 MiB left")
+        patch.setattr(engine, "writable", lambda: f"the disk of {engine._paths.store} has 1 MiB left")
         answer = client.get("/health/ready")
         assert answer.status_code == 503
         assert "nearly full" in answer.json()["reason"]
-        assert engine.place not in answer.text
+        assert engine._paths.store not in answer.text
     with monkeypatch.context() as patch:
         patch.setattr(type(engine.index), "__len__", lambda _: 1 / 0)
         answer = client.get("/health/ready")

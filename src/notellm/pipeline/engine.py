@@ -11,7 +11,6 @@ model or builds the index anew: what answers is one object, exchanged at once wh
 """
 
 import gc
-import logging
 import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,13 +31,11 @@ from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import Note
 from notellm.store import base
-from notellm.store.base import Index
+from notellm.store.base import Index, vectors_there
 from notellm.store.filters import Filter, microseconds
 from notellm.store.home import IndexHome
 from notellm.store.notes import NoteStore, StoredNote, notes_of, rows_of
 from notellm.store.select import check_selection, select
-
-log = logging.getLogger("notellm.engine")
 
 #: Notes that are embedded together where there are many.
 _TOGETHER = 1_024
@@ -274,7 +271,6 @@ class Engine:
                 with suppress(Exception):  # it is tried again before the next write
                     self._settle()
                 raise
-            self._refused = None
             return outcomes
 
     def _settle(self) -> None:
@@ -351,20 +347,15 @@ class Engine:
             live.index.remove(removed)
             for note_id in removed:
                 del live.notes[note_id]
+        if upserts or removed:  # to remove what is not there proves nothing
+            self._refused = None
         if live.recommender is not None:
             for note_id in drafts:
                 live.recommender.ranker.forget(note_id)
         self._since_saved += len(drafts)
         if self._since_saved >= _SAVED_EVERY:
-            self._save_index(live)
-
-    def _save_index(self, live: _Live) -> None:
-        """Save the index; if that fails, a restart has more to add, so nobody but the log is told."""
-        self._since_saved = 0
-        try:
             live.home.save(live.index)
-        except StorageError as error:
-            log.warning("the index was not saved, which will be tried again later: %s", error)
+            self._since_saved = 0
 
     def _vectors(self, live: _Live, notes: Sequence[StoredNote]) -> np.ndarray:
         """Vectors of notes; those whose text is as it was keep theirs."""
@@ -422,11 +413,11 @@ class Engine:
         if texts:
             vectors[texts] = self._encode(live.model, [queries[i].note or Note() for i in texts])
         named = [i for i, query in enumerate(queries) if query.note_id is not None]
-        there, vectors_there = _vectors_there(live.index, [queries[i].note_id or "" for i in named])
+        there, found_vectors = vectors_there(live.index, [queries[i].note_id or "" for i in named])
         for i in (i for i, known in zip(named, there, strict=True) if not known):
             answers[i] = _unknown(queries[i].note_id or "", live)
         known = [i for i, known in zip(named, there, strict=True) if known]
-        vectors[known] = vectors_there
+        vectors[known] = found_vectors
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i in (*texts, *known):
             query = queries[i]
@@ -457,13 +448,13 @@ class Engine:
                 (found,), (cosines,) = live.index.search(
                     vector[None], fetched, where=first.where, exclude=[own]
                 )
-                there, vectors_there = _vectors_there(live.index, found)
+                there, near_vectors = vectors_there(live.index, found)
                 near = [note_id for note_id, kept in zip(found, there, strict=True) if kept]
                 cosines = cosines[there]
                 rows = select(
                     vector,
                     cosines,
-                    vectors_there,
+                    near_vectors,
                     first.k,
                     near_duplicates=first.near_duplicates,
                     diversity=first.diversity,
@@ -584,11 +575,6 @@ class Engine:
         return None if self._live.recommender is None else self._live.recommender.ranker
 
     @property
-    def place(self) -> str:
-        """Where the store lies: a directory, or a URI."""
-        return self._paths.store
-
-    @property
     def notes(self) -> Mapping[str, StoredNote]:
         """All notes by their ids, as they are now."""
         return self._live.notes
@@ -677,7 +663,8 @@ class Engine:
             self._in_doubt, self._refused = set(), None
             if store is not old.store:
                 old.store.close()
-            self._save_index(self._live)
+            home.save(index)
+            self._since_saved = 0
             home.drop_others()
 
 
@@ -740,16 +727,6 @@ def _unknown(note_id: str, live: _Live) -> NotFoundError:
     return NotFoundError(
         f"there is no note {note_id!r} among the {len(live.notes):,} notes; publish it first"
     )
-
-
-def _vectors_there(index: Index, note_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Which notes are in the index, bool (n,), and the vectors of those; notes may be removed meanwhile."""
-    while True:
-        there = index.contains(note_ids)
-        try:
-            return there, index.vectors([i for i, kept in zip(note_ids, there, strict=True) if kept])
-        except DataError:  # one was removed between the two
-            continue
 
 
 def _named(live: _Live, ids: Sequence[str], scores: np.ndarray) -> Related:

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from notellm.errors import DataError
 from notellm.pipeline.engine import Engine, is_visible
-from notellm.store.base import Index
+from notellm.store.base import vectors_there
 from notellm.store.filters import Filter
 
 MOST = 2_000
@@ -72,9 +71,10 @@ class NoteMap:
     ) -> dict[str, tuple[float, float]]:
         """Places of notes that came after the map was made, between those of the nearest mapped notes."""
         index = self._engine.index
-        there, vectors = _vectors_there(index, late)
-        if not there:
+        known, vectors = vectors_there(index, late)
+        if not len(vectors):
             return {}
+        there = [note_id for note_id, kept in zip(late, known, strict=True) if kept]
         near, _ = index.search(vectors, _NEAREST, where=Filter(allow=frozenset(places)))
         found = {}
         for note_id, own in zip(there, near, strict=True):
@@ -91,7 +91,8 @@ class NoteMap:
         generator = np.random.default_rng(self._seed)
         if len(ids) > MOST:
             ids = [ids[i] for i in np.sort(generator.choice(len(ids), MOST, replace=False))]
-        ids, vectors = _vectors_there(self._engine.index, ids)
+        known, vectors = vectors_there(self._engine.index, ids)
+        ids = [note_id for note_id, kept in zip(ids, known, strict=True) if kept]
         if len(ids) < 5:  # too few to say what is near
             angles = np.arange(len(ids)) * 2.4
             flat = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -107,13 +108,3 @@ class NoteMap:
             i: (round(float(x), 4), round(float(y), 4)) for i, (x, y) in zip(ids, flat, strict=True)
         }
         self._model = model
-
-
-def _vectors_there(index: Index, note_ids: list[str]) -> tuple[list[str], np.ndarray]:
-    """The notes that the index has, and their vectors; some may be removed meanwhile."""
-    while True:
-        there = [i for i, known in zip(note_ids, index.contains(note_ids), strict=True) if known]
-        try:
-            return there, index.vectors(there)
-        except DataError:  # one was removed between the two
-            continue

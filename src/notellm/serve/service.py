@@ -5,8 +5,6 @@ ranking does not hold up a search.
 """
 
 import asyncio
-import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,10 +28,7 @@ _WRITE_PAUSE = 0.01
 _QUICK = 2_000
 #: Results for which a graph is quick.
 _FEW = 100
-#: Seconds for which readiness is remembered, since anybody may ask for it; and seconds between two attempts
-#: to find out whether a disk that failed a write takes them again.
-_READY_FOR, _RETRIED = 1.0, 10.0
-_PROBED = 1 << 20  # bytes that such a disk must take
+_READY_FOR = 1.0  # seconds for which readiness is remembered, since anybody may ask for it
 
 
 class Service:
@@ -53,7 +48,6 @@ class Service:
         self._readiness: asyncio.Future[str | None] | None = None
         self._readiness_until = 0.0
         self._not_ready: str | None = None  # what the log was told last
-        self._probed = time.monotonic()
         self.reloading: asyncio.Task[None] | None = None
         self.related: Batcher[RelatedQuery, Related] = self._batcher("related", engine.related, _RELATED)
         self._related_now: Gatherer[RelatedQuery, Related] = Gatherer(
@@ -153,7 +147,7 @@ class Service:
                 said = whole = "the index is empty though there are notes"
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing can be searched
             said, whole = "the index does not answer", f"{type(error).__name__}: {error}"
-        refused = self._refused_writes() if said is None else None
+        refused = self.engine.writable() if said is None else None
         if refused is not None:
             said, whole = "the store cannot be written, or its disk is nearly full", refused
         if whole != self._not_ready:
@@ -163,27 +157,6 @@ class Service:
             else:
                 log.error("not ready", extra={"error": whole})
         return said
-
-    def _refused_writes(self) -> str | None:
-        """Why writes fail. After a failure no writes may come any more, so the disk is tried now and then."""
-        reason = self.engine.writable()
-        if reason is None or time.monotonic() < self._probed + _RETRIED:
-            return reason
-        self._probed = time.monotonic()
-        place = self.engine.place
-        if "://" not in place:
-            try:
-                with tempfile.TemporaryFile(dir=place) as probe:  # it has no name, or loses it at once
-                    probe.write(bytes(_PROBED))
-                    probe.flush()
-                    os.fsync(probe.fileno())
-            except OSError:
-                return reason
-        try:
-            self.engine.apply([])  # writes nothing, and forgets the failure
-        except NotellmError as error:
-            return str(error)
-        return self.engine.writable()
 
     def state(self, traffic: dict[str, Any]) -> dict[str, Any]:
         """What the page shows of it; it may be called in any thread.

@@ -148,6 +148,16 @@ class Index(ABC):
         return np.ascontiguousarray(queries, np.float32), exclude
 
 
+def vectors_there(index: Index, note_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which notes are in an index, bool (n,), and the vectors of those; notes may be removed meanwhile."""
+    while True:
+        there = index.contains(note_ids)
+        try:
+            return there, index.vectors([i for i, kept in zip(note_ids, there, strict=True) if kept])
+        except DataError:  # one was removed between the two
+            continue
+
+
 def vector_matrix(column: pa.ChunkedArray, dim: int) -> np.ndarray:
     """A column of vectors as a matrix, (n, dim) float32.
 

@@ -59,7 +59,7 @@ _ROOM = 64 << 20
 _UNIT = 0.01  # how far the length of a vector may be from 1
 _PROVEN = 32  # notes of a new table that are embedded once more
 _ALIKE = 0.99  # cosine of two vectors that the same model makes of one note in different company
-_PROBE = 4_096  # bytes that tell whether a disk takes anything
+_PROBE = 1 << 20  # bytes that tell whether a disk takes anything
 _RUST_SOURCE = re.compile(r",? ?/\S+\.rs:\d+(:\d+)?")  # where in LanceDB's own sources an error arose
 #: What a store holds, by paths within its folder.
 _TABLE_FILES = (
