@@ -44,14 +44,13 @@ _A_MOMENT = 60.0  # seconds in which a process that has made a workspace will ha
 
 
 @contextmanager
-def write_folder(path: str | Path, kind: str, *, force: bool = False, digests: bool = True) -> Iterator[Path]:
+def write_folder(path: str | Path, kind: str, *, force: bool = False) -> Iterator[Path]:
     """Yield an empty folder to be filled; on success it becomes ``path``, on failure it is removed.
 
     Args:
         path: where the finished folder shall be; a symbolic link is followed, missing parents are made.
         kind: what the folder is ("dataset", "split", "model", "ranker", "report", ...).
         force: replace a folder of another kind, or one whose files were edited, too.
-        digests: put the SHA-256 of each file into the manifest; without it edits are told by size alone.
 
     Raises:
         StorageError: ``path`` holds something that may not be replaced (see :func:`check_replaceable`), or
@@ -63,7 +62,7 @@ def write_folder(path: str | Path, kind: str, *, force: bool = False, digests: b
         new = work / _NEW
         new.mkdir()
         yield new
-        _write_manifest(new, kind, digests=digests)
+        _write_manifest(new, kind)
         _sync_tree(new)
         check_replaceable(path, kind, force=force)  # somebody may have put files there in the meantime
         if target.exists():
@@ -141,9 +140,9 @@ def check_replaceable(path: str | Path, kind: str, *, force: bool = False) -> No
             f"cannot write a {kind} to {path}: a {found.kind} is there; name another folder, or replace it "
             "with --force (in Python: force=True)"
         )
-    if found.edited:
+    if edited := _edited(target, found.listed):
         raise StorageError(
-            f"cannot write a {kind} to {path}: {_some(found.edited)} changed since notellm wrote it; "
+            f"cannot write a {kind} to {path}: {_some(edited)} changed since notellm wrote it; "
             "keep a copy elsewhere, then replace it with --force (in Python: force=True)"
         )
 
@@ -213,8 +212,7 @@ def check_whole(folder: Path, *, besides: Collection[str] = (), most: int | None
         if not file.is_file():
             raise ModelError(f"{folder} lacks {name}; {_COPY}")
         try:
-            is_large = most is not None and file.stat().st_size > most
-            unchanged = _is_unchanged(file, {"bytes": about["bytes"]} if is_large else about)
+            unchanged = _is_unchanged(file, about, most=most)
         except OSError as error:
             raise ModelError(f"cannot read {file}: {error.strerror or error}") from error
         if not unchanged:
@@ -281,32 +279,42 @@ class _Contents:
         kind: what the manifest says; None without one.
         files: all of them.
         foreign: those that notellm did not write.
-        edited: those that are not as notellm wrote them.
+        listed: what the manifest says of the others.
     """
 
     kind: str | None
     files: list[str]
     foreign: list[str]
-    edited: list[str]
+    listed: dict[str, dict[str, Any]]
 
 
 def _contents(folder: Path) -> _Contents:
     kind, listed = _read_manifest(folder)
     additions = _ADDED_LATER.get(kind or "", {})
-    files, foreign, edited = [], [], []
+    files, foreign = [], []
     for file in _files(folder):
         name = file.relative_to(folder).as_posix()
         if file.name in _LITTER:
             continue
         files.append(name)
-        if kind is not None and name == MANIFEST:
-            continue
-        if name in listed and not file.is_symlink():
-            if not _is_unchanged(file, listed[name]):
-                edited.append(name)
-        elif file.name not in additions or kind_of_parquet(file) != additions[file.name]:
+        own = (kind is not None and name == MANIFEST) or (name in listed and not file.is_symlink())
+        added = file.name in additions and kind_of_parquet(file) == additions[file.name]
+        if not own and not added:
             foreign.append(name)
-    return _Contents(kind, files, foreign, edited)
+    return _Contents(kind, files, foreign, listed)
+
+
+def _edited(folder: Path, listed: dict[str, dict[str, Any]]) -> list[str]:
+    """Files of a folder that are not as notellm wrote them; those that are gone are nobody's loss."""
+    try:
+        return [
+            n
+            for n, about in listed.items()
+            if (file := folder / n).is_file() and not _is_unchanged(file, about)
+        ]
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageError(f"cannot look into {error.filename} before writing there: {reason}") from error
 
 
 def _read_manifest(folder: Path) -> tuple[str | None, dict[str, dict[str, Any]]]:
@@ -319,26 +327,26 @@ def _read_manifest(folder: Path) -> tuple[str | None, dict[str, dict[str, Any]]]
     if not isinstance(kind, str) or not isinstance(files, dict):
         return None, {}
     for about in files.values():
-        if not isinstance(about, dict) or not isinstance(about.get("bytes"), int):
+        if not (isinstance(about, dict) and about.keys() == {"bytes", "sha256"}):
             return None, {}
     return kind, files
 
 
-def _write_manifest(folder: Path, kind: str, *, digests: bool) -> None:
-    files = {}
-    for file in sorted(_files(folder)):
-        about: dict[str, Any] = {"bytes": file.stat().st_size}
-        if digests:
-            about["sha256"] = _sha256(file)
-        files[file.relative_to(folder).as_posix()] = about
+def _write_manifest(folder: Path, kind: str) -> None:
+    files = {
+        file.relative_to(folder).as_posix(): {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        for file in sorted(_files(folder))
+    }
     text = json.dumps({"kind": kind, "files": files}, ensure_ascii=False, indent=2)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
-def _is_unchanged(file: Path, about: dict[str, Any]) -> bool:
-    if file.stat().st_size != about["bytes"]:
+def _is_unchanged(file: Path, about: dict[str, Any], *, most: int | None = None) -> bool:
+    """Whether a file is as its manifest has it; of one of more bytes than ``most`` the size alone counts."""
+    size = file.stat().st_size
+    if size != about["bytes"]:
         return False
-    return "sha256" not in about or _sha256(file) == about["sha256"]
+    return (most is not None and size > most) or _sha256(file) == about["sha256"]
 
 
 def _sha256(file: Path) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("faiss")
 
-from notellm.errors import ConfigError
+from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
 from notellm.store.home import IndexHome
 from notellm.store.local import LocalIndex
@@ -152,6 +152,34 @@ def test_graphs_of_other_models_are_taken_away(hnsw, folder, tmp_path):
     IndexHome("s3://bucket/store", MODEL, "hnsw").drop_others()  # nothing lies there
 
 
+def test_folders_of_others_beside_a_store_are_left_alone(hnsw, tmp_path, caplog):
+    hnsw.close(hnsw.open(OLD))
+    mine = tmp_path / "index_of_my_thesis" / "chapter.txt"
+    mine.parent.mkdir()
+    mine.write_text("x")
+    other = IndexHome(str(tmp_path), "f" * 16, "hnsw")
+    other.close(other.open(NEW))
+    also_mine = tmp_path / f"index_{'f' * 16}" / "notes.txt"
+    also_mine.write_text("x")
+    with caplog.at_level("WARNING", "notellm"):
+        hnsw.drop_others()
+    assert mine.read_text() == also_mine.read_text() == "x"
+    assert caplog.text.count("a folder beside the store is left alone") == 2
+
+
+def test_an_index_that_cannot_be_saved_answers_all_the_same(hnsw, folder, caplog):
+    hnsw.close(hnsw.open(OLD))
+    (folder / "graph.faiss").write_text("damaged")
+    (folder / "thesis.txt").write_text("x")  # so that the folder may not be replaced
+    with caplog.at_level("WARNING", "notellm"):
+        index = hnsw.open(OLD)
+        assert holds(index, OLD)
+        hnsw.close(index)
+    assert (folder / "thesis.txt").read_text() == "x"
+    assert "the saved index is not used, and is built anew" in caplog.text
+    assert caplog.text.count("the index was not saved, which will be tried again later") == 2
+
+
 def test_beside_a_store_elsewhere_nothing_is_kept(tmp_path, monkeypatch, builds):
     monkeypatch.chdir(tmp_path)
     home = IndexHome("memory://store", MODEL, "hnsw")
@@ -211,6 +239,21 @@ def test_a_marker_that_was_taken_away_does_not_come_back_after_a_power_failure(m
     )
     milvus.open(OLD).close()
     assert flushed == [(marker.parent, False)]
+
+
+def test_a_marker_that_cannot_be_written_is_no_failure(milvus, builds, monkeypatch, caplog):
+    def full(*_, **__):
+        raise StorageError("the disk is full")
+
+    index = milvus.open(OLD)
+    with monkeypatch.context() as patch, caplog.at_level("WARNING", "notellm"):
+        patch.setattr("notellm.store.home.write_json", full)
+        milvus.close(index)
+    assert "will be built anew at the next start: the disk is full" in caplog.text
+    again = milvus.open(OLD)
+    assert holds(again, OLD)
+    assert len(builds) == 2
+    again.close()
 
 
 def test_without_the_marker_a_collection_is_built_anew(milvus, marker, builds):

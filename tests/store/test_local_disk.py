@@ -14,6 +14,7 @@ from notellm.recall.related import search
 from notellm.store.base import entries_schema
 from notellm.store.filters import Filter
 from notellm.store.local import LocalIndex
+from tests.conftest import agree
 from tests.store.contract import CATEGORIES, TOPICS, check, entries, found_ids, one_hot, only, unit, world
 
 DIM = 12
@@ -163,6 +164,7 @@ def test_what_is_not_there_or_of_another_dimension_cannot_be_loaded(saved, tmp_p
         LocalIndex.load(saved, entries(["a"], np.eye(5)[:1]))
     ids = read_parquet(saved / "rows.parquet")
     write_parquet(ids.slice(1), saved / "rows.parquet", force=True)
+    agree(saved)
     with pytest.raises(DataError, match="and 2 ids"):
         LocalIndex.load(saved, one_hot(["a"]))
 
@@ -175,6 +177,17 @@ def test_a_damaged_file_is_told(saved, name, content):
     (saved / name).write_bytes(content)
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
         LocalIndex.load(saved, one_hot(["a", "b", "c"]))
+
+
+def test_a_flipped_bit_of_the_graph_is_told_wherever_it_is(saved):
+    """FAISS itself notices some of them; a link to another note is as good as any to it."""
+    whole = (saved / "graph.faiss").read_bytes()
+    for at in range(0, len(whole), 61):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        (saved / "graph.faiss").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"graph\.faiss is damaged"):
+            LocalIndex.load(saved, one_hot(["a", "b", "c"]))
 
 
 def test_a_failed_save_leaves_the_former_one(saved, monkeypatch):

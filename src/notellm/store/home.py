@@ -7,18 +7,20 @@ Milvus   collections notes_FINGERPRINT_a and _b, in turn: a new one is built whi
          is opened; without it nobody knows what the collection has missed, and it is built anew
 """
 
-import shutil
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
-from notellm.artifacts import sync_folder
+from notellm.artifacts import remove_folder, sync_folder
 from notellm.errors import ConfigError, DataError, StorageError
 from notellm.files import read_json, write_json
 from notellm.store.base import Index
 from notellm.store.local import KINDS, LocalIndex
 from notellm.store.milvus import MilvusIndex
+
+log = logging.getLogger("notellm.store")
 
 _TOGETHER = 50_000  # rows given to a server between two moves of the bar
 
@@ -59,8 +61,8 @@ class IndexHome:
         if self.kind == "hnsw" and (folder := self._folder()) is not None and folder.is_dir():
             try:
                 return LocalIndex.load(folder, rows)
-            except (DataError, StorageError):
-                shutil.rmtree(folder)  # damaged, or of another store; the store has all that it takes
+            except (DataError, StorageError) as error:  # the store has all that it takes
+                log.warning("the saved index is not used, and is built anew: %s", error)
         if self.kind not in KINDS and (left := self._left()) is not None:
             index = MilvusIndex(self.kind, _dim(rows), collection=left, token=self.token)
             if len(index) == rows.num_rows:
@@ -87,25 +89,37 @@ class IndexHome:
         return made
 
     def save(self, index: Index) -> None:
-        """Write a graph beside the store, so that it need not be built again."""
+        """Write a graph beside the store, so that it need not be built again.
+
+        If that fails, the next start has more to do, so nobody but the log is told.
+        """
         folder = self._folder()
         if folder is not None and isinstance(index, LocalIndex) and index.kind == "hnsw":
-            index.save(folder)
+            try:
+                index.save(folder)
+            except StorageError as error:
+                log.warning("the index was not saved, which will be tried again later: %s", error)
 
     def close(self, index: Index) -> None:
         """Save the index and close it; the store holds just what it holds."""
         self.save(index)
         marker = self._marker()
         if isinstance(index, MilvusIndex) and marker is not None:
-            write_json({"collection": index.collection}, marker, replace=True)
+            try:
+                write_json({"collection": index.collection}, marker, replace=True)
+            except StorageError as error:
+                log.warning("the collection will be built anew at the next start: %s", error)
         index.close()
 
     def drop_others(self) -> None:
-        """Take away graphs of other models."""
+        """Take away graphs of other models; what is not a graph of notellm's stays, and the log has it."""
         if "://" not in self.store:
             for folder in Path(self.store).glob("index_*"):
                 if folder != self._folder():
-                    shutil.rmtree(folder, ignore_errors=True)
+                    try:
+                        remove_folder(folder, "index")
+                    except StorageError as error:
+                        log.warning("a folder beside the store is left alone: %s", error)
 
     def _folder(self) -> Path | None:
         return None if "://" in self.store else Path(self.store) / f"index_{self.fingerprint}"

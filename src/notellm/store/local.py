@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from notellm.artifacts import write_folder
-from notellm.errors import ConfigError, DataError, MissingDependencyError
+from notellm.artifacts import check_whole, write_folder
+from notellm.errors import ConfigError, DataError, MissingDependencyError, ModelError
 from notellm.files import read_json, read_parquet, write_json, write_parquet
 from notellm.recall.related import search
 from notellm.store import base
@@ -382,8 +382,8 @@ class LocalIndex(Index):
         """
         if self._graph is None:
             raise ConfigError("an exact index is not saved; make it from the store's vectors")
-        # The store has all that a graph is made of, so that its digests would cost time for nothing.
-        with self._writing, write_folder(folder, "index", digests=False) as aside:
+        # The store has all that a graph is made of: whatever became of a former one, nothing is lost with it.
+        with self._writing, write_folder(folder, "index", force=True) as aside:
             _faiss().write_index(self._graph, str(aside / _GRAPH))
             ids = pa.array(
                 [i if self._row.get(i) == row else None for row, i in enumerate(self._ids)], pa.string()
@@ -407,6 +407,10 @@ class LocalIndex(Index):
         """
         path = Path(folder)
         about = read_json(path / _ABOUT)
+        try:
+            check_whole(path)  # a link of the graph that changed would lead elsewhere without a word
+        except ModelError as error:
+            raise DataError(f"{error}, or build the index anew") from error
         saved = read_parquet(path / _ROWS, ["note_id"]).column("note_id").combine_chunks()
         try:
             graph = _faiss().read_index(str(path / _GRAPH))
