@@ -595,6 +595,28 @@ def test_many_at_one_time_over_sockets_are_all_counted(engine):
     assert state["refused"] == state["failed"] == 0
 
 
+def test_a_server_that_gives_no_bytes_of_the_path_lets_no_two_ids_be_one():
+    """The bytes are optional in ASGI; without them nobody knows what stood where the replacement is."""
+
+    async def answer(_, __, send):
+        await plain("", send)
+
+    app, _ = guarded(answer)
+    statuses = []
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    async def run(path, **more):
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": [], **more}
+        await app(scope, None, send)
+
+    for more in ({}, {"raw_path": None}):
+        asyncio.run(run("/v1/notes/a\ufffd", **more))
+        asyncio.run(run("/v1/notes/a", **more))
+    assert [status for status in statuses if status] == [400, 200, 400, 200]
+
+
 def test_other_protocols_pass_by():
     seen = []
 

@@ -13,7 +13,7 @@ import pytest
 
 from notellm.serve.guard import Guard, Keys
 from notellm.serve.limits import Limits
-from notellm.serve.log import JsonLines, LogWriter, log, log_to_stderr, time_text
+from notellm.serve.log import JsonLines, LogWriter, QueueHandler, log, log_to_stderr, time_text
 from notellm.serve.metrics import Metrics
 from tests.serve.small import PATIENCE, serving
 
@@ -102,6 +102,20 @@ def test_nobody_waits_for_a_reader_who_does_not_read_and_what_is_dropped_is_told
     first, one, two, told, last = reader.text.splitlines()
     assert (first, one, two, last) == ("first", "x" * 39, "x" * 39, "last")
     assert json.loads(told).items() >= {"event": "log lines dropped", "lines": 8, "level": "warning"}.items()
+
+
+def test_a_line_that_cannot_be_made_is_told_in_the_log_and_nowhere_else(capfd):
+    """`logging` would write a traceback to standard error itself, and wait for whoever reads that."""
+    reader = Reader()
+    reader.reads.set()
+    handler = QueueHandler(LogWriter(reader))
+    handler.setFormatter(JsonLines())
+    record = logging.LogRecord("notellm.serve", logging.INFO, "a/file.py", 7, "%d notes", ("many",), None)
+    handler.handle(record)
+    assert handler.writer.flush(PATIENCE)
+    line = json.loads(reader.text)
+    assert (line["event"], line["failed"], line["error"]) == ("log line failed", "a/file.py:7", "TypeError")
+    assert capfd.readouterr().err == ""
 
 
 def test_a_reader_who_has_gone_is_no_failure():

@@ -368,7 +368,8 @@ def _check_utf_8(scope: Scope) -> None:
     query: bytes = scope.get("query_string", b"")
     try:
         if "\ufffd" in scope["path"]:  # the character itself, or what stands for bytes that are no UTF-8
-            unquote_to_bytes(scope["raw_path"]).decode()
+            # A server need not give the bytes; then nobody can tell the two apart.
+            unquote_to_bytes(scope.get("raw_path") or b"\xff").decode()
         if b"%" in query or not query.isascii():
             unquote_to_bytes(query).decode()
     except UnicodeDecodeError:

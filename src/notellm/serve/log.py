@@ -99,9 +99,12 @@ class QueueHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Have a record written."""
         try:
-            self.writer.put(self.format(record) + "\n")
-        except Exception:  # noqa: BLE001 - as every handler: a line that cannot be made must not end a request
-            self.handleError(record)
+            line = self.format(record)
+        except Exception as error:  # noqa: BLE001 - a line that cannot be made must not end a request
+            # Not `handleError`, which writes to standard error itself, and waits for whoever reads that.
+            about = {"failed": f"{record.pathname}:{record.lineno}", "error": type(error).__name__}
+            line = json.dumps({"time": time_text(record.created), "event": "log line failed", **about})
+        self.writer.put(line + "\n")
 
     def flush(self) -> None:
         """Wait a moment until all is written; `logging` calls it when the process ends."""
