@@ -89,9 +89,11 @@ def related(
     quiet: Quiet = False,
 ) -> None:
     """Write the item-to-item table of all visible notes; where it is there, only what changed is computed."""
+    from notellm.artifacts import check_file_replaceable
     from notellm.recall.item_to_item import write_item_to_item
     from notellm.store.notes import NoteStore, visible_vectors
 
+    check_file_replaceable(output, "related", force=force)
     opened = NoteStore.for_reading(place)
     ids, matrix = visible_vectors(opened.read(["note_id", "hidden", "expires_at", "vector"]))
     done = write_item_to_item(ids, matrix, output, k=k, force=force, progress=not quiet)
