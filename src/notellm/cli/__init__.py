@@ -62,10 +62,7 @@ def main() -> None:
         _fail(str(error), 2)
     except (typer.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
-    except BrokenPipeError:  # whoever read the output has read enough; Python would complain when it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except OSError as error:
+    except OSError as error:  # but a closed pipe, which typer sees to
         if error.errno not in _ENVIRONMENT:
             raise
         where = f"{error.filename}: " if error.filename else ""
