@@ -16,13 +16,14 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.training import DATASETS, load
-from notellm.data import NOTES
+from notellm.data.schema import NOTES
 from notellm.files import write_parquet
-from notellm.pairs import PairOptions, mine_pairs
-from notellm.pipeline.fit import FitOptions, fit
-from notellm.recall.embed import embed_to_parquet, read_vectors
+from notellm.jobs.train_recall import FitOptions, fit
+from notellm.pairs.local import mine_pairs
+from notellm.pairs.score import PairOptions
+from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
-from notellm.recall.related import search
+from notellm.vectors import read_vectors, search
 
 COUNT = 200_000
 _STEPS = 120

@@ -19,18 +19,14 @@ import pyarrow as pa
 import torch
 
 from benchmarks.common import ROOT, arguments, table, write_results
-from notellm.data import CollmData, read_collm
+from notellm.data.datasets.collm import CollmData, read_collm
 from notellm.evaluate.ranking import cold_groups, evaluate_ranking
-from notellm.rank.codes import CodeOptions, fit_codes, fit_out_of_fold, inner_product
-from notellm.rank.collaborative import (
-    CollaborativeModel,
-    LightGCN,
-    MatrixFactorization,
-    SASRec,
-    TrainingOptions,
-    train_collaborative,
-)
-from notellm.rank.collaborative.base import Floats
+from notellm.rank.codes.codes import CodeOptions, fit_codes, fit_out_of_fold, inner_product
+from notellm.rank.collaborative.base import CollaborativeModel, Floats
+from notellm.rank.collaborative.lightgcn import LightGCN
+from notellm.rank.collaborative.mf import MatrixFactorization
+from notellm.rank.collaborative.sasrec import SASRec
+from notellm.rank.collaborative.train import TrainingOptions, train_collaborative
 
 FOLDER = "ml-1m-collm"
 BITS = (8, 16, 32, 64)

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.catalogue import COUNT, catalogue
 from benchmarks.common import ROOT, arguments, write_results
-from notellm.pipeline.build import build_store
+from notellm.jobs.build_store import build_store
 from notellm.recall.model import NoteLLM
 
 _TOGETHER = 8  # notes of a group
@@ -33,7 +33,7 @@ def child(store: Path, model: Path, seed: int, state: Path) -> None:
     begun = time.perf_counter()
     import lancedb  # noqa: F401, PLC0415 - timed
 
-    from notellm.pipeline.engine import Change, Engine, Publish, RelatedQuery, Remove  # noqa: PLC0415 - timed
+    from notellm.engine.engine import Change, Engine, Publish, RelatedQuery, Remove  # noqa: PLC0415 - timed
     from notellm.store.notes import StoredNote  # noqa: PLC0415 - timed
 
     imported = time.perf_counter()

@@ -19,9 +19,9 @@ import torch
 
 from benchmarks.catalogue import catalogue, more_vectors
 from benchmarks.common import arguments, table, write_results
-from notellm.store.base import Found, Index
-from notellm.store.filters import Filter
-from notellm.store.local import LocalIndex
+from notellm.store.index.base import Found, Index
+from notellm.store.index.filters import Filter
+from notellm.store.index.local import LocalIndex
 from notellm.store.notes import rows_of_table
 
 SIZES = (200_000, 1_000_000)

@@ -21,11 +21,15 @@ import numpy as np
 
 from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
 from benchmarks.training import MIN_USERS, load, points, train
-from notellm.evaluate import Interval, RetrievalResult, Split, TopicResult, paired_difference, split_by_note
+from notellm.data.split import Split, split_by_note
+from notellm.evaluate.bootstrap import Interval
+from notellm.evaluate.retrieval import RetrievalResult, paired_difference
+from notellm.evaluate.tagging import TopicResult
 from notellm.files import read_json, write_json
-from notellm.pairs import PairOptions, mine_pairs
-from notellm.pipeline.evaluate import NAME, Evaluation, evaluate_model
-from notellm.pipeline.fit import FitOptions, build_model
+from notellm.jobs.evaluate_recall import NAME, Evaluation, evaluate_model
+from notellm.jobs.train_recall import FitOptions, build_model
+from notellm.pairs.local import mine_pairs
+from notellm.pairs.score import PairOptions
 from notellm.recall.trainer import Validation
 from notellm.record import RECORD, fingerprint
 

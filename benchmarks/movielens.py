@@ -11,11 +11,12 @@ from pathlib import Path
 
 from benchmarks.common import arguments, write_results
 from benchmarks.training import MIN_USERS, load, train
-from notellm.evaluate import split_by_time
+from notellm.data.split import split_by_time
 from notellm.files import read_json
-from notellm.pairs import PairOptions, mine_pairs
-from notellm.pipeline.evaluate import evaluate_model
-from notellm.pipeline.fit import FitOptions, build_model
+from notellm.jobs.evaluate_recall import evaluate_model
+from notellm.jobs.train_recall import FitOptions, build_model
+from notellm.pairs.local import mine_pairs
+from notellm.pairs.score import PairOptions
 from notellm.recall.trainer import Validation
 from notellm.record import RECORD
 

@@ -44,7 +44,8 @@ from scipy import sparse
 from benchmarks.common import CORES, arguments, table, write_results
 from notellm.data.schema import PAIRS
 from notellm.files import read_parquet, write_parquet
-from notellm.pairs import PairOptions, mine_pairs
+from notellm.pairs.local import mine_pairs
+from notellm.pairs.score import PairOptions
 
 OPTIONS = PairOptions(min_users=1)  # the paper's definition, which all three compute
 ROWS = 512  # source notes a block of the scipy product

@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks.collaborative import read
 from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
-from notellm.data import CollmData
+from notellm.data.datasets.collm import CollmData
 from notellm.files import read_json, write_json
-from notellm.pipeline.evaluate_rank import evaluate_ranker
-from notellm.pipeline.rank import RankFitOptions, fit_ranker
+from notellm.jobs.evaluate_rank import evaluate_ranker
+from notellm.jobs.train_rank import RankFitOptions, fit_ranker
 from notellm.record import describe, read_record
 
 #: Name -> what differs from the defaults.

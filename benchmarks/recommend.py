@@ -24,20 +24,27 @@ import pyarrow as pa
 
 from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
 from benchmarks.training import MIN_USERS, load, points, train
-from notellm.data import click_histories, split_impressions
-from notellm.evaluate import evaluate_recommendations, next_click_json, next_click_markdown
-from notellm.evaluate.baselines import click_matrix, popularity
+from notellm.data.impressions import click_histories
+from notellm.data.matrices import click_matrix
+from notellm.data.split import split_impressions
+from notellm.evaluate.baselines import popularity
 from notellm.evaluate.bootstrap import Interval, intervals
-from notellm.evaluate.next_click import NextClickResult
-from notellm.pairs import PairOptions, mine_pairs
-from notellm.pipeline.candidates import LAST, RECALLED, Vectors, impressions_from_candidates
-from notellm.pipeline.fit import FitOptions
-from notellm.pipeline.rank import RankFitOptions, fit_ranker
-from notellm.pipeline.recommend import Recommender
+from notellm.evaluate.next_click import (
+    NextClickResult,
+    evaluate_recommendations,
+    next_click_json,
+    next_click_markdown,
+)
+from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+from notellm.jobs.train_recall import FitOptions
+from notellm.pairs.local import mine_pairs
+from notellm.pairs.score import PairOptions
 from notellm.rank.scorer import Ranker
-from notellm.recall.embed import vector_table
 from notellm.recall.model import NoteLLM
+from notellm.recommend.candidates import LAST, RECALLED, Vectors, impressions_from_candidates
+from notellm.recommend.recommender import Recommender
 from notellm.record import RECORD, describe, read_record
+from notellm.vectors import vector_table
 
 DEPTHS = (20, 100)
 #: Of the users' last training rows, how many choose the ranker's checkpoint.

@@ -15,13 +15,13 @@ import numpy as np
 
 from benchmarks.collaborative import read
 from benchmarks.common import arguments, table, write_results
-from notellm.data import CollmData
-from notellm.rank.batch import liked_notes
-from notellm.rank.codes import CodeOptions, fit_codes
-from notellm.rank.collaborative import TrainingOptions
+from notellm.data.datasets.collm import CollmData
+from notellm.data.matrices import liked_notes
+from notellm.data.note import notes_from_table
+from notellm.rank.codes.codes import CodeOptions, fit_codes
+from notellm.rank.collaborative.train import TrainingOptions
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker
-from notellm.recall.prompt import notes_from_table
 
 SIZES = (1, 10, 100, 1_000)
 

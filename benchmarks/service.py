@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.catalogue import COUNT, catalogue
 from benchmarks.common import ROOT, arguments, table, write_results
 from notellm.client import Client, ServiceError
-from notellm.pipeline.build import build_store
+from notellm.jobs.build_store import build_store
 from notellm.recall.model import NoteLLM
 
 _BARE = """

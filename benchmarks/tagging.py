@@ -11,11 +11,11 @@ from pathlib import Path
 
 from benchmarks.common import arguments, write_results
 from benchmarks.training import load, train
-from notellm.data import CLICKS
-from notellm.evaluate import split_by_note
+from notellm.data.schema import CLICKS
+from notellm.data.split import split_by_note
 from notellm.files import read_json
-from notellm.pipeline.evaluate import evaluate_model
-from notellm.pipeline.fit import FitOptions
+from notellm.jobs.evaluate_recall import evaluate_model
+from notellm.jobs.train_recall import FitOptions
 from notellm.record import RECORD
 
 DATASETS = ("MIND", "KuaiRec")

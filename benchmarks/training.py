@@ -10,9 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from benchmarks.common import ROOT
-from notellm.data import read_kuairec, read_microlens, read_mind, read_movielens, validate
-from notellm.evaluate import Interval, Part
-from notellm.pipeline.fit import FitOptions, fit
+from notellm.data.datasets.kuairec import read_kuairec
+from notellm.data.datasets.microlens import read_microlens
+from notellm.data.datasets.mind import read_mind
+from notellm.data.datasets.movielens import read_movielens
+from notellm.data.split import Part
+from notellm.data.validate import validate
+from notellm.evaluate.bootstrap import Interval
+from notellm.jobs.train_recall import FitOptions, fit
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import Validation
 

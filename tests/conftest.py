@@ -29,9 +29,9 @@ from transformers import (
 )
 
 from notellm.artifacts import MANIFEST, _write_manifest
-from notellm.backbone.tiny import TinyOptions
 from notellm.data.schema import NOTES, PAIRS
 from notellm.recall.model import NoteLLM
+from notellm.recall.tiny import TinyOptions
 
 THEMES = {
     "Cooking": [

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from notellm.data import sample_world
+from notellm.data.sample_world import sample_world
 from notellm.files import write_parquet
 from notellm.record import read_record
 from tests.commands import run

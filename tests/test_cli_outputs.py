@@ -186,7 +186,7 @@ def test_an_error_of_the_file_system_is_one_line(monkeypatch, capsys):
     def fail(*_, **__):
         raise PermissionError(13, "Permission denied", "/somewhere/model")
 
-    monkeypatch.setattr("notellm.pipeline.folders.load_dataset", fail)
+    monkeypatch.setattr("notellm.jobs.folders.load_dataset", fail)
     assert run("split", "data", "-o", "split") == 2
     assert capsys.readouterr().err == "notellm: /somewhere/model: Permission denied\n"
 

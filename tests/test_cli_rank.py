@@ -5,9 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from notellm.data import IMPRESSIONS, sample_world
+from notellm.data.sample_world import sample_world
+from notellm.data.schema import IMPRESSIONS
 from notellm.files import read_json, write_parquet
-from notellm.recall.embed import vector_table
+from notellm.vectors import vector_table
 from tests.commands import run
 
 FEW = ("--max-steps", 2, "--batch", 8, "--evaluations", 1, "--code-epochs", 2, "--out-of-fold", 2, "-q")

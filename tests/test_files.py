@@ -7,13 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from notellm.errors import DataError, StorageError
-from notellm.files import (
-    read_json,
-    read_parquet,
-    write_json,
-    write_parquet,
-    write_parquet_pieces,
-)
+from notellm.files import read_json, read_parquet, write_json, write_parquet, write_parquet_pieces
 
 RECORD = {"kind": "vectors"}
 

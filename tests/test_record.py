@@ -7,7 +7,7 @@ import pytest
 
 import notellm.record as record_module
 from notellm.artifacts import RECORD_KEY
-from notellm.data import sample_world
+from notellm.data.sample_world import sample_world
 from notellm.errors import DataError, StorageError
 from notellm.files import read_parquet, write_json, write_parquet
 from notellm.record import RECORD, describe, fingerprint, make_record, read_record, write_record

@@ -12,8 +12,11 @@ import pytest
 from notellm.artifacts import MANIFEST
 from notellm.errors import NotellmError
 from notellm.rank.blend import Blend
-from notellm.rank.codes import load_codes
-from notellm.rank.collaborative import LightGCN, MatrixFactorization, SASRec, load_collaborative
+from notellm.rank.codes.codes import load_codes
+from notellm.rank.collaborative.kinds import load_collaborative
+from notellm.rank.collaborative.lightgcn import LightGCN
+from notellm.rank.collaborative.mf import MatrixFactorization
+from notellm.rank.collaborative.sasrec import SASRec
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker, codes_fingerprint
 from notellm.recall.model import NoteLLM

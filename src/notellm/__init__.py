@@ -7,35 +7,31 @@ The main names can be imported from here. Each is loaded when it is first asked 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from notellm.version import __version__
+
 if TYPE_CHECKING:
     from notellm.backbone.load import LoraOptions
     from notellm.client import Client
-    from notellm.data import (
-        click_histories,
-        impressions_from_clicks,
-        read_clicks,
-        read_notes,
-        sample_world,
-        split_impressions,
-        validate,
-    )
-    from notellm.evaluate.split import split_by_note, split_by_time
-    from notellm.pairs import PairOptions, mine_pairs
-    from notellm.pipeline.build import build_store
-    from notellm.pipeline.candidates import impressions_from_candidates
-    from notellm.pipeline.engine import Engine
-    from notellm.pipeline.evaluate_rank import evaluate_ranker
-    from notellm.pipeline.rank import RankFitOptions, fit_ranker
-    from notellm.pipeline.recommend import Recommender
+    from notellm.data.impressions import click_histories, impressions_from_clicks
+    from notellm.data.note import Note
+    from notellm.data.read import read_clicks, read_notes
+    from notellm.data.sample_world import sample_world
+    from notellm.data.split import split_by_note, split_by_time, split_impressions
+    from notellm.data.validate import validate
+    from notellm.engine.engine import Engine
+    from notellm.jobs.build_store import build_store
+    from notellm.jobs.evaluate_rank import evaluate_ranker
+    from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+    from notellm.pairs.local import mine_pairs
+    from notellm.pairs.score import PairOptions
     from notellm.rank.model import BinLLM
     from notellm.rank.scorer import Ranker
     from notellm.recall.model import NoteLLM
-    from notellm.recall.prompt import Note
     from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation
-    from notellm.store.filters import Filter
+    from notellm.recommend.candidates import impressions_from_candidates
+    from notellm.recommend.recommender import Recommender
+    from notellm.store.index.filters import Filter
     from notellm.store.notes import NoteStore
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BinLLM",
@@ -73,8 +69,8 @@ __all__ = [
 _WHERE = {
     "BinLLM": "notellm.rank.model",
     "Client": "notellm.client",
-    "Engine": "notellm.pipeline.engine",
-    "Filter": "notellm.store.filters",
+    "Engine": "notellm.engine.engine",
+    "Filter": "notellm.store.index.filters",
     "LoraOptions": "notellm.backbone.load",
     "Note": "notellm.recall.prompt",
     "NoteLLM": "notellm.recall.model",
@@ -82,22 +78,22 @@ _WHERE = {
     "NoteLLMTrainingArguments": "notellm.recall.trainer",
     "NoteStore": "notellm.store.notes",
     "PairOptions": "notellm.pairs",
-    "RankFitOptions": "notellm.pipeline.rank",
+    "RankFitOptions": "notellm.jobs.train_rank",
     "Ranker": "notellm.rank.scorer",
-    "Recommender": "notellm.pipeline.recommend",
+    "Recommender": "notellm.recommend.recommender",
     "Validation": "notellm.recall.trainer",
-    "build_store": "notellm.pipeline.build",
-    "evaluate_ranker": "notellm.pipeline.evaluate_rank",
-    "fit_ranker": "notellm.pipeline.rank",
+    "build_store": "notellm.jobs.build_store",
+    "evaluate_ranker": "notellm.jobs.evaluate_rank",
+    "fit_ranker": "notellm.jobs.train_rank",
     "click_histories": "notellm.data.impressions",
-    "impressions_from_candidates": "notellm.pipeline.candidates",
+    "impressions_from_candidates": "notellm.recommend.candidates",
     "impressions_from_clicks": "notellm.data.impressions",
     "mine_pairs": "notellm.pairs",
     "read_clicks": "notellm.data.read",
     "read_notes": "notellm.data.read",
     "sample_world": "notellm.data.sample_world",
-    "split_by_note": "notellm.evaluate.split",
-    "split_by_time": "notellm.evaluate.split",
+    "split_by_note": "notellm.data.split",
+    "split_by_time": "notellm.data.split",
     "split_impressions": "notellm.data.impressions",
     "validate": "notellm.data.validate",
 }

@@ -20,10 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm import __version__
 from notellm.artifacts import parquet_record
 from notellm.errors import DataError, StorageError
 from notellm.files import read_json, write_json
+from notellm.version import __version__
 
 RECORD = "record.json"
 _BLOCK = 1 << 20

@@ -18,8 +18,15 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from notellm.backbone import LoraOptions, add_lora, hidden_states, label_logits, load_backbone, save_backbone
-from notellm.backbone.load import check_label_logits
+from notellm.backbone.load import (
+    LoraOptions,
+    add_lora,
+    check_label_logits,
+    hidden_states,
+    label_logits,
+    load_backbone,
+    save_backbone,
+)
 from notellm.errors import ConfigError, MissingDependencyError, ModelError
 from tests.conftest import Checkpoint
 

@@ -13,7 +13,9 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from notellm.backbone import load_backbone, load_tokenizer, source
+from notellm.backbone import source
+from notellm.backbone.load import load_backbone
+from notellm.backbone.tokenizer import load_tokenizer
 from notellm.errors import ModelError
 from notellm.rank.model import BinLLM
 from notellm.recall.model import NoteLLM

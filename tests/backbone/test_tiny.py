@@ -11,12 +11,12 @@ import scipy.sparse as sp
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from notellm.backbone import TinyOptions, train_tokenizer
 from notellm.backbone.batch import pad
-from notellm.backbone.tiny import token_vectors
+from notellm.backbone.tiny import token_vectors, train_tokenizer
+from notellm.data.note import Note, notes_from_table
 from notellm.errors import DataError
 from notellm.recall.model import NoteLLM
-from notellm.recall.prompt import Note, notes_from_table
+from notellm.recall.tiny import TinyOptions
 from tests.conftest import SMALL
 
 

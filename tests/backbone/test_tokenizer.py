@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from notellm.backbone import harden, load_tokenizer
+from notellm.backbone.tokenizer import harden, load_tokenizer
 from notellm.errors import ModelError
 from notellm.recall.model import NoteLLM
 from tests.conftest import Checkpoint, byte_level_tokenizer

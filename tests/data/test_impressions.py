@@ -7,14 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notellm.data import (
-    CLICKS,
-    IMPRESSIONS,
-    impressions_from_clicks,
-    split_impressions_by_time,
-    validate_impressions,
-)
 from notellm.data import impressions as module
+from notellm.data.impressions import impressions_from_clicks
+from notellm.data.schema import CLICKS, IMPRESSIONS
+from notellm.data.split import split_impressions_by_time
+from notellm.data.validate_impressions import validate_impressions
 from notellm.errors import ConfigError, DataError
 
 T0 = datetime(2024, 1, 1, tzinfo=UTC)

@@ -4,24 +4,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from notellm.data.matrices import click_matrix
 from notellm.data.schema import CLICKS, NOTES
+from notellm.data.split import split_by_note
 from notellm.errors import DataError
-from notellm.evaluate import (
-    click_matrix,
+from notellm.evaluate.baselines import copy_topics, popularity, predict_categories, terms, tfidf_matrix
+from notellm.evaluate.retrieval import (
     constant_scorer,
-    copy_topics,
-    evaluate_categories,
     evaluate_related,
     paired_difference,
-    popularity,
-    predict_categories,
     sparse_cosine_scorer,
-    split_by_note,
     targets_from_pairs,
-    tfidf_matrix,
 )
-from notellm.evaluate.baselines import terms
-from notellm.pairs import mine_pairs
+from notellm.evaluate.tagging import evaluate_categories
+from notellm.pairs.local import mine_pairs
 
 
 def note_table(rows):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from notellm.errors import ConfigError, DataError
-from notellm.evaluate import (
+from notellm.evaluate.next_click import (
     evaluate_recommendations,
     next_click_json,
     next_click_markdown,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from notellm.errors import ConfigError, DataError
-from notellm.evaluate import (
+from notellm.evaluate import ranking as module
+from notellm.evaluate.ranking import (
     cold_groups,
     evaluate_ranking,
     ranking_difference,
@@ -17,7 +18,6 @@ from notellm.evaluate import (
     ranking_markdown,
     ranking_text,
 )
-from notellm.evaluate import ranking as module
 
 
 def table(users, labels):

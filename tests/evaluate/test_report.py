@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from notellm.errors import DataError
-from notellm.evaluate import (
-    as_json,
-    constant_scorer,
-    evaluate_related,
-    markdown_table,
-    text_table,
-    vector_scorer,
-)
+from notellm.evaluate.report import as_json, markdown_table, text_table
+from notellm.evaluate.retrieval import constant_scorer, evaluate_related, vector_scorer
 
 POOL = [f"n{i}" for i in range(40)]
 

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from notellm.data.matrices import click_matrix
 from notellm.data.schema import CLICKS, PAIRS
 from notellm.errors import ConfigError, DataError
-from notellm.evaluate import (
-    click_matrix,
+from notellm.evaluate import retrieval as module
+from notellm.evaluate.retrieval import (
     constant_scorer,
     evaluate_related,
     paired_difference,
@@ -18,8 +19,8 @@ from notellm.evaluate import (
     targets_from_pairs,
     vector_scorer,
 )
-from notellm.evaluate import retrieval as module
-from notellm.pairs import PairOptions, mine_pairs
+from notellm.pairs.local import mine_pairs
+from notellm.pairs.score import PairOptions
 
 
 def scorer_of(matrix):

@@ -1,7 +1,7 @@
 import pytest
 
 from notellm.errors import DataError
-from notellm.evaluate import evaluate_categories, evaluate_topics
+from notellm.evaluate.tagging import evaluate_categories, evaluate_topics
 
 
 def test_categories_by_hand():

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from notellm.data.schema import CLICKS, PAIRS
 from notellm.errors import ConfigError, DataError
-from notellm.pairs import PairOptions, mine_pairs
+from notellm.pairs.local import mine_pairs
+from notellm.pairs.score import PairOptions
 
 ALL = PairOptions(min_users=1, upper=math.inf, lower=0.0, top=1000)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from notellm.errors import ConfigError
-from notellm.pairs import PairOptions
+from notellm.pairs.score import PairOptions
 
 
 def test_defaults_are_the_papers():

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from notellm.backbone.tiny_rank import TinyRankOptions
+from notellm.data.note import notes_from_table
 from notellm.data.schema import IMPRESSIONS
-from notellm.rank.codes import Codes
+from notellm.rank.codes.codes import Codes
 from notellm.rank.collaborative.rows import IdIndex
 from notellm.rank.model import BinLLM
-from notellm.recall.prompt import notes_from_table
+from notellm.rank.tiny import TinyRankOptions
 from tests.conftest import Checkpoint
 
 BITS = 16

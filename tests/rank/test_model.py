@@ -8,13 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from notellm.backbone import LoraOptions
 from notellm.backbone import batch as batches
 from notellm.backbone.batch import pad
+from notellm.backbone.load import LoraOptions
+from notellm.data.matrices import liked_notes
+from notellm.data.note import Note
 from notellm.errors import ConfigError, ModelError
-from notellm.rank.batch import NoteTexts, RowCodes, impression_codes, liked_notes, questions
+from notellm.rank.batch import NoteTexts, RowCodes, impression_codes, questions
 from notellm.rank.model import BinLLM, Question
-from notellm.recall.prompt import Note
 from tests.conftest import ARCHITECTURES
 from tests.rank.small import USERS, agreeing, random_codes, ranking_model
 

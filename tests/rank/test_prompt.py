@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from notellm.backbone import harden, load_tokenizer, train_tokenizer
-from notellm.backbone.tiny import octet
+from notellm.backbone.tiny import octet, train_tokenizer
+from notellm.backbone.tokenizer import harden, load_tokenizer
+from notellm.data.note import Note
 from notellm.errors import ConfigError
 from notellm.rank.config import FORMS
 from notellm.rank.prompt import RankPrompt, builtin_templates, load_template, template_from_dict
-from notellm.recall.prompt import Note
 from tests.rank.small import TEMPLATE
 
 CODE = "01100101" * 4

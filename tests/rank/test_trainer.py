@@ -7,11 +7,12 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from notellm.data.matrices import liked_notes
+from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
-from notellm.rank.batch import NoteTexts, RankCollator, RankRows, impression_codes, liked_notes, questions
+from notellm.rank.batch import NoteTexts, RankCollator, RankRows, impression_codes, questions
 from notellm.rank.model import BinLLM
 from notellm.rank.trainer import KEYS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
-from notellm.recall.prompt import notes_from_table
 from tests.rank.small import BITS, SIZE, agreeing, random_codes, ranking_model
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 
-from notellm.backbone import LoraOptions
+from notellm.backbone.load import LoraOptions
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments
 

@@ -5,11 +5,12 @@ import pyarrow as pa
 import pytest
 import torch
 
+from notellm.data.note import notes_from_table
 from notellm.data.schema import PAIRS
 from notellm.errors import DataError
 from notellm.recall.batch import PairCollator, PairIndex, PairStream
 from notellm.recall.model import NoteLLM
-from notellm.recall.prompt import IGNORED, notes_from_table
+from notellm.recall.prompt import IGNORED
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ import pytest
 import notellm.recall.embed as embed_module
 from notellm.errors import DataError, StorageError
 from notellm.files import read_parquet
-from notellm.recall.embed import embed_to_parquet, read_vectors, vector_table
+from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
 from notellm.record import describe, fingerprint, read_record
+from notellm.vectors import read_vectors, vector_table
 from tests.conftest import SMALL
 
 

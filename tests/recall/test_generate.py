@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import notellm.recall.generate as generate_module
+from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
 from notellm.recall.generate import generate_categories, generate_topics
 from notellm.recall.model import NoteLLM
-from notellm.recall.prompt import notes_from_table
 from tests.conftest import Checkpoint, fresh
 
 NAMES = ["Cook", "Cooking", "Cooking at home", "旅行", "旅行攻略", "[EMB]", "</s>", "a, b"]

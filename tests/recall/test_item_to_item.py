@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 import notellm.recall.item_to_item as module
 from notellm.errors import ConfigError, DataError, StorageError
-from notellm.recall.embed import vector_table
 from notellm.recall.item_to_item import ItemToItem, vector_digests, write_item_to_item
-from notellm.recall.related import search
 from notellm.record import describe, read_record
+from notellm.vectors import search, vector_table
 from tests.recall.test_related import by_sorting, whole_numbers
 
 

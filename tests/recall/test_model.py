@@ -16,11 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import notellm.backbone.base as base_module
 import notellm.backbone.batch as batch_module
 import notellm.recall.checkpoint as checkpoint_module
-from notellm.backbone import LoraOptions
 from notellm.backbone.batch import pad
+from notellm.backbone.load import LoraOptions
+from notellm.data.note import Note, notes_from_table
 from notellm.errors import ConfigError, DataError, ModelError, StorageError
 from notellm.recall.model import NoteLLM
-from notellm.recall.prompt import IGNORED, Note, notes_from_table
+from notellm.recall.prompt import IGNORED
 from tests.conftest import ARCHITECTURES, PRETRAINED, SMALL, Checkpoint, agree, fresh
 
 TOLERANCE: Any = {"rtol": 1e-5, "atol": 1e-5}

@@ -9,17 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from notellm.data.note import Note, notes_from_table
 from notellm.errors import ConfigError, DataError
 from notellm.recall.model import NoteLLM
-from notellm.recall.prompt import (
-    IGNORED,
-    Note,
-    PromptBuilder,
-    builtin_templates,
-    load_template,
-    notes_from_table,
-    template_from_dict,
-)
+from notellm.recall.prompt import IGNORED, PromptBuilder, builtin_templates, load_template, template_from_dict
 
 MARKED = {
     "name": "marked",

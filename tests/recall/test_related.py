@@ -5,13 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import notellm.recall.related as related_module
+import notellm.vectors as vectors_module
 from notellm.errors import ConfigError, DataError
-from notellm.recall.related import (
-    related_by_id,
-    related_by_vector,
-    search,
-)
+from notellm.recall.related import related_by_id, related_by_vector
+from notellm.vectors import search
 
 
 def by_sorting(vectors: np.ndarray, query: np.ndarray, k: int, barred: int = -1) -> list[int]:
@@ -48,7 +45,7 @@ def test_there_are_ties_to_break():
 def test_blocks_do_not_matter(monkeypatch):
     vectors = whole_numbers(30, 3, 2)
     whole = search(vectors, vectors, 5, exclude=np.arange(30))
-    monkeypatch.setattr(related_module, "_BLOCK_BYTES", 4 * 30 * 4)
+    monkeypatch.setattr(vectors_module, "_BLOCK_BYTES", 4 * 30 * 4)
     blocked = search(vectors, vectors, 5, exclude=np.arange(30))
     np.testing.assert_array_equal(whole[0], blocked[0])
     np.testing.assert_array_equal(whole[1], blocked[1])

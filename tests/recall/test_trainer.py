@@ -22,12 +22,7 @@ from notellm.data.schema import NOTES, PAIRS
 from notellm.errors import ConfigError, DataError, StorageError
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import IGNORED
-from notellm.recall.trainer import (
-    NoteLLMTrainer,
-    NoteLLMTrainingArguments,
-    Validation,
-    validation_metrics,
-)
+from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
 from tests.conftest import SMALL, Checkpoint, fresh
 from tests.recall import jobs
 from tests.recall.test_losses import gcl_by_hand

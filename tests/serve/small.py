@@ -11,10 +11,12 @@ from pathlib import Path
 
 import httpx2 as httpx
 
-from notellm.data import impressions_from_clicks, sample_world, split_impressions
-from notellm.pipeline.build import build_store
-from notellm.pipeline.engine import Engine
-from notellm.pipeline.rank import RankFitOptions, fit_ranker
+from notellm.data.impressions import impressions_from_clicks
+from notellm.data.sample_world import sample_world
+from notellm.data.split import split_impressions
+from notellm.engine.engine import Engine
+from notellm.jobs.build_store import build_store
+from notellm.jobs.train_rank import RankFitOptions, fit_ranker
 from notellm.recall.model import NoteLLM
 from notellm.serve.app import create_app
 from notellm.serve.run import server as server_of

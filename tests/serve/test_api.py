@@ -14,16 +14,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from notellm import __version__
 from notellm.data.schema import NOTES as SCHEMA
+from notellm.engine import engine as engine_module
+from notellm.engine.engine import Engine, Publish
 from notellm.errors import StorageError
-from notellm.pipeline import engine as engine_module
-from notellm.pipeline.build import build_store
-from notellm.pipeline.engine import Engine, Publish
+from notellm.jobs.build_store import build_store
 from notellm.recall.model import NoteLLM
 from notellm.serve import service as service_module
 from notellm.serve.metrics import Metrics
 from notellm.store.notes import StoredNote
+from notellm.version import __version__
 from tests.serve.small import NOTES, PATIENCE, USERS, served, told
 
 JSON = {"content-type": "application/json"}

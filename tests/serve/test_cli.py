@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import notellm.serve.run
-from notellm.pipeline import demo
-from notellm.pipeline.folders import save_dataset
+from notellm.jobs import demo
+from notellm.jobs.folders import save_dataset
 from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
 from tests.commands import run
@@ -32,7 +32,8 @@ def test_a_store_is_shown_and_related_while_a_service_writes_to_it(places, tmp_p
 
 
 def test_building_from_a_dataset_with_its_vectors(places, tmp_path, capsys):
-    from notellm.data import sample_world, validate
+    from notellm.data.sample_world import sample_world
+    from notellm.data.validate import validate
 
     world = sample_world(notes=30, users=5, clicks=40, bots=0, seed=1)
     notes, clicks, report = validate(world.notes, world.clicks)

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import httpx2 as httpx
 import pytest
 
+from notellm.engine.engine import Engine
 from notellm.errors import ConfigError, StorageError
-from notellm.pipeline.engine import Engine
 from notellm.serve import run as running
 from notellm.serve.guard import Keys
 from notellm.serve.limits import Limits

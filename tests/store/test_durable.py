@@ -20,8 +20,8 @@ from notellm.errors import StorageError
 from notellm.store import durable, notes
 from notellm.store.manifest import DELETIONS, ManifestReader
 from notellm.store.notes import NoteStore, StoredNote, versions
-from tests.store.contract import NOON, unit
 from tests.store.disk import ALL_WAYS, Disk
+from tests.store.index.contract import NOON, unit
 from tests.store.test_notes import DIM, ONE, OTHER, batch, by_id
 
 TABLE = f"notes_{ONE}.lance"

@@ -22,9 +22,10 @@ pytest.importorskip("lancedb")
 from notellm.data.schema import NOTES
 from notellm.errors import DataError, StorageError
 from notellm.files import write_json
-from notellm.store import base, notes
-from notellm.store.filters import microseconds
-from notellm.store.local import LocalIndex
+from notellm.store import notes
+from notellm.store.index import base
+from notellm.store.index.filters import microseconds
+from notellm.store.index.local import LocalIndex
 from notellm.store.notes import (
     NoteStore,
     StoredNote,
@@ -36,8 +37,9 @@ from notellm.store.notes import (
     versions,
     visible_vectors,
 )
+from notellm.vectors import vector_matrix
 from tests.store import writer
-from tests.store.contract import NOON, ODD, TICK, unit
+from tests.store.index.contract import NOON, ODD, TICK, unit
 
 DIM = 4
 ONE, OTHER = "0123456789abcdef", "fedcba9876543210"
@@ -54,7 +56,7 @@ def batch(count, start=0, dim=DIM):
 def by_id(store):
     """Every note and its vector."""
     rows = store.read()
-    vectors = base.vector_matrix(rows.column("vector"), store.dim)
+    vectors = vector_matrix(rows.column("vector"), store.dim)
     return {note.note_id: (note, vectors[i].tolist()) for i, note in enumerate(notes_of(rows))}
 
 

@@ -13,10 +13,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from notellm import __version__
 from notellm.cli import evaluate, prepare, rank, recall, serve
 from notellm.cli.common import printable, trusted
 from notellm.errors import NotellmError
+from notellm.version import __version__
 
 app = typer.Typer(
     name="notellm",

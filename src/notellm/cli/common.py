@@ -86,8 +86,10 @@ def hide_loading_bars() -> None:
 
 def load_notes(path: Path) -> Any:
     """The notes of a dataset folder, or those of a notes file cleaned."""
-    from notellm.data import CLICKS, read_notes, validate
-    from notellm.pipeline.folders import load_dataset
+    from notellm.data.read import read_notes
+    from notellm.data.schema import CLICKS
+    from notellm.data.validate import validate
+    from notellm.jobs.folders import load_dataset
 
     if path.is_dir():
         return load_dataset(path).notes

@@ -36,9 +36,9 @@ def evaluate(
 ) -> None:
     """Measure a model on the test part beside popularity, TF-IDF, co-occurrence and itself untrained."""
     from notellm.artifacts import check_replaceable
-    from notellm.pipeline.evaluate import evaluate_model
-    from notellm.pipeline.fit import FitOptions, build_model
-    from notellm.pipeline.folders import load_pairs, load_split
+    from notellm.jobs.evaluate_recall import evaluate_model
+    from notellm.jobs.folders import load_pairs, load_split
+    from notellm.jobs.train_recall import FitOptions, build_model
     from notellm.record import read_record
 
     if output is not None:
@@ -85,7 +85,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Do everything once on the built-in sample world: mine, train, evaluate, show. No download."""
-    from notellm.pipeline.demo import is_finished, run_demo
+    from notellm.jobs.demo import is_finished, run_demo
 
     hide_loading_bars()
     service = load_service() if serve else None
@@ -94,7 +94,7 @@ def demo(
     else:
         run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=show)
     if service is not None:
-        from notellm.pipeline.engine import Engine
+        from notellm.engine.engine import Engine
 
         engine = Engine.open(output / "store", output / "model", ranker=output / "ranker")
         url = f"http://127.0.0.1:{port}/"

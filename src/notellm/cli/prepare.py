@@ -62,41 +62,49 @@ def prepare(
     seed: Seed = 0,
 ) -> None:
     """Read notes and clicks, check and clean them, and report every problem in one table."""
-    from notellm import data
     from notellm.artifacts import check_replaceable
-    from notellm.pipeline.folders import save_dataset
+    from notellm.data.datasets.kuairec import read_kuairec
+    from notellm.data.datasets.microlens import read_microlens
+    from notellm.data.datasets.mind import read_mind
+    from notellm.data.datasets.movielens import read_movielens
+    from notellm.data.problems import Report
+    from notellm.data.read import read_clicks, read_notes
+    from notellm.data.sample_world import sample_world
+    from notellm.data.schema import CLICKS, NOTES
+    from notellm.data.validate import validate
+    from notellm.jobs.folders import save_dataset
 
     check_replaceable(output, "dataset", force=force)
-    report = data.Report()
+    report = Report()
     names: dict[str, str] = {}
     if (dataset is None) == (notes is None):
         raise ConfigError("give either --notes (and --clicks), or --dataset")
     if dataset is Dataset.sample:
-        world = data.sample_world(sample_notes, sample_users, sample_clicks, seed=seed)
+        world = sample_world(sample_notes, sample_users, sample_clicks, seed=seed)
         raw_notes, raw_clicks = world.notes, world.clicks
     elif dataset is not None:
         if source is None:
             raise ConfigError(f"--dataset {dataset} needs --source, the folder where its files lie")
         readers = {
-            Dataset.microlens: data.read_microlens,
-            Dataset.movielens: data.read_movielens,
-            Dataset.mind: data.read_mind,
-            Dataset.kuairec: data.read_kuairec,
+            Dataset.microlens: read_microlens,
+            Dataset.movielens: read_movielens,
+            Dataset.mind: read_mind,
+            Dataset.kuairec: read_kuairec,
         }
         raw_notes, raw_clicks = readers[dataset](source)
     else:
         names = _columns(column or [])
-        note_columns = {ours: theirs for ours, theirs in names.items() if ours in data.NOTES.names}
-        click_columns = {ours: theirs for ours, theirs in names.items() if ours in data.CLICKS.names}
-        read = data.read_notes(str(notes), columns=note_columns, hashtags=hashtags)
+        note_columns = {ours: theirs for ours, theirs in names.items() if ours in NOTES.names}
+        click_columns = {ours: theirs for ours, theirs in names.items() if ours in CLICKS.names}
+        read = read_notes(str(notes), columns=note_columns, hashtags=hashtags)
         raw_notes, report = read.table, read.report
-        raw_clicks = data.CLICKS.empty_table()
+        raw_clicks = CLICKS.empty_table()
         if clicks is not None:
-            read = data.read_clicks(clicks, columns=click_columns)
+            read = read_clicks(clicks, columns=click_columns)
             raw_clicks, report = read.table, report + read.report
     if strict and len(report):
         raise DataError(f"strict: the files have {len(report)} kinds of problems\n{report}")
-    good_notes, good_clicks, found = data.validate(raw_notes, raw_clicks, strict=strict)
+    good_notes, good_clicks, found = validate(raw_notes, raw_clicks, strict=strict)
     sample = dataset is Dataset.sample
     config = {
         "dataset": dataset and dataset.value,
@@ -137,8 +145,8 @@ def split(
 ) -> None:
     """Split a dataset into train, valid and test without leaks: by note or by time."""
     from notellm.artifacts import check_replaceable
-    from notellm.evaluate import split_by_note, split_by_time
-    from notellm.pipeline.folders import PARTS, load_dataset, save_split
+    from notellm.data.split import split_by_note, split_by_time
+    from notellm.jobs.folders import PARTS, load_dataset, save_split
 
     check_replaceable(output, "split", force=force)
     part = load_dataset(data)
@@ -170,8 +178,8 @@ def pairs(
     quiet: Quiet = False,
 ) -> None:
     """Mine related pairs: who views one note and afterwards clicks another."""
-    from notellm.pairs import PairOptions
-    from notellm.pipeline.folders import mine_folder
+    from notellm.jobs.folders import mine_folder
+    from notellm.pairs.score import PairOptions
 
     options = PairOptions(upper, lower, top, window_days, min_users)
     for name, count in mine_folder(folder, options, force=force, progress=not quiet).items():

@@ -132,11 +132,12 @@ def fit(
 ) -> None:
     """Fit codes and tune a BinLLM on impressions; the best checkpoint by validation AUC is kept."""
     from notellm.artifacts import check_replaceable
-    from notellm.data import click_histories, split_impressions
+    from notellm.data.impressions import click_histories
+    from notellm.data.split import split_impressions
     from notellm.files import write_parquet
-    from notellm.pipeline.rank import RankFitOptions, fit_ranker
-    from notellm.recall.embed import read_vectors
+    from notellm.jobs.train_rank import RankFitOptions, fit_ranker
     from notellm.record import describe, make_record, read_record
+    from notellm.vectors import read_vectors
 
     options = RankFitOptions(
         backbone=backbone,
@@ -257,7 +258,7 @@ def evaluate(
 ) -> None:
     """Measure a ranker on test impressions beside item popularity and its codes alone."""
     from notellm.artifacts import check_replaceable
-    from notellm.pipeline.evaluate_rank import evaluate_ranker
+    from notellm.jobs.evaluate_rank import evaluate_ranker
 
     if output is not None:
         check_replaceable(output, "report", force=force)
@@ -296,8 +297,8 @@ def recommend(
 ) -> None:
     """Recommend notes to a user: those near what they opened, ranked; never what they have seen."""
     from notellm.errors import ModelError
-    from notellm.pipeline.recommend import Recommender
     from notellm.recall.checkpoint import is_checkpoint
+    from notellm.recommend.recommender import Recommender
 
     if (model is None) == (vectors is None):
         raise ConfigError("give either --model or --vectors")
@@ -325,7 +326,7 @@ def recommend(
 
 def _clicked(folder: Path) -> Any:
     """Notes and clicks of a dataset folder, or of a split folder's train part."""
-    from notellm.pipeline.folders import is_split, load_dataset
+    from notellm.jobs.folders import is_split, load_dataset
 
     part = load_dataset(folder / "train" if is_split(folder) else folder)
     if not part.clicks.num_rows:
@@ -335,8 +336,8 @@ def _clicked(folder: Path) -> Any:
 
 def _impressions(clicks: Any, recall: Any, negatives: int | None, seed: int, *, progress: bool) -> Any:
     """Impressions of clicks: beside what recall offered, where there is one."""
-    from notellm.data import impressions_from_clicks
-    from notellm.pipeline.candidates import impressions_from_candidates
+    from notellm.data.impressions import impressions_from_clicks
+    from notellm.recommend.candidates import impressions_from_candidates
 
     given = {} if negatives is None else {"negatives": negatives}
     if recall is None:
@@ -345,7 +346,7 @@ def _impressions(clicks: Any, recall: Any, negatives: int | None, seed: int, *, 
 
 
 def _collm(source: Path) -> tuple[Any, ...]:
-    from notellm.data import read_collm
+    from notellm.data.datasets.collm import read_collm
 
     data = read_collm(source)
     return data.notes, data.train, data.valid, data.test

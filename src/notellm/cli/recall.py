@@ -70,8 +70,8 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a NoteLLM on notes and their related pairs; the best checkpoint by validation is kept."""
-    from notellm.pipeline.fit import FitOptions, fit
-    from notellm.pipeline.folders import is_split, load_dataset, load_pairs
+    from notellm.jobs.folders import is_split, load_dataset, load_pairs
+    from notellm.jobs.train_recall import FitOptions, fit
     from notellm.recall.trainer import Validation
 
     home = folder / "train" if is_split(folder) else folder
@@ -164,10 +164,10 @@ def related(
     quiet: Quiet = False,
 ) -> None:
     """Find related notes: by id, for a new text, or for all notes at once."""
+    from notellm.data.note import Note
     from notellm.recall import related as search
-    from notellm.recall.embed import read_vectors
     from notellm.recall.item_to_item import write_item_to_item
-    from notellm.recall.prompt import Note
+    from notellm.vectors import read_vectors
 
     text = bool(title or content or topic)
     if sum([bool(note_id), text, every]) != 1:
@@ -217,8 +217,8 @@ def tag(
 ) -> None:
     """Write topics (hashtags) and the category of one note or of many."""
     from notellm.artifacts import check_file_replaceable
-    from notellm.pipeline.tag import tag_to_parquet
-    from notellm.recall.prompt import Note
+    from notellm.data.note import Note
+    from notellm.jobs.tag import tag_to_parquet
 
     if bool(title or content) == (notes is not None):
         raise ConfigError("give one note's --title or --content, or --notes for many")

@@ -51,7 +51,7 @@ def build(
     quiet: Quiet = False,
 ) -> None:
     """Make a store, add notes to it, or give its notes the vectors of another model."""
-    from notellm.pipeline.build import build_store
+    from notellm.jobs.build_store import build_store
 
     table = None if notes is None else load_notes(notes)
     loaded = load_model(model)
@@ -145,7 +145,7 @@ def serve(
     """
     begin = time.perf_counter()
     run = load_service()
-    from notellm.pipeline.engine import Engine
+    from notellm.engine.engine import Engine
 
     seconds = {"imports": round(time.perf_counter() - begin, 2)}
     keys = run.keys_from(os.environ, no_keys=no_keys, host=host)

@@ -31,7 +31,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from notellm.data.convert import is_order_only
-from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, IMPRESSIONS, TIME
 from notellm.errors import ConfigError, DataError
 
@@ -41,7 +40,6 @@ Ints = npt.NDArray[np.int64]
 _TRIES = 64
 #: Ids of a chunk's histories, at most: Arrow's offsets into their text are 32-bit.
 _CHUNK_IDS = 1 << 21
-_CHUNK_ROWS = 1 << 15
 _PAIR = ["user", "note"]
 
 
@@ -121,122 +119,6 @@ def click_histories(clicks: pa.Table) -> dict[str, list[str]]:
     for user_id, note_id in zip(liked["user_id"].to_pylist(), liked["note_id"].to_pylist(), strict=True):
         own.setdefault(user_id, {})[note_id] = None
     return {user_id: list(notes) for user_id, notes in own.items()}
-
-
-def split_impressions_by_time(
-    impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1
-) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Split into parts that share no moment: train is older than valid, and that than test.
-
-    The newest ``test`` share of the rows is test, the ``valid`` share before it valid. Rows with the
-    same time stay together, in the later part. Histories stay as they are: each ends before its row.
-
-    Args:
-        impressions: table with the schema IMPRESSIONS, rows in any order.
-        valid: share of the rows in valid; 0 for none.
-        test: share of the rows in test, above 0.
-
-    Returns:
-        Train, valid and test, rows in the order they came.
-
-    Raises:
-        ConfigError: shares that are not allowed.
-        DataError: the times say only the order of a user's clicks, or there are too few different
-            times for a part that was asked for.
-    """
-    _check_shares(valid, test)
-    if is_order_only(impressions):
-        raise DataError(
-            "these impressions keep only the order of each user's clicks (every time lies in 1970), "
-            "so there is no moment to split at: give a log with times"
-        )
-    time = impressions["timestamp"].cast(pa.int64()).to_numpy()
-    count = len(time)
-    # The newest round(share * count) rows, and the rows that share the oldest of their times.
-    ordered = np.concatenate((np.sort(time), [np.iinfo(np.int64).max]))
-    test_start = ordered[count - round(test * count)]
-    valid_start = min(test_start, ordered[count - round((test + valid) * count)])
-    part = (time >= valid_start).astype(np.int8) + (time >= test_start)
-    return _parts(impressions, part, "at different times", valid=valid)
-
-
-def split_impressions(
-    impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1, seed: int = 0
-) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Train, valid and test: by time; where only the order of clicks is known, by each user's sequence.
-
-    Times in 1970 say nothing across users (``data.schema``). There the last ``test`` share of every
-    user's moments is test and the ``valid`` share before it valid, rounded at random, so that users of few
-    rows come up as often as others; rows of one user and moment, a click and what stands beside it, stay
-    together. No row is before what its user did later, but what other users did later may be in
-    train, which a split by time rules out.
-
-    Args:
-        impressions: table with the schema IMPRESSIONS.
-        valid: share of the rows in valid.
-        test: share of the rows in test, above 0.
-        seed: of the rounding.
-
-    Raises:
-        ConfigError: shares that are not allowed.
-        DataError: a part is empty.
-    """
-    if not is_order_only(impressions):
-        return split_impressions_by_time(impressions, valid=valid, test=test)
-    _check_shares(valid, test)
-    user = pc.index_in(impressions["user_id"], value_set=impressions["user_id"].unique()).to_numpy()
-    time = impressions["timestamp"].cast(pa.int64()).to_numpy()
-    times, nth = np.unique(time, return_inverse=True)
-    moments, moment = np.unique(user.astype(np.int64) * len(times) + nth, return_inverse=True)
-    sizes = np.bincount(moments // len(times))
-    left = (np.repeat(np.cumsum(sizes), sizes) - np.arange(len(moments)))[moment]  # 1 for a user's last
-    rounding = np.random.default_rng(seed).random(len(sizes))
-    part = np.zeros(len(user), np.int8)
-    for share in (test + valid, test):
-        part += left <= np.floor(share * sizes + rounding)[user]
-    return _parts(impressions, part, f"of {len(sizes)} users", valid=valid)
-
-
-def validate_impressions(impressions: pa.Table, notes: pa.Table) -> tuple[pa.Table, Report]:
-    """Check impressions against the notes that they speak of.
-
-    Rows on unknown notes are dropped; unknown notes, and missing ids, are taken out of histories.
-
-    Args:
-        impressions: the columns of IMPRESSIONS, of their types or of types that hold the same:
-            integer labels 0 and 1, dictionary-encoded or large strings, times of another unit (without
-            a zone: UTC). More columns are dropped.
-        notes: table with the column ``note_id``.
-
-    Returns:
-        The rows left, in their order, in the schema IMPRESSIONS; and what was dropped.
-
-    Raises:
-        DataError: a column is missing, of an impossible type or holds nulls; no row is left; or the
-            rows left have one label only.
-    """
-    report = Report()
-    table = _as_impressions(impressions)
-    known = pc.unique(notes["note_id"].cast(pa.string()))
-    there = pc.is_in(table["note_id"], value_set=known)
-    unknown = table.filter(pc.invert(there))
-    if unknown.num_rows:
-        example = ", ".join(f"{name} {unknown[name][0].as_py()}" for name in ("user_id", "note_id"))
-        where = "impressions: note_id"
-        report.add("impression of an unknown note", where, unknown.num_rows, example, "rows dropped")
-    table = _known_histories(table.filter(there), known, report)
-    if table.num_rows == 0:
-        raise DataError(
-            f"no impression is left of {impressions.num_rows}; do both tables use the same note ids?"
-            + (f"\n{report}" if len(report) else "")
-        )
-    labels = pc.unique(table["label"]).to_pylist()
-    if len(labels) == 1:
-        raise DataError(
-            f"the label of all {table.num_rows} impressions is {labels[0]}: there is nothing to tell "
-            "apart; give impressions of both labels"
-        )
-    return table, report
 
 
 def _draw(liked: pl.DataFrame, negatives: int, *, whole: bool, seed: int) -> pl.DataFrame:
@@ -337,88 +219,6 @@ class _Log:
             ]
             tables.append(pa.table(columns, schema=IMPRESSIONS))
         return pa.concat_tables(tables)
-
-
-def _check_shares(valid: float, test: float) -> None:
-    if not (0 < test < 1 and 0 <= valid < 1 and test + valid < 1):
-        raise ConfigError(
-            f"valid is {valid} and test is {test}: give shares of the rows, test above 0, valid 0 or "
-            "more, together below 1"
-        )
-
-
-def _parts(
-    impressions: pa.Table, part: npt.NDArray[np.int8], what: str, *, valid: float
-) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Train, valid and test by the number of each row's part, 0 to 2; none is empty but valid at share 0."""
-    sizes = np.bincount(part, minlength=3)
-    if sizes[0] == 0 or sizes[2] == 0 or (valid > 0 and sizes[1] == 0):
-        raise DataError(
-            f"{len(part)} impressions, {what}, split into {sizes[0]} train, {sizes[1]} valid and {sizes[2]} "
-            "test: a part is empty; give more clicks, or other shares"
-        )
-    train_part, valid_part, test_part = (impressions.filter(pa.array(part == i)) for i in range(3))
-    return train_part, valid_part, test_part
-
-
-def _known_histories(table: pa.Table, known: pa.Array, report: Report) -> pa.Table:
-    """The table without unknown notes in its histories."""
-    column = table["history"]
-    chunks, touched, example = [], 0, ""
-    for whole in column.chunks:
-        for first in range(0, len(whole), _CHUNK_ROWS):
-            lists = whole.slice(first, _CHUNK_ROWS)
-            lengths = pc.list_value_length(lists).to_numpy()
-            owner = np.repeat(np.arange(len(lists)), lengths)
-            flat = pc.list_flatten(lists)
-            there = pc.is_in(flat, value_set=known).to_numpy(zero_copy_only=False)
-            if not there.all():
-                example = example or str(flat[int(np.argmin(there))].as_py())
-                touched += len(np.unique(owner[~there]))
-            kept = np.bincount(owner[there], minlength=len(lists))
-            offsets = pa.array(np.concatenate(([0], np.cumsum(kept))), pa.int32())
-            chunks.append(pa.ListArray.from_arrays(offsets, flat.filter(pa.array(there))))
-    report.add("unknown note in a history", "impressions: history", touched, example, "taken out")
-    history = pa.chunked_array(chunks, IMPRESSIONS.field("history").type)
-    return table.set_column(table.schema.get_field_index("history"), IMPRESSIONS.field("history"), history)
-
-
-def _as_impressions(table: pa.Table) -> pa.Table:
-    """The columns of IMPRESSIONS in their types, without nulls."""
-    columns = []
-    for field in IMPRESSIONS:
-        if field.name not in table.column_names:
-            raise DataError(
-                f"impressions has no column {field.name!r}; its columns are "
-                f"{', '.join(table.column_names)}: give {', '.join(IMPRESSIONS.names)}"
-            )
-        column = table[field.name]
-        if column.null_count:
-            raise DataError(
-                f"impressions: {field.name} is null in {column.null_count} of {len(column)} rows: "
-                "give a value in every row"
-            )
-        columns.append(_cast(column, field))
-    return pa.table(columns, schema=IMPRESSIONS)
-
-
-def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """A column in the type of its field."""
-    type_ = column.type
-    if field.name == "label" and pa.types.is_integer(type_):
-        wrong = column.filter(pc.invert(pc.is_in(column, value_set=pa.array([0, 1], type_))))
-        if len(wrong):
-            raise DataError(
-                f"impressions: a label is {wrong[0].as_py()}: give true and false, or 1 and 0; "
-                "of ratings decide first which are high"
-            )
-        return column.cast(pa.bool_())
-    if field.name in ("label", "timestamp") and type_.id != field.type.id:
-        raise DataError(f"impressions: {field.name} is {type_}: give {field.type}")
-    try:
-        return column.cast(field.type, safe=False)
-    except pa.ArrowException as error:
-        raise DataError(f"impressions: {field.name} is {type_}: give {field.type}") from error
 
 
 def _codes(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:

@@ -36,8 +36,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
+from notellm.data.matrices import Ids, clicks_on
 from notellm.errors import DataError
-from notellm.evaluate.retrieval import Ids, as_array
 
 # Written without spaces between words: kana, Han with its extensions, Hangul.
 UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
@@ -69,28 +69,8 @@ def popularity(pool_ids: Ids, clicks: pa.Table) -> npt.NDArray[np.float32]:
         clicks: table with the schema CLICKS; rows of other events or notes do not count. As a
             baseline give the clicks of train; as exposure those of the part under evaluation.
     """
-    _, position = _clicks_on(pool_ids, clicks)
+    _, position = clicks_on(pool_ids, clicks)
     return np.bincount(position, minlength=len(pool_ids)).astype(np.float32)
-
-
-def click_matrix(pool_ids: Ids, clicks: pa.Table) -> sparse.csr_array:
-    """Who clicked what: float32 (pool, users), 1 where the user clicked the note.
-
-    The cosine of two rows is their co-occurrence, users of both over the root of the product of the
-    users of each.
-
-    Args:
-        pool_ids: ids of the pool's notes.
-        clicks: table with the schema CLICKS: the clicks of train.
-    """
-    opened, position = _clicks_on(pool_ids, clicks)
-    users = pc.unique(opened["user_id"])
-    user = pc.index_in(opened["user_id"], value_set=users).to_numpy()
-    matrix = sparse.csr_array(
-        (np.ones(len(user), np.float32), (position, user)), shape=(len(pool_ids), len(users))
-    )
-    matrix.data[:] = 1.0  # a user who clicked a note twice is one user
-    return matrix
 
 
 def tfidf_matrix(notes: pa.Table, train_notes: pa.Table | None = None) -> sparse.csr_array:
@@ -165,15 +145,6 @@ def copy_topics(train: pa.Table, notes: pa.Table) -> list[list[str]]:
             nearest = int(row.argmax())
             found.append(topics[nearest] if row[nearest] > 0 else [])
     return found
-
-
-def _clicks_on(pool_ids: Ids, clicks: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-    """The "click" rows on notes of the pool, and those notes' positions in it."""
-    pool = as_array(pool_ids)
-    opened = clicks.filter(
-        pc.and_(pc.equal(clicks["event"], "click"), pc.is_in(clicks["note_id"], value_set=pool))
-    )
-    return opened, pc.index_in(opened["note_id"], value_set=pool).to_numpy()
 
 
 def _texts(notes: pa.Table, *, with_topics: bool = True) -> list[str]:

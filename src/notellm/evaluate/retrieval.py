@@ -24,7 +24,7 @@ query is the note that needs neighbours. Notes without a target count in the qua
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,12 +34,12 @@ import pyarrow.compute as pc
 from scipy import sparse
 from tqdm import tqdm
 
+from notellm.data.matrices import Ids, as_array
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.bootstrap import Interval, intervals
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-Ids: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
 
 #: Scores of query positions against the whole pool: int64 (queries,) -> float32 (queries, pool).
 Scorer = Callable[[Ints], Floats]
@@ -285,13 +285,6 @@ def _exposure_groups(exposure: npt.NDArray[Any], asked: Ints, pool: int) -> dict
 def _mean_by(groups: Ints, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Mean of the values of each group; groups are 0, 1, ..., none empty."""
     return np.bincount(groups, weights=values) / np.bincount(groups)
-
-
-def as_array(ids: Ids) -> pa.Array:
-    """Ids as one Arrow array of strings."""
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
-    return ids.cast(pa.string()) if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
 
 
 def _positions(what: str, ids: Ids, pool: pa.Array) -> Ints:

@@ -11,18 +11,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.batch import pad
+from notellm.data.note import Note, notes_from_table
 from notellm.errors import NotFoundError
-from notellm.rank.code_text import Bits
-from notellm.rank.codes import Codes, OutOfFold
+from notellm.rank.codes.codes import Codes, OutOfFold
+from notellm.rank.codes.text import Bits
 from notellm.rank.model import BinLLM, Question
-from notellm.recall.prompt import Note, notes_from_table
 
 _CUTTING = Lock()
 
@@ -167,19 +165,6 @@ def questions(
             histories, impressions.column("note_id").to_pylist(), users, items, strict=True
         )
     ]
-
-
-def liked_notes(note_ids: pa.ChunkedArray, impressions: pa.Table) -> sp.csr_matrix:
-    """Who liked what in some impressions, float32 (users, notes) of ones."""
-    liked = impressions.filter(impressions.column("label"))
-    note = pc.index_in(liked.column("note_id"), value_set=note_ids.combine_chunks())
-    known = note.is_valid()
-    users = liked.column("user_id").filter(known)
-    user = pc.index_in(users, value_set=users.unique()).to_numpy()
-    rows = (user, note.drop_null().to_numpy())
-    matrix = sp.csr_matrix((np.ones(len(user), np.float32), rows), shape=(len(users.unique()), len(note_ids)))
-    matrix.data[:] = 1.0  # liked twice is liked
-    return matrix
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,13 +38,13 @@ from notellm.backbone.load import (
 )
 from notellm.backbone.source import is_file
 from notellm.backbone.tiny import octet, train_tokenizer
-from notellm.backbone.tiny_rank import Marks, TinyRankOptions, build_tiny_rank
+from notellm.data.note import Note
 from notellm.errors import ConfigError, DataError
 from notellm.files import json_text
-from notellm.rank.code_text import Bits, binary_text, decimal_text
+from notellm.rank.codes.text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
 from notellm.rank.prompt import RankPrompt, RankTemplate, load_template, template_from_dict
-from notellm.recall.prompt import Note
+from notellm.rank.tiny import Marks, TinyRankOptions, build_tiny_rank
 
 CONFIG = "binllm.json"
 

@@ -23,9 +23,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.tokenizer import cut_texts
+from notellm.data.note import Note
 from notellm.errors import ConfigError
 from notellm.rank.config import FORMS, Form
-from notellm.recall.prompt import Note
 from notellm.templates import read_template, template_names
 
 _FIELD = re.compile(r"\{(history|user_code|item_code|title|topics|category|content)\}")

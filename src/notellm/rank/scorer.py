@@ -24,15 +24,15 @@ from notellm.artifacts import write_folder
 from notellm.backbone.batch import pad
 from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.backbone.source import is_file
+from notellm.data.note import Note
 from notellm.data.schema import NOTES
 from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, read_parquet, write_parquet
 from notellm.rank.batch import NoteTexts
 from notellm.rank.blend import Blend
-from notellm.rank.codes import Codes, load_codes
+from notellm.rank.codes.codes import Codes, load_codes
 from notellm.rank.config import Form
 from notellm.rank.model import BinLLM
-from notellm.recall.prompt import Note
 from notellm.record import fingerprint
 
 #: Candidates that pass the backbone together. On two threads of a CPU 1,000 candidates take 501 ms in groups

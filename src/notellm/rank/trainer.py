@@ -5,7 +5,7 @@
 :class:`BinLLMTrainer` is transformers' ``Trainer``, so logging, checkpoints, resuming, bf16 and several
 processes come with it. **Intuitive** tuning shows prompts with codes from the start; **two-step** tuning
 first shows the text alone, so that the model does not lean on the codes as a shortcut, and then the codes
-(BinLLM, section 3.3): two runs of this trainer on the same model, see ``pipeline/rank.py``.
+(BinLLM, section 3.3): two runs of this trainer on the same model, see ``jobs/train_rank.py``.
 """
 
 import copy

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from notellm.backbone.batch import pad
+from notellm.data.note import Note
 from notellm.errors import DataError
-from notellm.recall.prompt import IGNORED, Note, PromptBuilder, Task
+from notellm.recall.prompt import IGNORED, PromptBuilder, Task
 
 
 @dataclass(frozen=True)

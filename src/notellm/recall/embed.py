@@ -17,12 +17,13 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from notellm.artifacts import check_file_replaceable
+from notellm.data.note import notes_from_table
 from notellm.errors import DataError
-from notellm.files import read_parquet, write_parquet, write_parquet_pieces
+from notellm.files import write_parquet, write_parquet_pieces
 from notellm.recall.model import NoteLLM
-from notellm.recall.prompt import notes_from_table
 from notellm.recall.shards import shards
 from notellm.record import describe, fingerprint, make_record
+from notellm.vectors import read_vectors, vector_table
 
 SHARD = 4_096
 _ROWS = 65_536  # of a row group of the file
@@ -98,30 +99,3 @@ def _merge(parts: Path, pieces: list[np.ndarray], dim: int) -> np.ndarray:
 def _pieces(table: pa.Table) -> Iterator[pa.Table]:
     for start in range(0, table.num_rows, _ROWS):
         yield table.slice(start, _ROWS)
-
-
-def vector_table(ids: pa.Array | pa.ChunkedArray, vectors: np.ndarray) -> pa.Table:
-    """Ids and vectors, (n, d) float32, as an Arrow table."""
-    flat = pa.array(np.ascontiguousarray(vectors, dtype=np.float32).ravel())
-    return pa.table(
-        {
-            "note_id": ids,
-            "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
-        }
-    )
-
-
-def read_vectors(path: str | Path) -> tuple[list[str], np.ndarray]:
-    """Ids and vectors, (n, d) float32, of a file that :func:`embed_to_parquet` wrote.
-
-    Raises:
-        StorageError: there is no such file.
-        DataError: it holds no vectors.
-    """
-    table = read_parquet(path, ["note_id", "vector"])
-    kind = table.schema.field("vector").type
-    if not pa.types.is_fixed_size_list(kind):
-        raise DataError(f"{path}: the column vector is {kind}; expected a fixed-size list of float32")
-    flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    ids: list[str] = table.column("note_id").to_pylist()
-    return ids, flat.astype(np.float32, copy=False).reshape(-1, kind.list_size)

@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from notellm.backbone.batch import pad_left
 from notellm.backbone.load import own_decoding
+from notellm.data.note import Notes, as_notes
 from notellm.errors import ConfigError
-from notellm.recall.model import NoteLLM, Notes, as_notes
+from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import Task
 
 #: Prompts generated at a time; similar lengths stand together.

@@ -23,10 +23,9 @@ from tqdm.auto import tqdm
 from notellm.artifacts import check_file_replaceable
 from notellm.errors import ConfigError, DataError, NotellmError
 from notellm.files import read_parquet, write_parquet, write_parquet_pieces
-from notellm.recall.embed import vector_table
-from notellm.recall.related import search
 from notellm.recall.shards import shards
 from notellm.record import describe, make_record, read_record
+from notellm.vectors import search, vector_table
 
 SHARD = 4_096
 _COLUMNS = ["note_id", "related", "scores", "digest"]

@@ -13,7 +13,7 @@ model is on disk, ``checkpoint.py`` says.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -35,9 +35,10 @@ from notellm.backbone.load import (
     merged_state,
     to_accelerator,
 )
-from notellm.backbone.tiny import TinyOptions, build_tiny, train_tokenizer
+from notellm.backbone.tiny import train_tokenizer
+from notellm.data.matrices import click_matrix
+from notellm.data.note import Note, Notes, as_notes
 from notellm.errors import ConfigError, DataError
-from notellm.evaluate import click_matrix
 from notellm.recall.checkpoint import (
     CONFIG,
     Settings,
@@ -52,16 +53,13 @@ from notellm.recall.losses import generation_loss
 from notellm.recall.prompt import (
     EMB_TOKEN,
     IGNORED,
-    Note,
     PromptBuilder,
     Task,
     Template,
     load_template,
-    notes_from_table,
     template_from_dict,
 )
-
-Notes: TypeAlias = pa.Table | Sequence[Note]
+from notellm.recall.tiny import TinyOptions, build_tiny
 
 
 @dataclass
@@ -394,18 +392,6 @@ def _clicked(notes: Notes, clicks: pa.Table) -> sp.csr_matrix:
     if not isinstance(notes, pa.Table):
         raise ConfigError("clicks name notes by their ids: give the notes as a table with note_id")
     return sp.csr_matrix(click_matrix(notes.column("note_id"), clicks).T)
-
-
-def as_notes(notes: Notes) -> list[Note]:
-    """A notes table or list as a list of notes.
-
-    Raises:
-        DataError: it is empty.
-    """
-    rows = notes_from_table(notes) if isinstance(notes, pa.Table) else list(notes)
-    if not rows:
-        raise DataError("there are no notes: the table or list is empty")
-    return rows
 
 
 def _are_texts(notes: Notes | Sequence[str]) -> bool:

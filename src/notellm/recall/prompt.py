@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.tokenizer import CHARACTERS_PER_TOKEN, cut_texts
-from notellm.errors import ConfigError, DataError
+from notellm.data.note import Note
+from notellm.errors import ConfigError
 from notellm.templates import read_template, template_names
 
 Task = Literal["category", "topics"]
@@ -35,37 +35,6 @@ IGNORED = -100  # the label of a position without loss, as in transformers
 
 _FIELD = re.compile(r"\{(title|topics|content|category|n)\}")
 _FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
-
-
-@dataclass(frozen=True)
-class Note:
-    """One note as the prompt sees it; unknown parts are empty."""
-
-    title: str = ""
-    content: str = ""
-    topics: tuple[str, ...] = ()
-    category: str = ""
-
-
-def notes_from_table(table: pa.Table) -> list[Note]:
-    """The rows of a notes table (schema ``data.schema.NOTES``; only present columns are read)."""
-    names = [name for name in ("title", "content", "topics", "category") if name in table.schema.names]
-    if not {"title", "content"} & set(names):
-        raise DataError(
-            f"a notes table needs a column title or content; found {', '.join(table.schema.names)}"
-        )
-    columns = {name: table.column(name).to_pylist() for name in names}
-    empty: list[Any] = [None] * table.num_rows
-    return [
-        Note(title or "", content or "", tuple(topics or ()), category or "")
-        for title, content, topics, category in zip(
-            columns.get("title", empty),
-            columns.get("content", empty),
-            columns.get("topics", empty),
-            columns.get("category", empty),
-            strict=True,
-        )
-    ]
 
 
 @dataclass(frozen=True)

@@ -29,12 +29,12 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainingArguments
 
 from notellm.backbone.trainer import BackboneTrainer
+from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
-from notellm.evaluate import evaluate_related, targets_from_pairs, vector_scorer
+from notellm.evaluate.retrieval import evaluate_related, targets_from_pairs, vector_scorer
 from notellm.recall.batch import PairCollator, PairIndex, PairStream
 from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss
 from notellm.recall.model import NoteLLM, NoteLLMOutput
-from notellm.recall.prompt import notes_from_table
 
 _CHUNK_KEYS = ("input_ids", "attention_mask", "position", "labels")
 

@@ -1,4 +1,4 @@
-"""The service: an HTTP API and a web page over a `pipeline.engine.Engine`.
+"""The service: an HTTP API and a web page over a `engine.engine.Engine`.
 
 ``app.py`` has the routes, ``schemas.py`` what they take and give, ``answers.py`` and ``quick.py`` how answers
 are written, ``service.py`` the queues, ``batching.py`` computes together what arrives together, ``guard.py``

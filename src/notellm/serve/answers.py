@@ -9,8 +9,8 @@ from typing import Any
 
 from fastapi import Response
 
+from notellm.engine.engine import Related
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
-from notellm.pipeline.engine import Related
 from notellm.serve.batching import BusyError
 from notellm.serve.guard import Scope, error_body
 from notellm.serve.log import log

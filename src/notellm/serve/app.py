@@ -15,16 +15,9 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from notellm import __version__
+from notellm.data.note import Note
+from notellm.engine.engine import Change, Engine, Publish, RelatedQuery, Remove
 from notellm.errors import NotellmError, NotFoundError
-from notellm.pipeline.engine import (
-    Change,
-    Engine,
-    Publish,
-    RelatedQuery,
-    Remove,
-)
-from notellm.recall.prompt import Note
 from notellm.serve import schemas
 from notellm.serve.answers import (
     brief_json,
@@ -40,6 +33,7 @@ from notellm.serve.guard import Guard, Keys
 from notellm.serve.limits import Limits
 from notellm.serve.quick import RelatedById
 from notellm.serve.service import Service
+from notellm.version import __version__
 
 _POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; "

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from notellm.pipeline.engine import Engine, is_visible
-from notellm.store.base import vectors_there
-from notellm.store.filters import Filter
+from notellm.engine.engine import Engine, is_visible
+from notellm.store.index.base import vectors_there
+from notellm.store.index.filters import Filter
 
 MOST = 2_000
 _LATE = 200  # notes published since, at most

@@ -6,8 +6,8 @@ same route, and answers what is refused or looks odd: another parameter, an id t
 
 from urllib.parse import unquote
 
+from notellm.engine.engine import RelatedQuery
 from notellm.errors import NotellmError
-from notellm.pipeline.engine import RelatedQuery
 from notellm.serve.answers import refusal, related_json
 from notellm.serve.guard import App, Receive, Scope, Send
 from notellm.serve.schemas import MOST_RESULTS

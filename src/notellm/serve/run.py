@@ -16,8 +16,8 @@ from types import FrameType
 
 import uvicorn
 
+from notellm.engine.engine import Engine
 from notellm.errors import ConfigError, StorageError
-from notellm.pipeline.engine import Engine
 from notellm.serve.app import create_app
 from notellm.serve.connections import Connections
 from notellm.serve.guard import Guard, Keys

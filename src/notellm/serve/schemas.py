@@ -12,8 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from notellm.recall.prompt import Note
-from notellm.store.filters import Filter
+from notellm.data.note import Note
+from notellm.store.index.filters import Filter
 from notellm.store.notes import StoredNote
 
 #: Notes of one request, results of one question, and ids of one list.

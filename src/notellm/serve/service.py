@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from notellm import __version__
+from notellm.data.note import Note
+from notellm.engine.engine import Engine, Related, RelatedQuery, Tags, Write, Written
 from notellm.errors import NotellmError
-from notellm.pipeline.engine import Engine, Related, RelatedQuery, Tags, Write, Written
-from notellm.recall.prompt import Note
 from notellm.serve.answers import without_paths
 from notellm.serve.batching import Batcher, Gatherer
 from notellm.serve.log import log
 from notellm.serve.map import NoteMap
 from notellm.serve.metrics import Metrics
-from notellm.store.local import LocalIndex
+from notellm.store.index.local import LocalIndex
+from notellm.version import __version__
 
 #: Questions computed together, and questions that may wait, of each queue.
 _RELATED, _WRITES, _TAGS, _RANKING = (64, 256), (64, 256), (16, 64), (8, 32)

@@ -32,15 +32,15 @@ import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from notellm.artifacts import RECORD_KEY, sync_folder
+from notellm.data.note import Note
 from notellm.data.schema import NOTES, TIME
 from notellm.errors import DataError, MissingDependencyError, NotellmError, StorageError
 from notellm.files import json_text
-from notellm.recall.prompt import Note
 from notellm.record import make_record
-from notellm.store import base
-from notellm.store.base import vector_matrix
 from notellm.store.durable import TableFiles, free_name
+from notellm.store.index import base
 from notellm.store.manifest import DATA
+from notellm.vectors import vector_matrix
 
 log = logging.getLogger("notellm.store")
 

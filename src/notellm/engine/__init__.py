@@ -1,0 +1,1 @@
+"""Everything at once and alive: what a service asks."""

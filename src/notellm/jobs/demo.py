@@ -1,0 +1,220 @@
+"""The demo: everything once, on the built-in sample world, with the commands to do it on one's own files."""
+
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from notellm.artifacts import check_file_replaceable, check_replaceable
+from notellm.data.impressions import click_histories
+from notellm.data.sample_world import sample_world
+from notellm.data.split import Part, split_by_note, split_impressions_by_time
+from notellm.data.validate import validate
+from notellm.jobs.build_store import build_store
+from notellm.jobs.evaluate_rank import evaluate_ranker
+from notellm.jobs.evaluate_recall import evaluate_model
+from notellm.jobs.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
+from notellm.jobs.runs import discard_unfinished
+from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+from notellm.jobs.train_recall import FitOptions, build_model, fit
+from notellm.pairs.score import PairOptions
+from notellm.recall.embed import embed_to_parquet
+from notellm.recall.model import NoteLLM
+from notellm.recall.related import related_by_id
+from notellm.recall.trainer import Validation
+from notellm.recommend.candidates import impressions_from_candidates
+from notellm.recommend.recommender import Recommender
+from notellm.vectors import read_vectors
+
+#: Newest impressions that the demo's ranker learns from, is chosen by, and is measured on.
+_ROWS = (5_000, 400, 2_000)
+
+
+#: What a demo makes in its folder, and of which kind it is.
+_FOLDERS = {
+    "data": "dataset",
+    "split": "split",
+    "model": "model",
+    "report": "report",
+    "ranker": "ranker",
+    "rank-report": "report",
+}
+_VECTORS = "vectors.parquet"
+
+
+def run_demo(
+    output: str | Path,
+    *,
+    notes: int = 2_000,
+    max_steps: int = 70,
+    seed: int = 0,
+    progress: bool = True,
+    say: Callable[[str], object],
+) -> None:
+    """Generate, mine, train, evaluate and show.
+
+    Args:
+        output: working folder; what a former demo left there is replaced, anything else is refused.
+        notes: size of the sample world; it has 20 clicks a note.
+        max_steps: training steps; a few, so that the demo stays within minutes on two cores.
+        seed: of everything.
+        progress: show progress bars.
+        say: called with every piece of text to show.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    begin = time.monotonic()
+    home = Path(output)
+    for name, kind in _FOLDERS.items():  # what may not be replaced is told before minutes of work
+        check_replaceable(home / name, kind)
+    check_file_replaceable(home / _VECTORS, "vectors")
+    say(f"1/6  A sample world of {notes:,} notes (English and Chinese), its clicks, its bots")
+    size = {"notes": notes, "users": max(300, 2 * notes // 3), "clicks": 20 * notes}
+    world = sample_world(**size, seed=seed)
+    good_notes, clicks, report = validate(world.notes, world.clicks, max_user_clicks=min(5_000, notes))
+    say(f"{report}\n")
+    save_dataset(home / "data", good_notes, clicks, report, config={"sample": size}, seed=seed)
+
+    say("2/6  70 % of the notes train, 30 % are never seen; related pairs from the click log")
+    shares = {"test": 0.3, "valid": 0.05}
+    split = split_by_note(good_notes, clicks, seed=seed, **shares)
+    save_split(home / "split", split, Part(good_notes, clicks), config={"by": "note", **shares}, seed=seed)
+    counts = mine_folder(home / "split", PairOptions(), progress=False)
+    say("     " + ", ".join(f"{name}: {count:,} pairs" for name, count in counts.items()) + "\n")
+
+    say("3/6  Training NoteLLM (the tiny backbone, initialised from the notes)")
+    split = load_split(home / "split")
+    pairs = {name: load_pairs(home / "split" / name) for name in ("train", "valid", "test")}
+    valid_pairs = pairs["valid"]
+    validation = None
+    if valid_pairs is not None and valid_pairs.num_rows:
+        validation = Validation(split.valid.notes, valid_pairs)
+    options = FitOptions(seed=seed, max_steps=max_steps)
+    discard_unfinished(home / "model.run")  # a demo starts anew
+    model = fit(
+        split.train.notes,
+        pairs["train"],
+        home / "model",
+        clicks=split.train.clicks,
+        validation=validation,
+        options=options,
+        progress=progress,
+    )
+
+    say("\n4/6  Evaluation on the notes never seen")
+    untrained = build_model(options, split.train.notes, split.train.clicks)
+    result = evaluate_model(
+        model, split, pairs["test"], untrained=untrained, tagged_notes=300, seed=seed, progress=progress
+    )
+    result.save(home / "report")
+    say(result.text())
+
+    say("5/6  Five notes that the model has never seen")
+    _show(model, split.test.notes, seed, say)
+
+    say("\n6/6  Ranking and recommending (BinLLM on its own tiny backbone); a store of all notes")
+    _remove_store(home / "store")  # what serves is made last, so that it is there when all else is
+    embed_to_parquet(model, good_notes, home / _VECTORS, progress=False)
+    _rank(good_notes, clicks, home, seed, progress, say)
+    if find_spec("lancedb") is None:
+        say("No store is made: pip install 'notellm[serve]' has what it, and notellm demo --serve, need.")
+    else:
+        build_store(home / "store", model, good_notes, vectors=home / _VECTORS, progress=False)
+    say(_NEXT.format(home=home, seconds=time.monotonic() - begin))
+
+
+def _remove_store(place: Path) -> None:
+    """Take away the store of a former demo."""
+    if place.is_dir():
+        from notellm.store.notes import remove_store  # noqa: PLC0415 - its package is an extra
+
+        remove_store(place)
+
+
+def is_finished(home: Path) -> bool:
+    """Whether a demo went through in a folder, so that it can be served."""
+    return all((home / name).is_dir() for name in ("model", "ranker", "store"))
+
+
+def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object]) -> None:
+    """Five notes, their related notes, and generated beside true topics and category."""
+    ids = pool.column("note_id").to_pylist()
+    rows = pool.to_pylist()
+    titles = {row["note_id"]: f"{row['title']}  [{row['category']}]" for row in rows}
+    taggable = [i for i, row in enumerate(rows) if row["topics"]]
+    chosen = np.sort(np.random.default_rng(seed).choice(taggable, min(5, len(taggable)), replace=False))
+    table = pool.take(chosen)
+    related = related_by_id(ids, model.encode(pool), [ids[i] for i in chosen], k=3)
+    categories, topics = model.categorize(table), model.write_topics(table)
+    for i, near, category, written in zip(chosen, related, categories, topics, strict=True):
+        row = rows[i]
+        say(f"* {row['title']}")
+        say(f"    category  {category}   (true: {row['category']})")
+        say(f"    topics    {', '.join(written)}   (true: {', '.join(row['topics'])})")
+        for note_id, cosine in near:
+            say(f"    {cosine:.2f}      {titles[note_id]}")
+
+
+def _rank(
+    notes: pa.Table,
+    clicks: pa.Table,
+    home: Path,
+    seed: int,
+    progress: bool,
+    say: Callable[[str], object],
+) -> None:
+    """A ranker from the newest impressions, how it does on later ones, and one user's recommendations."""
+    vectors = read_vectors(home / _VECTORS)
+    rows = impressions_from_candidates(clicks, vectors, negatives=1, seed=seed)
+    train, valid, test = split_impressions_by_time(rows)
+    train, valid, test = (
+        part.slice(max(0, len(part) - rows)) for part, rows in zip((train, valid, test), _ROWS, strict=True)
+    )
+    options = RankFitOptions(code_epochs=30, out_of_fold=2, max_steps=10, evaluations=1, seed=seed)
+    discard_unfinished(home / "ranker.run")
+    ranker = fit_ranker(
+        notes,
+        train,
+        valid,
+        home / "ranker",
+        options=options,
+        vectors=vectors,
+        histories=click_histories(clicks),
+        progress=progress,
+    )
+    result = evaluate_ranker(ranker, test, train=train, resamples=200, seed=seed, progress=progress)
+    result.save(home / "rank-report")
+    say(result.text())
+    texts = {row["note_id"]: row for row in notes.to_pylist()}
+    user = max(ranker.histories, key=lambda name: (min(len(ranker.histories[name]), 12), name))
+    found = Recommender.from_vectors(*vectors, ranker).recommend(user, k=5)
+    say(f"For {user} ({found.basis}):")
+    for note_id, score, reason in zip(found.note_ids, found.scores, found.reasons, strict=True):
+        why = "popular" if reason is None else f"near {texts[reason]['title']}"
+        say(f"    {score:.2f}  {texts[note_id]['title']}  [{texts[note_id]['category']}]   ({why})")
+
+
+_NEXT = """
+Done in {seconds:.0f} s; everything lies in {home}/. To look at it in a browser:
+
+  notellm demo --serve
+
+The same on your own files:
+
+  notellm prepare --notes notes.csv --clicks clicks.csv -o data
+  notellm split data -o split
+  notellm pairs split
+  notellm train split -o model
+  notellm evaluate model split -o report
+  notellm embed model data -o vectors.parquet
+  notellm related vectors.parquet --id NOTE_ID --notes data
+  notellm tag model --title "..." --content "..."
+  notellm rank fit data --vectors vectors.parquet -o ranker
+  notellm recommend --vectors vectors.parquet --ranker ranker --user USER_ID
+  notellm store build store --model model --notes data --vectors vectors.parquet
+  notellm serve store --model model --ranker ranker --no-keys
+"""

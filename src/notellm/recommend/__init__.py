@@ -1,0 +1,1 @@
+"""Recommendations: what recall offers for a history, ranked."""
