@@ -18,7 +18,7 @@ import pyarrow as pa
 from benchmarks.training import DATASETS, load
 from notellm.data.schema import NOTES
 from notellm.files import write_parquet
-from notellm.jobs.train_recall import FitOptions, fit
+from notellm.jobs.train_recall import RecallOptions, train_recall
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.embed import embed_to_parquet
@@ -35,7 +35,7 @@ def model_folder(work: Path) -> Path:
     if not folder.is_dir():
         data = load("MicroLens")
         pairs = mine_pairs(data.clicks, PairOptions())
-        fit(data.notes, pairs, folder, clicks=data.clicks, options=FitOptions(max_steps=_STEPS))
+        train_recall(data.notes, pairs, folder, clicks=data.clicks, options=RecallOptions(max_steps=_STEPS))
     return folder
 
 

@@ -4,7 +4,7 @@
 click, is in training. A query is a test note, its target its best related test note, the candidates all
 other test notes; pairs, for training and as truth, have at least 2 users. Trained with several seeds, each
 
-- joint: the default `FitOptions`, that is GCL + alpha CSFT;
+- joint: the default `RecallOptions`, that is GCL + alpha CSFT;
 - contrastive: the same with alpha = 0.
 
 Every finished training is kept in the working folder with its figures query by query. A benchmark that
@@ -26,8 +26,8 @@ from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.retrieval import RetrievalResult, paired_difference
 from notellm.evaluate.tagging import TopicResult
 from notellm.files import read_json, write_json
-from notellm.jobs.evaluate_recall import NAME, Evaluation, evaluate_model
-from notellm.jobs.train_recall import FitOptions, build_model
+from notellm.jobs.evaluate_recall import NAME, Evaluation, evaluate_recall
+from notellm.jobs.train_recall import RecallOptions, build_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.trainer import Validation
@@ -48,7 +48,7 @@ def split_microlens() -> Split:
     return split_by_note(data.notes, data.clicks, test=0.3, valid=0.05, seed=SPLIT_SEED)
 
 
-def run_all(split: Split, wanted: list[tuple[str, FitOptions, bool]], work: Path) -> list[dict[str, Any]]:
+def run_all(split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: Path) -> list[dict[str, Any]]:
     """Train and measure each variant with its options (and topics, if asked), or read what is finished."""
     mining = PairOptions(min_users=MIN_USERS)
     pairs = {
@@ -79,7 +79,7 @@ def run_all(split: Split, wanted: list[tuple[str, FitOptions, bool]], work: Path
         model, seconds = train(
             split.train.notes, pairs["train"], output, options, split.train.clicks, validation
         )
-        result = evaluate_model(
+        result = evaluate_recall(
             model,
             split,
             pairs["test"],
@@ -241,7 +241,7 @@ def main() -> None:
 
     wanted = []
     for seed in chosen.seeds:
-        joint = FitOptions(seed=seed, max_steps=chosen.max_steps)
+        joint = RecallOptions(seed=seed, max_steps=chosen.max_steps)
         options = {"joint": joint, "contrastive": dataclasses.replace(joint, alpha=0.0)}
         wanted += [
             (variant, options[variant], variant == "joint" and seed == chosen.seeds[0])

@@ -13,8 +13,8 @@ from benchmarks.common import arguments, write_results
 from benchmarks.training import MIN_USERS, load, train
 from notellm.data.split import split_by_time
 from notellm.files import read_json
-from notellm.jobs.evaluate_recall import evaluate_model
-from notellm.jobs.train_recall import FitOptions, build_model
+from notellm.jobs.evaluate_recall import evaluate_recall
+from notellm.jobs.train_recall import RecallOptions, build_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.trainer import Validation
@@ -33,7 +33,7 @@ def main() -> None:
     parts = {name: getattr(split, name) for name in ("train", "valid", "test")}
     mining = PairOptions(min_users=chosen.min_users)
     pairs = {name: mine_pairs(part.clicks, mining, progress=False) for name, part in parts.items()}
-    options = FitOptions(seed=chosen.seed, max_steps=chosen.max_steps)
+    options = RecallOptions(seed=chosen.seed, max_steps=chosen.max_steps)
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "model"
         validation = Validation(split.valid.notes, pairs["valid"])
@@ -41,7 +41,7 @@ def main() -> None:
             split.train.notes, pairs["train"], output, options, split.train.clicks, validation
         )
         record = read_json(output / RECORD)
-    result = evaluate_model(
+    result = evaluate_recall(
         model,
         split,
         pairs["test"],

@@ -20,8 +20,8 @@ from benchmarks.collaborative import read
 from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
 from notellm.data.datasets.collm import CollmData
 from notellm.files import read_json, write_json
-from notellm.jobs.evaluate_rank import evaluate_ranker
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+from notellm.jobs.evaluate_rank import evaluate_rank
+from notellm.jobs.train_rank import RankOptions, train_rank
 from notellm.record import describe, read_record
 
 #: Name -> what differs from the defaults.
@@ -49,7 +49,7 @@ METHODS = ("item popularity", "BinMF")
 Run = dict[str, Any]
 
 
-def run_one(data: CollmData, variant: str, options: RankFitOptions, work: Path) -> Run:
+def run_one(data: CollmData, variant: str, options: RankOptions, work: Path) -> Run:
     """Fit and measure a variant, or read what is finished."""
     path = work / f"{variant.replace(' ', '-')}-{options.seed}.json"
     tables = {"notes": data.notes, "train": data.train, "valid": data.valid, "test": data.test}
@@ -66,9 +66,9 @@ def run_one(data: CollmData, variant: str, options: RankFitOptions, work: Path) 
     output = path.with_suffix("")
     shutil.rmtree(output.with_name(f"{output.name}.run"), ignore_errors=True)  # of other code, it may be
     begin = time.perf_counter()
-    ranker = fit_ranker(data.notes, data.train, data.valid, output, options=options)
+    ranker = train_rank(data.notes, data.train, data.valid, output, options=options)
     fit = {**read_record(output)["metrics"], "seconds": round(time.perf_counter() - begin, 1)}
-    result = evaluate_ranker(ranker, data.test, train=data.train)
+    result = evaluate_rank(ranker, data.test, train=data.train)
     run = {"made_of": made_of, "fit": fit, "evaluation": result.to_json()}
     write_json(run, path, replace=True)
     return run
@@ -160,9 +160,7 @@ def main() -> None:
     chosen = parser.parse_args()
     data = read()
     runs = [
-        run_one(
-            data, name, RankFitOptions(seed=seed, max_steps=chosen.max_steps, **VARIANTS[name]), chosen.work
-        )
+        run_one(data, name, RankOptions(seed=seed, max_steps=chosen.max_steps, **VARIANTS[name]), chosen.work)
         for name in chosen.variants
         for seed in chosen.seeds
     ]

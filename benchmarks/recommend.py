@@ -10,7 +10,7 @@ rank sees are the recall's first 100.
 - recall, then rank: `Recommender.recommend()`.
 
 A log of clicks alone has no dislikes. The ranker learns from the clicks that recall had among its candidates,
-beside others of these, and its P(enjoy) is blended with recall's similarities (`notellm rank fit --vectors`).
+beside others of these, and its P(enjoy) is blended with recall's similarities (`rank train --vectors`).
 """
 
 import dataclasses
@@ -35,8 +35,8 @@ from notellm.evaluate.next_click import (
     next_click_json,
     next_click_markdown,
 )
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker
-from notellm.jobs.train_recall import FitOptions
+from notellm.jobs.train_rank import RankOptions, train_rank
+from notellm.jobs.train_recall import RecallOptions
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.rank.scorer import Ranker
@@ -89,7 +89,7 @@ def baselines(notes: pa.Table, clicks: pa.Table, histories: Mapping[str, Sequenc
 
 
 def recall_model(
-    notes: pa.Table, pairs: pa.Table, clicks: pa.Table, output: Path, options: FitOptions
+    notes: pa.Table, pairs: pa.Table, clicks: pa.Table, output: Path, options: RecallOptions
 ) -> tuple[NoteLLM, float | None]:
     """A model and the seconds of its training; None where one of the same options and data was there."""
     if made_before(output, options, {"notes": notes, "pairs": pairs, "clicks": clicks, "validation": None}):
@@ -102,23 +102,23 @@ def fitted_ranker(
     train: pa.Table,
     valid: pa.Table,
     output: Path,
-    options: RankFitOptions,
+    options: RankOptions,
     vectors: Vectors,
     histories: Lists,
 ) -> tuple[Ranker, float | None]:
-    """A ranker and the seconds of `fit_ranker`; None where one of the same options and data was there."""
+    """A ranker and the seconds of `train_rank`; None where one of the same options and data was there."""
     near = vector_table(pa.array(vectors[0]), vectors[1])
     if made_before(output, options, {"notes": notes, "train": train, "valid": valid, "vectors": near}):
         return Ranker.from_pretrained(output), None
     start = time.perf_counter()
-    ranker = fit_ranker(
+    ranker = train_rank(
         notes, train, valid, output, options=options, vectors=vectors, histories=histories, resume=True
     )
     return ranker, time.perf_counter() - start
 
 
 def made_before(
-    output: Path, options: FitOptions | RankFitOptions, data: Mapping[str, pa.Table | None]
+    output: Path, options: RecallOptions | RankOptions, data: Mapping[str, pa.Table | None]
 ) -> bool:
     """Whether a model lies there that these options made of these data."""
     if not (output / RECORD).is_file():
@@ -159,7 +159,7 @@ def main() -> None:
     lists: dict[str, Lists] = dict(baselines(data.notes, clicks, histories))
 
     pairs = mine_pairs(clicks, PairOptions(min_users=MIN_USERS), progress=False)
-    recall_options = FitOptions(seed=chosen.seed, max_steps=chosen.max_steps)
+    recall_options = RecallOptions(seed=chosen.seed, max_steps=chosen.max_steps)
     model, recall_seconds = recall_model(data.notes, pairs, clicks, work / "recall", recall_options)
     vectors = data.notes["note_id"].to_pylist(), model.encode(data.notes)
 
@@ -167,7 +167,7 @@ def main() -> None:
     first, _, latest = split_impressions(rows, valid=0, test=VALID_SHARE, seed=chosen.seed)
     drawn_rows = np.random.default_rng(chosen.seed).permutation(len(latest))[:VALID_ROWS]
     steps = chosen.rank_steps if chosen.max_steps is None else chosen.max_steps
-    rank_options = RankFitOptions(seed=chosen.seed, max_steps=steps)
+    rank_options = RankOptions(seed=chosen.seed, max_steps=steps)
     ranker, rank_seconds = fitted_ranker(
         data.notes,
         first,

@@ -14,8 +14,8 @@ from benchmarks.training import load, train
 from notellm.data.schema import CLICKS
 from notellm.data.split import split_by_note
 from notellm.files import read_json
-from notellm.jobs.evaluate_recall import evaluate_model
-from notellm.jobs.train_recall import FitOptions
+from notellm.jobs.evaluate_recall import evaluate_recall
+from notellm.jobs.train_recall import RecallOptions
 from notellm.record import RECORD
 
 DATASETS = ("MIND", "KuaiRec")
@@ -33,12 +33,12 @@ def main() -> None:
         print(name, flush=True)
         split = split_by_note(load(name).notes, CLICKS.empty_table(), test=0.2, valid=0.0, seed=0)
         notes, tested = split.train.notes, split.test.notes
-        options = FitOptions(seed=chosen.seed, max_steps=chosen.max_steps)
+        options = RecallOptions(seed=chosen.seed, max_steps=chosen.max_steps)
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "model"
             model, seconds = train(notes, None, output, options)
             record = read_json(output / RECORD)
-        result = evaluate_model(model, split, None, tagged_notes=tested.num_rows)
+        result = evaluate_recall(model, split, None, tagged_notes=tested.num_rows)
         categories = len(model.settings.categories)
         body += [
             f"## {name}",

@@ -17,7 +17,7 @@ from notellm.data.datasets.movielens import read_movielens
 from notellm.data.split import Part
 from notellm.data.validate import validate
 from notellm.evaluate.bootstrap import Interval
-from notellm.jobs.train_recall import FitOptions, fit
+from notellm.jobs.train_recall import RecallOptions, train_recall
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import Validation
 
@@ -47,14 +47,14 @@ def train(
     notes: pa.Table,
     pairs: pa.Table | None,
     output: Path,
-    options: FitOptions,
+    options: RecallOptions,
     clicks: pa.Table | None = None,
     validation: Validation | None = None,
 ) -> tuple[NoteLLM, float]:
     """A trained model and the seconds of `fit`; a run that was cut off starts anew, for its clock."""
     shutil.rmtree(output.with_name(f"{output.name}.run"), ignore_errors=True)
     start = time.perf_counter()
-    model = fit(notes, pairs, output, clicks=clicks, validation=validation, options=options)
+    model = train_recall(notes, pairs, output, clicks=clicks, validation=validation, options=options)
     return model, time.perf_counter() - start
 
 

@@ -43,7 +43,7 @@ FOLDERS = [
     ("prepare", "--dataset", "sample", "--sample-notes", 300, "--sample-users", 50, "--sample-clicks", 900),
     ("split", "data"),
     ("train", "data", "--no-pairs", "--max-steps", 1, "-q"),
-    ("rank", "fit", "data", "--max-steps", 1, "-q"),
+    ("rank", "train", "data", "--max-steps", 1, "-q"),
     ("evaluate", "model", "split", "-q"),
     ("rank", "evaluate", "ranker", "rows.parquet", "-q"),
 ]

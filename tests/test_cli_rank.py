@@ -22,7 +22,7 @@ def home(tmp_path_factory):
     write_parquet(world.clicks, folder / "clicks.parquet")
     given = ("--notes", folder / "notes.parquet", "--clicks", folder / "clicks.parquet")
     assert run("prepare", *given, "-o", folder / "data") == 0
-    assert run("rank", "fit", folder / "data", "-o", folder / "ranker", *FEW) == 0
+    assert run("rank", "train", folder / "data", "-o", folder / "ranker", *FEW) == 0
     notes = pq.read_table(folder / "data" / "notes.parquet")
     vectors = np.random.default_rng(0).normal(size=(notes.num_rows, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -84,7 +84,7 @@ def test_recommend_says_what_and_why(home, user, capsys):
 def test_a_ranker_of_what_recall_offers_blends_its_similarity(home, tmp_path, capsys):
     vectors = ("--vectors", home / "vectors.parquet")
     given = (*vectors, "--valid-share", 0.3)
-    assert run("rank", "fit", home / "data", *given, "-o", tmp_path / "blended", *FEW) == 0
+    assert run("rank", "train", home / "data", *given, "-o", tmp_path / "blended", *FEW) == 0
     record = read_json(tmp_path / "blended" / "record.json")
     assert set(record["metrics"]["blend"]) == {"best", "latest", "mean", "log_odds"}
     test = pq.read_table(tmp_path / "blended.run" / "test.parquet")
@@ -107,14 +107,14 @@ def test_own_impressions_and_a_split_folder(home, tmp_path, capsys):
     write_parquet(pa.concat_tables([table, strange.cast(table.schema)]), tmp_path / "own.parquet")
     own = ("--impressions", tmp_path / "own.parquet", "--valid", test)
     capsys.readouterr()
-    assert run("rank", "fit", home / "data", *own, "-o", tmp_path / "own", *FEW) == 0
+    assert run("rank", "train", home / "data", *own, "-o", tmp_path / "own", *FEW) == 0
     out = capsys.readouterr().out
     assert "left out: 2 rows, impression of an unknown note" in out
     assert "validation AUC: codes alone 0." in out
     assert not (tmp_path / "own.run" / "test.parquet").exists()
     assert run("split", home / "data", "-o", tmp_path / "split", "--valid", "0.1") == 0
     text = ("--form", "text_only")
-    assert run("rank", "fit", tmp_path / "split", "-o", tmp_path / "text", *text, *FEW) == 0
+    assert run("rank", "train", tmp_path / "split", "-o", tmp_path / "text", *text, *FEW) == 0
     record = read_json(tmp_path / "text" / "record.json")
     train = read_json(tmp_path / "split" / "record.json")["data"]["train"]
     assert record["data"]["notes"] == train["notes"]  # nothing of valid and test
@@ -123,7 +123,7 @@ def test_own_impressions_and_a_split_folder(home, tmp_path, capsys):
 
 
 def test_every_command_has_examples_in_its_help(capsys):
-    for command in (("rank", "fit"), ("rank", "score"), ("rank", "evaluate"), ("recommend",)):
+    for command in (("rank", "train"), ("rank", "score"), ("rank", "evaluate"), ("recommend",)):
         capsys.readouterr()
         assert run(*command, "--help") == 0
         assert f"Examples:\n    notellm {' '.join(command)}" in capsys.readouterr().out
@@ -135,17 +135,21 @@ def _mistakes(home, tmp, user):
     """Each mistake: what is done, the command, what the message must say."""
     out, ranker, vectors = ("-o", tmp / "out", "-q"), home / "ranker", home / "vectors.parquet"
     test, data = home / "ranker.run" / "test.parquet", home / "data"
-    yield "nothing to fit", ("rank", "fit", *out), "--dataset"
-    yield "no dataset folder", ("rank", "fit", tmp, *out), "notes.parquet"
-    yield "half the impressions", ("rank", "fit", data, "--impressions", test, *out), "--valid"
-    yield "no source", ("rank", "fit", "--dataset", "collm", *out), "--source"
-    yield "wrong source", ("rank", "fit", "--dataset", "collm", "--source", tmp / "no", *out), "no"
-    yield "wrong bits", ("rank", "fit", data, "--bits", 9, "--epochs", -1, *out), "bits is 9"
-    yield "wrong form", ("rank", "fit", data, "--form", "poem", *out), "poem"
-    yield "wrong template", ("rank", "fit", data, "--template", "klingon", *out), "klingon"
-    yield "no backbone", ("rank", "fit", data, "--backbone", tmp, "--code-epochs", 1, *out), "config.json"
-    yield "wrong shares", ("rank", "fit", data, "--test-share", 2, *out), "test is 2"
-    yield "not impressions", ("rank", "fit", data, "--impressions", vectors, "--valid", test, *out), "user_id"
+    yield "nothing to fit", ("rank", "train", *out), "--dataset"
+    yield "no dataset folder", ("rank", "train", tmp, *out), "notes.parquet"
+    yield "half the impressions", ("rank", "train", data, "--impressions", test, *out), "--valid"
+    yield "no source", ("rank", "train", "--dataset", "collm", *out), "--source"
+    yield "wrong source", ("rank", "train", "--dataset", "collm", "--source", tmp / "no", *out), "no"
+    yield "wrong bits", ("rank", "train", data, "--bits", 9, "--epochs", -1, *out), "bits is 9"
+    yield "wrong form", ("rank", "train", data, "--form", "poem", *out), "poem"
+    yield "wrong template", ("rank", "train", data, "--template", "klingon", *out), "klingon"
+    yield "no backbone", ("rank", "train", data, "--backbone", tmp, "--code-epochs", 1, *out), "config.json"
+    yield "wrong shares", ("rank", "train", data, "--test-share", 2, *out), "test is 2"
+    yield (
+        "not impressions",
+        ("rank", "train", data, "--impressions", vectors, "--valid", test, *out),
+        "user_id",
+    )
     yield "no ranker", ("rank", "score", data, "--user", "u", "--candidates", "a"), "not a ranker"
     yield "no candidates", ("rank", "score", ranker, "--user", "u"), "--candidates"
     yield "empty candidates", ("rank", "score", ranker, "--candidates", ","), "no candidates"

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from notellm.data.validate import validate
     from notellm.engine.engine import Engine
     from notellm.jobs.build_store import build_store
-    from notellm.jobs.evaluate_rank import evaluate_ranker
-    from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+    from notellm.jobs.evaluate_rank import evaluate_rank
+    from notellm.jobs.train_rank import RankOptions, train_rank
     from notellm.pairs.local import mine_pairs
     from notellm.pairs.score import PairOptions
     from notellm.rank.model import BinLLM
@@ -45,15 +45,14 @@ __all__ = [
     "NoteLLMTrainingArguments",
     "NoteStore",
     "PairOptions",
-    "RankFitOptions",
+    "RankOptions",
     "Ranker",
     "Recommender",
     "Validation",
     "__version__",
     "build_store",
     "click_histories",
-    "evaluate_ranker",
-    "fit_ranker",
+    "evaluate_rank",
     "impressions_from_candidates",
     "impressions_from_clicks",
     "mine_pairs",
@@ -63,6 +62,7 @@ __all__ = [
     "split_by_note",
     "split_by_time",
     "split_impressions",
+    "train_rank",
     "validate",
 ]
 
@@ -78,13 +78,13 @@ _WHERE = {
     "NoteLLMTrainingArguments": "notellm.recall.trainer",
     "NoteStore": "notellm.store.notes",
     "PairOptions": "notellm.pairs",
-    "RankFitOptions": "notellm.jobs.train_rank",
+    "RankOptions": "notellm.jobs.train_rank",
     "Ranker": "notellm.rank.scorer",
     "Recommender": "notellm.recommend.recommender",
     "Validation": "notellm.recall.trainer",
     "build_store": "notellm.jobs.build_store",
-    "evaluate_ranker": "notellm.jobs.evaluate_rank",
-    "fit_ranker": "notellm.jobs.train_rank",
+    "evaluate_rank": "notellm.jobs.evaluate_rank",
+    "train_rank": "notellm.jobs.train_rank",
     "click_histories": "notellm.data.impressions",
     "impressions_from_candidates": "notellm.recommend.candidates",
     "impressions_from_clicks": "notellm.data.impressions",

@@ -21,7 +21,7 @@ from notellm.data.split import split_impressions
 from notellm.engine.engine import Change, Engine, Publish, Related, RelatedQuery, Remove, Written
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.jobs.build_store import build_store
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+from notellm.jobs.train_rank import RankOptions, train_rank
 from notellm.recall.model import NoteLLM
 from notellm.store.index.filters import Filter
 from notellm.store.index.home import IndexHome
@@ -55,8 +55,8 @@ def parts(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engine")
     made = sample_world(notes=120, users=40, clicks=900, bots=0, seed=4)
     train, valid, _ = split_impressions(impressions_from_clicks(made.clicks))
-    options = RankFitOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
-    fit_ranker(made.notes, train, valid, folder / "ranker", options=options, progress=False)
+    options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
+    train_rank(made.notes, train, valid, folder / "ranker", options=options, progress=False)
     models = {
         "one": NoteLLM.from_corpus(made.notes, tiny=SMALL, dim=16),
         "other": NoteLLM.from_corpus(made.notes, tiny=SMALL, dim=12, seed=5),

@@ -6,7 +6,7 @@ import pytest
 from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, Split, split_by_note, split_by_time
 from notellm.errors import DataError
-from notellm.jobs.evaluate_recall import evaluate_model
+from notellm.jobs.evaluate_recall import evaluate_recall
 from notellm.jobs.folders import PARTS, describe_split
 from notellm.pairs.local import mine_pairs
 from notellm.recall.model import NoteLLM
@@ -33,7 +33,7 @@ def cold(world, categories):
 def test_by_note_popularity_is_said_to_be_of_the_test_clicks(cold):
     split, model = cold
     pairs = mine_pairs(split.test.clicks, progress=False)
-    result = evaluate_model(model, split, pairs, untrained=model, tagged_notes=20, progress=False)
+    result = evaluate_recall(model, split, pairs, untrained=model, tagged_notes=20, progress=False)
     names = [item.name for item in result.related]
     assert names == ["popularity (of the test clicks)", "TF-IDF", "NoteLLM untrained", "NoteLLM"]
     assert result.related[2].figures == result.related[3].figures  # the same model twice
@@ -51,7 +51,7 @@ def test_by_note_popularity_is_said_to_be_of_the_test_clicks(cold):
 
 def test_a_report_is_saved_with_its_record(cold, tmp_path):
     split, model = cold
-    result = evaluate_model(model, split, None, tagged_notes=5, seed=3, progress=False)
+    result = evaluate_recall(model, split, None, tagged_notes=5, seed=3, progress=False)
     result.save(tmp_path / "report")
     record = read_record(tmp_path / "report")
     assert record == result.record
@@ -70,7 +70,7 @@ def test_by_time_only_notes_unknown_to_training_are_tagged(world, categories):
     split = split_by_time(world.notes, world.clicks)
     model = NoteLLM.from_corpus(split.train.notes, categories=categories)
     pairs = mine_pairs(split.test.clicks, progress=False)
-    result = evaluate_model(model, split, pairs, progress=False)
+    result = evaluate_recall(model, split, pairs, progress=False)
     assert {"popularity (train clicks)", "item co-occurrence"} <= {item.name for item in result.related}
     seen = set(split.train.notes.column("note_id").to_pylist())
     seen |= set(split.valid.notes.column("note_id").to_pylist())
@@ -83,4 +83,4 @@ def test_nothing_to_measure_is_said(cold):
     bare = split.test.notes.filter(pc.equal(split.test.notes.column("note_id"), "none"))
     empty = Split(split.train, split.valid, Part(bare, split.test.clicks))
     with pytest.raises(DataError, match="nothing can be measured"):
-        evaluate_model(model, empty, None, progress=False)
+        evaluate_recall(model, empty, None, progress=False)

@@ -25,8 +25,8 @@ from notellm.errors import ConfigError, DataError
 from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import read_json
 from notellm.jobs import train_rank as job_module
-from notellm.jobs.evaluate_rank import evaluate_ranker
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker, liked_histories
+from notellm.jobs.evaluate_rank import evaluate_rank
+from notellm.jobs.train_rank import RankOptions, liked_histories, train_rank
 from notellm.rank.batch import NoteTexts, questions
 from notellm.rank.scorer import Ranker
 from notellm.rank.trainer import BinLLMTrainer, fit_answers
@@ -35,13 +35,13 @@ from notellm.record import describe
 JOB = """
 import sys
 from notellm.data import impressions_from_clicks, sample_world, split_impressions
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+from notellm.jobs.train_rank import RankOptions, train_rank
 
 world = sample_world(notes=220, users=40, clicks=600, bots=0, seed=5)
 train, valid, _ = split_impressions(impressions_from_clicks(world.clicks))
-options = RankFitOptions(max_steps=4, batch=8, evaluations=4, two_step=True, code_epochs=2, out_of_fold=2,
+options = RankOptions(max_steps=4, batch=8, evaluations=4, two_step=True, code_epochs=2, out_of_fold=2,
                          patience=3, learning_rate=1e-3)
-fit_ranker(world.notes, train, valid, sys.argv[1], options=options, resume="--resume" in sys.argv,
+train_rank(world.notes, train, valid, sys.argv[1], options=options, resume="--resume" in sys.argv,
            progress=False)
 """
 QUICK: dict[str, Any] = {"max_steps": 2, "batch": 8, "evaluations": 1, "code_epochs": 3, "out_of_fold": 2}
@@ -58,7 +58,7 @@ def fitted(world, tmp_path_factory):
     """A ranker that was fitted and where it lies."""
     notes, train, valid, _ = world
     folder = tmp_path_factory.mktemp("fit") / "ranker"
-    return fit_ranker(notes, train, valid, folder, options=RankFitOptions(**QUICK), progress=False), folder
+    return train_rank(notes, train, valid, folder, options=RankOptions(**QUICK), progress=False), folder
 
 
 def rows(*given):
@@ -74,18 +74,18 @@ def rows(*given):
 
 
 def test_defaults_come_with_the_kind_of_backbone():
-    tiny, large = RankFitOptions().resolved(), RankFitOptions(backbone="some/model").resolved()
+    tiny, large = RankOptions().resolved(), RankOptions(backbone="some/model").resolved()
     assert (tiny.template, tiny.lora, tiny.two_step, tiny.batch) == ("compact", False, False, 64)
     assert (large.template, large.lora, large.two_step, large.learning_rate) == ("notes", True, True, 1e-4)
     assert large.bits == 32
     assert large.history == 10
-    assert not RankFitOptions(backbone="some/model", form="text_only").resolved().two_step
-    assert RankFitOptions(epochs=7, two_step=True).resolved().epochs == 7
+    assert not RankOptions(backbone="some/model", form="text_only").resolved().two_step
+    assert RankOptions(epochs=7, two_step=True).resolved().epochs == 7
 
 
 def test_all_wrong_options_are_told_together():
     wrong: dict[str, Any] = {"form": "ids", "bits": 12, "template": "klingon", "unknown": "x", "lora": True}
-    options = RankFitOptions(**wrong, epochs=0, patience=0, out_of_fold=1)
+    options = RankOptions(**wrong, epochs=0, patience=0, out_of_fold=1)
     with pytest.raises(ConfigError) as caught:
         options.resolved()
     message = str(caught.value)
@@ -147,8 +147,8 @@ def test_the_untrained_figures_are_those_of_the_model_after_its_answers_are_fitt
         answered.append(roc_auc_score(table["label"].to_numpy(), model.predict(model.encode(asked))))
 
     monkeypatch.setattr(job_module, "fit_answers", remember)
-    options = RankFitOptions(**QUICK | {"form": "text_only"})
-    fit_ranker(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
+    options = RankOptions(**QUICK | {"form": "text_only"})
+    train_rank(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
     untrained = read_json(tmp_path / "ranker" / "record.json")["metrics"]["untrained"]
     assert untrained["auc"] == pytest.approx(answered[0], abs=1e-6)
 
@@ -174,7 +174,7 @@ def test_what_only_made_it_worse_is_undone(how, aucs, world, tmp_path, monkeypat
         del table, scores
         return {"auc": next(figures)}
 
-    options = RankFitOptions(**QUICK | how)
+    options = RankOptions(**QUICK | how)
     monkeypatch.setattr(job_module, "_figures", told)
 
     def remember(model, *given, **more):
@@ -183,7 +183,7 @@ def test_what_only_made_it_worse_is_undone(how, aucs, world, tmp_path, monkeypat
             kept.update({name: w.clone() for name, w in model.named_parameters()})
 
     monkeypatch.setattr(job_module, "fit_answers", remember)
-    ranker = fit_ranker(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
+    ranker = train_rank(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
     assert all((kept[name] == weight).all() for name, weight in ranker.model.named_parameters())
     metrics = read_json(tmp_path / "ranker" / "record.json")["metrics"]
     assert metrics["text_step"]["kept_start"] == (how == TEXT_ONLY[0])
@@ -229,12 +229,12 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed(world, tmp_path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(job_module, "NoteTexts", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            fit_ranker(notes, train, valid, tmp_path / "r", options=RankFitOptions(**QUICK), progress=False)
-    other = RankFitOptions(**QUICK | {"batch": 4})
+            train_rank(notes, train, valid, tmp_path / "r", options=RankOptions(**QUICK), progress=False)
+    other = RankOptions(**QUICK | {"batch": 4})
     with pytest.raises(ConfigError, match="--resume"):
-        fit_ranker(notes, train, valid, tmp_path / "r", options=other, progress=False)
+        train_rank(notes, train, valid, tmp_path / "r", options=other, progress=False)
     with pytest.raises(ConfigError, match="batch was 8, is 4; other valid data"):
-        fit_ranker(notes, train, train, tmp_path / "r", options=other, resume=True, progress=False)
+        train_rank(notes, train, train, tmp_path / "r", options=other, resume=True, progress=False)
     assert not (tmp_path / "r").exists()
 
 
@@ -244,7 +244,7 @@ def test_a_pretrained_backbone_is_tuned_in_two_steps(name, lora, checkpoints, wo
     if lora:
         pytest.importorskip("peft")
     notes, train, valid, _ = world
-    options = RankFitOptions(
+    options = RankOptions(
         **QUICK,
         backbone=str(checkpoints[name].path),
         lora=lora,
@@ -253,7 +253,7 @@ def test_a_pretrained_backbone_is_tuned_in_two_steps(name, lora, checkpoints, wo
         title_tokens=6,
         learning_rate=1e-2,
     )
-    ranker = fit_ranker(notes, train[:80], valid[:40], tmp_path / "ranker", options=options, progress=False)
+    ranker = train_rank(notes, train[:80], valid[:40], tmp_path / "ranker", options=options, progress=False)
     metrics = read_json(tmp_path / "ranker" / "record.json")["metrics"]
     assert metrics["text_step"]["steps"] == metrics["codes_step"]["steps"] == 2
     assert metrics.keys() >= {"codes", "untrained", "validation"}
@@ -327,7 +327,7 @@ def test_a_log_of_order_alone_is_split_by_each_users_sequence():
 def test_evaluation_has_the_baselines_and_the_groups(world, fitted, tmp_path):
     notes, train, _, test = world
     ranker, _ = fitted
-    result = evaluate_ranker(ranker, test, train=train, resamples=20, progress=False)
+    result = evaluate_rank(ranker, test, train=train, resamples=20, progress=False)
     assert [r.name for r in result.results] == ["item popularity", "BinMF", "BinLLM"]
     assert {"warm", "cold item"} <= set(result.results[-1].by_group)
     liked = train.filter(train["label"])["note_id"].to_pylist()
@@ -340,15 +340,15 @@ def test_evaluation_has_the_baselines_and_the_groups(world, fitted, tmp_path):
     assert record["data"]["ranker"]["fingerprint"] == ranker.model.fingerprint()
     assert record["metrics"]["ranking"]["AUC"] == result.results[-1].figures["AUC"].mean
 
-    alone = evaluate_ranker(ranker, test, resamples=20, progress=False)  # without the training rows
+    alone = evaluate_rank(ranker, test, resamples=20, progress=False)  # without the training rows
     assert alone.results[-1].figures == result.results[-1].figures
     by_train, by_codes = result.results[-1].by_group, alone.results[-1].by_group
     assert {name: part.rows for name, part in by_train.items()} == {
         name: part.rows for name, part in by_codes.items()
     }
     scores = np.arange(test.num_rows)
-    given = evaluate_ranker({"mine": scores}, test, train=train, resamples=20)
+    given = evaluate_rank({"mine": scores}, test, train=train, resamples=20)
     assert [r.name for r in given.results] == ["item popularity", "mine"]
     fewer = Ranker(ranker.model, ranker.codes, notes[:200], ranker.histories)
-    dropped = evaluate_ranker(fewer, test, resamples=20, progress=False).record["metrics"]["dropped"]
+    dropped = evaluate_rank(fewer, test, resamples=20, progress=False).record["metrics"]["dropped"]
     assert dropped["impression of an unknown note"] > 0

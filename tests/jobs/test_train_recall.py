@@ -15,7 +15,7 @@ from notellm.data.split import split_by_note
 from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
 from notellm.jobs.runs import discard_unfinished
-from notellm.jobs.train_recall import FitOptions, build_model, fit
+from notellm.jobs.train_recall import RecallOptions, build_model, train_recall
 from notellm.pairs.local import mine_pairs
 from notellm.recall.model import NoteLLM
 from notellm.record import describe
@@ -25,15 +25,15 @@ import sys
 from notellm.data import sample_world
 from notellm.evaluate import split_by_note
 from notellm.pairs import mine_pairs
-from notellm.jobs.train_recall import FitOptions, fit
+from notellm.jobs.train_recall import RecallOptions, fit
 from notellm.recall.trainer import Validation
 
 world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
 split = split_by_note(world.notes, world.clicks, valid=0.2)
 pairs, held_out = (mine_pairs(part.clicks, progress=False) for part in (split.train, split.valid))
-options = FitOptions(max_steps=8, batch_pairs=4, evaluations=8)
+options = RecallOptions(max_steps=8, batch_pairs=4, evaluations=8)
 validation = Validation(split.valid.notes, held_out)
-fit(split.train.notes, pairs, sys.argv[1], options=options, validation=validation,
+train_recall(split.train.notes, pairs, sys.argv[1], options=options, validation=validation,
     resume="--resume" in sys.argv, progress=False)
 """
 
@@ -45,7 +45,7 @@ def job(target, *more):
 
 
 def test_defaults_come_with_the_kind_of_backbone():
-    tiny, large = FitOptions().resolved(), FitOptions(backbone="some/model").resolved()
+    tiny, large = RecallOptions().resolved(), RecallOptions(backbone="some/model").resolved()
     assert (tiny.template, tiny.lora, large.template, large.lora) == ("compact", False, "english", True)
     assert (large.tau, large.alpha, large.topic_share, large.dim, large.batch_pairs) == (
         3.0,
@@ -54,10 +54,10 @@ def test_defaults_come_with_the_kind_of_backbone():
         128,
         64,
     )
-    assert FitOptions(backbone="some/model", lora=False).resolved().learning_rate == 3e-6
-    assert FitOptions(tau=1.0, epochs=7).resolved().tau == 1.0
+    assert RecallOptions(backbone="some/model", lora=False).resolved().learning_rate == 3e-6
+    assert RecallOptions(tau=1.0, epochs=7).resolved().tau == 1.0
     with pytest.raises(ConfigError, match="LoRA"):
-        FitOptions(lora=True).resolved()
+        RecallOptions(lora=True).resolved()
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
@@ -88,7 +88,9 @@ def test_a_folder_of_somebody_else_at_the_place_of_the_run_is_not_touched(tmp_pa
     mine.parent.mkdir(parents=True)
     mine.write_text("x")
     for work in (
-        lambda: fit(world.notes, None, tmp_path / "model", options=FitOptions(max_steps=1), progress=False),
+        lambda: train_recall(
+            world.notes, None, tmp_path / "model", options=RecallOptions(max_steps=1), progress=False
+        ),
         lambda: discard_unfinished(tmp_path / "model.run"),
     ):
         with pytest.raises(StorageError, match="is not the working folder of a notellm run"):
@@ -100,8 +102,8 @@ def test_the_record_is_resolved_and_checkpoints_go(tmp_path):
     world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
     part = split_by_note(world.notes, world.clicks, valid=0).train
     pairs = mine_pairs(part.clicks, progress=False)
-    options = FitOptions(max_steps=2, batch_pairs=4, seed=9)
-    fit(part.notes, pairs, tmp_path / "model", clicks=part.clicks, options=options, progress=False)
+    options = RecallOptions(max_steps=2, batch_pairs=4, seed=9)
+    train_recall(part.notes, pairs, tmp_path / "model", clicks=part.clicks, options=options, progress=False)
     record = read_json(tmp_path / "model" / "record.json")
     assert record["config"]["template"] == "compact"
     assert record["seed"] == 9
@@ -113,7 +115,7 @@ def test_the_record_is_resolved_and_checkpoints_go(tmp_path):
     assert f"{part.notes.num_rows:,} notes and {pairs.num_rows:,} related pairs" in card
     assert not list((tmp_path / "model.run").glob("checkpoint-*"))
     with pytest.raises(ConfigError, match="max_steps is 0"):
-        fit(part.notes, pairs, tmp_path / "none", options=FitOptions(max_steps=0), progress=False)
+        train_recall(part.notes, pairs, tmp_path / "none", options=RecallOptions(max_steps=0), progress=False)
     assert not (tmp_path / "none").exists()
 
 
@@ -121,7 +123,7 @@ def test_the_record_is_resolved_and_checkpoints_go(tmp_path):
 def test_a_pretrained_backbone_is_trained_and_opens_again(lora, checkpoints, notes, pairs, tmp_path):
     """By path, with adapters or whole; what is written needs neither peft nor the checkpoint it came from."""
     path = checkpoints["llama"].path
-    options = FitOptions(
+    options = RecallOptions(
         backbone=str(path),
         lora=lora,
         max_steps=3,
@@ -132,7 +134,7 @@ def test_a_pretrained_backbone_is_trained_and_opens_again(lora, checkpoints, not
     )
     before = build_model(options, notes).encode(notes)
     np.testing.assert_array_equal(build_model(options, notes).encode(notes), before)
-    trained = fit(notes, pairs, tmp_path / "model", options=options, progress=False)
+    trained = train_recall(notes, pairs, tmp_path / "model", options=options, progress=False)
     again = NoteLLM.from_pretrained(tmp_path / "model")
     np.testing.assert_allclose(again.encode(notes), trained.encode(notes), atol=1e-5)
     assert not any("lora" in name for name, _ in again.named_parameters())

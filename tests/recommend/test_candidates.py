@@ -11,7 +11,7 @@ from notellm.data.sample_world import sample_world
 from notellm.data.schema import IMPRESSIONS
 from notellm.data.split import split_impressions
 from notellm.errors import ConfigError, DataError
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+from notellm.jobs.train_rank import RankOptions, train_rank
 from notellm.rank.blend import Blend
 from notellm.rank.scorer import Ranker
 from notellm.recommend.candidates import candidate_lists, impressions_from_candidates
@@ -120,9 +120,9 @@ def fitted(world, tmp_path_factory):
     notes, clicks, vectors = world
     train, valid, _ = split_impressions(impressions_from_candidates(clicks, vectors), valid=0.15)
     folder = tmp_path_factory.mktemp("blend") / "ranker"
-    options = RankFitOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
+    options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
     given = {"vectors": vectors, "histories": click_histories(clicks), "progress": False}
-    fit_ranker(notes, train, valid, folder, options=options, **given)
+    train_rank(notes, train, valid, folder, options=options, **given)
     return folder, train, valid, options, given
 
 
@@ -157,13 +157,13 @@ def test_a_run_with_other_vectors_is_not_gone_on_with(world, fitted, tmp_path, m
     _, train, valid, options, given = fitted
     monkeypatch.setattr("notellm.jobs.train_rank.blend_for", lambda *_, **__: 1 / 0)  # cut off at the end
     with pytest.raises(ZeroDivisionError):
-        fit_ranker(notes, train, valid, tmp_path / "r", options=options, **given)
+        train_rank(notes, train, valid, tmp_path / "r", options=options, **given)
     for vectors in ((ids, -table), None):  # of the former the similarities are the same, too
         other = {**given, "vectors": vectors, "resume": True}
         with pytest.raises(ConfigError, match="other vectors data"):
-            fit_ranker(notes, train, valid, tmp_path / "r", options=options, **other)
+            train_rank(notes, train, valid, tmp_path / "r", options=options, **other)
     monkeypatch.undo()
-    resumed = fit_ranker(notes, train, valid, tmp_path / "r", options=options, resume=True, **given)
+    resumed = train_rank(notes, train, valid, tmp_path / "r", options=options, resume=True, **given)
     assert resumed.blend == Ranker.from_pretrained(fitted[0]).blend
 
 
@@ -178,7 +178,7 @@ def test_mistakes_are_told_before_any_work(world, fitted, tmp_path):
         impressions_from_candidates(clicks, ([f"other {i}" for i in ids], table))
     few = valid[: valid["label"].to_pylist().index(False) + 1]  # a click or a few, and no more
     with pytest.raises(DataError, match=r"recall offers \d+ of \d+ validation clicks .* needs 20"):
-        fit_ranker(notes, train, few, tmp_path / "r", options=options, vectors=(ids, table), progress=False)
+        train_rank(notes, train, few, tmp_path / "r", options=options, vectors=(ids, table), progress=False)
     with pytest.raises(DataError, match="give every note one vector"):
-        fit_ranker(notes, train, valid, tmp_path / "r", options=options, vectors=(ids, table[:5]))
+        train_rank(notes, train, valid, tmp_path / "r", options=options, vectors=(ids, table[:5]))
     assert not (tmp_path / "r").exists()

@@ -10,7 +10,7 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_impressions
 from notellm.errors import ConfigError, DataError
 from notellm.files import write_parquet
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+from notellm.jobs.train_rank import RankOptions, train_rank
 from notellm.rank.scorer import Ranker
 from notellm.recommend.recommender import Recommender
 from notellm.vectors import vector_table
@@ -22,8 +22,8 @@ def home(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recommend")
     made = sample_world(notes=260, users=60, clicks=1_500, bots=0, seed=4)
     train, valid, _ = split_impressions(impressions_from_clicks(made.clicks))
-    options = RankFitOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
-    fit_ranker(made.notes, train, valid, folder / "ranker", options=options, progress=False)
+    options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
+    train_rank(made.notes, train, valid, folder / "ranker", options=options, progress=False)
     vectors = np.random.default_rng(0).normal(size=(made.notes.num_rows, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     write_parquet(vector_table(made.notes["note_id"], vectors), folder / "vectors.parquet")

@@ -16,7 +16,7 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_impressions
 from notellm.engine.engine import Engine
 from notellm.jobs.build_store import build_store
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+from notellm.jobs.train_rank import RankOptions, train_rank
 from notellm.recall.model import NoteLLM
 from notellm.serve.app import create_app
 from notellm.serve.run import server as server_of
@@ -49,8 +49,8 @@ def make_places(folder):
     """Model, ranker and store of a sample world; nothing is tuned for more than a moment."""
     world = sample_world(notes=NOTES, users=USERS, clicks=700, bots=0, seed=4)
     train, valid, _ = split_impressions(impressions_from_clicks(world.clicks))
-    options = RankFitOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
-    fit_ranker(world.notes, train, valid, folder / "ranker", options=options, progress=False)
+    options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
+    train_rank(world.notes, train, valid, folder / "ranker", options=options, progress=False)
     NoteLLM.from_corpus(world.notes, tiny=SMALL, dim=16).save_pretrained(folder / "model")
     model = NoteLLM.from_pretrained(folder / "model")
     build_store(folder / "store", model, world.notes, progress=False)

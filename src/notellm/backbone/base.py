@@ -100,7 +100,7 @@ class PromptedModel(nn.Module, ABC):
         if not is_file(Path(path) / cls.settings_file):
             raise ModelError(
                 f"{path} is not a saved {cls.__name__}: there is no {cls.settings_file}; give a folder that "
-                "save_pretrained, notellm train or notellm rank fit wrote, and copy all of it"
+                "save_pretrained, notellm train or notellm rank train wrote, and copy all of it"
             )
         return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
 

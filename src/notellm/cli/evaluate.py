@@ -36,9 +36,9 @@ def evaluate(
 ) -> None:
     """Measure a model on the test part beside popularity, TF-IDF, co-occurrence and itself untrained."""
     from notellm.artifacts import check_replaceable
-    from notellm.jobs.evaluate_recall import evaluate_model
+    from notellm.jobs.evaluate_recall import evaluate_recall
     from notellm.jobs.folders import load_pairs, load_split
-    from notellm.jobs.train_recall import FitOptions, build_model
+    from notellm.jobs.train_recall import RecallOptions, build_model
     from notellm.record import read_record
 
     if output is not None:
@@ -50,9 +50,9 @@ def evaluate(
         record = read_record(model)
         clicks = parts.train.clicks if record["data"].get("clicks") else None
         before = build_model(
-            FitOptions(**record["config"]), parts.train.notes, clicks, trust_remote_code=trusts_code()
+            RecallOptions(**record["config"]), parts.train.notes, clicks, trust_remote_code=trusts_code()
         )
-    result = evaluate_model(
+    result = evaluate_recall(
         trained,
         parts,
         load_pairs(folder / "test"),

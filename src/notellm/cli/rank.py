@@ -1,4 +1,4 @@
-"""Commands of rank, which tune and use a BinLLM: rank fit, rank score, rank evaluate; and recommend."""
+"""Commands of rank, which tune and use a BinLLM: rank train, rank score, rank evaluate; and recommend."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -56,23 +56,23 @@ class Dataset(StrEnum):
     collm = "collm"
 
 
-RankerFolder = Annotated[Path, typer.Argument(help="A ranker directory from: notellm rank fit.")]
+RankerFolder = Annotated[Path, typer.Argument(help="A ranker directory from: notellm rank train.")]
 Notes = Annotated[Path | None, typer.Option(help="A dataset folder or notes file with newer notes, too.")]
 History = Annotated[str | None, typer.Option(help="Note ids the user liked, oldest first: a,b,c.")]
 
 
 @rank.command(
     epilog=examples(
-        "notellm rank fit data -o ranker",
-        "notellm rank fit split -o ranker            (its train part)",
-        "notellm rank fit data --vectors vectors.parquet -o ranker   (to rank what recall offers)",
-        "notellm rank fit data --impressions train.parquet --valid valid.parquet -o ranker",
-        "notellm rank fit --dataset collm --source ml-1m-collm -o ranker",
-        "notellm rank fit data -o ranker --backbone Qwen/Qwen3-0.6B --bf16",
-        "notellm rank fit data -o ranker --resume",
+        "notellm rank train data -o ranker",
+        "notellm rank train split -o ranker            (its train part)",
+        "notellm rank train data --vectors vectors.parquet -o ranker   (to rank what recall offers)",
+        "notellm rank train data --impressions train.parquet --valid valid.parquet -o ranker",
+        "notellm rank train --dataset collm --source ml-1m-collm -o ranker",
+        "notellm rank train data -o ranker --backbone Qwen/Qwen3-0.6B --bf16",
+        "notellm rank train data -o ranker --resume",
     )
 )
-def fit(
+def train(
     output: Output,
     folder: Annotated[
         Path | None, typer.Argument(help="A dataset or split folder; with --impressions the notes.")
@@ -135,11 +135,11 @@ def fit(
     from notellm.data.impressions import click_histories
     from notellm.data.split import split_impressions
     from notellm.files import write_parquet
-    from notellm.jobs.train_rank import RankFitOptions, fit_ranker
+    from notellm.jobs.train_rank import RankOptions, train_rank
     from notellm.record import describe, make_record, read_record
     from notellm.vectors import read_vectors
 
-    options = RankFitOptions(
+    options = RankOptions(
         backbone=backbone,
         template=template,
         lora=lora,
@@ -185,7 +185,7 @@ def fit(
         rows = _impressions(part.clicks, recall, negatives, seed, progress=not quiet)
         train, chosen, test = split_impressions(rows, valid=valid_share, test=test_share, seed=seed)
     hide_loading_bars()
-    fit_ranker(
+    train_rank(
         notes,
         train,
         chosen,
@@ -258,13 +258,13 @@ def evaluate(
 ) -> None:
     """Measure a ranker on test impressions beside item popularity and its codes alone."""
     from notellm.artifacts import check_replaceable
-    from notellm.jobs.evaluate_rank import evaluate_ranker
+    from notellm.jobs.evaluate_rank import evaluate_rank
 
     if output is not None:
         check_replaceable(output, "report", force=force)
     rows = _read(impressions)
     seen = None if train is None else _read(train)
-    result = evaluate_ranker(_load_ranker(ranker, notes), rows, train=seen, progress=not quiet)
+    result = evaluate_rank(_load_ranker(ranker, notes), rows, train=seen, progress=not quiet)
     for problem, count in result.record["metrics"]["dropped"].items():
         show(f"left out: {count:,} rows, {problem}")
     show(result.text())

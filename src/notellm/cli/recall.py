@@ -71,7 +71,7 @@ def train(
 ) -> None:
     """Train a NoteLLM on notes and their related pairs; the best checkpoint by validation is kept."""
     from notellm.jobs.folders import is_split, load_dataset, load_pairs
-    from notellm.jobs.train_recall import FitOptions, fit
+    from notellm.jobs.train_recall import RecallOptions, train_recall
     from notellm.recall.trainer import Validation
 
     home = folder / "train" if is_split(folder) else folder
@@ -87,7 +87,7 @@ def train(
         else:
             show("the valid part has no related pairs: the last checkpoint is kept, not the best")
     hide_loading_bars()
-    options = FitOptions(
+    options = RecallOptions(
         backbone=backbone,
         template=template,
         lora=lora,
@@ -109,7 +109,7 @@ def train(
         bf16=bf16,
         seed=seed,
     )
-    fit(
+    train_recall(
         part.notes,
         related,
         output,

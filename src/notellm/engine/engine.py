@@ -48,7 +48,9 @@ _CHANGEABLE = ("title", "content", "topics", "category", "published_at", "hidden
 _RESERVE = 64 << 20
 #: Seconds between two attempts to find out whether writes that failed are possible again.
 _LOOKED_AGAIN = 5.0
-_NO_RANKER = "there is no ranker here; start with one (notellm serve --ranker), or make one: notellm rank fit"
+_NO_RANKER = (
+    "there is no ranker here; start with one (notellm serve --ranker), or make one: notellm rank train"
+)
 
 
 @dataclass(frozen=True)

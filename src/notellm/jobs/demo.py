@@ -14,12 +14,12 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, split_by_note, split_impressions_by_time
 from notellm.data.validate import validate
 from notellm.jobs.build_store import build_store
-from notellm.jobs.evaluate_rank import evaluate_ranker
-from notellm.jobs.evaluate_recall import evaluate_model
+from notellm.jobs.evaluate_rank import evaluate_rank
+from notellm.jobs.evaluate_recall import evaluate_recall
 from notellm.jobs.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
 from notellm.jobs.runs import discard_unfinished
-from notellm.jobs.train_rank import RankFitOptions, fit_ranker
-from notellm.jobs.train_recall import FitOptions, build_model, fit
+from notellm.jobs.train_rank import RankOptions, train_rank
+from notellm.jobs.train_recall import RecallOptions, build_model, train_recall
 from notellm.pairs.score import PairOptions
 from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
@@ -93,9 +93,9 @@ def run_demo(
     validation = None
     if valid_pairs is not None and valid_pairs.num_rows:
         validation = Validation(split.valid.notes, valid_pairs)
-    options = FitOptions(seed=seed, max_steps=max_steps)
+    options = RecallOptions(seed=seed, max_steps=max_steps)
     discard_unfinished(home / "model.run")  # a demo starts anew
-    model = fit(
+    model = train_recall(
         split.train.notes,
         pairs["train"],
         home / "model",
@@ -107,7 +107,7 @@ def run_demo(
 
     say("\n4/6  Evaluation on the notes never seen")
     untrained = build_model(options, split.train.notes, split.train.clicks)
-    result = evaluate_model(
+    result = evaluate_recall(
         model, split, pairs["test"], untrained=untrained, tagged_notes=300, seed=seed, progress=progress
     )
     result.save(home / "report")
@@ -174,9 +174,9 @@ def _rank(
     train, valid, test = (
         part.slice(max(0, len(part) - rows)) for part, rows in zip((train, valid, test), _ROWS, strict=True)
     )
-    options = RankFitOptions(code_epochs=30, out_of_fold=2, max_steps=10, evaluations=1, seed=seed)
+    options = RankOptions(code_epochs=30, out_of_fold=2, max_steps=10, evaluations=1, seed=seed)
     discard_unfinished(home / "ranker.run")
-    ranker = fit_ranker(
+    ranker = train_rank(
         notes,
         train,
         valid,
@@ -186,7 +186,7 @@ def _rank(
         histories=click_histories(clicks),
         progress=progress,
     )
-    result = evaluate_ranker(ranker, test, train=train, resamples=200, seed=seed, progress=progress)
+    result = evaluate_rank(ranker, test, train=train, resamples=200, seed=seed, progress=progress)
     result.save(home / "rank-report")
     say(result.text())
     texts = {row["note_id"]: row for row in notes.to_pylist()}
@@ -213,7 +213,7 @@ The same on your own files:
   notellm embed model data -o vectors.parquet
   notellm related vectors.parquet --id NOTE_ID --notes data
   notellm tag model --title "..." --content "..."
-  notellm rank fit data --vectors vectors.parquet -o ranker
+  notellm rank train data --vectors vectors.parquet -o ranker
   notellm recommend --vectors vectors.parquet --ranker ranker --user USER_ID
   notellm store build store --model model --notes data --vectors vectors.parquet
   notellm serve store --model model --ranker ranker --no-keys

@@ -71,7 +71,7 @@ class RankEvaluation:
         save_report(folder, "Ranking", self.text(markdown=True), self.to_json(), self.record, force=force)
 
 
-def evaluate_ranker(
+def evaluate_rank(
     ranker: Ranker | Mapping[str, npt.ArrayLike],
     impressions: pa.Table,
     *,

@@ -98,7 +98,7 @@ class Evaluation:
         save_report(folder, "Evaluation", self.text(markdown=True), self.to_json(), self.record, force=force)
 
 
-def evaluate_model(
+def evaluate_recall(
     model: NoteLLM,
     split: Split,
     pairs: pa.Table | None,

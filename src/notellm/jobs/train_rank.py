@@ -86,7 +86,7 @@ _TEXT, _CODES = "text", "codes"  # steps, by what their prompts hold
 
 
 @dataclass(frozen=True)
-class RankFitOptions:
+class RankOptions:
     """Everything a run is made of. None means the default of the backbone's kind.
 
     Attributes:
@@ -142,7 +142,7 @@ class RankFitOptions:
     bf16: bool = False
     seed: int = 0
 
-    def resolved(self) -> "RankFitOptions":
+    def resolved(self) -> "RankOptions":
         """The options with every None filled in that has a default: tiny by measurement, others by the paper.
 
         Raises:
@@ -173,13 +173,13 @@ class RankFitOptions:
         return CodeOptions(bits=self.bits, unknown=self.unknown, training=training)
 
 
-def fit_ranker(
+def train_rank(
     notes: pa.Table,
     train: pa.Table,
     valid: pa.Table,
     output: str | Path,
     *,
-    options: RankFitOptions | None = None,
+    options: RankOptions | None = None,
     vectors: Vectors | None = None,
     histories: Mapping[str, Sequence[str]] | None = None,
     resume: bool = False,
@@ -215,7 +215,7 @@ def fit_ranker(
         ModelError: the backbone cannot be loaded.
         StorageError: something cannot be written.
     """
-    chosen = (options or RankFitOptions()).resolved()
+    chosen = (options or RankOptions()).resolved()
     check_replaceable(output, "ranker", force=force)
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
@@ -299,7 +299,7 @@ def fit_ranker(
 
 
 def build_ranking_model(
-    options: RankFitOptions, notes: pa.Table, train: pa.Table, *, trust_remote_code: bool = False
+    options: RankOptions, notes: pa.Table, train: pa.Table, *, trust_remote_code: bool = False
 ) -> BinLLM:
     """The untuned model of a run: the tiny one from the notes and who liked them, or a pretrained backbone.
 
@@ -360,13 +360,11 @@ def liked_histories(*impressions: pa.Table) -> dict[str, list[str]]:
     return {user_id: list(own) for user_id, own in liked.items()}
 
 
-def _updates(options: RankFitOptions, rows: int, epochs: float) -> int:
+def _updates(options: RankOptions, rows: int, epochs: float) -> int:
     return options.max_steps or max(1, round(epochs * rows / options.batch))
 
 
-def _arguments(
-    folder: Path, options: RankFitOptions, steps: int, *, progress: bool
-) -> BinLLMTrainingArguments:
+def _arguments(folder: Path, options: RankOptions, steps: int, *, progress: bool) -> BinLLMTrainingArguments:
     every = max(1, steps // int(_number(options.evaluations)))
     return BinLLMTrainingArguments(
         output_dir=str(folder),
@@ -452,7 +450,7 @@ def _set_weights(model: BinLLM, weights: Mapping[str, torch.Tensor]) -> None:
             own[name].copy_(weight)
 
 
-def _rows_seen(options: RankFitOptions, count: int, steps: int) -> npt.NDArray[np.bool_]:
+def _rows_seen(options: RankOptions, count: int, steps: int) -> npt.NDArray[np.bool_]:
     """Which training rows tuning can come to, (count,): the others make no prompts, which take memory."""
     drawn = np.random.default_rng(options.seed).permutation(count)[: max(steps * options.batch, ANSWER_ROWS)]
     seen = np.zeros(count, np.bool_)
@@ -461,7 +459,7 @@ def _rows_seen(options: RankFitOptions, count: int, steps: int) -> npt.NDArray[n
 
 
 def _codes(
-    folder: Path, train: pa.Table, valid: pa.Table, options: RankFitOptions, *, progress: bool
+    folder: Path, train: pa.Table, valid: pa.Table, options: RankOptions, *, progress: bool
 ) -> tuple[Codes, RowCodes]:
     """The codes, and those of the training rows; fitted once for a run, then read from its folder."""
     if not folder.is_dir():
@@ -489,7 +487,7 @@ def _figures(table: pa.Table, scores: npt.ArrayLike) -> dict[str, float]:
     return {name.lower(): found[name].mean for name in ("AUC", "UAUC") if name in found}
 
 
-def _option_problems(options: RankFitOptions) -> list[str]:
+def _option_problems(options: RankOptions) -> list[str]:
     """Everything that is wrong with resolved options."""
     problems = [
         f"{name} is {getattr(options, name)!r}; it must be one of {', '.join(get_args(allowed))}"

@@ -55,7 +55,7 @@ _PRETRAINED: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class FitOptions:
+class RecallOptions:
     """Everything a training run is made of. None means the default of the backbone's kind.
 
     Attributes:
@@ -103,7 +103,7 @@ class FitOptions:
     bf16: bool = False
     seed: int = 0
 
-    def resolved(self, *, pairs: bool = True) -> "FitOptions":
+    def resolved(self, *, pairs: bool = True) -> "RecallOptions":
         """The options with every None filled in: tiny by measurement, pretrained by the papers.
 
         Args:
@@ -129,7 +129,7 @@ class FitOptions:
 
 
 def build_model(
-    options: FitOptions,
+    options: RecallOptions,
     notes: pa.Table,
     clicks: pa.Table | None = None,
     *,
@@ -170,14 +170,14 @@ def build_model(
     )
 
 
-def fit(
+def train_recall(
     notes: pa.Table,
     pairs: pa.Table | None,
     output: str | Path,
     *,
     clicks: pa.Table | None = None,
     validation: Validation | None = None,
-    options: FitOptions | None = None,
+    options: RecallOptions | None = None,
     resume: bool = False,
     force: bool = False,
     trust_remote_code: bool = False,
@@ -208,7 +208,7 @@ def fit(
         ModelError: the backbone cannot be loaded.
         StorageError: something cannot be written, or what is at ``output`` may not be replaced.
     """
-    chosen = (options or FitOptions()).resolved(pairs=pairs is not None)
+    chosen = (options or RecallOptions()).resolved(pairs=pairs is not None)
     check_replaceable(output, "model", force=force)
     target = Path(output)
     run = target.with_name(f"{target.name}.run")
@@ -285,7 +285,7 @@ def _find_unfinished(run: Path, started: dict[str, Any], *, resume: bool) -> Pat
     return checkpoint
 
 
-def _steps(options: FitOptions, notes: pa.Table, pairs: pa.Table | None) -> int:
+def _steps(options: RecallOptions, notes: pa.Table, pairs: pa.Table | None) -> int:
     if options.max_steps is not None:
         if options.max_steps < 1:
             raise ConfigError(f"max_steps is {options.max_steps}; it must be at least 1")

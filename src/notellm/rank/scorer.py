@@ -307,7 +307,7 @@ class Ranker:
         path = Path(folder)
         if not is_file(path / _PARTS):
             raise ModelError(
-                f"{path} is not a ranker directory (it has no {_PARTS}); make one: notellm rank fit"
+                f"{path} is not a ranker directory (it has no {_PARTS}); make one: notellm rank train"
             )
         parts = read_json(path / _PARTS)
         if not isinstance(parts, dict):
