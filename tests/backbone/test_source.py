@@ -107,7 +107,8 @@ def test_nobody_is_asked_whether_code_may_run(
         tokenizer_class="OwnTokenizer",
     )
     program = (
-        "import sys\nfrom notellm.backbone import load_backbone, load_tokenizer\n"
+        "import sys\nfrom notellm.backbone.load import load_backbone\n"
+        "from notellm.backbone.tokenizer import load_tokenizer\n"
         "from notellm.errors import ModelError\n"
         "for way, path in ((load_backbone, 1), (load_backbone, 2), (load_tokenizer, 2)):\n"
         "    try: way(sys.argv[path])\n"
