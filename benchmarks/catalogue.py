@@ -18,9 +18,10 @@ import pyarrow as pa
 from benchmarks.training import DATASETS, load
 from notellm.data.schema import NOTES
 from notellm.files import write_parquet
-from notellm.jobs.train_recall import RecallOptions, train_recall
+from notellm.jobs.train_recall import train_recall
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
+from notellm.recall.config import RecallOptions
 from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
 from notellm.vectors import read_vectors, search

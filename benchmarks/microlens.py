@@ -27,9 +27,10 @@ from notellm.evaluate.retrieval import RetrievalResult, paired_difference
 from notellm.evaluate.tagging import TopicResult
 from notellm.files import read_json, write_json
 from notellm.jobs.evaluate_recall import NAME, Evaluation, evaluate_recall
-from notellm.jobs.train_recall import RecallOptions, build_model
+from notellm.jobs.train_recall import build_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
+from notellm.recall.config import RecallOptions
 from notellm.recall.trainer import Validation
 from notellm.record import RECORD, fingerprint
 

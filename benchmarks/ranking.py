@@ -21,7 +21,8 @@ from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_re
 from notellm.data.datasets.collm import CollmData
 from notellm.files import read_json, write_json
 from notellm.jobs.evaluate_rank import evaluate_rank
-from notellm.jobs.train_rank import RankOptions, train_rank
+from notellm.jobs.train_rank import train_rank
+from notellm.rank.config import RankOptions
 from notellm.record import describe, read_record
 
 #: Name -> what differs from the defaults.

@@ -35,11 +35,12 @@ from notellm.evaluate.next_click import (
     next_click_json,
     next_click_markdown,
 )
-from notellm.jobs.train_rank import RankOptions, train_rank
-from notellm.jobs.train_recall import RecallOptions
+from notellm.jobs.train_rank import train_rank
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
+from notellm.rank.config import RankOptions
 from notellm.rank.scorer import Ranker
+from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
 from notellm.recommend.candidates import LAST, RECALLED, Vectors, impressions_from_candidates
 from notellm.recommend.recommender import Recommender

@@ -15,7 +15,7 @@ from notellm.data.schema import CLICKS
 from notellm.data.split import split_by_note
 from notellm.files import read_json
 from notellm.jobs.evaluate_recall import evaluate_recall
-from notellm.jobs.train_recall import RecallOptions
+from notellm.recall.config import RecallOptions
 from notellm.record import RECORD
 
 DATASETS = ("MIND", "KuaiRec")

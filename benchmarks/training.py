@@ -17,7 +17,8 @@ from notellm.data.datasets.movielens import read_movielens
 from notellm.data.split import Part
 from notellm.data.validate import validate
 from notellm.evaluate.bootstrap import Interval
-from notellm.jobs.train_recall import RecallOptions, train_recall
+from notellm.jobs.train_recall import train_recall
+from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import Validation
 

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from notellm.engine.engine import Engine
     from notellm.jobs.build_store import build_store
     from notellm.jobs.evaluate_rank import evaluate_rank
-    from notellm.jobs.train_rank import RankOptions, train_rank
+    from notellm.jobs.train_rank import train_rank
     from notellm.pairs.local import mine_pairs
     from notellm.pairs.score import PairOptions
+    from notellm.rank.config import RankOptions
     from notellm.rank.model import BinLLM
     from notellm.rank.scorer import Ranker
     from notellm.recall.model import NoteLLM
@@ -85,7 +86,7 @@ _WHERE = {
     "NoteStore": "notellm.store.notes",
     "PairOptions": "notellm.pairs.score",
     "Ranker": "notellm.rank.scorer",
-    "RankOptions": "notellm.jobs.train_rank",
+    "RankOptions": "notellm.rank.config",
     "read_clicks": "notellm.data.read",
     "read_notes": "notellm.data.read",
     "Recommender": "notellm.recommend.recommender",

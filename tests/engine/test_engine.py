@@ -21,7 +21,8 @@ from notellm.data.split import split_impressions
 from notellm.engine.engine import Change, Engine, Publish, Related, RelatedQuery, Remove, Written
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.jobs.build_store import build_store
-from notellm.jobs.train_rank import RankOptions, train_rank
+from notellm.jobs.train_rank import train_rank
+from notellm.rank.config import RankOptions
 from notellm.recall.model import NoteLLM
 from notellm.store.index.filters import Filter
 from notellm.store.index.home import IndexHome

@@ -26,8 +26,9 @@ from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import read_json
 from notellm.jobs import train_rank as job_module
 from notellm.jobs.evaluate_rank import evaluate_rank
-from notellm.jobs.train_rank import RankOptions, liked_histories, train_rank
+from notellm.jobs.train_rank import liked_histories, train_rank
 from notellm.rank.batch import NoteTexts, questions
+from notellm.rank.config import RankOptions
 from notellm.rank.scorer import Ranker
 from notellm.rank.trainer import BinLLMTrainer, fit_answers
 from notellm.record import describe

@@ -15,8 +15,9 @@ from notellm.data.split import split_by_note
 from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
 from notellm.jobs.runs import discard_unfinished
-from notellm.jobs.train_recall import RecallOptions, build_model, train_recall
+from notellm.jobs.train_recall import build_model, train_recall
 from notellm.pairs.local import mine_pairs
+from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
 from notellm.record import describe
 

@@ -214,7 +214,7 @@ def test_only_what_was_saved_is_opened_as_saved(tmp_path, checkpoints, notes):
 
 
 def test_unknown_options_are_refused(checkpoints):
-    with pytest.raises(ConfigError, match="unknown option 'titel_tokens'; BinLLM knows template"):
+    with pytest.raises(ConfigError, match="unknown option 'titel_tokens'; BinLLM knows form"):
         BinLLM.from_pretrained(checkpoints["llama"].path, titel_tokens=3)
     with pytest.raises(ConfigError, match="code_text is 'hex'; it must be one of binary, decimal"):
         BinLLM.from_pretrained(checkpoints["llama"].path, code_text="hex")

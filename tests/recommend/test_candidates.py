@@ -11,8 +11,9 @@ from notellm.data.sample_world import sample_world
 from notellm.data.schema import IMPRESSIONS
 from notellm.data.split import split_impressions
 from notellm.errors import ConfigError, DataError
-from notellm.jobs.train_rank import RankOptions, train_rank
+from notellm.jobs.train_rank import train_rank
 from notellm.rank.blend import Blend
+from notellm.rank.config import RankOptions
 from notellm.rank.scorer import Ranker
 from notellm.recommend.candidates import candidate_lists, impressions_from_candidates
 from notellm.recommend.near import merge_near

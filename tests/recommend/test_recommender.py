@@ -10,7 +10,8 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_impressions
 from notellm.errors import ConfigError, DataError
 from notellm.files import write_parquet
-from notellm.jobs.train_rank import RankOptions, train_rank
+from notellm.jobs.train_rank import train_rank
+from notellm.rank.config import RankOptions
 from notellm.rank.scorer import Ranker
 from notellm.recommend.recommender import Recommender
 from notellm.vectors import vector_table

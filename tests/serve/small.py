@@ -16,7 +16,8 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_impressions
 from notellm.engine.engine import Engine
 from notellm.jobs.build_store import build_store
-from notellm.jobs.train_rank import RankOptions, train_rank
+from notellm.jobs.train_rank import train_rank
+from notellm.rank.config import RankOptions
 from notellm.recall.model import NoteLLM
 from notellm.serve.app import create_app
 from notellm.serve.run import server as server_of

@@ -23,6 +23,7 @@ from notellm.artifacts import check_whole
 from notellm.backbone.source import is_file, read_object
 from notellm.backbone.tokenizer import tokenizer_state
 from notellm.errors import ConfigError, ModelError
+from notellm.options import unknown_names
 
 #: Larger files of a saved model are not compared when it is opened: one of this size takes 0.1 to 0.4 s.
 DIGESTED_BYTES = 64 * 2**20
@@ -203,17 +204,6 @@ def longest(backbone: PreTrainedModel, wanted: int) -> int:
     return min(wanted, limit)
 
 
-def check_known(options: Mapping[str, Any], config: type, model: str) -> None:
-    """Refuse options that are no fields of a configuration.
-
-    Raises:
-        ConfigError: one is not.
-    """
-    if unknown := _unknown(options, config):
-        names = ", ".join(field.name for field in fields(config))
-        raise ConfigError(f"unknown option {unknown[0]!r}; {model} knows {names}")
-
-
 def read_saved(path: Path, config: type, model: str) -> dict[str, Any]:
     """A model's settings file, once the files beside it have been compared with the folder's manifest.
 
@@ -230,7 +220,7 @@ def read_saved(path: Path, config: type, model: str) -> dict[str, Any]:
     saved = read_object(path)
     if not all(isinstance(saved.get(name), dict) for name in ("config", "template")):
         raise ModelError(f"{path} is not a {model} configuration; save the model again")
-    if unknown := _unknown(saved["config"], config):
+    if unknown := unknown_names(saved["config"], config):
         raise ModelError(f"{path} has the unknown field {unknown[0]!r}; it needs a newer notellm")
     for field in fields(config):
         usual: Any = field.default if field.default_factory is MISSING else field.default_factory()
@@ -272,7 +262,3 @@ def written_down(fingerprint: str, dtype: torch.dtype) -> dict[str, Any]:
         dtype: that holds the saved weights exactly.
     """
     return {"fingerprint": fingerprint, "dtype": str(dtype).removeprefix("torch.")}
-
-
-def _unknown(options: Mapping[str, Any], config: type) -> list[str]:
-    return sorted(set(options) - {field.name for field in fields(config)})

@@ -38,7 +38,8 @@ def evaluate(
     from notellm.artifacts import check_replaceable
     from notellm.jobs.evaluate_recall import evaluate_recall
     from notellm.jobs.folders import load_pairs, load_split
-    from notellm.jobs.train_recall import RecallOptions, build_model
+    from notellm.jobs.train_recall import build_model
+    from notellm.recall.config import RecallOptions
     from notellm.record import read_record
 
     if output is not None:

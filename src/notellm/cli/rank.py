@@ -135,7 +135,8 @@ def train(
     from notellm.data.impressions import click_histories
     from notellm.data.split import split_impressions
     from notellm.files import write_parquet
-    from notellm.jobs.train_rank import RankOptions, train_rank
+    from notellm.jobs.train_rank import train_rank
+    from notellm.rank.config import RankOptions
     from notellm.record import describe, make_record, read_record
     from notellm.vectors import read_vectors
 

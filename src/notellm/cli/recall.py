@@ -71,7 +71,8 @@ def train(
 ) -> None:
     """Train a NoteLLM on notes and their related pairs; the best checkpoint by validation is kept."""
     from notellm.jobs.folders import is_split, load_dataset, load_pairs
-    from notellm.jobs.train_recall import RecallOptions, train_recall
+    from notellm.jobs.train_recall import train_recall
+    from notellm.recall.config import RecallOptions
     from notellm.recall.trainer import Validation
 
     home = folder / "train" if is_split(folder) else folder

@@ -18,9 +18,11 @@ from notellm.jobs.evaluate_rank import evaluate_rank
 from notellm.jobs.evaluate_recall import evaluate_recall
 from notellm.jobs.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
 from notellm.jobs.runs import discard_unfinished
-from notellm.jobs.train_rank import RankOptions, train_rank
-from notellm.jobs.train_recall import RecallOptions, build_model, train_recall
+from notellm.jobs.train_rank import train_rank
+from notellm.jobs.train_recall import build_model, train_recall
 from notellm.pairs.score import PairOptions
+from notellm.rank.config import RankOptions
+from notellm.recall.config import RecallOptions
 from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
 from notellm.recall.related import related_by_id

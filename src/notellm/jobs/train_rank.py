@@ -14,10 +14,10 @@ the model worse is undone, and so are two steps that end below where they began.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,6 @@ from notellm.backbone.trainer import last_checkpoint, load_trained
 from notellm.data.matrices import liked_notes
 from notellm.data.note import notes_from_table
 from notellm.data.validate_impressions import validate_impressions
-from notellm.errors import ConfigError
 from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import json_text, read_json, read_parquet, write_json, write_parquet
 from notellm.jobs.card import ranker_card
@@ -44,133 +43,21 @@ from notellm.jobs.runs import (
     discard_unfinished,
     unfinished_parts,
 )
+from notellm.options import filled, values_of
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, questions
-from notellm.rank.codes.codes import CodeOptions, Codes, Unknown, fit_codes, fit_out_of_fold, load_codes
+from notellm.rank.codes.codes import CodeOptions, Codes, fit_codes, fit_out_of_fold, load_codes
 from notellm.rank.codes.text import binary_text, parse_binary
-from notellm.rank.config import CodeText, Form
+from notellm.rank.config import TINY, BinLLMConfig, CodeChoice, RankOptions, TuningOptions
 from notellm.rank.model import BinLLM
-from notellm.rank.prompt import load_template
 from notellm.rank.scorer import Ranker, whole_notes
 from notellm.rank.trainer import ANSWER_ROWS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
 from notellm.recommend.candidates import CandidateList, Vectors, blend_for, candidate_lists, vectors_among
 from notellm.record import RECORD, describe, make_record
 from notellm.vectors import vector_table
 
-TINY = "tiny"
-
-#: Defaults by kind of backbone: tiny by measurement (benchmarks/README.md), pretrained by the paper.
-_TINY: dict[str, Any] = {
-    "template": "compact",
-    "lora": False,
-    "two_step": False,
-    "epochs": 0.2,
-    "text_epochs": 0.5,
-    "learning_rate": 1e-5,
-    "embedding_learning_rate": 1e-4,
-    "text_embedding_learning_rate": 1e-3,
-    "evaluations": 2,
-}
-_PRETRAINED: dict[str, Any] = {
-    "template": "notes",
-    "lora": True,
-    "two_step": True,
-    "epochs": 1.0,
-    "text_epochs": 1.0,
-    "learning_rate": 1e-4,
-    "evaluations": 5,
-}
-_FULL_LEARNING_RATE = 1e-5  # of a pretrained backbone tuned whole, where the paper has adapters only
 _LORA_TARGETS = ("q_proj", "v_proj")  # the paper's; other architectures: what peft knows for them
 
 _TEXT, _CODES = "text", "codes"  # steps, by what their prompts hold
-
-
-@dataclass(frozen=True)
-class RankOptions:
-    """Everything a run is made of. None means the default of the backbone's kind.
-
-    Attributes:
-        backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
-        template: the prompt's wording; tiny: "compact", pretrained: "notes".
-        lora: tune low-rank adapters instead of every weight; the default for pretrained backbones.
-        form: "with_codes" (titles and codes), "text_only" (no collaborative model) or "codes_only".
-        two_step: tune on the text alone first, then with codes (paper; tiny: False).
-        bits: of a code (paper: 32).
-        code_text: how codes are written: "binary" or "decimal".
-        unknown: code of users and notes without training row, see ``rank.codes.codes``.
-        code_epochs: passes of the collaborative model, at most.
-        out_of_fold: folds by which training rows get codes that have not seen them; 0: codes that have.
-        epochs: passes over the training rows.
-        text_epochs: passes of the first of two steps.
-        max_steps: ends every step earlier (or later) than its epochs say, where given. Codes are fitted on
-            all rows, whatever tuning comes to see.
-        batch: rows in a batch.
-        learning_rate: of the layers.
-        embedding_learning_rate: of the token embeddings; as the layers' when None.
-        text_embedding_learning_rate: the same where prompts hold no codes; as the layers' when None.
-        history: how many of the last liked notes a prompt names (paper: 10).
-        title_tokens: budget of a title.
-        content_tokens: budget of the candidate's content, where the wording has it.
-        evaluations: how often a step measures the validation AUC; the best checkpoint is kept.
-        patience: measurements without a better AUC before a step ends; None never ends early.
-        bf16: compute in bfloat16 (for GPUs).
-        seed: of everything random.
-    """
-
-    backbone: str = TINY
-    template: str | None = None
-    lora: bool | None = None
-    form: Form = "with_codes"
-    two_step: bool | None = None
-    bits: int = 32
-    code_text: CodeText = "binary"
-    unknown: Unknown = "average"
-    code_epochs: int = 500
-    out_of_fold: int = 5
-    epochs: float | None = None
-    text_epochs: float | None = None
-    max_steps: int | None = None
-    batch: int = 64
-    learning_rate: float | None = None
-    embedding_learning_rate: float | None = None
-    text_embedding_learning_rate: float | None = None
-    history: int = 10
-    title_tokens: int = 20
-    content_tokens: int = 40
-    evaluations: int | None = None
-    patience: int | None = None
-    bf16: bool = False
-    seed: int = 0
-
-    def resolved(self) -> "RankOptions":
-        """The options with every None filled in that has a default: tiny by measurement, others by the paper.
-
-        Raises:
-            ConfigError: with every problem found.
-        """
-        tiny = self.backbone == TINY
-        defaults = dict(_TINY if tiny else _PRETRAINED)
-        if not tiny and self.lora is False:
-            defaults["learning_rate"] = _FULL_LEARNING_RATE
-        if self.form != "with_codes":
-            defaults["two_step"] = False
-        if self.form == "text_only":
-            defaults["epochs"] = defaults["text_epochs"]
-        chosen = replace(self, **{name: v for name, v in defaults.items() if getattr(self, name) is None})
-        problems = _option_problems(chosen)
-        if problems:
-            raise ConfigError("; ".join(problems))
-        return chosen
-
-    def code_options(self, *, progress: bool = True) -> CodeOptions:
-        """How the codes of this run are fitted.
-
-        Raises:
-            ConfigError: with every problem found.
-        """
-        default = CodeOptions().training
-        training = replace(default, epochs=self.code_epochs, seed=self.seed, progress=progress)
-        return CodeOptions(bits=self.bits, unknown=self.unknown, training=training)
 
 
 def train_rank(
@@ -253,9 +140,9 @@ def train_rank(
         metrics["codes"] = _figures(valid, alone)
 
     # The steps of tuning, and how many updates each makes.
-    steps = {_TEXT if codes is None else _CODES: _updates(chosen, len(train), _number(chosen.epochs))}
+    steps = {_TEXT if codes is None else _CODES: _updates(chosen, len(train), filled(chosen.epochs))}
     if chosen.two_step:
-        steps = {_TEXT: _updates(chosen, len(train), _number(chosen.text_epochs))} | steps
+        steps = {_TEXT: _updates(chosen, len(train), filled(chosen.text_epochs))} | steps
     seen = _rows_seen(chosen, len(train), max(steps.values()))
     tuned = train.filter(pa.array(seen))
     users = tuned["user_id"].to_pylist()
@@ -315,10 +202,7 @@ def build_ranking_model(
         DataError: there is no text in the notes.
     """
     chosen = options.resolved()
-    known: dict[str, Any] = {
-        name: getattr(chosen, name)
-        for name in ("template", "form", "code_text", "history", "title_tokens", "content_tokens")
-    }
+    known = values_of(chosen, BinLLMConfig)
     if chosen.backbone == TINY:
         liked = liked_notes(notes["note_id"], train)
         return BinLLM.from_corpus(
@@ -365,16 +249,16 @@ def _updates(options: RankOptions, rows: int, epochs: float) -> int:
 
 
 def _arguments(folder: Path, options: RankOptions, steps: int, *, progress: bool) -> BinLLMTrainingArguments:
-    every = max(1, steps // int(_number(options.evaluations)))
+    every = max(1, steps // filled(options.evaluations))
+    tuning = values_of(options, TuningOptions)
+    if folder.name == _TEXT:
+        tuning["embedding_learning_rate"] = options.text_embedding_learning_rate
     return BinLLMTrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=options.batch,
-        learning_rate=_number(options.learning_rate),
-        embedding_learning_rate=(
-            options.text_embedding_learning_rate if folder.name == _TEXT else options.embedding_learning_rate
-        ),
-        patience=options.patience,
+        learning_rate=filled(options.learning_rate),
+        **tuning,
         bf16=options.bf16,
         seed=options.seed,
         eval_strategy="steps",
@@ -463,7 +347,7 @@ def _codes(
 ) -> tuple[Codes, RowCodes]:
     """The codes, and those of the training rows; fitted once for a run, then read from its folder."""
     if not folder.is_dir():
-        how = options.code_options(progress=progress)
+        how = _code_options(options, progress=progress)
         if options.out_of_fold:
             fitted = fit_out_of_fold(train, valid, how, options.out_of_fold)
             codes, rows = fitted.codes, RowCodes.out_of_fold(fitted)
@@ -481,46 +365,14 @@ def _codes(
     return load_codes(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
 
 
+def _code_options(options: RankOptions, *, progress: bool) -> CodeOptions:
+    """How the codes of a run are fitted."""
+    default = CodeOptions().training
+    training = replace(default, epochs=options.code_epochs, seed=options.seed, progress=progress)
+    return CodeOptions(**values_of(options, CodeChoice), training=training)
+
+
 def _figures(table: pa.Table, scores: npt.ArrayLike) -> dict[str, float]:
     """AUC and UAUC of some rows; UAUC only where a user has both labels."""
     found = evaluate_ranking(table, scores, resamples=1).figures
     return {name.lower(): found[name].mean for name in ("AUC", "UAUC") if name in found}
-
-
-def _option_problems(options: RankOptions) -> list[str]:
-    """Everything that is wrong with resolved options."""
-    problems = [
-        f"{name} is {getattr(options, name)!r}; it must be one of {', '.join(get_args(allowed))}"
-        for name, allowed in (("form", Form), ("code_text", CodeText))
-        if getattr(options, name) not in get_args(allowed)
-    ]
-    at_least_one = ("batch", "title_tokens", "content_tokens", "evaluations", "max_steps", "patience")
-    for name in at_least_one:
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            problems.append(f"{name} is {value}; it must be at least 1")
-    rates = ("learning_rate", "embedding_learning_rate", "text_embedding_learning_rate")
-    for name in ("epochs", "text_epochs", *rates):
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            problems.append(f"{name} is {value}; it must be above 0")
-    if options.history < 0:
-        problems.append(f"history is {options.history}; it must be 0 or more")
-    if options.out_of_fold < 0 or options.out_of_fold == 1:
-        problems.append(f"out_of_fold is {options.out_of_fold}; it must be 0, or 2 folds or more")
-    if options.backbone == TINY and options.lora:
-        problems.append("the tiny backbone is tuned whole; LoRA is for pretrained backbones")
-    if options.form != "with_codes" and options.two_step:
-        problems.append(f"two_step is text first, then codes too; form {options.form} has only one of them")
-    for check in (options.code_options, lambda: load_template(options.template or "notes")):
-        try:
-            check()
-        except ConfigError as error:
-            problems.append(str(error))
-    return problems
-
-
-def _number(value: float | None) -> float:
-    if value is None:
-        raise ConfigError("an option is not resolved")
-    return value

@@ -24,6 +24,7 @@ from notellm.backbone.load import hidden_states
 from notellm.backbone.trainer import BackboneTrainer
 from notellm.errors import ConfigError, DataError
 from notellm.rank.batch import RankCollator, RankRows
+from notellm.rank.config import TuningOptions
 from notellm.rank.model import BinLLM
 
 #: Rows that `fit_answers` looks at, at most.
@@ -32,16 +33,9 @@ KEYS = ("input_ids", "attention_mask", "position")
 
 
 @dataclass
-class BinLLMTrainingArguments(TrainingArguments):
-    """transformers' ``TrainingArguments`` with BinLLM's defaults.
+class BinLLMTrainingArguments(TuningOptions, TrainingArguments):
+    """transformers' ``TrainingArguments`` with the options and defaults of BinLLM."""
 
-    Attributes:
-        embedding_learning_rate: of the token embeddings; as the rest when None.
-        patience: measurements without a better validation AUC before the run ends; None never ends early.
-    """
-
-    embedding_learning_rate: float | None = None
-    patience: int | None = None
     learning_rate: float = 1e-4
     weight_decay: float = 1e-3
     warmup_steps: float = 0.05

@@ -1,31 +1,42 @@
-"""What a NoteLLM is besides its weights."""
+"""The options of NoteLLM: what a model is besides its weights, and what a training run is made of."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from notellm.backbone.base import check_known
 from notellm.errors import ConfigError
+from notellm.options import check, check_known, option
+
+TINY = "tiny"
 
 
-@dataclass(frozen=True)
-class NoteLLMConfig:
+@dataclass
+class ModelOptions:
+    """What a run decides about the model.
+
+    Attributes:
+        dim: dimensions of the vector (paper: 128).
+        title_tokens: tokens of the title that the prompt holds (paper: 20).
+        content_tokens: tokens of the content that the prompt holds (paper: 80).
+    """
+
+    dim: int = option(128, least=1)
+    title_tokens: int = option(20, least=1)
+    content_tokens: int = option(80, least=1)
+
+
+@dataclass
+class NoteLLMConfig(ModelOptions):
     """What a NoteLLM is besides its weights; saved as ``notellm.json``.
 
     Attributes:
         template: name or path of the prompt's wording.
-        dim: dimensions of the vector (paper: 128).
-        title_tokens: the title's budget (paper: 20).
-        content_tokens: the content's budget (paper: 80).
-        topics_tokens: the budget of the topics in the category prompt, together.
-        max_length: the longest sequence in tokens.
-        typical_topics: how many topics a prompt asks for when nobody says a number.
-        categories: the known categories, to which generation can be held.
+        topics_tokens: tokens that all topics together take in the category prompt.
+        max_length: longest sequence in tokens.
+        typical_topics: number of topics that a prompt asks for when the caller names none.
+        categories: known categories, to which generation can be restricted.
     """
 
     template: str = "english"
-    dim: int = 128
-    title_tokens: int = 20
-    content_tokens: int = 80
     topics_tokens: int = 40
     max_length: int = 256
     typical_topics: int = 3
@@ -33,13 +44,118 @@ class NoteLLMConfig:
 
 
 def checked_config(options: dict[str, Any]) -> NoteLLMConfig:
-    """The configuration of some options; those of the prompt are checked where it is built.
+    """The configuration with some options; those of the prompt are checked where it is built.
 
     Raises:
-        ConfigError: an option is unknown, or dim is not a positive whole number.
+        ConfigError: if an option is unknown, or dim is not a positive whole number.
     """
     check_known(options, NoteLLMConfig, "NoteLLM")
     config = NoteLLMConfig(**options)
     if not isinstance(config.dim, int) or config.dim < 1:
         raise ConfigError(f"dim is {config.dim!r}; it must be a whole number of at least 1 (paper: 128)")
     return config
+
+
+@dataclass
+class LossOptions:
+    """How the two losses are joined and which rates the parts of the model learn at.
+
+    Attributes:
+        alpha: weight of the generation loss (paper: 0.01); 0 trains the contrastive loss only.
+        topic_share: share r of the notes that do the topics task (paper: 0.4; tiny: 0.2, since its vectors
+            lean on the topics that this task hides).
+        tau: starting value of the log inverse temperature (paper: 3); None keeps the model's.
+        sampling_correction: correct in-batch negatives for the popularity of notes (not in the paper).
+        embedding_learning_rate: learning rate of the token embeddings; None takes that of the layers.
+        head_learning_rate: learning rate of the projection, tau and the output head; None takes that of the
+            layers.
+        chunk_notes: notes that one forward pass holds at most, by gradient caching, for batches that do not
+            fit into memory; None passes the whole batch at once.
+    """
+
+    alpha: float = option(0.01, least=0)
+    topic_share: float = option(0.4, least=0, most=1)
+    tau: float | None = option(None)
+    sampling_correction: bool = option(True, flag="--sampling-correction/--paper-loss")
+    embedding_learning_rate: float | None = option(None, above=0)
+    head_learning_rate: float | None = option(None, above=0)
+    chunk_notes: int | None = option(None, least=1)
+
+
+#: Defaults by kind of backbone: tiny by measurement (benchmarks/README.md), pretrained by the paper.
+_TINY: dict[str, Any] = {
+    "template": "compact",
+    "lora": False,
+    "epochs": 1.0,
+    "batch_pairs": 128,
+    "topic_share": 0.2,
+    "learning_rate": 2e-5,
+    "embedding_learning_rate": 8e-4,
+    "head_learning_rate": 2e-3,
+    "tau": 2.0,
+}
+_TINY_WITHOUT_PAIRS: dict[str, Any] = {"epochs": 10.0, "topic_share": 0.4, "learning_rate": 5e-4}
+_PRETRAINED: dict[str, Any] = {
+    "template": "english",
+    "lora": True,
+    "epochs": 1.0,
+    "batch_pairs": 64,
+    "topic_share": 0.4,
+    "learning_rate": 1e-4,
+    "tau": 3.0,
+}
+_FULL_LEARNING_RATE = 3e-6  # of the authors' script, which trains every weight
+
+
+@dataclass
+class RecallOptions(ModelOptions, LossOptions):
+    """Everything that a training run of NoteLLM is made of. None means the default of the backbone's kind.
+
+    Attributes:
+        backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
+        template: wording of the prompt: english, chinese, compact, or the path of a JSON file; tiny: compact,
+            pretrained: english.
+        lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
+        epochs: passes over the related pairs.
+        max_steps: training steps; where given, it replaces ``epochs``.
+        batch_pairs: pairs in a batch, B (paper: 64; tiny: 128).
+        learning_rate: learning rate of the transformer's layers.
+        evaluations: how often validation Recall is measured; the best checkpoint is kept.
+        bf16: compute in bfloat16, for GPUs.
+        seed: seed of everything random.
+    """
+
+    backbone: str = option(TINY)
+    template: str | None = option(None)
+    lora: bool | None = option(None, flag="--lora/--full")
+    epochs: float | None = option(None, above=0)
+    max_steps: int | None = option(None, least=1)
+    batch_pairs: int | None = option(None, least=2)
+    learning_rate: float | None = option(None, above=0)
+    # None here, since the default depends on the backbone.
+    topic_share: float | None = option(None, least=0, most=1)  # type: ignore[assignment]
+    evaluations: int = option(5, least=1)
+    bf16: bool = option(False)
+    seed: int = option(0, least=0)
+
+    def resolved(self, *, pairs: bool = True) -> "RecallOptions":
+        """The options with every None replaced that has a default (tiny by measurement, else of the paper).
+
+        Args:
+            pairs: whether there are related pairs. Without them the tiny backbone learns category and topics
+                alone, with more passes and a higher rate of its layers.
+
+        Raises:
+            ConfigError: with every problem found.
+        """
+        tiny = self.backbone == TINY
+        defaults = dict(_TINY if tiny else _PRETRAINED)
+        if tiny and not pairs:
+            defaults |= _TINY_WITHOUT_PAIRS
+        if not tiny and self.lora is False:
+            defaults["learning_rate"] = _FULL_LEARNING_RATE
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        chosen = replace(self, **missing)
+        more = ["the tiny backbone is trained whole; LoRA is for pretrained backbones"]
+        check(chosen, *(more if tiny and chosen.lora else []))
+        return chosen

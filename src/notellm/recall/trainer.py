@@ -32,7 +32,9 @@ from notellm.backbone.trainer import BackboneTrainer
 from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.retrieval import evaluate_related, targets_from_pairs, vector_scorer
+from notellm.options import check
 from notellm.recall.batch import PairCollator, PairIndex, PairStream
+from notellm.recall.config import LossOptions
 from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss
 from notellm.recall.model import NoteLLM, NoteLLMOutput
 
@@ -40,27 +42,13 @@ _CHUNK_KEYS = ("input_ids", "attention_mask", "position", "labels")
 
 
 @dataclass
-class NoteLLMTrainingArguments(TrainingArguments):
-    """transformers' ``TrainingArguments`` with what NoteLLM adds; the batch is counted in pairs.
+class NoteLLMTrainingArguments(LossOptions, TrainingArguments):
+    """transformers' ``TrainingArguments`` with the options of NoteLLM; the batch is counted in pairs.
 
     Attributes:
-        alpha: weight of the generation loss (paper: 0.01); 0 is contrastive only.
-        topic_share: share r of notes that do the topics task (paper: 0.4).
-        embedding_learning_rate: of the token embeddings; as the rest when None.
-        head_learning_rate: of the projection, tau and the output head; as the rest when None.
-        sampling_correction: correct for popular notes standing in more batches (``losses.py``); False is
-            the paper's loss.
-        tau: the temperature's starting value, log of its inverse (paper: 3); None keeps the model's.
-        chunk_notes: notes a forward pass holds at most, by gradient caching; None holds the whole batch.
+        per_device_train_batch_size: pairs in a batch, at least 2.
     """
 
-    alpha: float = 0.01
-    topic_share: float = 0.4
-    embedding_learning_rate: float | None = None
-    head_learning_rate: float | None = None
-    sampling_correction: bool = True
-    tau: float | None = None
-    chunk_notes: int | None = None
     per_device_train_batch_size: int = 64
     weight_decay: float = 1e-3
     warmup_steps: float = 0.1
@@ -71,25 +59,14 @@ class NoteLLMTrainingArguments(TrainingArguments):
     logging_steps: float = 20
 
     def __post_init__(self) -> None:
-        """Check the fields that NoteLLM adds, all together.
+        """Check what NoteLLM adds, all together.
 
         Raises:
             ConfigError: with every problem found.
         """
-        problems = []
-        if not self.alpha >= 0:
-            problems.append(f"alpha is {self.alpha}; it must be 0 or more")
-        if not 0 <= self.topic_share <= 1:
-            problems.append(f"topic_share is {self.topic_share}; it must lie in 0 to 1")
-        if self.chunk_notes is not None and self.chunk_notes < 1:
-            problems.append(f"chunk_notes is {self.chunk_notes}; it must be at least 1")
-        if self.per_device_train_batch_size < 2:
-            problems.append(
-                f"per_device_train_batch_size is {self.per_device_train_batch_size}; contrastive learning "
-                "needs at least 2 pairs in a batch"
-            )
-        if problems:
-            raise ConfigError("; ".join(problems))
+        size = self.per_device_train_batch_size
+        few = f"per_device_train_batch_size is {size}; contrastive learning needs at least 2 pairs in a batch"
+        check(self, *([few] if size < 2 else []))
         super().__post_init__()  # type: ignore[no-untyped-call]
 
 

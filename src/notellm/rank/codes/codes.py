@@ -44,7 +44,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -64,8 +64,7 @@ from notellm.rank.collaborative.base import CONFIG, ITEMS, USERS, Floats, infere
 from notellm.rank.collaborative.mf import MatrixFactorization
 from notellm.rank.collaborative.rows import Histories, IdIndex, Ids, Ints, Rows
 from notellm.rank.collaborative.train import Training, TrainingOptions, fit
-
-Unknown = Literal["average", "folded", "none"]
+from notellm.rank.config import Unknown
 
 _MAPS = "maps.safetensors"
 _AVERAGE_LIKES = 5  # average items that every history is taken to hold besides its own
