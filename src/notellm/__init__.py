@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from notellm.engine.engine import Engine
     from notellm.jobs.build_store import build_store
     from notellm.jobs.evaluate_rank import evaluate_rank
+    from notellm.jobs.evaluate_recall import evaluate_recall
     from notellm.jobs.train_rank import train_rank
+    from notellm.jobs.train_recall import train_recall
     from notellm.pairs.local import mine_pairs
     from notellm.pairs.score import PairOptions
     from notellm.rank.config import RankOptions
     from notellm.rank.model import BinLLM
     from notellm.rank.scorer import Ranker
+    from notellm.recall.config import RecallOptions
     from notellm.recall.model import NoteLLM
     from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation
     from notellm.recommend.candidates import impressions_from_candidates
@@ -48,12 +51,14 @@ __all__ = [
     "PairOptions",
     "RankOptions",
     "Ranker",
+    "RecallOptions",
     "Recommender",
     "Validation",
     "__version__",
     "build_store",
     "click_histories",
     "evaluate_rank",
+    "evaluate_recall",
     "impressions_from_candidates",
     "impressions_from_clicks",
     "mine_pairs",
@@ -64,6 +69,7 @@ __all__ = [
     "split_by_time",
     "split_impressions",
     "train_rank",
+    "train_recall",
     "validate",
 ]
 
@@ -74,6 +80,7 @@ _WHERE = {
     "Client": "notellm.client",
     "Engine": "notellm.engine.engine",
     "evaluate_rank": "notellm.jobs.evaluate_rank",
+    "evaluate_recall": "notellm.jobs.evaluate_recall",
     "Filter": "notellm.store.index.filters",
     "impressions_from_candidates": "notellm.recommend.candidates",
     "impressions_from_clicks": "notellm.data.impressions",
@@ -86,6 +93,7 @@ _WHERE = {
     "NoteStore": "notellm.store.notes",
     "PairOptions": "notellm.pairs.score",
     "Ranker": "notellm.rank.scorer",
+    "RecallOptions": "notellm.recall.config",
     "RankOptions": "notellm.rank.config",
     "read_clicks": "notellm.data.read",
     "read_notes": "notellm.data.read",
@@ -95,6 +103,7 @@ _WHERE = {
     "split_by_time": "notellm.data.split",
     "split_impressions": "notellm.data.split",
     "train_rank": "notellm.jobs.train_rank",
+    "train_recall": "notellm.jobs.train_recall",
     "validate": "notellm.data.validate",
     "Validation": "notellm.recall.trainer",
 }

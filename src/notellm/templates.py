@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from notellm.errors import ConfigError
-from notellm.files import read_json
 
 
 def template_names(package: str) -> list[str]:
@@ -31,4 +30,6 @@ def read_template(package: str, name_or_path: str | Path) -> Any:
             f"no template {str(name_or_path)!r}: give one of {', '.join(names)} "
             "or the path of a template's JSON file"
         )
+    from notellm.files import read_json  # noqa: PLC0415 - pyarrow; the command line checks names of templates
+
     return read_json(name_or_path)

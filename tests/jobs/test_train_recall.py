@@ -23,11 +23,7 @@ from notellm.record import describe
 
 JOB = """
 import sys
-from notellm.data import sample_world
-from notellm.evaluate import split_by_note
-from notellm.pairs import mine_pairs
-from notellm.jobs.train_recall import RecallOptions, fit
-from notellm.recall.trainer import Validation
+from notellm import RecallOptions, Validation, mine_pairs, sample_world, split_by_note, train_recall
 
 world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
 split = split_by_note(world.notes, world.clicks, valid=0.2)

@@ -17,6 +17,7 @@ Force = Annotated[
     typer.Option("--force", help="Replace a result of another kind, too; files that are not notellm's stay."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
 
 

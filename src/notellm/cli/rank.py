@@ -10,7 +10,7 @@ from notellm.cli.common import (
     Force,
     Output,
     Quiet,
-    Seed,
+    Resume,
     examples,
     group,
     hide_loading_bars,
@@ -18,7 +18,9 @@ from notellm.cli.common import (
     show,
     trusts_code,
 )
+from notellm.cli.options import with_options
 from notellm.errors import ConfigError, DataError
+from notellm.rank.config import RankOptions
 
 commands = group()
 rank = typer.Typer(
@@ -27,35 +29,13 @@ rank = typer.Typer(
 commands.add_typer(rank, name="rank")
 
 
-class Form(StrEnum):
-    """What the prompts hold."""
-
-    with_codes = "with_codes"
-    text_only = "text_only"
-    codes_only = "codes_only"
-
-
-class CodeText(StrEnum):
-    """How codes are written."""
-
-    binary = "binary"
-    decimal = "decimal"
-
-
-class Unknown(StrEnum):
-    """The code of who was never seen."""
-
-    average = "average"
-    folded = "folded"
-    none = "none"
-
-
 class Dataset(StrEnum):
     """Public datasets of impressions."""
 
     collm = "collm"
 
 
+_DEFAULTS = RankOptions()
 RankerFolder = Annotated[Path, typer.Argument(help="A ranker directory from: notellm rank train.")]
 Notes = Annotated[Path | None, typer.Option(help="A dataset folder or notes file with newer notes, too.")]
 History = Annotated[str | None, typer.Option(help="Note ids the user liked, oldest first: a,b,c.")]
@@ -72,6 +52,7 @@ History = Annotated[str | None, typer.Option(help="Note ids the user liked, olde
         "notellm rank train data -o ranker --resume",
     )
 )
+@with_options(RankOptions)
 def train(
     output: Output,
     folder: Annotated[
@@ -92,42 +73,9 @@ def train(
     ] = None,
     valid_share: Annotated[float, typer.Option(help="Share of the impressions that choose.")] = 0.1,
     test_share: Annotated[float, typer.Option(help="Share of the impressions kept for a test.")] = 0.1,
-    backbone: Annotated[
-        str, typer.Option(help='"tiny", or a causal language model by name or path.')
-    ] = "tiny",
-    template: Annotated[
-        str | None, typer.Option(help="notes, movies, books, compact, or a JSON file of one's own.")
-    ] = None,
-    lora: Annotated[
-        bool | None, typer.Option("--lora/--full", help="Adapters only, or every weight.")
-    ] = None,
-    form: Annotated[Form, typer.Option(help="Titles and codes, or one alone.")] = Form.with_codes,
-    two_step: Annotated[
-        bool | None, typer.Option("--two-step/--one-step", help="Tune on the text alone first.")
-    ] = None,
-    bits: Annotated[int, typer.Option(help="Of a code, a multiple of 8.")] = 32,
-    code_text: Annotated[CodeText, typer.Option(help="How codes are written.")] = CodeText.binary,
-    unknown: Annotated[Unknown, typer.Option(help="Code of who was never seen.")] = Unknown.average,
-    code_epochs: Annotated[int, typer.Option(help="Passes of the collaborative model, at most.")] = 500,
-    out_of_fold: Annotated[int, typer.Option(help="Folds for the codes of training rows; 0: none.")] = 5,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the impressions.")] = None,
-    text_epochs: Annotated[float | None, typer.Option(help="Passes of the first of two steps.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Steps instead of epochs.")] = None,
-    batch: Annotated[int, typer.Option(help="Impressions in a batch.")] = 64,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the layers.")] = None,
-    embedding_learning_rate: Annotated[float | None, typer.Option(help="Of the token embeddings.")] = None,
-    text_embedding_learning_rate: Annotated[
-        float | None, typer.Option(help="The same where prompts hold no codes.")
-    ] = None,
-    history: Annotated[int, typer.Option(help="Liked notes that a prompt names.")] = 10,
-    title_tokens: Annotated[int, typer.Option(help="Budget of a title.")] = 20,
-    content_tokens: Annotated[int, typer.Option(help="Budget of the candidate's content.")] = 40,
-    evaluations: Annotated[int | None, typer.Option(help="How often to measure validation AUC.")] = None,
-    patience: Annotated[int | None, typer.Option(help="Measurements without gain before the end.")] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (GPU).")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    options: RankOptions = _DEFAULTS,  # with_options puts its fields in this place
+    resume: Resume = False,
     force: Force = False,
-    seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Fit codes and tune a BinLLM on impressions; the best checkpoint by validation AUC is kept."""
@@ -136,36 +84,9 @@ def train(
     from notellm.data.split import split_impressions
     from notellm.files import write_parquet
     from notellm.jobs.train_rank import train_rank
-    from notellm.rank.config import RankOptions
     from notellm.record import describe, make_record, read_record
     from notellm.vectors import read_vectors
 
-    options = RankOptions(
-        backbone=backbone,
-        template=template,
-        lora=lora,
-        form=form.value,
-        two_step=two_step,
-        bits=bits,
-        code_text=code_text.value,
-        unknown=unknown.value,
-        code_epochs=code_epochs,
-        out_of_fold=out_of_fold,
-        epochs=epochs,
-        text_epochs=text_epochs,
-        max_steps=max_steps,
-        batch=batch,
-        learning_rate=learning_rate,
-        embedding_learning_rate=embedding_learning_rate,
-        text_embedding_learning_rate=text_embedding_learning_rate,
-        history=history,
-        title_tokens=title_tokens,
-        content_tokens=content_tokens,
-        evaluations=evaluations,
-        patience=patience,
-        bf16=bf16,
-        seed=seed,
-    )
     options.resolved()  # mistakes are told before the data are read
     check_replaceable(output, "ranker", force=force)
     recall = None if vectors is None else read_vectors(vectors)
@@ -183,8 +104,8 @@ def train(
     else:
         part = _clicked(folder)
         notes, histories = part.notes, click_histories(part.clicks)
-        rows = _impressions(part.clicks, recall, negatives, seed, progress=not quiet)
-        train, chosen, test = split_impressions(rows, valid=valid_share, test=test_share, seed=seed)
+        rows = _impressions(part.clicks, recall, negatives, options.seed, progress=not quiet)
+        train, chosen, test = split_impressions(rows, valid=valid_share, test=test_share, seed=options.seed)
     hide_loading_bars()
     train_rank(
         notes,
@@ -209,7 +130,9 @@ def train(
     if test is not None:
         kept = output.with_name(f"{output.name}.run") / "test.parquet"
         about = make_record(
-            kind="impressions", config={"part": "test", "seed": seed}, data={"impressions": describe(test)}
+            kind="impressions",
+            config={"part": "test", "seed": options.seed},
+            data={"impressions": describe(test)},
         )
         write_parquet(test, kept, record=about)
         show(f"{test.num_rows:,} test impressions -> {kept}")

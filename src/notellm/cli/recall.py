@@ -9,7 +9,7 @@ from notellm.cli.common import (
     Force,
     Output,
     Quiet,
-    Seed,
+    Resume,
     examples,
     group,
     hide_loading_bars,
@@ -18,7 +18,9 @@ from notellm.cli.common import (
     show,
     trusts_code,
 )
+from notellm.cli.options import with_options
 from notellm.errors import ConfigError, DataError
+from notellm.recall.config import RecallOptions
 
 commands = group()
 
@@ -31,48 +33,19 @@ commands = group()
         "notellm train split -o tags --no-pairs      (category and topics only)",
     )
 )
+@with_options(RecallOptions)
 def train(
     folder: Annotated[Path, typer.Argument(help="A split folder (with pairs), or a dataset folder.")],
     output: Output,
-    backbone: Annotated[
-        str, typer.Option(help='"tiny", or a causal language model by name or path.')
-    ] = "tiny",
-    template: Annotated[
-        str | None, typer.Option(help="english, chinese, compact, or a JSON file of one's own.")
-    ] = None,
-    lora: Annotated[
-        bool | None, typer.Option("--lora/--full", help="Adapters only, or every weight.")
-    ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the related pairs.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Steps instead of epochs.")] = None,
-    batch_pairs: Annotated[int | None, typer.Option(help="Pairs in a batch (B).")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the transformer's layers.")] = None,
-    embedding_learning_rate: Annotated[float | None, typer.Option(help="Of the token embeddings.")] = None,
-    head_learning_rate: Annotated[
-        float | None, typer.Option(help="Of projection, tau and output head.")
-    ] = None,
-    alpha: Annotated[float, typer.Option(help="Weight of the generation loss.")] = 0.01,
-    topic_share: Annotated[float | None, typer.Option(help="Share of notes that do topics (r).")] = None,
-    tau: Annotated[float | None, typer.Option(help="Starting log inverse temperature.")] = None,
-    dim: Annotated[int, typer.Option(help="Dimensions of the vector (d).", min=1)] = 128,
-    title_tokens: Annotated[int, typer.Option(help="Budget of the title.")] = 20,
-    content_tokens: Annotated[int, typer.Option(help="Budget of the content.")] = 80,
-    chunk_notes: Annotated[int | None, typer.Option(help="Notes per pass, where memory is short.")] = None,
-    evaluations: Annotated[int, typer.Option(help="How often to measure validation Recall.")] = 5,
-    sampling_correction: Annotated[
-        bool, typer.Option("--sampling-correction/--paper-loss", help="Correct in-batch negatives.")
-    ] = True,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Compute in bfloat16 (GPU).")] = False,
+    options: RecallOptions,
     no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Train category and topics only.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")] = False,
+    resume: Resume = False,
     force: Force = False,
-    seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
     """Train a NoteLLM on notes and their related pairs; the best checkpoint by validation is kept."""
     from notellm.jobs.folders import is_split, load_dataset, load_pairs
     from notellm.jobs.train_recall import train_recall
-    from notellm.recall.config import RecallOptions
     from notellm.recall.trainer import Validation
 
     home = folder / "train" if is_split(folder) else folder
@@ -88,28 +61,6 @@ def train(
         else:
             show("the valid part has no related pairs: the last checkpoint is kept, not the best")
     hide_loading_bars()
-    options = RecallOptions(
-        backbone=backbone,
-        template=template,
-        lora=lora,
-        epochs=epochs,
-        max_steps=max_steps,
-        batch_pairs=batch_pairs,
-        learning_rate=learning_rate,
-        embedding_learning_rate=embedding_learning_rate,
-        head_learning_rate=head_learning_rate,
-        alpha=alpha,
-        topic_share=topic_share,
-        tau=tau,
-        sampling_correction=sampling_correction,
-        dim=dim,
-        title_tokens=title_tokens,
-        content_tokens=content_tokens,
-        chunk_notes=chunk_notes,
-        evaluations=evaluations,
-        bf16=bf16,
-        seed=seed,
-    )
     train_recall(
         part.notes,
         related,
