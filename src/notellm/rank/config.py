@@ -128,7 +128,7 @@ class RankOptions(ModelOptions, CodeChoice, TuningOptions):
 
     Attributes:
         backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
-        template: wording of the prompt: notes, movies, books, compact, or the path of a JSON file; tiny:
+        template: wording of the prompt: a name in ``rank/templates`` or the path of a JSON file; tiny:
             compact, pretrained: notes.
         lora: tune low-rank adapters instead of every weight; the default for pretrained backbones.
         two_step: tune on the text alone first, then with codes (paper; tiny: one step).

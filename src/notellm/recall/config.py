@@ -113,8 +113,8 @@ class RecallOptions(ModelOptions, LossOptions):
 
     Attributes:
         backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
-        template: wording of the prompt: english, chinese, compact, or the path of a JSON file; tiny: compact,
-            pretrained: english.
+        template: wording of the prompt: a name in ``recall/templates`` or the path of a JSON file; tiny:
+            compact, pretrained: english.
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
         epochs: passes over the related pairs.
         max_steps: training steps; where given, it replaces ``epochs``.
