@@ -60,7 +60,7 @@ def test_every_problem_is_named_at_once():
         "size is 0; it must be at least 1",
         "kind is 'c'; it must be one of a, b",
     ]
-    with pytest.raises(ConfigError, match="rate is 0.0.*kind is 'c'.*; and this"):
+    with pytest.raises(ConfigError, match=r"rate is 0\.0.*kind is 'c'.*; and this"):
         check(found, "and this")
 
 
