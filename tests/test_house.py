@@ -38,13 +38,14 @@ def test_only_the_top_level_and_the_command_line_have_a_face(path):
 
 def packages():
     """What each package or top module imports of the others."""
-    found = {}
+    found: dict[str, set[str]] = {}
     for path in MODULES:
         name = path.relative_to(SRC).parts[0].removesuffix(".py")
+        found.setdefault(name, set())
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("notellm"):
-                names = [node.module] if node.module != "notellm" else [f"notellm.{a.name}" for a in node.names]
-                found.setdefault(name, set()).update(each.split(".")[1] for each in names)
+                inner = (node.module or "").removeprefix("notellm").lstrip(".")
+                found[name] |= {(inner or each.name).split(".")[0] for each in node.names}
     found.pop("__init__")
     return {name: imported - {name} for name, imported in found.items()}
 

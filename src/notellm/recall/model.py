@@ -49,6 +49,7 @@ from notellm.recall.checkpoint import (
     write_checkpoint,
 )
 from notellm.recall.config import NoteLLMConfig, checked_config
+from notellm.recall.generate import generate_categories, generate_topics
 from notellm.recall.losses import generation_loss
 from notellm.recall.prompt import (
     EMB_TOKEN,
@@ -282,14 +283,10 @@ class NoteLLM(PromptedModel):
 
     def categorize(self, notes: Notes, **options: Any) -> list[str]:
         """A category for each note; the options are those of ``generate.generate_categories``."""
-        from notellm.recall.generate import generate_categories  # noqa: PLC0415 - it imports this module
-
         return generate_categories(self, notes, **options)
 
     def write_topics(self, notes: Notes, **options: Any) -> list[list[str]]:
         """Topics for each note; the options are those of ``generate.generate_topics``."""
-        from notellm.recall.generate import generate_topics  # noqa: PLC0415 - it imports this module
-
         return generate_topics(self, notes, **options)
 
     def prompts(self, notes: Notes) -> list[str]:
