@@ -1,8 +1,8 @@
-"""Training batches: B related pairs become 2B prompts, each with its task, labels and partner.
+"""Training batches: B related pairs become 2B prompts, each with its task, its labels and its partner.
 
-A run is one **stream**: item k of the stream is a pair and owns the random draws of its two notes
-(task, number and choice of topics), all functions of (seed, k). So a resumed run, and a run on several
-processes, sees exactly what an uninterrupted run on one process sees.
+A run is one **stream**. Item k of the stream is a pair, and the random draws of its two notes (task, number
+and choice of topics) are functions of (seed, k). So a resumed run, and a run on several processes, sees
+exactly what an uninterrupted run on one process sees.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class PairIndex:
     Attributes:
         source: (pairs,) int64.
         target: (pairs,) int64.
-        weight: (pairs,) float64, the pair's score.
+        weight: (pairs,) float64, the score of the pair.
         count: number of notes.
         known: sorted keys ``a * count + b`` of every pair in both directions, int64.
     """
@@ -40,10 +40,10 @@ class PairIndex:
 
     @classmethod
     def build(cls, note_ids: Sequence[str], pairs: pa.Table) -> "PairIndex":
-        """Look the pairs' ids up among the notes.
+        """Look up the ids of the pairs among the notes.
 
         Raises:
-            DataError: there is no pair, or a pair names a note that is not there.
+            DataError: if there is no pair, or a pair names a note that is not among the notes.
         """
         if pairs.num_rows == 0:
             raise DataError(
@@ -67,7 +67,7 @@ class PairIndex:
         return cls(source, target, weight, count, known)
 
     def log_frequency(self) -> np.ndarray:
-        """(count,) float32: log of how often each note stands in the pairs; 0 for notes in none."""
+        """Log of the number of pairs that each note is in, (count,) float32; 0 for notes in none."""
         uses = np.bincount(self.source, minlength=self.count) + np.bincount(self.target, minlength=self.count)
         frequency: np.ndarray = np.log(np.maximum(uses, 1)).astype(np.float32)
         return frequency
@@ -76,14 +76,14 @@ class PairIndex:
 class PairStream(Dataset[tuple[int, int, int]]):
     """The pairs of a whole run, in order; item k is (k, source row, target row).
 
-    Every pass over the data is a fresh permutation. Without pairs a stream of single notes results,
-    (k, row, -1), for training the generation alone.
+    Every pass over the pairs is a new permutation. Without pairs it is a stream of single notes, (k, row,
+    -1), for training generation alone.
 
     Args:
         pairs: the related pairs; None for single notes.
-        rows: with ``pairs=None``, the notes to go through.
+        rows: the notes to go through if ``pairs`` is None.
         length: number of items of the run.
-        seed: of the order.
+        seed: seed of the order.
     """
 
     def __init__(self, pairs: PairIndex | None, rows: np.ndarray, length: int, seed: int) -> None:
@@ -106,10 +106,10 @@ class PairCollator:
     """Turns items of a :class:`PairStream` into one padded batch.
 
     Args:
-        prompt: renders and tokenizes.
-        notes: every note, cut by ``prompt.cut``; rows as in the stream.
-        topic_share: the share r of notes that do the topics task (paper: 0.4).
-        seed: of tasks and topics.
+        prompt: renders and tokenizes the notes.
+        notes: all notes, cut by ``prompt.cut``, in the rows that the stream names.
+        topic_share: share r of the notes that do the topics task (paper: 0.4).
+        seed: seed of tasks and topics.
     """
 
     def __init__(
@@ -125,12 +125,11 @@ class PairCollator:
         ]
 
     def __call__(self, items: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
-        """The batch: sources first, then targets in the same order.
+        """Return the batch: all sources first, then all targets in the same order.
 
-        Returns:
-            ``input_ids``, ``attention_mask`` and ``labels`` (notes x length, int64), and per note
-            ``position``, ``note`` (row), ``text`` (key of the text) and ``partner`` (row of the batch,
-            -1 for single notes).
+        Returns: ``input_ids``, ``attention_mask`` and ``labels`` (notes x length, int64), and for each note
+            ``position``, ``note`` (its row), ``text`` (a key of its text) and ``partner`` (its row in the
+            batch, -1 for single notes).
         """
         single = items[0][2] < 0
         rows = [source for _, source, _ in items] + ([] if single else [target for _, _, target in items])
@@ -150,7 +149,7 @@ class PairCollator:
             counts.append(len(chosen))
             prompts.append(self.prompt.render(note, tasks[-1], len(chosen) or None))
             outputs.append(self.prompt.output(tasks[-1], category=note.category, topics=chosen))
-        encoded = self.prompt.encode(prompts, tasks, outputs, counts)
+        encoded = self.prompt.tokenize(prompts, tasks, outputs, counts)
         batch = pad([item.ids for item in encoded], self.prompt.tokenizer)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for i, item in enumerate(encoded):

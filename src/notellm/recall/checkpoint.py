@@ -1,13 +1,12 @@
-"""A NoteLLM on disk: one directory in the ecosystem's own format, whole or not at all, no pickle.
+"""A NoteLLM on disk: one directory in the format of the Hugging Face ecosystem, without any pickle.
 
-    config.json  generation_config.json  model.safetensors  tokenizer.json ...   AutoModelForCausalLM opens it
-    modules.json  sentence_bert_config.json  config_sentence_transformers.json
-    1_Pooling/  2_Dense/  3_Normalize/                                           SentenceTransformer opens it
-    notellm.json                                             settings, template, tau, fingerprint of the model
-    manifest.json                                            size and digest of each file
+    config.json  model.safetensors  tokenizer.json ...                     opened by AutoModelForCausalLM
+    modules.json  1_Pooling/  2_Dense/  3_Normalize/ ...                   opened by SentenceTransformer
+    notellm.json              settings, template, tau, fingerprint of the model
+    manifest.json             size and digest of each file
 
-The vectors are the same wherever it is opened: last-token pooling of a prompt, the dense layer (the
-projection), normalization. Adapters are merged into the weights.
+Every tool computes the same vectors: last-token pooling of a prompt, the dense layer (the projection), and
+normalization. Adapters are merged into the weights.
 """
 
 import json
@@ -43,8 +42,8 @@ class Settings:
         config: fields of :class:`NoteLLMConfig`, ``dim`` among them.
         template: the wording of the prompt.
         tau: the log inverse temperature.
-        fingerprint: of the whole model; None in files of older versions.
-        written: the content as it is in the file.
+        fingerprint: fingerprint of the whole model; None in files of older versions.
+        written: the content as the file has it.
     """
 
     config: dict[str, Any]
@@ -55,17 +54,17 @@ class Settings:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a path is the directory of a saved NoteLLM, and not of a causal language model alone."""
+    """Whether a path is the directory of a saved NoteLLM, and not only of a causal language model."""
     return is_file(Path(path) / CONFIG)
 
 
 def check_complete(path: Path) -> None:
-    """Refuse a folder that was copied from a saved NoteLLM, but without its settings.
+    """Refuse a copy of a saved NoteLLM that lacks its settings.
 
-    Its projection would be replaced by a random one without a word.
+    Without them the model would open as a plain backbone, with a random projection and no warning.
 
-    Raises:
-        ModelError: it has the projection of a NoteLLM and the token [EMB], but no ``notellm.json``.
+    Raises: ModelError: if the folder has the projection of a NoteLLM and the token [EMB], but no
+        ``notellm.json``.
     """
     tokenizer = path / "tokenizer.json"
     if is_checkpoint(path) or not is_file(path / _DENSE / "model.safetensors") or not is_file(tokenizer):
@@ -87,19 +86,19 @@ def write_checkpoint(
     *,
     force: bool = False,
 ) -> None:
-    """Write a model's directory.
+    """Write the directory of a model.
 
     Args:
-        folder: where; a model that is there is replaced.
+        folder: the directory; an existing model is replaced.
         backbone: the causal language model.
         tokenizer: its tokenizer.
         projection: the linear layer to the vector.
-        settings: the rest.
+        settings: everything else.
         extra: further text files, by name.
         force: as in ``artifacts.write_folder``.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: if it cannot be written.
     """
     with write_folder(folder, "model", force=force) as aside:
         dtype = save_backbone(backbone, aside)
@@ -112,10 +111,10 @@ def write_checkpoint(
 
 
 def read_settings(path: Path) -> Settings:
-    """The content of ``notellm.json``, once the other files have been compared with it.
+    """Read ``notellm.json`` and compare the other files with the manifest.
 
-    Raises:
-        ModelError: it is not what :func:`write_checkpoint` writes, or another file is missing or damaged.
+    Raises: ModelError: if the file is not what :func:`write_checkpoint` writes, or another file is missing or
+        damaged.
     """
     saved = read_saved(path / CONFIG, NoteLLMConfig, "NoteLLM")
     tau = saved.get("tau")
@@ -125,10 +124,10 @@ def read_settings(path: Path) -> Settings:
 
 
 def load_projection(path: Path, projection: nn.Linear) -> None:
-    """Give a projection the saved weights.
+    """Load the saved weights into a projection.
 
     Raises:
-        ModelError: they are not there, or of another shape.
+        ModelError: if they are missing, or have another shape.
     """
     try:
         weights = load_file(path / _DENSE / "model.safetensors")
@@ -145,7 +144,7 @@ def load_projection(path: Path, projection: nn.Linear) -> None:
 
 
 def _write_sentence_transformers(folder: Path, projection: nn.Linear, max_length: int) -> None:
-    """The files by which SentenceTransformer(path) gives the same vectors."""
+    """Write the files with which SentenceTransformer(path) computes the same vectors."""
     root = "sentence_transformers.models"  # the path that versions 2 to 6 all understand
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": f"{root}.Transformer"},

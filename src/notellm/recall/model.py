@@ -1,13 +1,12 @@
-"""NoteLLM: a causal language model that squeezes a note into one vector and writes its topics and category.
+"""NoteLLM: a causal language model that compresses a note into one vector and writes its topics and category.
 
     vector(note) = normalize( W h_p + b )     h_p: last hidden state at the token before [EMB]
 
-W is one linear layer to ``dim`` dimensions; similarity is the cosine (NoteLLM, arXiv 2403.01744). What a
-model is on disk, ``checkpoint.py`` says.
+W is one linear layer to ``dim`` dimensions, similarity is the cosine (arXiv 2403.01744).
 
-    model = NoteLLM.from_corpus(notes)              # tiny, no download
-    model = NoteLLM.from_pretrained("path/or/name") # a saved NoteLLM, or any causal language model
-    vectors = model.encode(notes)                   # (n, dim) float32, unit norm
+    model = NoteLLM.from_corpus(notes)               # tiny backbone, no download
+    model = NoteLLM.from_pretrained("path/or/name")  # a saved NoteLLM, or any causal language model
+    vectors = model.encode(notes)                    # (n, dim) float32, unit norm
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,7 +55,6 @@ from notellm.recall.prompt import (
     IGNORED,
     PromptBuilder,
     Task,
-    Template,
     load_template,
     template_from_dict,
 )
@@ -65,14 +63,12 @@ from notellm.recall.tiny import TinyOptions, build_tiny
 
 @dataclass
 class NoteLLMOutput:
-    """What one forward pass gives.
+    """The result of one forward pass.
 
-    Attributes:
-        vectors: (n, dim) float32, unit norm.
-        generation_sum: sum of the negative log-likelihoods of the output tokens.
-        label_count: number of output tokens.
-        tau: the log inverse temperature. The loss takes it from here, not from the model: a parameter
-            used outside a forward pass has no place in distributed training.
+    Attributes: vectors: (n, dim) float32, unit norm. generation_sum: sum of the negative log-likelihoods of
+        the output tokens. label_count: number of output tokens. tau: the log inverse temperature. The loss
+        takes it from here and not from the model, because distributed
+            training does not see a parameter that is used outside a forward pass.
     """
 
     vectors: Tensor
@@ -86,9 +82,9 @@ class NoteLLM(PromptedModel):
 
     Args:
         backbone: the causal language model.
-        tokenizer: its hardened tokenizer, [EMB] included.
-        config: prompt, budgets, dimensions; kept as ``settings``.
-        template: the wording, where it is not the one that ``config.template`` names.
+        tokenizer: its hardened tokenizer, with [EMB].
+        config: prompt, budgets and dimensions; kept as ``settings``.
+        template: the wording, if it is not the one that ``config.template`` names.
     """
 
     settings_file = CONFIG
@@ -108,7 +104,7 @@ class NoteLLM(PromptedModel):
             if template is None
             else template_from_dict(template, config.template)
         )
-        self.prompt = _prompt_builder(tokenizer, wording, config)
+        self.prompt = PromptBuilder(tokenizer, wording, config)
         hidden = backbone.config.get_text_config().hidden_size
         self.projection = nn.Linear(hidden, config.dim, dtype=torch.float32)
         self.tau = nn.Parameter(torch.tensor(3.0))
@@ -125,22 +121,19 @@ class NoteLLM(PromptedModel):
         trust_remote_code: bool = False,
         **options: Any,
     ) -> Self:
-        """A saved NoteLLM, or a fresh one on any causal language model; on the accelerator if there is one.
+        """Open a saved NoteLLM or make a new one on any causal language model, on an accelerator if possible.
 
-        Whoever must not get a fresh one, with a projection that nobody has trained, calls :meth:`from_saved`.
+        Call :meth:`from_saved` where a new model, whose projection is untrained, must not be made.
 
         Args:
             name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
             lora: train low-rank adapters only; None trains every weight.
             dtype: of the backbone; the projection is always float32.
-            trust_remote_code: allow the backbone to be Python code that comes with it; that code then runs.
-            options: fields of :class:`NoteLLMConfig` that shall differ from the saved ones (or from
-                the defaults).
+            trust_remote_code: allow the backbone to be Python code that comes with it, and run that code.
+            options: fields of :class:`NoteLLMConfig` that replace the saved values (or the defaults).
 
-        Raises:
-            ModelError: there is no usable model, its files do not fit together, or it is code that is not
-                allowed to run.
-            ConfigError: an option is unknown or not allowed.
+        Raises: ModelError: if there is no usable model, its files do not fit together, or it is code that may
+            not run. ConfigError: if an option is unknown or not allowed.
         """
         path = Path(name_or_path)
         saved = read_settings(path) if is_checkpoint(path) else None
@@ -184,22 +177,21 @@ class NoteLLM(PromptedModel):
         seed: int = 0,
         **options: Any,
     ) -> Self:
-        """The embedded default: a tiny Llama initialised from the notes themselves, no download.
+        """Make a model on a tiny Llama that is initialised from the notes; nothing is downloaded.
 
-        Its vectors are close to latent-semantic ones before any training; the projection starts as
-        the principal components of the notes' hidden states.
+        Before any training its vectors are close to those of latent semantic analysis, since the projection
+        starts as the principal components of the notes' hidden states.
 
         Args:
-            notes: a notes table or a list of notes; those it will be trained on.
-            clicks: who clicked what of ``notes``, which then is a table: words that interest the same users
-                start near each other.
-            tiny: the size of the backbone.
-            seed: of everything random in it.
+            notes: the notes; a table with ``note_id`` where clicks are given.
+            clicks: table with the schema CLICKS: words that the same users click start near each other.
+            tiny: size of the backbone.
+            seed: seed of everything random in it.
             options: fields of :class:`NoteLLMConfig`.
 
         Raises:
-            DataError: the notes hold no text.
-            ConfigError: an option is unknown or not allowed.
+            DataError: if the notes hold no text.
+            ConfigError: if an option is unknown or not allowed.
         """
         rows = as_notes(notes)
         size = tiny or TinyOptions()
@@ -218,7 +210,7 @@ class NoteLLM(PromptedModel):
         tokenizer = train_tokenizer(
             [*texts, *phrases, *phrases], vocabulary=size.vocabulary, new_tokens=[EMB_TOKEN]
         )
-        builder = _prompt_builder(tokenizer, wording, config)
+        builder = PromptBuilder(tokenizer, wording, config)
         cut = builder.cut(rows)
         rendered = [builder.render(note) for note in cut]
         clicked = None if clicks is None else _clicked(notes, clicks)
@@ -233,11 +225,11 @@ class NoteLLM(PromptedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, position: Tensor, labels: Tensor | None = None
     ) -> NoteLLMOutput:
-        """Vectors and generation loss of a batch from one forward pass.
+        """Compute vectors and generation loss of a batch in one forward pass.
 
         Args:
             input_ids: (n, length) int64.
-            attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
+            attention_mask: (n, length), 1 for tokens, 0 for padding on the right.
             position: (n,) index of the token before [EMB].
             labels: (n, length) int64 with -100 where there is no loss; None computes vectors only.
         """
@@ -262,7 +254,7 @@ class NoteLLM(PromptedModel):
 
     @torch.inference_mode()
     def encode(self, notes: Notes | Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Vectors of notes, (n, dim) float32 with unit norm, in the order given.
+        """Return the vectors of notes, (n, dim) float32 of unit norm, in the order of the notes.
 
         Args:
             notes: a notes table, a list of notes, or prompts that :meth:`prompts` rendered.
@@ -282,15 +274,15 @@ class NoteLLM(PromptedModel):
         return vectors
 
     def categorize(self, notes: Notes, **options: Any) -> list[str]:
-        """A category for each note; the options are those of ``generate.generate_categories``."""
+        """Write a category for each note; the options are those of ``generate.generate_categories``."""
         return generate_categories(self, notes, **options)
 
     def write_topics(self, notes: Notes, **options: Any) -> list[list[str]]:
-        """Topics for each note; the options are those of ``generate.generate_topics``."""
+        """Write topics for each note; the options are those of ``generate.generate_topics``."""
         return generate_topics(self, notes, **options)
 
     def prompts(self, notes: Notes) -> list[str]:
-        """The text in front of [EMB] of each note: what any embedding server must be sent."""
+        """Return the text before [EMB] of each note, which is what any embedding server must be sent."""
         rows = self.prompt.cut(as_notes(notes))
         return [self.prompt.render(note) for note in rows]
 
@@ -328,15 +320,15 @@ class NoteLLM(PromptedModel):
     def save_pretrained(
         self, folder: str | Path, *, extra: dict[str, str] | None = None, force: bool = False
     ) -> None:
-        """Write the model as one directory, whole or not at all; adapters are merged into the weights.
+        """Write the model as one directory, all of it or nothing; adapters are merged into the weights.
 
         Args:
-            folder: where; a model that is there is replaced, anything else is refused.
-            extra: further text files to put in, by name (the model card, the record).
+            folder: the directory; an existing model is replaced, anything else is refused.
+            extra: further text files, by name (the model card, the record).
             force: as in ``artifacts.write_folder``.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: if it cannot be written.
         """
         template, tau = self.prompt.template.to_dict(), float(self.tau.detach())
         settings = Settings(asdict(self.settings), template, tau, self.fingerprint())
@@ -345,9 +337,9 @@ class NoteLLM(PromptedModel):
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of settings, prompt, tokenizer, configuration and weights, 16 hexadecimal digits.
+        """Return 16 hexadecimal digits of the SHA-256 of settings, prompt, tokenizer and weights.
 
-        It says which vectors are whose. A saved model has it again when it is opened.
+        It tells which model made a vector. A saved model has the same fingerprint when it is opened again.
         """
         heads = {"projection": self.projection.weight, "bias": self.projection.bias, "tau": self.tau}
         return digest_of(
@@ -358,24 +350,11 @@ class NoteLLM(PromptedModel):
         )
 
 
-def _prompt_builder(
-    tokenizer: PreTrainedTokenizerBase, wording: Template, config: NoteLLMConfig
-) -> PromptBuilder:
-    return PromptBuilder(
-        tokenizer,
-        wording,
-        title_tokens=config.title_tokens,
-        content_tokens=config.content_tokens,
-        topics_tokens=config.topics_tokens,
-        max_length=config.max_length,
-    )
-
-
 def _outputs(builder: PromptBuilder, notes: Sequence[Note]) -> list[tuple[list[int], int]]:
     """Every category and list of topics as a whole sequence, with the position of its [EMB]."""
     tasks: list[tuple[Note, Task]] = [(note, "category") for note in notes if note.category]
     tasks += [(note, "topics") for note in notes if note.topics]
-    encoded = builder.encode(
+    encoded = builder.tokenize(
         [builder.render(note, task) for note, task in tasks],
         [task for _, task in tasks],
         [builder.output(task, category=note.category, topics=note.topics) for note, task in tasks],
@@ -385,7 +364,7 @@ def _outputs(builder: PromptBuilder, notes: Sequence[Note]) -> list[tuple[list[i
 
 
 def _clicked(notes: Notes, clicks: pa.Table) -> sp.csr_matrix:
-    """Who clicked what, (users, notes) of ones."""
+    """Who clicked what, as a sparse matrix (users, notes) of ones."""
     if not isinstance(notes, pa.Table):
         raise ConfigError("clicks name notes by their ids: give the notes as a table with note_id")
     return sp.csr_matrix(click_matrix(notes.column("note_id"), clicks).T)

@@ -1,17 +1,13 @@
-"""The Note Compression Prompt: from a note to token ids, a vector position and labels.
+"""The Note Compression Prompt of NoteLLM (arXiv 2403.01744, section 4.1), as text, token ids and labels.
 
     [BOS] prompt(title, topics, content) [EMB] guidance output [EOS]
                                        ^ the vector is read here, at the token before [EMB]
 
-Two tasks share the form (NoteLLM, arXiv 2403.01744, section 4.1): **category** (the note with its
-topics; the output is its category) and **topics** (the note without its topics; the output is a
-random subset of them). The wording lies in ``templates/*.json``.
-
-A note's text is data, never markup. It is cut at the token budgets *as text*, put into the template
-in one pass (a ``{title}`` inside a note stays as it is), and the whole prompt is tokenized once by a
-tokenizer that reads special tokens in text as plain characters (see ``backbone.tokenizer``). So the
-prompt string alone determines the vector: any tool that tokenizes :meth:`PromptBuilder.render`'s
-string and takes the last token computes the same one.
+The task "category" shows the topics and asks for the category; the task "topics" hides the topics and asks
+for a random subset of them. The wording is in ``templates/*.json``. The text of a note is data, never markup:
+it is cut at its budgets as text, inserted in one pass, and the whole prompt is tokenized once, with special
+tokens read as plain characters. So the string that :meth:`PromptBuilder.render` returns determines the
+vector, and any tool that tokenizes it and takes the last token computes the same vector.
 """
 
 import re
@@ -25,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from notellm.backbone.tokenizer import CHARACTERS_PER_TOKEN, cut_texts
 from notellm.data.note import Note
 from notellm.errors import ConfigError
+from notellm.recall.config import NoteLLMConfig
 from notellm.templates import read_template, template_names
 
 Task = Literal["category", "topics"]
@@ -39,7 +36,7 @@ _FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
 
 @dataclass(frozen=True)
 class TaskTemplate:
-    """The wording of one task: what stands before [EMB], between [EMB] and the output, and the output."""
+    """The wording of one task: before [EMB], between [EMB] and the output, and of the output."""
 
     prompt: str
     guidance: str
@@ -61,7 +58,7 @@ class Template:
         return self.category if task == "category" else self.topics
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, which :func:`load_template` reads."""
+        """The template as JSON values, which :func:`load_template` reads."""
         return asdict(self)
 
 
@@ -71,16 +68,16 @@ def builtin_templates() -> list[str]:
 
 
 def load_template(name_or_path: str | Path) -> Template:
-    """A template by its name ("english", "chinese", "compact") or from a JSON file of one's own.
+    """Load a template by its name ("english", "chinese", "compact") or from a JSON file.
 
     Raises:
-        ConfigError: no such template, or a part of it is missing or of the wrong form.
+        ConfigError: if there is no such template, or a part of it is missing or malformed.
     """
     return template_from_dict(read_template("notellm.recall", name_or_path), str(name_or_path))
 
 
 def template_from_dict(value: Any, where: str) -> Template:
-    """Build and check a template; ``where`` names it in errors.
+    """Check JSON values and return them as a template; ``where`` names them in errors.
 
     Raises:
         ConfigError: with every problem found.
@@ -121,7 +118,7 @@ class Encoded:
     Attributes:
         ids: token ids of the whole sequence.
         position: index of the token before [EMB], where the vector is read.
-        labels: one a token, ``IGNORED`` outside the output; empty output where nothing is to be learnt.
+        labels: one label a token, ``IGNORED`` outside the output.
     """
 
     ids: list[int]
@@ -132,38 +129,30 @@ class Encoded:
 class PromptBuilder:
     """Renders and tokenizes prompts.
 
-    Args:
-        tokenizer: a tokenizer from ``backbone.tokenizer``.
-        template: the wording.
-        title_tokens: the title's budget in tokens (paper: 20).
-        content_tokens: the content's budget in tokens (paper: 80).
-        topics_tokens: the budget of the topics together, in tokens.
-        max_length: the longest sequence in tokens; content, then topics, then title are shortened to
-            fit, the wording and the compression word never are.
+    Args: tokenizer: a tokenizer from ``backbone.tokenizer``. template: the wording. config: budgets of title,
+        content and topics in tokens, and the longest sequence. Where a prompt would be
+            longer, its content is shortened first, then its topics, then its title; the wording never is.
 
     Raises:
-        ConfigError: a budget is not positive, or the wording alone does not fit.
+        ConfigError: if a budget is not positive, or the wording alone does not fit.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         template: Template,
-        *,
-        title_tokens: int = 20,
-        content_tokens: int = 80,
-        topics_tokens: int = 40,
-        max_length: int = 256,
+        config: NoteLLMConfig | None = None,
     ) -> None:
+        config = config or NoteLLMConfig()
         self.tokenizer = tokenizer
         self.template = template
-        self.title_tokens = title_tokens
-        self.content_tokens = content_tokens
-        self.topics_tokens = topics_tokens
-        self.max_length = max_length
+        self.title_tokens = config.title_tokens
+        self.content_tokens = config.content_tokens
+        self.topics_tokens = config.topics_tokens
+        self.max_length = config.max_length
         self.emb_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))  # type: ignore[arg-type]
         self.eos_id = int(tokenizer.eos_token_id)
-        budgets = {"title": title_tokens, "content": content_tokens, "topics": topics_tokens}
+        budgets = {"title": self.title_tokens, "content": self.content_tokens, "topics": self.topics_tokens}
         for name, value in budgets.items():
             if value < 1:
                 raise ConfigError(f"{name}_tokens is {value}; it must be at least 1")
@@ -178,17 +167,17 @@ class PromptBuilder:
             sum(budgets.get(name, 0) for name in _FIELD.findall(self.template.task(task).prompt))
             for task in ("category", "topics")
         )
-        self._always_fits = wording + filled + 16 <= max_length
-        if wording + 8 > max_length:
+        self._always_fits = wording + filled + 16 <= self.max_length
+        if wording + 8 > self.max_length:
             raise ConfigError(
-                f"max_length is {max_length}, but the template {template.name!r} alone takes {wording} "
+                f"max_length is {self.max_length}, but the template {template.name!r} alone takes {wording} "
                 f"tokens: give at least {wording + 8}, or a shorter template"
             )
 
     def cut(self, notes: Sequence[Note]) -> list[Note]:
-        """The notes with title, content and topics cut at their budgets; do it once, then render often.
+        """Cut title, content and topics of notes at their budgets; cut once, then render as often as needed.
 
-        Topics are kept whole, in order, as long as they fit.
+        Topics are kept whole and in order, as many as fit.
         """
         titles = cut_texts(self.tokenizer, [note.title for note in notes], self.title_tokens)
         contents = cut_texts(self.tokenizer, [note.content for note in notes], self.content_tokens)
@@ -207,12 +196,12 @@ class PromptBuilder:
         return result
 
     def render(self, note: Note, task: Task = "category", n: int | None = None) -> str:
-        """The text before [EMB] of a note that :meth:`cut` has cut.
+        """Return the text before [EMB] of a note that :meth:`cut` has cut.
 
         Args:
-            note: the note; its category is never part of it, nor are its topics in the topics task.
+            note: the note. Its category is never shown, its topics are hidden in the topics task.
             task: which wording.
-            n: how many topics the wording asks for; as many as the note has when None.
+            n: number of topics that the wording asks for; None asks for as many as the note has.
         """
         count = len(note.topics) if n is None else n
         text = self._fill(self.template.task(task).prompt, note, count)
@@ -228,17 +217,16 @@ class PromptBuilder:
                 excess = len(self._ids(text)) + reserve - self.max_length
         return text
 
-    def encode(
+    def tokenize(
         self, prompts: Sequence[str], tasks: Sequence[Task], outputs: Sequence[str], counts: Sequence[int]
     ) -> list[Encoded]:
-        """Token ids, vector position and labels of whole sequences, for training.
+        """Return token ids, position of the vector and labels of whole sequences, for training.
 
         Args:
             prompts: texts from :meth:`render`.
-            tasks: the task of each.
-            outputs: texts from :meth:`output`; "" where there is nothing to learn (the sequence then
-                ends with the prompt).
-            counts: how many topics each guidance names.
+            tasks: the task of each prompt.
+            outputs: texts from :meth:`output`; a sequence with the output "" ends with its prompt.
+            counts: number of topics that each guidance names.
         """
         prompt_ids = self._batch_ids(prompts, special=True)
         output_ids = self._batch_ids(outputs)
@@ -255,7 +243,7 @@ class PromptBuilder:
         return encoded
 
     def output(self, task: Task, *, category: str = "", topics: Sequence[str] = ()) -> str:
-        """The output text of a task: the category, or the topics joined by the separator."""
+        """Return the output of a task: the category, or the topics joined by the separator."""
         wanted = category if task == "category" else topics
         if not wanted:
             return ""
@@ -263,7 +251,7 @@ class PromptBuilder:
         return self._fill(self.template.task(task).output, note, len(topics))
 
     def parse_topics(self, text: str) -> list[str]:
-        """The topics in a generated output: split at the separator, repeats and empties dropped."""
+        """Split a generated text at the separator, and return its topics without repetitions."""
         seen: dict[str, str] = {}
         for piece in text.split(self.template.topic_separator.strip()):
             topic = piece.strip()
@@ -272,15 +260,15 @@ class PromptBuilder:
         return list(seen.values())
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered prompts, [BOS] included; the last one is where the vector is read."""
+        """Return token ids of rendered prompts, [BOS] included; the vector is read at the last one."""
         return self._batch_ids(prompts, special=True)
 
     def output_ids(self, outputs: Sequence[str]) -> list[list[int]]:
-        """Token ids of outputs as training labels them, without [EOS]."""
+        """Return token ids of outputs as they are labelled in training, without [EOS]."""
         return self._batch_ids(outputs)
 
     def guidance_ids(self, task: Task, n: int) -> list[int]:
-        """Token ids of the guidance that follows [EMB]."""
+        """Return token ids of the guidance after [EMB]."""
         return self._plain_ids(self._fill(self.template.task(task).guidance, Note(), n))
 
     def _fill(self, template: str, note: Note, n: int) -> str:
@@ -294,7 +282,7 @@ class PromptBuilder:
         return _FIELD.sub(lambda match: values[match.group(1)], template)
 
     def _shorten(self, value: Any, excess: int) -> Any:
-        """Take at least ``excess`` tokens off a text, or whole topics off a tuple of them."""
+        """Remove at least ``excess`` tokens from a text, or the last topic from a tuple of topics."""
         if isinstance(value, tuple):
             return value[:-1]
         keep = len(self._plain_ids(value)) - excess

@@ -1,8 +1,4 @@
-"""Related notes: the nearest vectors, by exact search.
-
-Vectors have unit norm, so the inner product is the cosine; the search is a blocked matrix product and a
-partial sort. Ties go to the note that stands first. For millions of notes use an index instead.
-"""
+"""Related notes of known notes and of new vectors, by exact search; for millions of notes use an index."""
 
 from collections.abc import Sequence
 
@@ -15,10 +11,10 @@ from notellm.vectors import search
 def related_by_id(
     ids: Sequence[str], vectors: np.ndarray, note_ids: Sequence[str], *, k: int = 10
 ) -> list[list[tuple[str, float]]]:
-    """Related notes of known notes: for each, up to k (note_id, cosine), best first, never itself.
+    """Return up to k (note_id, cosine) for each of some known notes, best first, never the note itself.
 
     Raises:
-        DataError: a note has no vector here, or there is no vector at all.
+        DataError: if a note has no vector, or there are no vectors at all.
     """
     if not ids:
         raise DataError("there are no embedded notes to search among; embed the notes first")
@@ -37,7 +33,7 @@ def related_by_id(
 def related_by_vector(
     ids: Sequence[str], vectors: np.ndarray, queries: np.ndarray, *, k: int = 10
 ) -> list[list[tuple[str, float]]]:
-    """Related notes of notes never seen before, by their vectors (from ``NoteLLM.encode``)."""
+    """Return the related notes of new notes, given by their vectors from ``NoteLLM.encode``."""
     return _named(ids, *search(vectors, queries, k))
 
 

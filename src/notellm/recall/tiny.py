@@ -1,24 +1,13 @@
-"""The embedded default backbone: a tiny Llama initialised from the corpus, no download needed.
+"""The first weights of NoteLLM's tiny backbone, computed from the notes, so that nothing is downloaded.
 
-Random weights need millions of texts before they mean anything; a note table has thousands. So the
-weights start where latent semantic analysis would put them, and training starts from there:
-
-1. a byte-level BPE (lower-cased) is trained on the notes;
-2. token vectors are the right singular vectors, times their singular values, of the TF-IDF matrix of
-   notes and, where there are clicks, of user profiles (each the sum of what one user clicked), scaled
-   to unit norm: tokens that stand in the same notes or interest the same users lie near each other;
-3. the last input dimension holds the log inverse document frequency of the token, idf_t;
-4. in layer 0 every head's query is a constant and its key reads that dimension, so that attention
-   weights are proportional to idf_t^p; value and output projections are the identity. The last
-   position thus sees the idf-weighted mean of the token vectors in front of it: an LSA vector;
-5. the last quarter of the width holds bigram vectors: a truncated SVD of log(1 + c P(next | token)) over
-   the outputs (categories and topics as they are to be written). The output head reads both, so that a
-   token's first logit is what it has in common with the note plus how often it follows the last token;
-   the two scales are those with the least loss on a sample of the notes;
-6. the other layers start silent (their output projections are zero) and learn what they can add.
-
-The architecture is plain ``LlamaForCausalLM``. RoPE turns queries and keys by position; the constant
-query sits in each head's slowest rotary pair, which hardly turns over a prompt's length.
+1. Token vectors of unit norm come from a truncated SVD of the TF-IDF matrix of notes and user profiles.
+2. The last input dimension holds the log inverse document frequency of the token, idf_t.
+3. In layer 0 the query is constant and the key reads that dimension, so attention weights are proportional to
+   idf_t^p; values pass unchanged. The last position starts as the idf-weighted mean of the token vectors.
+4. The last quarter of the width holds bigram vectors, a truncated SVD of log(1 + c P(next | token)) of the
+   outputs. The output head adds what a token has in common with the note and how often it follows the last
+   token.
+5. The other layers start silent and learn what they can add. The architecture is plain ``LlamaForCausalLM``.
 """
 
 import math
@@ -39,13 +28,13 @@ class TinyOptions:
     """Size of the tiny backbone; the defaults were measured on MicroLens (benchmarks/README.md).
 
     Attributes:
-        vocabulary: the largest number of tokens of the BPE.
+        vocabulary: largest number of tokens of the BPE.
         hidden: width of the model.
         layers: number of layers, at least 1.
         heads: attention heads; hidden / heads must be even.
         intermediate: width of the feed-forward parts.
-        max_length: the longest sequence in tokens.
-        idf_power: p above; 0 is a plain mean.
+        max_length: longest sequence in tokens.
+        idf_power: the power p of the inverse document frequency; 0 is a plain mean.
     """
 
     vocabulary: int = 16_000
@@ -66,16 +55,15 @@ def build_tiny(
     clicked: sp.csr_matrix | None = None,
     seed: int = 0,
 ) -> LlamaForCausalLM:
-    """A Llama whose last position starts as the idf-weighted mean of latent-semantic token vectors.
+    """Make a Llama whose last position starts as the idf-weighted mean of latent-semantic token vectors.
 
-    Args:
-        tokenizer: from :func:`train_tokenizer` on the same texts.
-        texts: the rendered prompts of the notes, as the model will read them.
-        outputs: token ids of whole sequences and the position from which on they are output, guidance
-            included; may be empty where there is nothing to write.
-        options: its size.
-        clicked: who clicked which of the texts, (users, texts) of ones; None leaves the notes alone.
-        seed: of the random parts (feed-forward weights, output head).
+    Args: tokenizer: from ``backbone.tiny.train_tokenizer`` on the same texts. texts: the rendered prompts of
+        the notes, as the model will read them. outputs: token ids of whole sequences and the position where
+        the output begins, guidance included; empty if
+            there is nothing to write.
+        options: the size.
+        clicked: who clicked which text, (users, texts) of ones; None uses the notes alone.
+        seed: seed of the random parts (feed-forward weights, output head).
 
     Returns:
         The model in float32 on the CPU, in training mode.
@@ -108,11 +96,11 @@ def build_tiny(
 def _bigram_vectors(
     outputs: Sequence[tuple[Sequence[int], int]], size: int, width: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of tokens as the last one and as the next one, (tokens, width) float32 each.
+    """Return vectors of tokens as the last and as the next token, (tokens, width) float32 each.
 
-    Their inner product approximates log(1 + c P(next | token)), c = 1000: zero for what never follows. The
-    first ones are scaled to a root mean square norm of 0.2 over the tokens that occur: beside a unit token
-    vector they must not take much of what the input norm leaves to it.
+    Their inner product approximates log(1 + c P(next | token)) with c = 1000, so it is zero for tokens that
+    never follow. The first ones are scaled to a root mean square norm of 0.2 over the tokens that occur, so
+    that they leave most of the input norm to the token vector of norm 1 beside them.
     """
     ends = [(ids[i], ids[i + 1]) for ids, start in outputs for i in range(start, len(ids) - 1)]
     before, after = np.zeros((2, size, width), dtype=np.float32)
@@ -133,7 +121,7 @@ def _bigram_vectors(
 
 
 def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray) -> float:
-    """Token vectors and, as last dimension, log idf brought to [-0.5, 0.5]; root mean square about 0.1.
+    """Write token vectors and, as last dimension, log idf scaled to [-0.5, 0.5]; root mean square about 0.1.
 
     Returns the largest log idf, by which a key must multiply the last dimension to restore it.
     """
@@ -150,7 +138,10 @@ def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndar
 
 
 def _write_first_layer(model: LlamaForCausalLM, gain: float, width: int) -> None:
-    """Constant query on the slowest rotary pair, key = gain x last dimension, ``width`` values pass."""
+    """Write a constant query on the slowest rotary pair, a key of gain x last dimension, and the values.
+
+    RoPE turns queries and keys by position; the slowest pair hardly turns over the length of a prompt.
+    """
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads
     head = hidden // heads
@@ -174,7 +165,10 @@ def _write_head(
     outputs: Sequence[tuple[Sequence[int], int]],
     seed: int,
 ) -> None:
-    """Set the output head to a x (in common with the note) + b x (follows the last token)."""
+    """Set the output head to a x (in common with the note) + b x (follows the last token).
+
+    The scales a and b are those with the smallest loss on a sample of the outputs.
+    """
     chosen = np.random.default_rng(seed).permutation(len(outputs))[:200]
     states, labels = [], []
     for row in chosen:

@@ -1,16 +1,12 @@
-"""Training NoteLLM: generative-contrastive learning and collaborative supervised fine-tuning at once.
+"""Training NoteLLM with both losses of ``losses.py`` from one forward pass (GCL and CSFT, arXiv 2403.01744).
 
-:class:`NoteLLMTrainer` is transformers' ``Trainer`` with the two losses of ``losses.py`` from one
-forward pass, so logging, checkpoints, resuming, bf16, FSDP and DeepSpeed come with it.
-
-Several processes: vectors are gathered *with* their gradients, every sum is divided by its count over
-all processes and multiplied by the number of processes (which averages the gradients afterwards), so
-that N processes make the same update as one with the whole batch.
-
-Large batches: with ``chunk_notes`` a batch outgrows memory by gradient caching (Gao et al. 2021, arXiv
-2101.06983): vectors of all chunks without graph; the contrastive loss and its gradient with respect to
-the vectors; then each chunk again with graph, where (vector . cached gradient) has the true gradient.
-What bounds memory is one chunk's graph.
+:class:`NoteLLMTrainer` is transformers' ``Trainer``, so logging, checkpoints, resuming, bf16, FSDP and
+DeepSpeed come with it. Several processes: vectors are gathered with their gradients and every sum is divided
+by its count over all processes, so that N processes make the same update as one with the whole batch. Large
+batches: with ``chunk_notes`` a batch may exceed the memory by gradient caching (Gao et al. 2021, arXiv
+2101.06983): first the vectors of all chunks without a graph, then the contrastive loss and its gradient with
+respect to the vectors, then each chunk again with a graph, where (vector . cached gradient) has the true
+gradient.
 """
 
 import copy
@@ -72,11 +68,11 @@ class NoteLLMTrainingArguments(LossOptions, TrainingArguments):
 
 @dataclass(frozen=True)
 class Validation:
-    """Notes held out for choosing the best checkpoint: their Recall is measured during training.
+    """Notes held out for choosing the best checkpoint; their Recall is measured during training.
 
     Attributes:
-        notes: notes table; also the pool.
-        pairs: related pairs among them.
+        notes: notes table, which is also the pool.
+        pairs: related pairs among these notes.
     """
 
     notes: pa.Table
@@ -86,16 +82,14 @@ class Validation:
 class NoteLLMTrainer(BackboneTrainer):
     """Trains a :class:`NoteLLM` on notes and their related pairs.
 
-    Args:
-        model: the model.
-        args: options; ``num_train_epochs`` counts passes over the pairs.
-        notes: notes table (schema ``data.schema.NOTES``).
-        pairs: related pairs among them (schema ``data.schema.PAIRS``); None trains the generation
-            alone, on single notes.
-        validation: measured at every evaluation as ``eval_recall@10``, ``eval_recall@100``, ``eval_mrr``.
+    Args: model: the model. args: options; ``num_train_epochs`` counts passes over the pairs. notes: notes
+        table (schema ``data.schema.NOTES``). pairs: related pairs among these notes (schema
+        ``data.schema.PAIRS``); None trains generation alone, on
+            single notes.
+        validation: measured at every evaluation as ``eval_recall@10``, ``eval_recall@100`` and ``eval_mrr``.
 
     Raises:
-        DataError: the pairs are empty, or name other notes than these; or nothing can be learnt.
+        DataError: if the pairs are empty or name other notes, or there is nothing to learn.
     """
 
     args: NoteLLMTrainingArguments
@@ -157,7 +151,7 @@ class NoteLLMTrainer(BackboneTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - the counts here are our own
     ) -> Any:
-        """The joint loss of a batch, from one forward pass."""
+        """Return the joint loss of a batch, from one forward pass."""
         output: NoteLLMOutput = model(*(inputs[key] for key in _CHUNK_KEYS))
         contrastive = self._contrastive(output.vectors, output.tau, inputs)
         generation = self._generation(output.generation_sum, inputs)
@@ -171,7 +165,7 @@ class NoteLLMTrainer(BackboneTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """One step; with ``chunk_notes`` by gradient caching."""
+        """Make one step; with ``chunk_notes`` by gradient caching."""
         if self.args.chunk_notes is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -252,7 +246,7 @@ class NoteLLMTrainer(BackboneTrainer):
         self._parts.append(torch.stack([contrastive.detach(), generation.detach()]).cpu())
 
     def _is_known(self, note: Tensor, others: Tensor) -> Tensor:
-        """(n, N) bool: is (note, other) a related pair of the log, in either direction?"""
+        """Whether (note, other) is a related pair of the log in either direction, (n, N) bool."""
         keys = note[:, None] * self.pair_index.count + others[None, :]  # type: ignore[union-attr]
         known = self._known.to(keys.device)
         at = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
@@ -261,7 +255,7 @@ class NoteLLMTrainer(BackboneTrainer):
     # ---------------------------------------------------------------- the loop
 
     def own_rates(self) -> dict[int, float | None]:
-        """Embeddings have their own rate; projection, tau and output head share another."""
+        """Learning rates of the embeddings, and of projection, tau and output head."""
         bare = cast("NoteLLM", self.bare)
         parts: tuple[tuple[nn.Module, float | None], ...] = (
             (bare.projection, self.args.head_learning_rate),
@@ -273,11 +267,11 @@ class NoteLLMTrainer(BackboneTrainer):
         return rates | {id(bare.tau): self.args.head_learning_rate}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        """The stream is in order already, and the same for any number of processes."""
+        """The stream is already in order, and the same for any number of processes."""
         return SequentialSampler(cast("PairStream", train_dataset or self.train_dataset))
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Recall and MRR of the validation notes, over a pool of all of them."""
+        """Measure Recall and MRR of the validation notes, over a pool of all of them."""
         if self.validation is None:
             raise ConfigError("this trainer has no validation notes; give Validation(notes, pairs)")
         model = self.accelerator.unwrap_model(self.model)
@@ -302,7 +296,7 @@ class NoteLLMTrainer(BackboneTrainer):
 
 
 def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, float]:
-    """Recall@10, Recall@100, MRR and their mean; the target of a validation note is its best related one."""
+    """Return Recall@10, Recall@100, MRR and their mean; the target of a note is its best related note."""
     ids = validation.notes.column("note_id")
     queries, targets = targets_from_pairs(validation.pairs, min_users=1)
     result = evaluate_related(
@@ -346,7 +340,7 @@ def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
 
 
 def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    """Dropout of the second pass must be that of the first."""
+    """Restore the random state, so that dropout of the second pass equals that of the first."""
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)
