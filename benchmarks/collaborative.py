@@ -21,12 +21,15 @@ import torch
 from benchmarks.common import ROOT, arguments, table, write_results
 from notellm.data.datasets.collm import CollmData, read_collm
 from notellm.evaluate.ranking import cold_groups, evaluate_ranking
-from notellm.rank.codes.codes import CodeOptions, fit_codes, fit_out_of_fold, inner_product
+from notellm.rank.codes.codes import inner_product
+from notellm.rank.codes.fit import fit_codes, fit_out_of_fold
+from notellm.rank.codes.options import CodeOptions
 from notellm.rank.collaborative.base import CollaborativeModel, Floats
 from notellm.rank.collaborative.lightgcn import LightGCN
 from notellm.rank.collaborative.mf import MatrixFactorization
+from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.collaborative.sasrec import SASRec
-from notellm.rank.collaborative.train import TrainingOptions, train_collaborative
+from notellm.rank.collaborative.train import train_collaborative
 
 FOLDER = "ml-1m-collm"
 BITS = (8, 16, 32, 64)

@@ -18,8 +18,9 @@ from benchmarks.common import arguments, table, write_results
 from notellm.data.datasets.collm import CollmData
 from notellm.data.matrices import liked_notes
 from notellm.data.note import notes_from_table
-from notellm.rank.codes.codes import CodeOptions, fit_codes
-from notellm.rank.collaborative.train import TrainingOptions
+from notellm.rank.codes.fit import fit_codes
+from notellm.rank.codes.options import CodeOptions
+from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker
 

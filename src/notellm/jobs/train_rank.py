@@ -45,7 +45,9 @@ from notellm.jobs.runs import (
     unfinished_parts,
 )
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, questions
-from notellm.rank.codes.codes import CodeOptions, Codes, Unknown, fit_codes, fit_out_of_fold, load_codes
+from notellm.rank.codes.codes import Codes, load_codes
+from notellm.rank.codes.fit import fit_codes, fit_out_of_fold
+from notellm.rank.codes.options import CodeOptions, Unknown
 from notellm.rank.codes.text import binary_text, parse_binary
 from notellm.rank.config import CodeText, Form
 from notellm.rank.model import BinLLM

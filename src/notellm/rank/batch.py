@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from notellm.backbone.batch import pad
 from notellm.data.note import Note, notes_from_table
 from notellm.errors import NotFoundError
-from notellm.rank.codes.codes import Codes, OutOfFold
+from notellm.rank.codes.codes import Codes
+from notellm.rank.codes.fit import OutOfFold
 from notellm.rank.codes.text import Bits
 from notellm.rank.model import BinLLM, Question
 

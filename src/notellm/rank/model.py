@@ -4,9 +4,9 @@
 
 that is, the probability of "Yes" among the two answers (BinLLM, arXiv 2406.03210; its public code takes the
 logit of "Yes" alone). The prompt holds the titles of what the user liked, the candidate's, and the codes of
-both (``prompt.py``, ``codes.py``).
+both (``prompt.py``, ``codes/codes.py``).
 
-    model = BinLLM.from_corpus(notes, impressions)   # tiny, no download
+    model = BinLLM.from_corpus(notes, liked=liked)   # tiny, no download
     model = BinLLM.from_pretrained("path/or/name")   # a saved BinLLM, or any causal language model
     logits = model.predict(model.encode(rows))       # (n,) float32
 """

@@ -17,7 +17,7 @@ and the layers begin as
     layer 1  "codes" heads      at END: mean over the item's bits: agreement of the codes, and the history
              "text" heads       at END: mean of the token vectors behind MARK, weights ~ idf
              feed-forward       the inner product of the two means, dimension by dimension
-    output                      fitted to training rows by the caller (``rank.model``)
+    output                      fitted to training rows by the caller (``rank.trainer.fit_answers``)
 
 Heads that find nothing to attend to look at [BOS], which holds nothing, as do the prompt's own signs, and
 those of its words that no note holds. Every norm divides by the size of all that a token holds; so what

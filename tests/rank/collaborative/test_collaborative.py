@@ -12,9 +12,10 @@ from notellm.rank.collaborative.base import blocks, predict
 from notellm.rank.collaborative.kinds import load_collaborative
 from notellm.rank.collaborative.lightgcn import LightGCN
 from notellm.rank.collaborative.mf import MatrixFactorization
+from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.collaborative.rows import IdIndex
 from notellm.rank.collaborative.sasrec import SASRec
-from notellm.rank.collaborative.train import TrainingOptions, fit, train_collaborative
+from notellm.rank.collaborative.train import fit, train_collaborative
 from tests.conftest import agree
 from tests.rank.collaborative.checkerboard import NOTES, USERS, checkerboard, impressions
 

@@ -45,22 +45,3 @@ def parse_binary(texts: Sequence[str]) -> Bits:
     letters = np.frombuffer("".join(texts).encode("ascii"), np.uint8)
     codes: Bits = (letters == ord("1")).reshape(len(texts), -1)
     return codes
-
-
-def parse_decimal(texts: Sequence[str]) -> Bits:
-    """The codes (n, bits) that `decimal_text` wrote.
-
-    Raises:
-        DataError: a text has not as many numbers as the first, or other than those from 0 to 255.
-    """
-    rows: list[list[int]] = []
-    for text in texts:
-        numbers = text.split(".")
-        if not all(n.isascii() and n.isdecimal() and n == str(int(n)) and int(n) < 256 for n in numbers):
-            raise DataError(f"{text!r} is no code: give numbers from 0 to 255 joined by dots")
-        if rows and len(numbers) != len(rows[0]):
-            raise DataError(f"{text!r} is no code like {texts[0]!r}: give as many numbers in each")
-        rows.append([int(n) for n in numbers])
-    if not rows:
-        return np.empty((0, 0), np.bool_)
-    return np.unpackbits(np.array(rows, np.uint8), axis=1).astype(np.bool_)

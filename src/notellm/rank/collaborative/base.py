@@ -3,7 +3,7 @@
     score(u, i) = x_u . y_i        P(u likes i) = 1 / (1 + exp(-score))
 
 Biases are dimensions of the vectors, so this holds for all of them. Five verbs, batch-first:
-``user_embeddings``, ``item_embeddings``, ``scores``, ``save``, :func:`~notellm.rank.load_collaborative`.
+``user_embeddings``, ``item_embeddings``, ``scores``, ``save``, and ``kinds.load_collaborative``.
 
 A user or an item without a training row has no vector of its own: it gets the mean of the vectors that
 were trained. The first values of its row mean nothing, and are never used.

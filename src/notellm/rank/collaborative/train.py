@@ -9,7 +9,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import torch
@@ -18,68 +18,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, predict, seeded
+from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.collaborative.rows import Rows
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How a model is trained.
-
-    Attributes:
-        learning_rate: of Adam.
-        weight_decay: L2 penalty in Adam's gradient, against the mean loss of a row.
-        penalty: the same against the sum over all rows, which means as much for any number of rows: a user
-            of ten rows is not held back more because there are more users. penalty / rows is added to
-            ``weight_decay``.
-        batch: rows of a step.
-        epochs: passes over the rows, at most.
-        patience: epochs without a better validation AUC before it ends.
-        patience_steps: the same in steps, whichever comes first: an epoch of many rows is many of them.
-        averaging: decay of a moving average of the weights over the steps, which is what is measured and
-            kept; 0 keeps the weights themselves.
-        seed: of the order of the rows and of dropout.
-        progress: show a bar that counts epochs.
-    """
-
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    penalty: float = 0.0
-    batch: int = 2048
-    epochs: int = 500
-    patience: int = 30
-    patience_steps: int = 2000
-    averaging: float = 0.0
-    seed: int = 0
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Check all of them together.
-
-        Raises:
-            ConfigError: with every problem found.
-        """
-        problems = [
-            f"{name} is {getattr(self, name)}; it must be 1 or more"
-            for name in ("batch", "epochs", "patience", "patience_steps")
-            if getattr(self, name) < 1
-        ]
-        if not self.learning_rate > 0:
-            problems.append(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 <= self.averaging < 1:
-            problems.append(f"averaging is {self.averaging}; it must be 0 or more, and below 1")
-        problems += [
-            f"{name} is {getattr(self, name)}; it must be 0 or more"
-            for name in ("weight_decay", "penalty")
-            if not getattr(self, name) >= 0
-        ]
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-    def for_rows(self, count: int) -> "TrainingOptions":
-        """The same with the penalty of so many rows as plain weight decay."""
-        return replace(self, weight_decay=self.weight_decay + self.penalty / count, penalty=0.0)
 
 
 @dataclass(frozen=True)
