@@ -115,10 +115,9 @@ def trained(data: CollmData, name: str, seed: int) -> tuple[Floats, Run]:
 
 def coded(data: CollmData, bits: int, seed: int) -> dict[str, Run]:
     """Codes of one length, with and without folding users in where it is 32."""
-    options = CodeOptions(bits=bits)
-    options = replace(options, training=replace(options.training, seed=seed))
+    options = CodeOptions(bits=bits).with_training(seed=seed)
     codes = fit_codes(data.train, data.valid, options)
-    run = {"seed": seed, "config": asdict(options), "training": codes.description["training"]}
+    run = {"seed": seed, "config": asdict(options.resolved()), "training": codes.description["training"]}
     columns = data.test["user_id"], data.test["note_id"], data.test["history"]
     name = f"codes, {bits} bits"
     found = {name: run | judged(data, codes.scores(*columns))}
@@ -141,9 +140,7 @@ def out_of_fold(data: CollmData, seed: int) -> dict[str, float]:
     """How codes of 32 bits know the training rows, having seen them and not, and how far both agree."""
     options = CodeOptions()
     start = time.perf_counter()
-    result = fit_out_of_fold(
-        data.train, data.valid, replace(options, training=replace(options.training, seed=seed))
-    )
+    result = fit_out_of_fold(data.train, data.valid, options.with_training(seed=seed))
     seconds = time.perf_counter() - start
     users = result.codes.user_bits(data.train["user_id"])
     items = result.codes.item_bits(data.train["note_id"])

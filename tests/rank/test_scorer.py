@@ -13,7 +13,7 @@ import pytest
 
 from notellm.errors import DataError, ModelError
 from notellm.rank.model import BinLLM
-from notellm.rank.scorer import Ranker, codes_fingerprint
+from notellm.rank.scorer import Ranker
 from tests.conftest import ARCHITECTURES, agree
 from tests.rank.small import USERS, random_codes, ranking_model
 
@@ -289,7 +289,6 @@ def test_what_is_no_ranker_is_refused(tiny_ranker, tmp_path):
 
 def test_the_fingerprint_of_codes_is_theirs(many):
     ids = many["note_id"].to_pylist()
-    assert codes_fingerprint(None) is None
-    one, again = (codes_fingerprint(random_codes(ids)) for _ in range(2))
-    assert one == again != codes_fingerprint(random_codes([*ids[1:], ids[0]]))
+    one, again = (random_codes(ids).fingerprint() for _ in range(2))
+    assert one == again != random_codes([*ids[1:], ids[0]]).fingerprint()
     assert len(USERS) == 24

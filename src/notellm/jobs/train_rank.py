@@ -45,7 +45,7 @@ from notellm.jobs.runs import (
     unfinished_parts,
 )
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, questions
-from notellm.rank.codes.codes import Codes, load_codes
+from notellm.rank.codes.codes import Codes
 from notellm.rank.codes.fit import fit_codes, fit_out_of_fold
 from notellm.rank.codes.options import CodeOptions, Unknown
 from notellm.rank.codes.text import binary_text, parse_binary
@@ -170,9 +170,8 @@ class RankOptions:
         Raises:
             ConfigError: with every problem found.
         """
-        default = CodeOptions().training
-        training = replace(default, epochs=self.code_epochs, seed=self.seed, progress=progress)
-        return CodeOptions(bits=self.bits, unknown=self.unknown, training=training)
+        options = CodeOptions(bits=self.bits, unknown=self.unknown)
+        return options.with_training(epochs=self.code_epochs, seed=self.seed, progress=progress)
 
 
 def train_rank(
@@ -476,11 +475,11 @@ def _codes(
             {"user": binary_text(rows.users), "item": binary_text(rows.items), "present": rows.present}
         )
         with write_folder(folder, "fitted codes") as aside:
-            codes.save(aside / "codes")
+            codes.save_pretrained(aside / "codes")
             write_parquet(table, aside / "rows.parquet")
     table = read_parquet(folder / "rows.parquet", ["user", "item", "present"])
     users, items = (parse_binary(table[name].to_pylist()) for name in ("user", "item"))
-    return load_codes(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
+    return Codes.from_pretrained(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
 
 
 def _figures(table: pa.Table, scores: npt.ArrayLike) -> dict[str, float]:

@@ -107,10 +107,11 @@ class NoteTexts(Collection[str]):
 def impression_codes(impressions: pa.Table, codes: Codes) -> "RowCodes":
     """The codes of the users and notes of impressions."""
     users, notes = impressions.column("user_id"), impressions.column("note_id")
+    histories = impressions.column("history")
     return RowCodes(
-        codes.user_bits(users, impressions.column("history")),
+        codes.user_bits(users, histories),
         codes.item_bits(notes),
-        codes.has_user(users) & codes.has_item(notes),
+        codes.has_user(users, histories) & codes.has_item(notes),
     )
 
 

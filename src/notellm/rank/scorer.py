@@ -9,7 +9,6 @@ scores are those of the plain computation (``BinLLM.predict`` on whole prompts) 
     ranking.note_ids, ranking.scores, ranking.basis
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +29,9 @@ from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, read_parquet, write_parquet
 from notellm.rank.batch import NoteTexts
 from notellm.rank.blend import Blend
-from notellm.rank.codes.codes import Codes, load_codes
+from notellm.rank.codes.codes import Codes
 from notellm.rank.config import Form
 from notellm.rank.model import BinLLM
-from notellm.record import fingerprint
 
 #: Candidates that pass the backbone together. On two threads of a CPU 1,000 candidates take 501 ms in groups
 #: of 34, 310 ms in groups of 100, 372 ms in groups of 200, whose attention no longer fits the caches.
@@ -225,13 +223,12 @@ class Ranker:
         return result
 
     def _user_code(self, user_id: str | None, liked: Sequence[str]) -> tuple[str | None, bool]:
-        """The text of the user's code, and whether it is from their own training rows."""
-        users = pa.array([user_id], pa.string())
-        if self.codes is None or not self.codes.has_user(users)[0]:
+        """Return the text of the user's code, and whether it is their own and not that of unknown users."""
+        users, histories = pa.array([user_id], pa.string()), [list(liked)]
+        if self.codes is None or not self.codes.has_user(users, histories)[0]:
             return None, False
-        bits = self.codes.user_bits(users, pa.array([list(liked)], pa.list_(pa.string())))
-        row = self.codes.users.rows(users)[0]
-        return self.model.code_texts(bits)[0], bool(row >= 0 and self.codes.known_users[row])
+        bits = self.codes.user_bits(users, histories)
+        return self.model.code_texts(bits)[0], bool(self.codes.knows_user(users, histories)[0])
 
     def _history(self, user_id: str | None) -> Sequence[str]:
         return () if user_id is None else self.histories.get(user_id, ())
@@ -274,7 +271,7 @@ class Ranker:
         with write_folder(folder, "ranker", force=force) as aside:
             self.model.write(aside)
             if self.codes is not None:
-                self.codes.save(aside / _CODES)
+                self.codes.save_pretrained(aside / _CODES)
             write_parquet(self.table, aside / _NOTES)
             users = pa.table(
                 {
@@ -285,7 +282,7 @@ class Ranker:
             write_parquet(users, aside / _HISTORIES)
             parts = {
                 "model": self.model.fingerprint(),
-                "codes": codes_fingerprint(self.codes),
+                "codes": None if self.codes is None else self.codes.fingerprint(),
                 "blend": None if self.blend is None else self.blend.to_json(),
             }
             for name, text in {_PARTS: json_text(parts), **(extra or {})}.items():
@@ -313,8 +310,12 @@ class Ranker:
         if not isinstance(parts, dict):
             raise ModelError(f"{path / _PARTS} is not what Ranker.save writes; fit the ranker again")
         model = BinLLM.from_saved(path, trust_remote_code=trust_remote_code)
-        codes = load_codes(path / _CODES) if (path / _CODES).is_dir() else None
-        for name, found in (("model", model.verified_fingerprint()), ("codes", codes_fingerprint(codes))):
+        codes = Codes.from_pretrained(path / _CODES) if (path / _CODES).is_dir() else None
+        made_of = {
+            "model": model.verified_fingerprint(),
+            "codes": None if codes is None else codes.fingerprint(),
+        }
+        for name, found in made_of.items():
             if found != parts.get(name):
                 raise ModelError(
                     f"the {name} in {path} ({found}) are not those that were tuned together ({_PARTS} says "
@@ -356,20 +357,3 @@ def whole_notes(notes: pa.Table) -> pa.Table:
             "validate() fills in what is optional"
         )
     return notes.select(NOTES.names)
-
-
-def codes_fingerprint(codes: Codes | None) -> str | None:
-    """SHA-256 of all that says who has which code, 16 hexadecimal digits; None without codes."""
-    if codes is None:
-        return None
-    digest = hashlib.sha256(codes.unknown.encode())
-    for ids, known, bits in (
-        (codes.users.ids, codes.known_users, codes.user_codes),
-        (codes.items.ids, codes.known_items, codes.item_codes),
-    ):
-        digest.update(fingerprint(pa.table({"id": ids, "known": known})).encode())
-        digest.update(np.packbits(bits).tobytes())
-    for name in sorted(codes.maps):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(codes.maps[name]).tobytes())
-    return digest.hexdigest()[:16]

@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import roc_auc_score
 
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, StorageError
-from notellm.rank.codes.codes import inner_product, load_codes
+from notellm.rank.codes.codes import Codes, inner_product
 from notellm.rank.codes.fit import fit_codes, fit_out_of_fold
 from notellm.rank.codes.model import CodeModel
 from notellm.rank.codes.options import CodeOptions
@@ -104,7 +104,7 @@ def test_the_seed_decides(board, anneal_epochs):
 
 
 def test_the_sign_passes_the_gradient_of_tanh():
-    model = CodeModel(USERS, NOTES, OPTIONS)
+    model = CodeModel.from_options(USERS, NOTES, OPTIONS)
     real = torch.linspace(-2, 2, 16, requires_grad=True)
     weights = torch.arange(16.0)
     code = model._code(real)
@@ -114,7 +114,7 @@ def test_the_sign_passes_the_gradient_of_tanh():
 
 
 def test_annealing_mixes_signs_and_tanh():
-    model = CodeModel(USERS, NOTES, OPTIONS)
+    model = CodeModel.from_options(USERS, NOTES, OPTIONS)
     real = torch.linspace(-0.5, 0.5, 1000)
     model.sign_share = 0.25
     signs = (model._code(real).abs() == 1).float().mean()
@@ -245,17 +245,17 @@ class TestOutOfFold:
         assert result.has_user[:-1].all()
 
     def test_folds(self, board):
-        with pytest.raises(ConfigError, match="folds is 1: give 2 or more"):
+        with pytest.raises(ConfigError, match="folds is 1; it must be 2 or more"):
             fit_out_of_fold(board[0], board[1], OPTIONS, folds=1)
-        with pytest.raises(DataError, match="3 training rows in 5 folds"):
+        with pytest.raises(DataError, match="there are 3 training rows in 5 folds"):
             fit_out_of_fold(board[0].slice(0, 3), board[1], OPTIONS)
 
 
 @pytest.mark.parametrize("unknown", ["average", "folded", "none"])
 def test_saved_codes_are_the_same(codes, tmp_path, unknown):
     chosen = replace(codes, unknown=unknown)
-    chosen.save(tmp_path / "codes")
-    again = load_codes(tmp_path / "codes")
+    chosen.save_pretrained(tmp_path / "codes")
+    again = Codes.from_pretrained(tmp_path / "codes")
     users, past = ["nobody", *USERS], [["n1", "n3", "n5"]] * 17
     np.testing.assert_array_equal(again.user_bits(users, past), chosen.user_bits(users, past))
     np.testing.assert_array_equal(again.item_bits([*NOTES, "x"]), chosen.item_bits([*NOTES, "x"]))
@@ -285,23 +285,23 @@ def test_saved_codes_are_the_same(codes, tmp_path, unknown):
 )
 def test_tables_that_are_no_codes_are_named(codes, tmp_path, name, table, says):
     """Whatever the manifest says."""
-    codes.save(tmp_path / "codes")
+    codes.save_pretrained(tmp_path / "codes")
     pq.write_table(pa.table(table), tmp_path / "codes" / f"{name}.parquet")
     agree(tmp_path / "codes")
     with pytest.raises(NotellmError, match=says):
-        load_codes(tmp_path / "codes")
+        Codes.from_pretrained(tmp_path / "codes")
 
 
 def test_what_is_no_folder_of_codes_is_named(codes, tmp_path):
     with pytest.raises(StorageError, match="no such file"):
-        load_codes(tmp_path)
-    codes.save(tmp_path / "codes")
+        Codes.from_pretrained(tmp_path)
+    codes.save_pretrained(tmp_path / "codes")
     os.truncate(tmp_path / "codes" / "maps.safetensors", 5)
     with pytest.raises(ModelError, match=r"maps\.safetensors is damaged"):
-        load_codes(tmp_path / "codes")
+        Codes.from_pretrained(tmp_path / "codes")
     (tmp_path / "codes" / "config.json").write_text('{"kind": "mf"}')
     with pytest.raises(ModelError, match="holds 'mf'"):
-        load_codes(tmp_path / "codes")
+        Codes.from_pretrained(tmp_path / "codes")
 
 
 def test_texts():

@@ -1,9 +1,10 @@
 """Options of binary codes; imports nothing heavy, so that a command line can read them."""
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from notellm.errors import ConfigError
+from notellm.rank.collaborative.kinds import KINDS, Collaborative, Kind
 from notellm.rank.collaborative.options import TrainingOptions
 
 #: Which code a user or a note without training rows gets, see ``rank/codes/unknown.py``.
@@ -12,28 +13,29 @@ Unknown = Literal["average", "folded", "none"]
 
 @dataclass(frozen=True)
 class CodeOptions:
-    """How codes are made.
+    """How codes are made. None means the default of the collaborative model (``collaborative/kinds.py``).
 
     Attributes:
+        collaborative: the model whose vectors become codes: "mf" (matrix factorization), "lightgcn", or
+            "sasrec", whose users' codes are computed from their histories.
         bits: length of a code, a multiple of 8 (paper: 32).
-        dimensions: dimensions of the collaborative model's vectors.
-        anneal_epochs: epochs in which the share of bits that are signs instead of tanh values rises from 0 to
-            1, as in the paper's public code; no earlier epoch is kept. 0 uses signs from the start.
         unknown: code of a user or note without training rows, see ``rank/codes/unknown.py``.
+        dimensions: dimensions of the collaborative model's vectors.
         penalties: values of ``TrainingOptions.penalty`` that are tried in turn; the one with the best
             validation AUC is kept. Too large a penalty makes all codes equal, too small a one lets them
             differ by chance, and the best value differs from log to log.
+        anneal_epochs: epochs in which the share of bits that are signs instead of tanh values rises from 0 to
+            1, as in the paper's public code; no earlier epoch is kept. 0 uses signs from the start.
         training: how the codes are trained; its seed also draws the first weights.
     """
 
+    collaborative: Collaborative = "mf"
     bits: int = 32
-    dimensions: int = 32
-    anneal_epochs: int = 0
     unknown: Unknown = "average"
-    penalties: tuple[float, ...] = (17.0, 5.0, 2.0)
-    training: TrainingOptions = field(
-        default_factory=lambda: TrainingOptions(learning_rate=3e-3, weight_decay=0.0, averaging=0.995)
-    )
+    dimensions: int | None = None
+    penalties: tuple[float, ...] | None = None
+    anneal_epochs: int = 0
+    training: TrainingOptions | None = None
 
     def __post_init__(self) -> None:
         """Check all options together.
@@ -42,18 +44,44 @@ class CodeOptions:
             ConfigError: if an option is out of range; the message lists every problem.
         """
         problems = []
+        if self.collaborative not in KINDS:
+            problems.append(f"collaborative is {self.collaborative!r}; it must be one of {', '.join(KINDS)}")
         if self.bits < 8 or self.bits % 8:
             problems.append(f"bits is {self.bits}; it must be a multiple of 8")
-        if self.dimensions < 1:
+        if self.dimensions is not None and self.dimensions < 1:
             problems.append(f"dimensions is {self.dimensions}; it must be 1 or more")
-        if not 0 <= self.anneal_epochs < self.training.epochs:
+        epochs = self.training_options().epochs if self.collaborative in KINDS else self.anneal_epochs + 1
+        if not 0 <= self.anneal_epochs < epochs:
             problems.append(
                 f"anneal_epochs is {self.anneal_epochs}; it must be 0 or more, and below the "
-                f"{self.training.epochs} epochs of the training"
+                f"{epochs} epochs of the training"
             )
-        if not self.penalties or not all(penalty >= 0 for penalty in self.penalties):
-            problems.append(f"penalties is {self.penalties}; give one or more numbers of 0 or more")
+        penalties = self.penalties
+        if penalties is not None and (not penalties or not all(penalty >= 0 for penalty in penalties)):
+            problems.append(f"penalties is {penalties}; give one or more numbers of 0 or more")
         if self.unknown not in get_args(Unknown):
             problems.append(f"unknown is {self.unknown!r}; it must be one of {', '.join(get_args(Unknown))}")
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @property
+    def kind(self) -> Kind:
+        """The collaborative model and its defaults."""
+        return KINDS[self.collaborative]
+
+    def training_options(self) -> TrainingOptions:
+        """Return the options of the training, or their default."""
+        return self.training or self.kind.training
+
+    def with_training(self, **changes: Any) -> "CodeOptions":
+        """Return the same options with some options of the training changed, such as ``seed=1``."""
+        return replace(self, training=replace(self.training_options(), **changes))
+
+    def resolved(self) -> "CodeOptions":
+        """Return the same options with every None replaced by the collaborative model's default."""
+        return replace(
+            self,
+            dimensions=self.dimensions or self.kind.dimensions,
+            penalties=self.penalties or self.kind.penalties,
+            training=self.training_options(),
+        )

@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from notellm.data.matrices import Ids
 from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, seeded
-from notellm.rank.collaborative.rows import Ids
 
 
 class LightGCN(CollaborativeModel):

@@ -11,9 +11,10 @@ who was never seen is scored from the history like all others. Items without tra
 import torch
 from torch import Tensor, nn
 
+from notellm.data.matrices import Ids
 from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, seeded
-from notellm.rank.collaborative.rows import Ids, Rows
+from notellm.rank.collaborative.rows import Rows
 
 
 class SASRec(CollaborativeModel):

@@ -61,7 +61,7 @@ def train_collaborative(
         DataError: a table lacks a column or one of the labels.
     """
     model.prepare(train)
-    return fit(model, model.encode_table(train, "train"), model.encode_table(valid, "valid"), options)
+    return fit(model, model.rows_of_table(train, "train"), model.rows_of_table(valid, "valid"), options)
 
 
 def fit(
