@@ -69,7 +69,7 @@ def folders(checkpoints, notes: pa.Table, tiny: NoteLLM, tmp_path_factory) -> di
     codes = random_codes(ids, unknown="folded")
     codes.save_pretrained(root / "codes")
     blend = Blend(best=1.0, latest=0.5, mean=0.25, log_odds=2.0)
-    Ranker(rank_model, codes, notes, {"u0": ["n1", "n2"]}, blend).save(root / "ranker")
+    Ranker(rank_model, codes, notes, {"u0": ["n1", "n2"]}, blend).save_pretrained(root / "ranker")
     rows = agreeing(codes, 60)
     for kind in (MatrixFactorization, LightGCN, SASRec):
         users = rows["user_id"].unique().to_pylist()

@@ -50,7 +50,7 @@ def model(notes, liked):
 
 @torch.inference_mode()
 def last_states(model, questions):
-    ids = model.encode(questions)
+    ids = model.tokenize(questions)
     states = np.empty((len(ids), model.config.hidden_size), np.float32)
     for rows, batch in length_batches(ids, model.tokenizer, model.device):
         found = hidden_states(model.backbone, batch["input_ids"], batch["attention_mask"])

@@ -24,7 +24,7 @@ def codes(notes):
 def rows_of(model, notes, codes, count, seed):
     table = agreeing(codes, count, seed)
     asked = questions(model, NoteTexts(model, notes), table, impression_codes(table, codes))
-    return RankRows(model.encode(asked), table["label"].to_numpy(zero_copy_only=False).astype(np.float32))
+    return RankRows(model.tokenize(asked), table["label"].to_numpy(zero_copy_only=False).astype(np.float32))
 
 
 @pytest.fixture(params=["tiny", "qwen2"])

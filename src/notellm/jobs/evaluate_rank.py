@@ -116,7 +116,7 @@ def evaluate_rank(
         rows = questions(
             ranker.model, ranker.texts, table, None if codes is None else impression_codes(table, codes)
         )
-        methods[NAME] = ranker.model.predict(ranker.model.encode(rows), progress=progress)
+        methods[NAME] = ranker.model.predict(ranker.model.tokenize(rows), progress=progress)
         model = {
             "fingerprint": ranker.model.fingerprint(),
             "codes": None if codes is None else codes.fingerprint(),

@@ -264,7 +264,7 @@ def train_rank(
 
     def rows(table: pa.Table, of: RowCodes | None) -> RankRows:
         labels = table["label"].to_numpy(zero_copy_only=False).astype(np.float32)
-        return RankRows(model.encode(questions(model, texts, table, of)), labels)
+        return RankRows(model.tokenize(questions(model, texts, table, of)), labels)
 
     final = rows(tuned, None if train_codes is None else train_codes.filter(seen)), rows(valid, valid_codes)
     if chosen.backbone == TINY:
@@ -294,7 +294,7 @@ def train_rank(
         kind="ranker", **started, seed=chosen.seed, metrics=metrics, fingerprint=model.fingerprint()
     )
     card = ranker_card(target.name, record)
-    ranker.save(target, extra={RECORD: json_text(record), "README.md": card}, force=force)
+    ranker.save_pretrained(target, extra={RECORD: json_text(record), "README.md": card}, force=force)
     discard_unfinished(run)
     return ranker
 

@@ -8,7 +8,7 @@ both (``prompt.py``, ``codes/codes.py``).
 
     model = BinLLM.from_corpus(notes, liked=liked)   # tiny, no download
     model = BinLLM.from_pretrained("path/or/name")   # a saved BinLLM, or any causal language model
-    logits = model.predict(model.encode(rows))       # (n,) float32
+    logits = model.predict(model.tokenize(rows))       # (n,) float32
 """
 
 from collections.abc import Sequence
@@ -224,7 +224,7 @@ class BinLLM(PromptedModel):
         both = label_logits(self.backbone, states)[:, [self.prompt.yes_id, self.prompt.no_id]].float()
         return both[:, 0] - both[:, 1]
 
-    def encode(self, questions: Sequence[Question], form: Form | None = None) -> list[list[int]]:
+    def tokenize(self, questions: Sequence[Question], form: Form | None = None) -> list[list[int]]:
         """Token ids of prompts.
 
         Args:
@@ -248,7 +248,7 @@ class BinLLM(PromptedModel):
         """Logits of prompts, (n,) float32, in the order given; a probability is their sigmoid.
 
         Args:
-            ids: token ids from :meth:`encode`.
+            ids: token ids from :meth:`tokenize`.
             progress: show a progress bar.
         """
         result = np.empty(len(ids), dtype=np.float32)

@@ -6,7 +6,7 @@ A new kind is one file with a subclass of `CollaborativeModel`, its name in `Col
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Literal
 
@@ -46,5 +46,7 @@ _AVERAGED = TrainingOptions(learning_rate=3e-3, weight_decay=0.0, averaging=0.99
 KINDS: dict[str, Kind] = {
     "mf": Kind("mf:MatrixFactorization", 32, (17.0, 5.0, 2.0), _AVERAGED, {"biases": False}),
     "lightgcn": Kind("lightgcn:LightGCN", 32, (17.0, 5.0, 2.0), _AVERAGED),
-    "sasrec": Kind("sasrec:SASRec", 32, (17.0, 5.0, 2.0), _AVERAGED),
+    "sasrec": Kind(
+        "sasrec:SASRec", 32, (5.0, 2.0, 0.5), replace(_AVERAGED, batch=512, patience=5), {"layers": 1}
+    ),
 }
