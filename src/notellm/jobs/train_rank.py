@@ -28,8 +28,6 @@ from transformers import PrinterCallback
 from notellm.artifacts import check_replaceable, write_folder
 from notellm.backbone.load import LoraOptions, add_lora
 from notellm.backbone.trainer import last_checkpoint, load_trained
-from notellm.data.matrices import liked_notes
-from notellm.data.note import notes_from_table
 from notellm.data.validate_impressions import validate_impressions
 from notellm.errors import ConfigError
 from notellm.evaluate.ranking import evaluate_ranking
@@ -321,10 +319,7 @@ def build_ranking_model(
         for name in ("template", "form", "code_text", "history", "title_tokens", "content_tokens")
     }
     if chosen.backbone == TINY:
-        liked = liked_notes(notes["note_id"], train)
-        return BinLLM.from_corpus(
-            notes_from_table(notes), liked=liked, bits=chosen.bits, seed=chosen.seed, **known
-        )
+        return BinLLM.from_corpus(notes, train, bits=chosen.bits, seed=chosen.seed, **known)
     # Tuned weights would not move by small steps in bfloat16; autocast computes in it anyway.
     dtype = "bfloat16" if chosen.bf16 and chosen.lora else "float32"
     model = BinLLM.from_pretrained(chosen.backbone, dtype=dtype, trust_remote_code=trust_remote_code, **known)
