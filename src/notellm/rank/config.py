@@ -1,4 +1,4 @@
-"""What a BinLLM is besides its weights."""
+"""The configuration of a BinLLM: everything besides its weights."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -6,26 +6,27 @@ from typing import Any, Literal, get_args
 from notellm.backbone.base import check_known
 from notellm.errors import ConfigError
 
-#: How a code is written: as a string of 0 and 1, or every 8 bits as a decimal number.
+#: Text form of a code: a string of 0 and 1, or a decimal number for every 8 bits.
 CodeText = Literal["binary", "decimal"]
-#: What a prompt holds: history and codes, the text alone, the codes alone.
+#: Content of a prompt: text and codes, text alone, or codes alone.
 Form = Literal["with_codes", "text_only", "codes_only"]
 FORMS: tuple[Form, ...] = ("with_codes", "text_only", "codes_only")
 
 
 @dataclass(frozen=True)
 class BinLLMConfig:
-    """What a BinLLM is besides its weights; saved as ``binllm.json``.
+    """Everything about a BinLLM besides its weights; saved in ``binllm.json``.
 
     Attributes:
         template: name or path of the prompt's wording.
-        form: what the model was tuned to read; without a code a note is asked about by text alone.
-        code_text: how codes are written (paper: binary, and decimal as its compressed form).
-        title_tokens: the title's budget.
-        content_tokens: the budget of the candidate's content, where the wording has it.
-        topics_tokens: the budget of a note's topics together, where the wording has them.
-        history: how many of the last liked notes are named (paper: 10).
-        max_length: the longest sequence in tokens.
+        form: form of the prompts that the model was tuned on; notes without a code are asked about by text
+            alone.
+        code_text: text form of the codes (paper: binary, and decimal as its compressed form).
+        title_tokens: budget of a title, in tokens.
+        content_tokens: budget of the candidate's content, if the wording has it.
+        topics_tokens: budget of all topics of a note, if the wording has them.
+        history: how many of the last liked notes a prompt names (paper: 10).
+        max_length: longest sequence in tokens.
     """
 
     template: str = "notes"
@@ -39,10 +40,10 @@ class BinLLMConfig:
 
 
 def checked_config(options: dict[str, Any]) -> BinLLMConfig:
-    """The configuration of some options; those of the prompt are checked where it is built.
+    """Return the configuration of some options; `RankPrompt` checks the budgets.
 
     Raises:
-        ConfigError: an option is unknown or not allowed.
+        ConfigError: if an option is unknown or not allowed.
     """
     check_known(options, BinLLMConfig, "BinLLM")
     config = BinLLMConfig(**options)

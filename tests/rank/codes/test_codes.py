@@ -329,7 +329,7 @@ def test_decimal_needs_whole_bytes():
 
 @pytest.mark.parametrize("texts", [["01", "012"], ["01", "0"], ["0b"], ["0-"], ["٠١"]])
 def test_what_is_no_binary_text_is_named(texts):
-    with pytest.raises(DataError, match="is no code like"):
+    with pytest.raises(DataError, match="is not a code like"):
         parse_binary(texts)
 
 

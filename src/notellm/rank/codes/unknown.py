@@ -6,6 +6,10 @@
   been liked, too) to the real-valued code. A user without any history, and items, are treated as "average".
 - "none": the prompt holds no code (`Codes.has_user`, `Codes.has_item`); elsewhere as "average".
 
+A model that reads histories (SASRec) computes every user's code from the history. A user with at least one
+trained note in the history is then never unknown, with or without training rows; for the others "average" and
+"folded" both mean the code of the empty history.
+
 The weights of a user or item that was never trained are random, so they are never turned into a code.
 """
 

@@ -1,8 +1,8 @@
-"""Training on labelled impressions: binary cross-entropy, Adam, and the epoch that validates best.
+"""Training on labelled impressions: binary cross-entropy, Adam, and the epoch with the best validation AUC.
 
-After every epoch the AUC of the validation rows is measured, unseen users and items among them; when it
-has not risen for ``patience`` epochs or ``patience_steps`` steps, the training ends with the weights of the
-best. Everything drawn follows from the seed.
+After every epoch the AUC of the validation rows is measured, those of unseen users and items included. When
+it has not risen for ``patience`` epochs or ``patience_steps`` steps, training ends with the weights of the
+best epoch. All random numbers follow from the seed.
 """
 
 import copy
@@ -28,11 +28,11 @@ class Training:
     """How a training went.
 
     Attributes:
-        options: that it ran with.
-        epochs: passes that were made.
-        best_epoch: the one whose weights were kept, from 1.
-        valid_auc: its AUC on the validation rows.
-        seconds: that it took.
+        options: the options of the training.
+        epochs: number of passes over the rows.
+        best_epoch: the epoch whose weights were kept, counted from 1.
+        valid_auc: AUC of that epoch on the validation rows.
+        seconds: duration of the training.
     """
 
     options: TrainingOptions
@@ -42,23 +42,23 @@ class Training:
     seconds: float
 
     def to_json(self) -> dict[str, object]:
-        """As JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
 def train_collaborative(
     model: CollaborativeModel, train: pa.Table, valid: pa.Table, options: TrainingOptions | None = None
 ) -> Training:
-    """Train a model in place, once: users and items without a row in ``train`` stay unknown.
+    """Train a model in place, once; users and items without a row in ``train`` stay unknown.
 
     Args:
-        model: fresh from its constructor.
+        model: an untrained model.
         train: impressions to learn from.
-        valid: impressions that choose the best epoch, of both labels.
-        options: how; the defaults when None.
+        valid: impressions of both labels that choose the best epoch.
+        options: options of the training; None uses the defaults.
 
     Raises:
-        DataError: a table lacks a column or one of the labels.
+        DataError: if a table lacks a column or one of the labels.
     """
     model.prepare(train)
     return fit(model, model.rows_of_table(train, "train"), model.rows_of_table(valid, "valid"), options)
@@ -74,15 +74,15 @@ def fit(
     before_epoch: Callable[[int], None] | None = None,
     first_kept: int = 1,
 ) -> Training:
-    """Train whatever turns rows into logits; `train_collaborative` is this for a model's ids.
+    """Train any module that turns rows into logits, in place; `train_collaborative` calls this.
 
     Args:
-        module: its ``forward`` takes `Rows` and returns logits (n,).
+        module: a module whose ``forward`` takes `Rows` and returns logits (n,).
         train: rows to learn from.
         valid: rows that choose the best epoch.
-        options: how; the defaults when None.
-        name: of the progress bar.
-        before_epoch: called with the number of each epoch, from 1, before it starts.
+        options: options of the training; None uses the defaults.
+        name: name of the progress bar.
+        before_epoch: called before each epoch with its number, counted from 1.
         first_kept: first epoch whose weights may be kept.
     """
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - it takes a second, which a service need not wait
@@ -133,7 +133,7 @@ def fit(
 
 
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """For ``AveragedModel``; the first steps count less, since they start far away."""
+    """Return the update rule for ``AveragedModel``; the first steps count less, because they are far off."""
 
     def update(mean: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
         return now.lerp(mean, min(decay, float((steps + 1) / (steps + 10))))
