@@ -21,12 +21,15 @@ import torch
 from benchmarks.common import ROOT, arguments, table, write_results
 from notellm.data.datasets.collm import CollmData, read_collm
 from notellm.evaluate.ranking import cold_groups, evaluate_ranking
-from notellm.rank.codes.codes import CodeOptions, fit_codes, fit_out_of_fold, inner_product
+from notellm.rank.codes.codes import inner_product
+from notellm.rank.codes.fit import fit_codes, fit_out_of_fold
+from notellm.rank.codes.options import CodeOptions
 from notellm.rank.collaborative.base import CollaborativeModel, Floats
 from notellm.rank.collaborative.lightgcn import LightGCN
 from notellm.rank.collaborative.mf import MatrixFactorization
+from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.collaborative.sasrec import SASRec
-from notellm.rank.collaborative.train import TrainingOptions, train_collaborative
+from notellm.rank.collaborative.train import train_collaborative
 
 FOLDER = "ml-1m-collm"
 BITS = (8, 16, 32, 64)
@@ -112,10 +115,9 @@ def trained(data: CollmData, name: str, seed: int) -> tuple[Floats, Run]:
 
 def coded(data: CollmData, bits: int, seed: int) -> dict[str, Run]:
     """Codes of one length, with and without folding users in where it is 32."""
-    options = CodeOptions(bits=bits)
-    options = replace(options, training=replace(options.training, seed=seed))
+    options = CodeOptions(bits=bits).with_training(seed=seed)
     codes = fit_codes(data.train, data.valid, options)
-    run = {"seed": seed, "config": asdict(options), "training": codes.description["training"]}
+    run = {"seed": seed, "config": asdict(options.resolved()), "training": codes.description["training"]}
     columns = data.test["user_id"], data.test["note_id"], data.test["history"]
     name = f"codes, {bits} bits"
     found = {name: run | judged(data, codes.scores(*columns))}
@@ -138,9 +140,7 @@ def out_of_fold(data: CollmData, seed: int) -> dict[str, float]:
     """How codes of 32 bits know the training rows, having seen them and not, and how far both agree."""
     options = CodeOptions()
     start = time.perf_counter()
-    result = fit_out_of_fold(
-        data.train, data.valid, replace(options, training=replace(options.training, seed=seed))
-    )
+    result = fit_out_of_fold(data.train, data.valid, options.with_training(seed=seed))
     seconds = time.perf_counter() - start
     users = result.codes.user_bits(data.train["user_id"])
     items = result.codes.item_bits(data.train["note_id"])

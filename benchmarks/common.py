@@ -85,9 +85,19 @@ def circumstances(benchmark: str) -> dict[str, Any]:
 
 
 def write_results(
-    folder: Path, benchmark: str, title: str, body: Iterable[str], values: dict[str, Any]
+    folder: Path,
+    benchmark: str,
+    title: str,
+    body: Iterable[str],
+    values: dict[str, Any],
+    *,
+    name: str | None = None,
 ) -> None:
-    """Write ``BENCHMARK.md`` and ``BENCHMARK.json`` with the circumstances, and print the former."""
+    """Write ``NAME.md`` and ``NAME.json`` with the circumstances, and print the former.
+
+    ``name`` is the benchmark's own when None.
+    """
+    name = name or benchmark
     facts = circumstances(benchmark)
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     head = [
@@ -96,8 +106,8 @@ def write_results(
         f"{facts['machine']}. {versions}. Code {facts['code']}.",
     ]
     text = "\n\n".join(piece.strip("\n") for piece in [*head, *body]) + "\n"
-    write_json({**facts, **values}, folder / f"{benchmark}.json", replace=True)
-    with write_file(folder / f"{benchmark}.md", force=True) as new:
+    write_json({**facts, **values}, folder / f"{name}.json", replace=True)
+    with write_file(folder / f"{name}.md", force=True) as new:
         new.write_text(text, encoding="utf-8")
     print(text)
 

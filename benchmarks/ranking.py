@@ -37,6 +37,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "16 bits": {"bits": 16},
     "codes of seen rows": {"out_of_fold": 0},
 }
+#: Variants whose codes come from another collaborative model; `--variants` adds them.
+COLLABORATIVE: dict[str, dict[str, Any]] = {
+    "LightGCN codes": {"collaborative": "lightgcn"},
+    "SASRec codes": {"collaborative": "sasrec"},
+}
 #: Test AUC and UAUC in BinLLM (arXiv 2406.03210), of Vicuna-7B but for BinMF: "BinLLM" here is tuned in one
 #: step (there "intuitive tuning", its main figures are of two steps), "text only" is TALLRec there.
 PUBLISHED = {
@@ -116,6 +121,15 @@ def report(runs: list[Run]) -> Iterable[str]:
     yield table(
         ["method", "seeds", "AUC", "UAUC", "published AUC", "UAUC", "prompt tokens", "seconds to fit"], rows
     )
+    if not COLLABORATIVE.keys().isdisjoint(by_variant):
+        yield "## Codes alone"
+        yield "The same test rows, scored by h_u . h_i of each variant's codes, without the language model."
+        alone = {
+            variant: [figures(run, "BinMF") for run in variant_runs]
+            for variant, variant_runs in by_variant.items()
+        }
+        rows = [[name, str(len(found)), *columns(found)] for name, found in alone.items()]
+        yield table(["codes of", "seeds", "AUC", "UAUC"], rows)
     yield "## BinLLM less BinMF"
     rows = []
     for run in first:
@@ -152,21 +166,32 @@ def published(name: str) -> list[str]:
     return [f"{value:.4f}" for value in PUBLISHED[name]] if name in PUBLISHED else ["", ""]
 
 
+def options(variant: str, seed: int, max_steps: int | None) -> RankOptions:
+    """Return the options of a variant's run."""
+    return RankOptions(seed=seed, max_steps=max_steps, **(VARIANTS | COLLABORATIVE)[variant])
+
+
 def main() -> None:
     parser = arguments("BinLLM and its variants on ML-1M.")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the trainings")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS | COLLABORATIVE, default=list(VARIANTS))
+    parser.add_argument("--name", default="ranking", help="name of the files of results")
     parser.add_argument("--max-steps", type=int, help="end every step of tuning earlier")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "ranking")
     chosen = parser.parse_args()
     data = read()
     runs = [
-        run_one(data, name, RankOptions(seed=seed, max_steps=chosen.max_steps, **VARIANTS[name]), chosen.work)
+        run_one(data, name, options(name, seed, chosen.max_steps), chosen.work)
         for name in chosen.variants
         for seed in chosen.seeds
     ]
     write_results(
-        chosen.results, "ranking", "BinLLM on ML-1M", report(runs), {"published": PUBLISHED, "runs": runs}
+        chosen.results,
+        "ranking",
+        "BinLLM on ML-1M",
+        report(runs),
+        {"published": PUBLISHED, "runs": runs},
+        name=chosen.name,
     )
 
 

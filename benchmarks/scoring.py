@@ -16,10 +16,9 @@ import numpy as np
 from benchmarks.collaborative import read
 from benchmarks.common import arguments, table, write_results
 from notellm.data.datasets.collm import CollmData
-from notellm.data.matrices import liked_notes
-from notellm.data.note import notes_from_table
-from notellm.rank.codes.codes import CodeOptions, fit_codes
-from notellm.rank.collaborative.train import TrainingOptions
+from notellm.rank.codes.fit import fit_codes
+from notellm.rank.codes.options import CodeOptions
+from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker
 
@@ -29,8 +28,7 @@ SIZES = (1, 10, 100, 1_000)
 def make_ranker(data: CollmData) -> Ranker:
     few = CodeOptions(penalties=(17.0,), training=TrainingOptions(epochs=5, progress=False))
     codes = fit_codes(data.train, data.valid, few)
-    liked = liked_notes(data.notes["note_id"], data.train)
-    model = BinLLM.from_corpus(notes_from_table(data.notes), liked=liked)
+    model = BinLLM.from_corpus(data.notes, data.train)
     longest: dict[str, list[str]] = {}
     for user, history in zip(
         data.train["user_id"].to_pylist(), data.train["history"].to_pylist(), strict=True

@@ -17,7 +17,8 @@ from notellm.options import (
     unknown_names,
     values_of,
 )
-from notellm.rank.config import BinLLMConfig, CodeChoice, RankOptions, TuningOptions
+from notellm.rank.codes.options import CodeChoice
+from notellm.rank.config import BinLLMConfig, RankOptions, TuningOptions
 from notellm.recall.config import LossOptions, NoteLLMConfig, RecallOptions
 
 

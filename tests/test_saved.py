@@ -12,13 +12,13 @@ import pytest
 from notellm.artifacts import MANIFEST
 from notellm.errors import NotellmError
 from notellm.rank.blend import Blend
-from notellm.rank.codes.codes import load_codes
-from notellm.rank.collaborative.kinds import load_collaborative
+from notellm.rank.codes.codes import Codes
+from notellm.rank.collaborative.base import CollaborativeModel
 from notellm.rank.collaborative.lightgcn import LightGCN
 from notellm.rank.collaborative.mf import MatrixFactorization
 from notellm.rank.collaborative.sasrec import SASRec
 from notellm.rank.model import BinLLM
-from notellm.rank.scorer import Ranker, codes_fingerprint
+from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from tests.conftest import agree
 from tests.rank.small import agreeing, random_codes, ranking_model
@@ -28,7 +28,7 @@ def ranker_state(folder: Path) -> object:
     ranker = Ranker.from_pretrained(folder)
     return (
         ranker.model.fingerprint(),
-        codes_fingerprint(ranker.codes),
+        None if ranker.codes is None else ranker.codes.fingerprint(),
         ranker.histories,
         ranker.blend,
         ranker.table.to_pylist(),
@@ -36,12 +36,12 @@ def ranker_state(folder: Path) -> object:
 
 
 def codes_state(folder: Path) -> object:
-    codes = load_codes(folder)
-    return codes_fingerprint(codes), codes.scale, codes.description
+    codes = Codes.from_pretrained(folder)
+    return codes.fingerprint(), codes.scale, codes.description
 
 
 def collaborative_state(folder: Path) -> object:
-    model = load_collaborative(folder)
+    model = CollaborativeModel.from_pretrained(folder)
     users, notes = [["u0", "u1", "nobody"], ["n1", "n2", "n30"]]
     return np.round(model.scores(users, notes, [["n1"], [], ["n2", "n3"]]), 4).tolist()
 
@@ -67,15 +67,15 @@ def folders(checkpoints, notes: pa.Table, tiny: NoteLLM, tmp_path_factory) -> di
     rank_model.save_pretrained(root / "binllm")
     ids = notes["note_id"].to_pylist()
     codes = random_codes(ids, unknown="folded")
-    codes.save(root / "codes")
+    codes.save_pretrained(root / "codes")
     blend = Blend(best=1.0, latest=0.5, mean=0.25, log_odds=2.0)
-    Ranker(rank_model, codes, notes, {"u0": ["n1", "n2"]}, blend).save(root / "ranker")
+    Ranker(rank_model, codes, notes, {"u0": ["n1", "n2"]}, blend).save_pretrained(root / "ranker")
     rows = agreeing(codes, 60)
     for kind in (MatrixFactorization, LightGCN, SASRec):
         users = rows["user_id"].unique().to_pylist()
         model = kind(["u0", "u1", *(u for u in users if u not in ("u0", "u1"))], ids, dimensions=4)
         model.prepare(rows)
-        model.save(root / kind.kind)
+        model.save_pretrained(root / kind.kind)
     return {name: root / name for name in OPENED}
 
 

@@ -144,7 +144,7 @@ def test_the_untrained_figures_are_those_of_the_model_after_its_answers_are_fitt
         fit_answers(model, *given, **more)
         table, _ = validate_impressions(valid, notes)
         asked = questions(model, NoteTexts(model, notes), table, None)
-        answered.append(roc_auc_score(table["label"].to_numpy(), model.predict(model.encode(asked))))
+        answered.append(roc_auc_score(table["label"].to_numpy(), model.predict(model.tokenize(asked))))
 
     monkeypatch.setattr(job_module, "fit_answers", remember)
     options = RankOptions(**QUICK | {"form": "text_only"})

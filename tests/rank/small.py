@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from notellm.data.note import notes_from_table
 from notellm.data.schema import IMPRESSIONS
 from notellm.rank.codes.codes import Codes
 from notellm.rank.collaborative.rows import IdIndex
@@ -43,7 +42,7 @@ def ranking_model(
     """A new BinLLM with answers that differ; the same at every call."""
     torch.manual_seed(3)
     if name == "tiny":
-        model = BinLLM.from_corpus(notes_from_table(notes), bits=BITS, tiny=SIZE, **options)
+        model = BinLLM.from_corpus(notes, bits=BITS, tiny=SIZE, **options)
         head = model.backbone.get_output_embeddings().weight
         head.data[model.prompt.yes_id] = 0.3 * torch.randn(head.shape[1])
         return model

@@ -33,7 +33,7 @@ def case(request, checkpoints, notes, tmp_path_factory):
     )
     texts = NoteTexts(model, notes)
     asked = questions(model, texts, some, impression_codes(some, codes))
-    return model, model.encode(asked), asked
+    return model, model.tokenize(asked), asked
 
 
 def test_prompts_differ_in_length_and_form(case):
@@ -74,7 +74,7 @@ def test_saved_is_loaded(case, tmp_path):
     assert (tmp_path / "saved" / "note.txt").read_text() == "hello"
     assert loaded.settings == model.settings
     assert loaded.prompt.template == model.prompt.template
-    assert loaded.encode(asked) == ids
+    assert loaded.tokenize(asked) == ids
     np.testing.assert_array_equal(loaded.predict(ids), model.predict(ids))
     assert loaded.fingerprint() == loaded.saved_fingerprint == model.fingerprint()
     assert loaded.verified_fingerprint() == model.fingerprint()
@@ -100,7 +100,7 @@ def test_lora_merged_is_unmerged(name, checkpoints, notes, tmp_path):
     ranking_model(name, checkpoints, notes, tmp_path).save_pretrained(tmp_path / "start")
     model = BinLLM.from_pretrained(tmp_path / "start", lora=LoraOptions(rank=2))
     (note,) = model.prompt.cut([Note("soup bread")])
-    ids = model.encode([Question([note], note)])
+    ids = model.tokenize([Question([note], note)])
     before = model.predict(ids)
     with torch.no_grad():
         for weight_name, weight in model.named_parameters():
@@ -119,14 +119,14 @@ def test_lora_merged_is_unmerged(name, checkpoints, notes, tmp_path):
 # ---------------------------------------------------------------- encoding
 
 
-def test_encode_asks_in_the_form_wished_for(case):
+def test_tokenize_asks_in_the_form_wished_for(case):
     model, ids, asked = case
-    text = model.encode(asked, "text_only")
+    text = model.tokenize(asked, "text_only")
     assert [row for row, question in zip(text, asked, strict=True) if not question.has_codes] == [
         row for row, question in zip(ids, asked, strict=True) if not question.has_codes
     ]
     for form in ("codes_only", "with_codes", "text_only"):
-        for row, question in zip(model.encode(asked, form), asked, strict=True):
+        for row, question in zip(model.tokenize(asked, form), asked, strict=True):
             own = form if question.has_codes else "text_only"
             start = model.prompt.shared_ids(question.history, question.user_code, own)
             room = model.settings.max_length - len(start)

@@ -14,7 +14,7 @@ from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tokenizer import harden, load_tokenizer
 from notellm.data.note import Note
 from notellm.errors import ConfigError
-from notellm.rank.config import FORMS
+from notellm.rank.config import FORMS, BinLLMConfig
 from notellm.rank.prompt import RankPrompt, builtin_templates, load_template, template_from_dict
 from tests.rank.small import TEMPLATE
 
@@ -31,7 +31,7 @@ def tokenizer():
 
 
 def prompt_of(tokenizer, template="movies", **options):
-    return RankPrompt(tokenizer, load_template(template), **options)
+    return RankPrompt(tokenizer, load_template(template), BinLLMConfig(**{"max_length": 512, **options}))
 
 
 def text_of(prompt, history, note, form, user=None, item=None):
@@ -51,7 +51,7 @@ def test_every_template_loads_and_says_what_it_must(tokenizer):
         template = load_template(name)
         assert template.name == name
         assert template_from_dict(template.to_dict(), "again") == template
-        prompt = RankPrompt(tokenizer, template)
+        prompt = RankPrompt(tokenizer, template, BinLLMConfig())
         assert prompt.yes_id != prompt.no_id
         (note,) = prompt.cut([Note("soup")])
         for form in FORMS:
@@ -142,7 +142,8 @@ def test_all_mistakes_are_named_together():
 @pytest.fixture(scope="module", params=["tiny", "llama", "qwen2", "neox"])
 def any_prompt(request, tokenizer, checkpoints):
     found = tokenizer if request.param == "tiny" else load_tokenizer(checkpoints[request.param].path)
-    return RankPrompt(found, template_from_dict(TEMPLATE, "small"), title_tokens=200, max_length=2000)
+    config = BinLLMConfig(title_tokens=200, max_length=2000)
+    return RankPrompt(found, template_from_dict(TEMPLATE, "small"), config)
 
 
 def test_markup_and_placeholders_in_a_title_are_plain_characters(any_prompt):
@@ -283,7 +284,7 @@ def test_the_oldest_notes_go_first_where_the_history_is_too_long(tokenizer):
 
 def test_the_content_goes_before_the_title_and_then_it_is_an_error(tokenizer):
     template = template_from_dict(TEMPLATE, "small")
-    prompt = RankPrompt(tokenizer, template)
+    prompt = RankPrompt(tokenizer, template, BinLLMConfig())
     (note,) = prompt.cut([Note("soup bread", "star planet orbit star planet")])
     whole = prompt.candidate_ids(note, CODE, "with_codes", 400)
     bare = prompt.candidate_ids(replace(note, content=""), CODE, "with_codes", 400)
@@ -301,9 +302,9 @@ def test_the_content_goes_before_the_title_and_then_it_is_an_error(tokenizer):
 def test_answers_with_the_same_first_token_are_refused(tokenizer):
     template = replace(load_template("movies"), yes=" yes", no=" yes no")
     with pytest.raises(ConfigError, match="' yes' and ' yes no' begin with the same token"):
-        RankPrompt(tokenizer, template)
+        RankPrompt(tokenizer, template, BinLLMConfig())
     with pytest.raises(ConfigError, match="'' has no token of its own"):
-        RankPrompt(tokenizer, replace(template, yes=""))
+        RankPrompt(tokenizer, replace(template, yes=""), BinLLMConfig())
 
 
 def test_answers_are_read_as_they_follow_the_prompt():
@@ -319,7 +320,7 @@ def test_answers_are_read_as_they_follow_the_prompt():
     bpe.train_from_iterator(["Answer: Yes", "Answer: No", "#Answer: Yes", "a: No"] * 9, trainer)
     tokenizer = harden(PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", unk_token="<unk>"))
     for yes, no in ((" Yes", " No"), ("Yes", "No")):
-        prompt = RankPrompt(tokenizer, replace(load_template("movies"), yes=yes, no=no))
+        prompt = RankPrompt(tokenizer, replace(load_template("movies"), yes=yes, no=no), BinLLMConfig())
         start = tokenizer("#Answer:", add_special_tokens=False)["input_ids"]
         for text, own in ((yes, prompt.yes_id), (no, prompt.no_id)):
             whole = tokenizer(f"#Answer:{text}", add_special_tokens=False)["input_ids"]

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
-import scipy.sparse as sp
 import torch
 from transformers import LlamaForCausalLM
 
@@ -35,22 +35,36 @@ def notes():
 
 
 @pytest.fixture(scope="module")
+def table(notes):
+    """The notes as a table."""
+    return pa.table(
+        {
+            "note_id": [f"n{i}" for i in range(len(notes))],
+            "title": [note.title for note in notes],
+            "topics": pa.array([list(note.topics) for note in notes], pa.list_(pa.string())),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
 def liked():
     """Who likes cats likes dogs; who likes cars likes nothing else."""
     kind = np.arange(90) % 3
     draw = np.random.default_rng(1)
     users = [(kind == 2 if u % 2 else kind < 2) & (draw.random(90) < 0.4) for u in range(40)]
-    return sp.csr_matrix(np.stack(users).astype(np.float32))
+    pairs = [(f"u{u}", f"n{i}", True) for u, likes in enumerate(users) for i in np.flatnonzero(likes)]
+    user_ids, note_ids, labels = zip(*pairs, strict=True)
+    return pa.table({"user_id": user_ids, "note_id": note_ids, "label": labels})
 
 
 @pytest.fixture(scope="module")
-def model(notes, liked):
-    return BinLLM.from_corpus(notes, liked=liked, bits=BITS, tiny=SIZE).eval()
+def model(table, liked):
+    return BinLLM.from_corpus(table, liked, bits=BITS, tiny=SIZE).eval()
 
 
 @torch.inference_mode()
 def last_states(model, questions):
-    ids = model.encode(questions)
+    ids = model.tokenize(questions)
     states = np.empty((len(ids), model.config.hidden_size), np.float32)
     for rows, batch in length_batches(ids, model.tokenizer, model.device):
         found = hidden_states(model.backbone, batch["input_ids"], batch["attention_mask"])
@@ -113,12 +127,12 @@ def test_random_weights_know_nothing_of_it(model, notes):
     assert np.abs([correlation(channel, products) for channel in states.T]).max() < 0.6
 
 
-def test_texts_that_the_same_people_like_agree(notes, liked):
+def test_texts_that_the_same_people_like_agree(notes, table, liked):
     """A history of cats goes with dogs, which no note names beside a cat, and not with cars.
 
     All directions of the token vectors count alike, so there must be few for the likes to be among them.
     """
-    model = BinLLM.from_corpus(notes, liked=liked, bits=BITS, tiny=replace(SIZE, width=4)).eval()
+    model = BinLLM.from_corpus(table, liked, bits=BITS, tiny=replace(SIZE, width=4)).eval()
     cut = model.prompt.cut(notes)
     draw = np.random.default_rng(2)
     channels = {}
@@ -141,10 +155,10 @@ def test_an_empty_history_says_nothing_of_texts(model, notes):
     assert np.abs(last_states(model, known)[:, tiny_rank._TEXTS]).mean() > 0.01
 
 
-def test_it_is_the_same_for_one_seed(notes, liked, model):
+def test_it_is_the_same_for_one_seed(table, liked, model):
     weights = model.state_dict()
-    again = BinLLM.from_corpus(notes, liked=liked, bits=BITS, tiny=SIZE).state_dict()
-    other = BinLLM.from_corpus(notes, liked=liked, bits=BITS, tiny=SIZE, seed=1).state_dict()
+    again = BinLLM.from_corpus(table, liked, bits=BITS, tiny=SIZE).state_dict()
+    other = BinLLM.from_corpus(table, liked, bits=BITS, tiny=SIZE, seed=1).state_dict()
     assert all(torch.equal(weight, again[name]) for name, weight in weights.items())
     assert any(not torch.equal(weight, other[name]) for name, weight in weights.items())
 
@@ -156,6 +170,11 @@ def test_a_wording_whose_codes_stand_apart_by_the_title_is_not_taken_to_be_fixed
     assert not first.q_proj.weight[: SIZE.head].any()
     own = BinLLM.from_corpus(notes, bits=BITS, tiny=SIZE).backbone.model.layers[0].self_attn
     assert own.q_proj.weight[: SIZE.head].any()
+
+
+def test_impressions_need_a_table_of_notes(notes, liked):
+    with pytest.raises(ConfigError, match="give the notes as a table with note_id"):
+        BinLLM.from_corpus(notes, liked, bits=BITS, tiny=SIZE)
 
 
 def test_what_has_no_room_is_refused():

@@ -7,8 +7,6 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from notellm.data.matrices import liked_notes
-from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
 from notellm.rank.batch import NoteTexts, RankCollator, RankRows, impression_codes, questions
 from notellm.rank.model import BinLLM
@@ -24,7 +22,7 @@ def codes(notes):
 def rows_of(model, notes, codes, count, seed):
     table = agreeing(codes, count, seed)
     asked = questions(model, NoteTexts(model, notes), table, impression_codes(table, codes))
-    return RankRows(model.encode(asked), table["label"].to_numpy(zero_copy_only=False).astype(np.float32))
+    return RankRows(model.tokenize(asked), table["label"].to_numpy(zero_copy_only=False).astype(np.float32))
 
 
 @pytest.fixture(params=["tiny", "qwen2"])
@@ -159,8 +157,7 @@ def test_rows_of_one_label_are_refused(tiny_start, tmp_path):
 
 def test_fitted_answers_read_the_agreement_of_codes(notes, codes):
     """The label is the sign of the codes' inner product; new rows, the same notes and users."""
-    liked = liked_notes(notes["note_id"], agreeing(codes, 300, 7))
-    model = BinLLM.from_corpus(notes_from_table(notes), liked=liked, bits=BITS, tiny=SIZE)
+    model = BinLLM.from_corpus(notes, agreeing(codes, 300, 7), bits=BITS, tiny=SIZE)
     train, test = (rows_of(model, notes, codes, count, seed) for count, seed in ((600, 7), (300, 8)))
     before = {name: weight for name, weight in weights_of(model).items() if "lm_head" not in name}
     fit_answers(model, train)
@@ -177,7 +174,7 @@ def test_fitted_answers_read_the_agreement_of_codes(notes, codes):
 
 def test_one_user_of_many_rows_does_not_decide_alone(notes, codes):
     """Half of the rows are one user's, who enjoys the opposite of what the others do."""
-    model = BinLLM.from_corpus(notes_from_table(notes), bits=BITS, tiny=SIZE)
+    model = BinLLM.from_corpus(notes, bits=BITS, tiny=SIZE)
     rows, test = (rows_of(model, notes, codes, count, seed) for count, seed in ((600, 7), (300, 8)))
     labels, users = rows.labels.copy(), [str(i) for i in range(600)]
     labels[:330], users[:330] = 1 - labels[:330], ["one"] * 330

@@ -447,7 +447,7 @@ def test_candidates_are_ranked_for_a_user_or_a_history(client, user):
     wrong: list[tuple[dict[str, object], str]] = [
         ({"candidates": []}, "candidates"),
         ({}, "candidates: Field required"),
-        ({"candidates": ["n0000001", "n0000001"]}, "stands there twice"),
+        ({"candidates": ["n0000001", "n0000001"]}, "occurs twice"),
         ({"candidates": ["x"] * 1_001}, "at most 1000"),
         ({"candidates": ["n0000001"], "user_id": "x" * 513}, "user_id"),
     ]

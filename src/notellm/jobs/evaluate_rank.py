@@ -24,7 +24,7 @@ from notellm.evaluate.ranking import (
 from notellm.evaluate.report import save_report
 from notellm.rank.batch import impression_codes, questions
 from notellm.rank.codes.codes import Codes
-from notellm.rank.scorer import Ranker, codes_fingerprint
+from notellm.rank.scorer import Ranker
 from notellm.record import describe, make_record
 
 NAME = "BinLLM"
@@ -116,8 +116,11 @@ def evaluate_rank(
         rows = questions(
             ranker.model, ranker.texts, table, None if codes is None else impression_codes(table, codes)
         )
-        methods[NAME] = ranker.model.predict(ranker.model.encode(rows), progress=progress)
-        model = {"fingerprint": ranker.model.fingerprint(), "codes": codes_fingerprint(codes)}
+        methods[NAME] = ranker.model.predict(ranker.model.tokenize(rows), progress=progress)
+        model = {
+            "fingerprint": ranker.model.fingerprint(),
+            "codes": None if codes is None else codes.fingerprint(),
+        }
     else:
         groups = {}
         if train is not None:

@@ -14,7 +14,7 @@ the model worse is undone, and so are two steps that end below where they began.
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -28,8 +28,6 @@ from transformers import PrinterCallback
 from notellm.artifacts import check_replaceable, write_folder
 from notellm.backbone.load import LoraOptions, add_lora
 from notellm.backbone.trainer import last_checkpoint, load_trained
-from notellm.data.matrices import liked_notes
-from notellm.data.note import notes_from_table
 from notellm.data.validate_impressions import validate_impressions
 from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import json_text, read_json, read_parquet, write_json, write_parquet
@@ -45,9 +43,11 @@ from notellm.jobs.runs import (
 )
 from notellm.options import filled, values_of
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, questions
-from notellm.rank.codes.codes import CodeOptions, Codes, fit_codes, fit_out_of_fold, load_codes
+from notellm.rank.codes.codes import Codes
+from notellm.rank.codes.fit import fit_codes, fit_out_of_fold
+from notellm.rank.codes.options import CodeChoice, CodeOptions
 from notellm.rank.codes.text import binary_text, parse_binary
-from notellm.rank.config import TINY, BinLLMConfig, CodeChoice, RankOptions, TuningOptions
+from notellm.rank.config import TINY, BinLLMConfig, RankOptions, TuningOptions
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker, whole_notes
 from notellm.rank.trainer import ANSWER_ROWS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
@@ -150,7 +150,7 @@ def train_rank(
 
     def rows(table: pa.Table, of: RowCodes | None) -> RankRows:
         labels = table["label"].to_numpy(zero_copy_only=False).astype(np.float32)
-        return RankRows(model.encode(questions(model, texts, table, of)), labels)
+        return RankRows(model.tokenize(questions(model, texts, table, of)), labels)
 
     final = rows(tuned, None if train_codes is None else train_codes.filter(seen)), rows(valid, valid_codes)
     if chosen.backbone == TINY:
@@ -180,7 +180,7 @@ def train_rank(
         kind="ranker", **started, seed=chosen.seed, metrics=metrics, fingerprint=model.fingerprint()
     )
     card = ranker_card(target.name, record)
-    ranker.save(target, extra={RECORD: json_text(record), "README.md": card}, force=force)
+    ranker.save_pretrained(target, extra={RECORD: json_text(record), "README.md": card}, force=force)
     discard_unfinished(run)
     return ranker
 
@@ -204,10 +204,7 @@ def build_ranking_model(
     chosen = options.resolved()
     known = values_of(chosen, BinLLMConfig)
     if chosen.backbone == TINY:
-        liked = liked_notes(notes["note_id"], train)
-        return BinLLM.from_corpus(
-            notes_from_table(notes), liked=liked, bits=chosen.bits, seed=chosen.seed, **known
-        )
+        return BinLLM.from_corpus(notes, train, bits=chosen.bits, seed=chosen.seed, **known)
     # Tuned weights would not move by small steps in bfloat16; autocast computes in it anyway.
     dtype = "bfloat16" if chosen.bf16 and chosen.lora else "float32"
     model = BinLLM.from_pretrained(chosen.backbone, dtype=dtype, trust_remote_code=trust_remote_code, **known)
@@ -358,18 +355,17 @@ def _codes(
             {"user": binary_text(rows.users), "item": binary_text(rows.items), "present": rows.present}
         )
         with write_folder(folder, "fitted codes") as aside:
-            codes.save(aside / "codes")
+            codes.save_pretrained(aside / "codes")
             write_parquet(table, aside / "rows.parquet")
     table = read_parquet(folder / "rows.parquet", ["user", "item", "present"])
     users, items = (parse_binary(table[name].to_pylist()) for name in ("user", "item"))
-    return load_codes(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
+    return Codes.from_pretrained(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
 
 
 def _code_options(options: RankOptions, *, progress: bool) -> CodeOptions:
     """How the codes of a run are fitted."""
-    default = CodeOptions().training
-    training = replace(default, epochs=options.code_epochs, seed=options.seed, progress=progress)
-    return CodeOptions(**values_of(options, CodeChoice), training=training)
+    chosen = CodeOptions(**values_of(options, CodeChoice))
+    return chosen.with_training(epochs=options.code_epochs, seed=options.seed, progress=progress)
 
 
 def _figures(table: pa.Table, scores: npt.ArrayLike) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """From impressions to prompts: titles of the history, codes of user and note, the label.
 
-Nothing here looks ahead: a row's history holds what the user liked before it, and the codes are given
-(out of fold for the rows that a model is tuned on, see ``codes.py``).
+Nothing here looks ahead: a row's history holds the notes that the user liked before it, and the codes are an
+argument (out of fold for the rows that a model is tuned on, see ``codes/fit.py``).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -18,7 +18,8 @@ from transformers import PreTrainedTokenizerBase
 from notellm.backbone.batch import pad
 from notellm.data.note import Note, notes_from_table
 from notellm.errors import NotFoundError
-from notellm.rank.codes.codes import Codes, OutOfFold
+from notellm.rank.codes.codes import Codes
+from notellm.rank.codes.fit import OutOfFold
 from notellm.rank.codes.text import Bits
 from notellm.rank.model import BinLLM, Question
 
@@ -29,10 +30,10 @@ class NoteTexts(Collection[str]):
     """The notes that prompts name, each cut at the budgets once.
 
     Args:
-        model: whose prompt cuts them.
-        notes: a notes table (schema ``data.schema.NOTES``), all of which are cut together when the first of
-            them is asked for; or notes by their ids, which may change while they are served: each of those is
-            cut when it is asked for itself.
+        model: the model whose prompt cuts the notes.
+        notes: a notes table (schema ``data.schema.NOTES``), which is cut as a whole at the first use of any
+            note; or a mapping from id to note, which may change while it is served: each of its notes is cut
+            at its own first use.
     """
 
     def __init__(self, model: BinLLM, notes: pa.Table | Mapping[str, Note]) -> None:
@@ -43,12 +44,13 @@ class NoteTexts(Collection[str]):
             else notes
         )
         self._cut: dict[str, Note] = {}
-        # Not here: a service opens a ranker with its table and then gives it other notes.
+        # Cutting waits for the first use: a service opens a ranker with its table and then replaces the
+        # notes.
         self._all_together = isinstance(notes, pa.Table)
 
     @property
     def ids(self) -> list[str]:
-        """The ids of all notes."""
+        """Ids of all notes."""
         return list(self._notes)
 
     def __contains__(self, note_id: object) -> bool:
@@ -61,34 +63,34 @@ class NoteTexts(Collection[str]):
         return len(self._notes)
 
     def note(self, note_id: str) -> Note:
-        """A note by its id, cut.
+        """Return a note by its id, cut.
 
         Raises:
-            NotFoundError: there is no such note.
+            NotFoundError: if there is no such note.
         """
         if note_id not in self._notes:
             raise NotFoundError(f"there is no note {note_id!r} among the {len(self):,} notes; add it first")
         return self._cut_once([note_id])[0]
 
     def history(self, note_ids: Sequence[str], last: int | None = None) -> list[Note]:
-        """The notes of a history, oldest first; ids that are no longer among the notes are left out.
+        """Return the notes of a history, oldest first, without those that are no longer among the notes.
 
         Args:
             note_ids: the history, oldest first.
-            last: how many at most, the latest ones; all when None.
+            last: largest number of notes, the latest ones; None returns all.
         """
         known = [note_id for note_id in note_ids if note_id in self._notes]
         named = known if last is None else known[max(0, len(known) - last) :]
         return self._cut_once(named)
 
     def forget(self, note_id: str) -> None:
-        """Cut a note anew when it is asked for again: it has changed."""
+        """Drop the cut text of a note that has changed, so that it is cut again at its next use."""
         self._cut.pop(note_id, None)
 
     def _cut_once(self, note_ids: Sequence[str]) -> list[Note]:
-        """Notes as they are cut; another thread may forget them meanwhile."""
+        """Return cut notes; another thread may forget some of them at the same time."""
         if self._all_together:
-            with _CUTTING:  # a tokenizer is not for several threads; the others find all cut
+            with _CUTTING:  # a tokenizer is not thread-safe; waiting threads find all notes cut
                 if self._all_together:
                     self._cut.update(
                         zip(self._notes, self._prompt.cut(list(self._notes.values())), strict=True)
@@ -104,12 +106,13 @@ class NoteTexts(Collection[str]):
 
 
 def impression_codes(impressions: pa.Table, codes: Codes) -> "RowCodes":
-    """The codes of the users and notes of impressions."""
+    """Return the codes of the users and notes of impressions."""
     users, notes = impressions.column("user_id"), impressions.column("note_id")
+    histories = impressions.column("history")
     return RowCodes(
-        codes.user_bits(users, impressions.column("history")),
+        codes.user_bits(users, histories),
         codes.item_bits(notes),
-        codes.has_user(users) & codes.has_item(notes),
+        codes.has_user(users, histories) & codes.has_item(notes),
     )
 
 
@@ -120,7 +123,7 @@ class RowCodes:
     Attributes:
         users: bool (n, bits).
         items: bool (n, bits).
-        present: bool (n,), whether the prompt is to hold them.
+        present: bool (n,), whether the prompt of each row holds the codes.
     """
 
     users: Bits
@@ -129,27 +132,27 @@ class RowCodes:
 
     @classmethod
     def out_of_fold(cls, fitted: OutOfFold) -> "RowCodes":
-        """The codes of training rows, from models that have not seen them."""
+        """Return the codes of training rows, from models that have not seen these rows."""
         return cls(fitted.user_bits, fitted.item_bits, fitted.has_user & fitted.has_item)
 
     def filter(self, rows: np.ndarray) -> "RowCodes":
-        """Some of the rows, by a mask, bool (n,)."""
+        """Return the rows that a mask, bool (n,), selects."""
         return RowCodes(self.users[rows], self.items[rows], self.present[rows])
 
 
 def questions(
     model: BinLLM, texts: NoteTexts, impressions: pa.Table, codes: RowCodes | None
 ) -> list[Question]:
-    """What the prompts of impressions ask.
+    """Return the contents of the prompts of impressions.
 
     Args:
-        model: how codes are written.
+        model: the model that will read them, which decides how codes are written.
         texts: the notes.
         impressions: n rows (schema ``data.schema.IMPRESSIONS``).
-        codes: of these rows; None asks by text alone.
+        codes: codes of these rows; None asks by text alone.
 
     Raises:
-        DataError: an impression names an unknown note.
+        NotFoundError: if an impression names an unknown note.
     """
     count = impressions.num_rows
     users: Sequence[str | None] = [None] * count

@@ -1,12 +1,12 @@
-"""Recall's similarities and P(enjoy) as one score, by weights that are fitted to clicks.
+"""One score from recall's similarities and P(enjoy), by weights that are fitted to clicks.
 
-A tuned LLM reads titles and codes, not how near a candidate is to what the user opened; each tells something
-that the other does not. The score of a candidate c is
+A tuned language model reads titles and codes, but not how similar a candidate is to the opened notes, so both
+scores carry information of their own. The score of a candidate c is
 
     w . (best, latest, mean similarity of c to the opened notes, log odds of P(enjoy))
 
-and w maximises the likelihood of clicks that recall had among its candidates (conditional logit, McFadden
-1974): the clicked candidate's share of exp(score) over its list.
+where w maximizes the likelihood of clicks on candidates of recall (conditional logit, McFadden 1974): the
+clicked candidate's share of exp(score) over its list.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,8 @@ from scipy.optimize import minimize
 
 from notellm.errors import DataError, ModelError
 
-#: Weights are held small by this, in units of the features' spread: it settles what clicks leave open.
+#: Strength of the ridge penalty on the weights of standardized features, for what the clicks leave
+#: undetermined.
 _RIDGE = 1e-3
 
 
@@ -27,10 +28,10 @@ class Blend:
     """The weights.
 
     Attributes:
-        best: of the best similarity to any opened note.
-        latest: of the similarity to the note opened last.
-        mean: of the mean similarity to the opened notes.
-        log_odds: of P(enjoy).
+        best: weight of the highest similarity to any opened note.
+        latest: weight of the similarity to the note opened last.
+        mean: weight of the mean similarity to the opened notes.
+        log_odds: weight of the log odds of P(enjoy).
     """
 
     best: float
@@ -39,10 +40,10 @@ class Blend:
     log_odds: float
 
     def scores(self, similarities: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """Scores of candidates, float32 (n,): only their differences mean something.
+        """Return the scores of n candidates, float32 (n,); only their differences have a meaning.
 
         Args:
-            similarities: float32 (opened, n), of the opened notes, the latest first, to the candidates.
+            similarities: float32 (opened, n), cosines of the opened notes, latest first, to the candidates.
             probabilities: float32 (n,), P(enjoy).
         """
         weights = np.array([self.best, self.latest, self.mean, self.log_odds])
@@ -50,15 +51,15 @@ class Blend:
         return scores
 
     def to_json(self) -> dict[str, float]:
-        """The weights by name."""
+        """Return the weights by name."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
-        """What :meth:`to_json` gave.
+        """Build the weights from the values of :meth:`to_json`.
 
         Raises:
-            ModelError: it is something else.
+            ModelError: if they are something else.
         """
         try:
             return cls(**{name: float(value) for name, value in values.items()})
@@ -67,21 +68,21 @@ class Blend:
 
 
 def blend_features(similarities: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """What the weights weigh, float64 (n, 4); arguments as for `Blend.scores`."""
+    """Return the features of n candidates, float64 (n, 4); arguments as for `Blend.scores`."""
     chances = np.clip(probabilities.astype(np.float64), 1e-7, 1 - 1e-7)
     near = similarities.astype(np.float64)
     return np.stack([near.max(0), near[0], near.mean(0), np.log(chances / (1 - chances))], axis=1)
 
 
 def fit_blend(lists: Sequence[np.ndarray], clicked: Sequence[int]) -> Blend:
-    """The weights under which the clicked candidates are likeliest.
+    """Fit the weights under which the clicked candidates are most likely.
 
     Args:
-        lists: of every click the features of its candidates, (n, 4), from :func:`blend_features`.
-        clicked: the row of the clicked one in each.
+        lists: for every click the features of its candidates, (n, 4), from :func:`blend_features`.
+        clicked: for every click the row of the clicked candidate.
 
     Raises:
-        DataError: there is no list.
+        DataError: if there is no list.
     """
     if not lists:
         raise DataError("there is no list of candidates to fit a blend to; give clicks that recall finds")
@@ -89,14 +90,14 @@ def fit_blend(lists: Sequence[np.ndarray], clicked: Sequence[int]) -> Blend:
     scale = np.where(spread > 0, spread, 1)
     longest = max(map(len, lists))
     features = np.zeros((len(lists), longest, len(scale)))
-    nothing = np.full((len(lists), longest), -np.inf)
-    for row, own in enumerate(lists):
-        features[row, : len(own)] = own / scale
-        nothing[row, : len(own)] = 0
+    padding = np.full((len(lists), longest), -np.inf)
+    for row, candidates in enumerate(lists):
+        features[row, : len(candidates)] = candidates / scale
+        padding[row, : len(candidates)] = 0
     chosen = features[np.arange(len(lists)), list(clicked)]
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        scores = features @ weights + nothing
+        scores = features @ weights + padding
         scores -= scores.max(axis=1, keepdims=True)
         shares = np.exp(scores)
         total = shares.sum(axis=1, keepdims=True)
@@ -106,5 +107,5 @@ def fit_blend(lists: Sequence[np.ndarray], clicked: Sequence[int]) -> Blend:
         gradient = (expected - chosen).mean(axis=0) + 2 * _RIDGE * weights
         return float(_RIDGE * weights @ weights - likelihood.mean()), gradient
 
-    found = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B")
-    return Blend(*(found.x / scale).tolist())
+    fitted = minimize(loss, np.zeros(len(scale)), jac=True, method="L-BFGS-B")
+    return Blend(*(fitted.x / scale).tolist())

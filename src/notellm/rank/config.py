@@ -5,14 +5,13 @@ from typing import Any, Literal, get_args
 
 from notellm.errors import ConfigError
 from notellm.options import check, check_known, option, problems_of
+from notellm.rank.codes.options import CodeChoice
 from notellm.templates import read_template
 
-#: How a code is written: as a string of 0 and 1, or every 8 bits as a decimal number.
+#: Text form of a code: a string of 0 and 1, or a decimal number for every 8 bits.
 CodeText = Literal["binary", "decimal"]
-#: What a prompt holds: history and codes, the text alone, the codes alone.
+#: Content of a prompt: text and codes, text alone, or codes alone.
 Form = Literal["with_codes", "text_only", "codes_only"]
-#: The code of a user or note without a training row.
-Unknown = Literal["average", "folded", "none"]
 FORMS: tuple[Form, ...] = get_args(Form)
 TINY = "tiny"
 
@@ -77,25 +76,6 @@ class TuningOptions:
 
     embedding_learning_rate: float | None = option(None, above=0)
     patience: int | None = option(None, least=1)
-
-
-@dataclass
-class CodeChoice:
-    """What a run decides about the codes.
-
-    Attributes:
-        bits: length of a code, a multiple of 8 (paper: 32).
-        unknown: code of users and notes without a training row: average (of the known ones), folded (from the
-            user's history) or none.
-    """
-
-    bits: int = option(32)
-    unknown: Unknown = option("average")
-
-    def code_problems(self) -> list[str]:
-        """What of these options is not allowed and no declared range says."""
-        wrong = self.bits < 8 or self.bits % 8
-        return [f"bits is {self.bits}; it must be a multiple of 8"] if wrong else []
 
 
 #: Defaults by kind of backbone: tiny by measurement (benchmarks/README.md), pretrained by the paper.

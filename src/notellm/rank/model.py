@@ -1,14 +1,14 @@
-"""BinLLM: a causal language model that says how likely a user is to enjoy a note.
+"""BinLLM: a causal language model that predicts how likely a user is to enjoy a note.
 
     P(enjoy) = sigmoid( logit("Yes") - logit("No") )        at the last token of the prompt
 
-that is, the probability of "Yes" among the two answers (BinLLM, arXiv 2406.03210; its public code takes the
-logit of "Yes" alone). The prompt holds the titles of what the user liked, the candidate's, and the codes of
-both (``prompt.py``, ``codes.py``).
+This is the probability of "Yes" among the two answers (BinLLM, arXiv 2406.03210; its public code uses the
+logit of "Yes" alone). The prompt holds the titles of notes the user liked, the candidate, and the codes of
+both.
 
     model = BinLLM.from_corpus(notes, impressions)   # tiny, no download
     model = BinLLM.from_pretrained("path/or/name")   # a saved BinLLM, or any causal language model
-    logits = model.predict(model.encode(rows))       # (n,) float32
+    logits = model.predict(model.tokenize(questions))                 # (n,) float32
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 import scipy.sparse as sp
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.artifacts import write_folder
-from notellm.backbone.base import PromptedModel, digest_of, longest, naming, read_saved, written_down
+from notellm.backbone.base import PromptedModel, digest_of, longest, naming
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
@@ -33,31 +34,28 @@ from notellm.backbone.load import (
     label_logits,
     load_backbone,
     merged_state,
-    save_backbone,
     to_accelerator,
 )
-from notellm.backbone.source import is_file
 from notellm.backbone.tiny import octet, train_tokenizer
-from notellm.data.note import Note
+from notellm.data.matrices import liked_notes
+from notellm.data.note import Note, Notes, as_notes
 from notellm.errors import ConfigError, DataError
-from notellm.files import json_text
+from notellm.rank.checkpoint import CONFIG, Settings, is_checkpoint, read_settings, write_checkpoint
 from notellm.rank.codes.text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
-from notellm.rank.prompt import RankPrompt, RankTemplate, load_template, template_from_dict
+from notellm.rank.prompt import RankPrompt, load_template, template_from_dict
 from notellm.rank.tiny import Marks, TinyRankOptions, build_tiny_rank
-
-CONFIG = "binllm.json"
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt: would this user enjoy this note?
+    """The content of one prompt: would this user enjoy this note?
 
     Attributes:
-        history: the notes the user liked, oldest first, cut by the prompt.
+        history: notes the user liked, oldest first, cut by the prompt.
         note: the candidate, cut by the prompt.
-        user_code: the text of the user's code; None without one.
-        item_code: the text of the note's code; None without one.
+        user_code: the text of the user's code; None if there is none.
+        item_code: the text of the note's code; None if there is none.
     """
 
     history: Sequence[Note]
@@ -67,7 +65,7 @@ class Question:
 
     @property
     def has_codes(self) -> bool:
-        """Whether both codes are known; without them it is asked by text alone."""
+        """Whether both codes are known; otherwise the question is asked by text alone."""
         return self.user_code is not None and self.item_code is not None
 
 
@@ -78,10 +76,10 @@ class BinLLM(PromptedModel):
         backbone: the causal language model.
         tokenizer: its hardened tokenizer.
         config: prompt and budgets; kept as ``settings``.
-        template: the wording, where it is not the one that ``config.template`` names.
+        template: the wording, if it is not the one that ``config.template`` names.
 
     Raises:
-        ConfigError: the template or the budgets are not allowed.
+        ConfigError: if the template or a budget is not allowed.
     """
 
     settings_file = CONFIG
@@ -101,7 +99,7 @@ class BinLLM(PromptedModel):
             if template is None
             else template_from_dict(template, config.template)
         )
-        self.prompt = rank_prompt(tokenizer, wording, config)
+        self.prompt = RankPrompt(tokenizer, wording, config)
 
     # ---------------------------------------------------------------- making
 
@@ -115,35 +113,34 @@ class BinLLM(PromptedModel):
         trust_remote_code: bool = False,
         **options: Any,
     ) -> Self:
-        """A saved BinLLM, or a fresh one on any causal language model; on the accelerator if there is one.
+        """Open a saved BinLLM, or make a new one on any causal language model; on an accelerator if present.
 
         Args:
             name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
             lora: train low-rank adapters only; None trains every weight.
-            dtype: of the backbone.
-            trust_remote_code: allow the backbone to be Python code that comes with it; that code then runs.
-            options: fields of :class:`BinLLMConfig` that shall differ from the saved ones (or from the
-                defaults).
+            dtype: dtype of the backbone.
+            trust_remote_code: allow the backbone to bring its own Python code; that code then runs.
+            options: fields of :class:`BinLLMConfig` that differ from the saved ones (or from the defaults).
 
         Raises:
-            ModelError: there is no usable model, its files do not fit together, or it is code that is not
-                allowed to run.
-            ConfigError: an option is unknown or not allowed.
+            ModelError: if there is no usable model, its files do not fit together, or it needs code that is
+                not allowed to run.
+            ConfigError: if an option is unknown or not allowed.
         """
         path = Path(name_or_path)
-        saved = read_saved(path / CONFIG, BinLLMConfig, "BinLLM") if is_checkpoint(path) else {}
+        saved = read_settings(path) if is_checkpoint(path) else None
         settings_file = path / CONFIG if saved and not options else None
         with naming(settings_file):
-            config = checked_config({**saved.get("config", {}), **options})
+            config = checked_config({**(saved.config if saved else {}), **options})
         backbone, tokenizer = load_backbone(
-            name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, saved=bool(saved)
+            name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, saved=saved is not None
         )
         config = replace(config, max_length=longest(backbone, config.max_length))
-        template = None if "template" in options else saved.get("template")
+        template = saved.template if saved and "template" not in options else None
         with naming(settings_file):
             model = cls(backbone, tokenizer, config, template=template)
-        if settings_file:
-            model.opened_with(settings_file, saved)
+        if saved and settings_file:
+            model.opened_with(settings_file, saved.written)
         if lora is not None:
             add_lora(backbone, lora)
         return to_accelerator(model)
@@ -151,50 +148,53 @@ class BinLLM(PromptedModel):
     @classmethod
     def from_corpus(
         cls,
-        notes: Sequence[Note],
+        notes: Notes,
+        impressions: pa.Table | None = None,
         *,
-        liked: sp.csr_matrix | None = None,
         bits: int = 32,
         tiny: TinyRankOptions | None = None,
         seed: int = 0,
         **options: Any,
     ) -> Self:
-        """The embedded default: a tiny Llama that compares codes and texts before any training.
+        """Make the embedded default: a tiny Llama that compares codes and texts before any training.
 
         Its answers are random until :func:`notellm.rank.trainer.fit_answers` or training sets them.
 
         Args:
-            notes: what will be ranked; the words it knows.
-            liked: who liked which of them, (users, notes) of ones: words that the same users like start
-                near each other.
-            bits: of a code.
-            tiny: the size of the backbone.
-            seed: of everything random in it.
+            notes: a notes table or a list of notes: those that will be ranked, whose words it knows.
+            impressions: training impressions (schema ``data.schema.IMPRESSIONS``) on ``notes``, which then
+                must be a table; words that the same users like start near each other.
+            bits: length of a code.
+            tiny: size of the backbone.
+            seed: seed of everything random in it.
             options: fields of :class:`BinLLMConfig`.
 
         Raises:
-            DataError: the notes hold no text.
-            ConfigError: an option is unknown or not allowed.
+            DataError: if there are no notes, or they hold no text.
+            ConfigError: if an option is unknown or not allowed, or notes with impressions are not a table.
         """
+        rows = as_notes(notes)
         size = tiny or TinyRankOptions()
         config = checked_config({"template": "compact", "max_length": size.max_length, **options})
         if bits < 8 or bits % 8:
             raise ConfigError(f"bits is {bits}; it must be a multiple of 8")
         config = replace(config, max_length=min(config.max_length, size.max_length))
         wording = load_template(config.template)
-        texts = [" ".join((note.title or note.content, *note.topics)) for note in notes]
+        texts = [" ".join((note.title or note.content, *note.topics)) for note in rows]
         if not any(text.strip() for text in texts):
             raise DataError("the notes hold no text to build a backbone from; give notes with titles")
         phrases = [wording.yes, wording.no, wording.history_item, wording.history_separator]
         phrases += [
             text for form in FORMS for text in (wording.form(form).shared, wording.form(form).candidate)
         ]
-        # Twice, so that a word which occurs once becomes a token, too: it may tell one note from all others.
+        # Twice, so that a word that occurs once becomes a token, too: it may distinguish one note from all
+        # others.
         tokenizer = train_tokenizer(
             [*texts, *texts, *phrases, *phrases], vocabulary=size.vocabulary, codes=True
         )
-        prompt = rank_prompt(tokenizer, wording, config)
-        parts = [prompt.candidate_text(note) for note in prompt.cut(notes)]
+        prompt = RankPrompt(tokenizer, wording, config)
+        parts = [prompt.candidate_text(note) for note in prompt.cut(rows)]
+        liked = None if impressions is None else _liked(notes, impressions)
         backbone = build_tiny_rank(
             tokenizer, parts, _marks(prompt, config, bits), size, liked=liked, seed=seed
         )
@@ -203,7 +203,7 @@ class BinLLM(PromptedModel):
     # ---------------------------------------------------------------- computing
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position: Tensor) -> Tensor:
-        """Logits (n,) float32 of enjoying: "Yes" less "No".
+        """Return the logits of enjoying, float32 (n,): "Yes" less "No".
 
         Args:
             input_ids: (n, length) int64.
@@ -214,26 +214,26 @@ class BinLLM(PromptedModel):
         logits = []
         for rows, width in groups:
             states = hidden_states(self.backbone, input_ids[rows, :width], attention_mask[rows, :width])
-            own = torch.arange(len(rows), device=rows.device)
-            logits.append(self.answer(states[own, position[rows]]))
+            each = torch.arange(len(rows), device=rows.device)
+            logits.append(self.answer(states[each, position[rows]]))
         back = torch.argsort(torch.cat([rows for rows, _ in groups]))
         return torch.cat(logits)[back]
 
     def answer(self, states: Tensor) -> Tensor:
-        """Logits (n,) of last hidden states (n, hidden)."""
+        """Return the logits (n,) of last hidden states (n, hidden)."""
         both = label_logits(self.backbone, states)[:, [self.prompt.yes_id, self.prompt.no_id]].float()
         return both[:, 0] - both[:, 1]
 
-    def encode(self, questions: Sequence[Question], form: Form | None = None) -> list[list[int]]:
-        """Token ids of prompts.
+    def tokenize(self, questions: Sequence[Question], form: Form | None = None) -> list[list[int]]:
+        """Return the token ids of prompts.
 
         Args:
-            questions: what is asked.
-            form: which wording; the model's own (``settings.form``) when None. A question without codes is
-                asked as text alone whatever is wished.
+            questions: the contents of the prompts.
+            form: form of the prompts; None uses ``settings.form``. A question without codes is always asked
+                by text alone.
 
         Raises:
-            ConfigError: a prompt does not fit.
+            ConfigError: if a prompt does not fit into ``settings.max_length``.
         """
         result = []
         for question in questions:
@@ -245,10 +245,10 @@ class BinLLM(PromptedModel):
 
     @torch.inference_mode()
     def predict(self, ids: Sequence[Sequence[int]], *, progress: bool = False) -> np.ndarray:
-        """Logits of prompts, (n,) float32, in the order given; a probability is their sigmoid.
+        """Return the logits of prompts in the given order, float32 (n,); their sigmoid is P(enjoy).
 
         Args:
-            ids: token ids from :meth:`encode`.
+            ids: token ids from :meth:`tokenize`.
             progress: show a progress bar.
         """
         result = np.empty(len(ids), dtype=np.float32)
@@ -262,7 +262,7 @@ class BinLLM(PromptedModel):
         return result
 
     def code_texts(self, codes: Bits) -> list[str]:
-        """Codes (n, bits) as this model's prompt writes them."""
+        """Return codes (n, bits) in the text form that this model reads."""
         return binary_text(codes) if self.settings.code_text == "binary" else decimal_text(codes)
 
     # ---------------------------------------------------------------- disk
@@ -273,29 +273,25 @@ class BinLLM(PromptedModel):
         """Write the model as one directory, whole or not at all; adapters are merged into the weights.
 
         Args:
-            folder: where; a model that is there is replaced.
-            extra: further text files to put in, by name.
+            folder: where to write; a model in that place is replaced.
+            extra: further text files by name.
             force: as in ``artifacts.write_folder``.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: if the folder cannot be written.
         """
         with write_folder(folder, "rank model", force=force) as aside:
             self.write(aside, extra=extra)
 
     def write(self, folder: Path, *, extra: dict[str, str] | None = None) -> None:
         """Write the model's files into an empty folder."""
-        dtype = save_backbone(self.backbone, folder)
-        self.tokenizer.save_pretrained(folder)
-        saved = {"config": asdict(self.settings), "template": self.prompt.template.to_dict()}
-        saved |= written_down(self.fingerprint(), dtype)
-        for name, text in {CONFIG: json_text(saved), **(extra or {})}.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        settings = Settings(asdict(self.settings), self.prompt.template.to_dict(), self.fingerprint())
+        write_checkpoint(folder, self.backbone, self.tokenizer, settings, extra or {})
 
     def fingerprint(self) -> str:
-        """SHA-256 of settings, prompt, tokenizer, configuration and weights, 16 hexadecimal digits.
+        """Return the SHA-256 of settings, prompt, tokenizer and weights, 16 hexadecimal digits.
 
-        A saved model has it again when it is opened.
+        A model has the same fingerprint before it is saved and after it is opened.
         """
         return digest_of(
             (self.settings, self.prompt.template),
@@ -305,28 +301,15 @@ class BinLLM(PromptedModel):
         )
 
 
-def is_checkpoint(path: str | Path) -> bool:
-    """Whether a path is the directory of a saved BinLLM, and not of a causal language model alone."""
-    return is_file(Path(path) / CONFIG)
-
-
-def rank_prompt(
-    tokenizer: PreTrainedTokenizerBase, wording: RankTemplate, config: BinLLMConfig
-) -> RankPrompt:
-    """The prompt of a configuration."""
-    return RankPrompt(
-        tokenizer,
-        wording,
-        title_tokens=config.title_tokens,
-        content_tokens=config.content_tokens,
-        topics_tokens=config.topics_tokens,
-        history=config.history,
-        max_length=config.max_length,
-    )
+def _liked(notes: Notes, impressions: pa.Table) -> sp.csr_matrix:
+    """Return who liked what, (users, notes) of ones."""
+    if not isinstance(notes, pa.Table):
+        raise ConfigError("impressions name notes by their ids; give the notes as a table with note_id")
+    return liked_notes(notes.column("note_id"), impressions)
 
 
 def _marks(prompt: RankPrompt, config: BinLLMConfig, bits: int) -> Marks:
-    """The tokens that the first weights are written for, found in a prompt of the template."""
+    """Find the tokens that the first weights are written for in prompts of the template."""
     tokenizer = prompt.tokenizer
     octets = [tokenizer(octet(value), add_special_tokens=False)["input_ids"][0] for value in range(256)]
     token = octets[0b01100101]
@@ -335,8 +318,8 @@ def _marks(prompt: RankPrompt, config: BinLLMConfig, bits: int) -> Marks:
     for note in (Note("a"), Note("a b a b", "a b a", ("a", "b"))):
         shared = prompt.shared_ids([note], code, "with_codes")
         whole = shared + prompt.candidate_ids(note, code, "with_codes", config.max_length)
-        at = [i for i, found in enumerate(whole) if found == token]
-        user, item = at[:length], at[length:]
+        positions = [i for i, each in enumerate(whole) if each == token]
+        user, item = positions[:length], positions[length:]
         adjacent = all(part == [*range(part[0], part[0] + length)] for part in (user, item) if part)
         apart = bool(item) and len(item) == length and user[-1] < len(shared) <= item[0]
         distances.add(item[0] - user[0] if config.code_text == "binary" and adjacent and apart else None)

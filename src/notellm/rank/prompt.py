@@ -3,14 +3,12 @@
     [BOS] shared(history, user code) candidate(title, ..., item code) -> Yes or No
           ^ the same for all candidates      ^ the answer is read at the last token
 
-The wording is BinLLM's (arXiv 2406.03210, table 1 and appendix), as data in ``templates/*.json``: one
-with codes, one without (the first step of two-step tuning), one of codes alone. The two parts are
-tokenized apart and joined as token ids. So what all candidates share is a plain prefix of every prompt,
-which is computed once (``scorer.py``), and the sequence is the same as in training.
+The wording is BinLLM's (arXiv 2406.03210, table 1 and appendix), as data in ``templates/*.json``: with codes,
+without codes (the first step of two-step tuning), and codes alone. The two parts are tokenized separately, so
+that the shared part is a plain prefix of every prompt, in training as in ranking (``scorer.py``).
 
-A note's text is data, never markup: it is cut at its budget as text, its line breaks become spaces, a run
-of 0s and 1s that could pass for a code is parted, and the tokenizer reads special tokens in it as plain
-characters (``backbone.tokenizer``).
+A note's text is never markup: line breaks become spaces, a run of 0s and 1s that could pass for a code is
+split up, and the tokenizer reads special tokens in it as plain characters (``backbone.tokenizer``).
 """
 
 import re
@@ -25,7 +23,7 @@ from transformers import PreTrainedTokenizerBase
 from notellm.backbone.tokenizer import cut_texts
 from notellm.data.note import Note
 from notellm.errors import ConfigError
-from notellm.rank.config import FORMS, Form
+from notellm.rank.config import FORMS, BinLLMConfig, Form
 from notellm.templates import read_template, template_names
 
 _FIELD = re.compile(r"\{(history|user_code|item_code|title|topics|category|content)\}")
@@ -37,7 +35,7 @@ _RUN = re.compile(r"[01]{7}(?=[01])")
 
 @dataclass(frozen=True)
 class Wording:
-    """One form of the prompt: what all candidates share, and what is the candidate's own."""
+    """One form of the prompt: the part that all candidates share, and the candidate's part."""
 
     shared: str
     candidate: str
@@ -58,25 +56,25 @@ class RankTemplate:
     no: str
 
     def form(self, form: Form) -> Wording:
-        """The wording of a form."""
+        """Return the wording of a form."""
         wording: Wording = getattr(self, form)
         return wording
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, which :func:`load_template` reads."""
+        """Return the template as JSON values, which :func:`template_from_dict` reads."""
         return asdict(self)
 
 
 def builtin_templates() -> list[str]:
-    """Names of the templates that come with notellm."""
+    """Return the names of the templates that come with notellm."""
     return template_names("notellm.rank")
 
 
 def load_template(name_or_path: str | Path) -> RankTemplate:
-    """A template by its name ("movies", "books", "notes", "compact") or from a JSON file.
+    """Load a template by its name ("movies", "books", "notes", "compact") or from a JSON file.
 
     Raises:
-        ConfigError: no such template, or a part of it is missing or of the wrong form.
+        ConfigError: if there is no such template, or a part of it is missing or has the wrong form.
     """
     return template_from_dict(read_template("notellm.rank", name_or_path), str(name_or_path))
 
@@ -85,7 +83,7 @@ def template_from_dict(value: Any, where: str) -> RankTemplate:
     """Build and check a template; ``where`` names it in errors.
 
     Raises:
-        ConfigError: with every problem found.
+        ConfigError: if the template is not allowed; the message lists every problem.
     """
     if not isinstance(value, dict):
         raise ConfigError(f"ranking template {where}: expected a JSON object, found {type(value).__name__}")
@@ -113,19 +111,20 @@ def template_from_dict(value: Any, where: str) -> RankTemplate:
             problems.append(f"{form} must be an object with the texts shared and candidate")
             continue
         wordings[form] = Wording(parts["shared"], parts["candidate"])
-        own = {n: set(_FIELD.findall(parts[n])) for n in ("shared", "candidate")}
+        fields = {n: set(_FIELD.findall(parts[n])) for n in ("shared", "candidate")}
         problems += [
-            f"{form} lacks {{{name}}}" for name in sorted(needed[form] - own["shared"] - own["candidate"])
+            f"{form} lacks {{{name}}}"
+            for name in sorted(needed[form] - fields["shared"] - fields["candidate"])
         ]
         problems += [
             f"{form}.shared must not contain {{{name}}}: it differs from candidate to candidate"
-            for name in sorted(own["shared"] & _CANDIDATE)
+            for name in sorted(fields["shared"] & _CANDIDATE)
         ]
         problems += [
             f"{form}.candidate must not contain {{{name}}}: it belongs to the shared part"
-            for name in sorted(own["candidate"] & _SHARED)
+            for name in sorted(fields["candidate"] & _SHARED)
         ]
-        if form == "text_only" and {"user_code", "item_code"} & (own["shared"] | own["candidate"]):
+        if form == "text_only" and {"user_code", "item_code"} & (fields["shared"] | fields["candidate"]):
             problems.append("text_only must not contain a code")
         if _FIELD.search(parts["candidate"]) and parts["candidate"].rstrip().endswith("}"):
             problems.append(f"{form}.candidate must end in fixed text: the answer is read at its last token")
@@ -147,42 +146,34 @@ def template_from_dict(value: Any, where: str) -> RankTemplate:
 class RankPrompt:
     """Renders and tokenizes ranking prompts.
 
+    A sequence that would be longer than ``config.max_length`` first loses the oldest notes of the history,
+    then the candidate's content; codes, question and title are never left out.
+
     Args:
         tokenizer: a tokenizer from ``backbone.tokenizer``.
         template: the wording.
-        title_tokens: budget of a title, in the history as for the candidate.
-        content_tokens: budget of the candidate's content, where the wording has it.
-        topics_tokens: budget of a note's topics together, where the wording has them.
-        history: how many of the last liked notes are named (paper: 10).
-        max_length: the longest sequence in tokens; the oldest notes of the history are left out first,
-            then the content is; codes, question and title never are.
+        config: budgets, notes of the history, and the longest sequence.
 
     Raises:
-        ConfigError: a budget is not positive, the answers begin with the same token, or the wording
-            leaves no room.
+        ConfigError: if a budget is not positive, or the answers begin with the same token.
     """
 
     def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        template: RankTemplate,
-        *,
-        title_tokens: int = 20,
-        content_tokens: int = 40,
-        topics_tokens: int = 20,
-        history: int = 10,
-        max_length: int = 512,
+        self, tokenizer: PreTrainedTokenizerBase, template: RankTemplate, config: BinLLMConfig
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self.budgets = {"title": title_tokens, "content": content_tokens, "topics": topics_tokens}
-        self.history = history
-        self.max_length = max_length
+        self.config = config
+        self.budgets = {
+            "title": config.title_tokens,
+            "content": config.content_tokens,
+            "topics": config.topics_tokens,
+        }
         problems = [
             f"{name}_tokens is {n}; it must be at least 1" for name, n in self.budgets.items() if n < 1
         ]
-        if history < 0:
-            problems.append(f"history is {history}; it must be 0 or more")
+        if config.history < 0:
+            problems.append(f"history is {config.history}; it must be 0 or more")
         if problems:
             raise ConfigError("; ".join(problems))
         self.yes_id, self.no_id = (self._answer_id(text) for text in (template.yes, template.no))
@@ -193,7 +184,7 @@ class RankPrompt:
             )
 
     def cut(self, notes: Sequence[Note]) -> list[Note]:
-        """The notes with every text cut at its budget and on one line; do it once, then render often."""
+        """Return the notes with every text cut at its budget and on one line: once for many prompts."""
         titled = [bool(note.title.strip()) for note in notes]
         first = [note.title if has else note.content for note, has in zip(notes, titled, strict=True)]
         titles = self._cut(first, "title")
@@ -207,17 +198,17 @@ class RankPrompt:
         ]
 
     def shared_ids(self, history: Sequence[Note], user_code: str | None, form: Form) -> list[int]:
-        """Token ids of what all candidates share, [BOS] included.
+        """Return the token ids of the part that all candidates share, [BOS] included.
 
         Args:
-            history: the notes the user liked, oldest first, from :meth:`cut`; the last ``self.history``
-                of them are named, fewer where the sequence would grow too long.
-            user_code: the text of the user's code; None where the form has none.
-            form: which wording.
+            history: notes the user liked, oldest first, from :meth:`cut`; the last ``config.history`` of them
+                are named, fewer if the sequence would be too long.
+            user_code: the text of the user's code; None if the form has none.
+            form: form of the prompt.
         """
         wording = self.template.form(form).shared
-        named = list(history[-self.history :]) if self.history else []
-        room = self.max_length * 3 // 4  # the rest is the candidate's
+        named = list(history[-self.config.history :]) if self.config.history else []
+        room = self.config.max_length * 3 // 4  # the rest is for the candidate
         while True:
             ids = self._begin(self._shared_text(wording, named, user_code))
             if len(ids) <= room or not named:
@@ -225,16 +216,16 @@ class RankPrompt:
             named = named[1:]
 
     def candidate_ids(self, note: Note, item_code: str | None, form: Form, room: int) -> list[int]:
-        """Token ids of a candidate's part.
+        """Return the token ids of a candidate's part.
 
         Args:
             note: the candidate, from :meth:`cut`.
-            item_code: the text of its code; None where the form has none.
-            form: which wording.
-            room: the tokens that the shared part has left; the content is left out where it does not fit.
+            item_code: the text of its code; None if the form has none.
+            form: form of the prompt.
+            room: tokens that the shared part has left; content that does not fit is left out.
 
         Raises:
-            ConfigError: not even the title and the code fit.
+            ConfigError: if not even the title and the code fit.
         """
         wording = self.template.form(form).candidate
         ids = self._ids(self._candidate_text(wording, note, item_code))
@@ -245,12 +236,12 @@ class RankPrompt:
         if len(ids) > room:
             raise ConfigError(
                 f"the prompt of the note {note.title!r} takes {len(ids)} tokens where {room} are left of "
-                f"max_length {self.max_length}; raise max_length, or give smaller budgets or less history"
+                f"max_length {self.config.max_length}; raise max_length, or reduce the budgets or the history"
             )
         return ids
 
     def candidate_text(self, note: Note) -> str:
-        """The text of a candidate's part without code, from :meth:`cut`."""
+        """Return the text of a candidate's part without code; the note is from :meth:`cut`."""
         return self._candidate_text(self.template.text_only.candidate, note, None)
 
     def _shared_text(self, wording: str, named: Sequence[Note], user_code: str | None) -> str:
@@ -267,7 +258,7 @@ class RankPrompt:
     def _begin(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text)["input_ids"]
         if ids and ids[-1] == self.tokenizer.eos_token_id and len(ids) > 1:
-            ids = ids[:-1]  # some tokenizers end every text; the candidate's part is still to come
+            ids = ids[:-1]  # some tokenizers end every text, but here the candidate's part follows
         return ids
 
     def _ids(self, text: str) -> list[int]:
@@ -275,7 +266,7 @@ class RankPrompt:
         return ids
 
     def _answer_id(self, text: str) -> int:
-        """The first token of an answer, as it follows a text: some tokenizers put a space before all."""
+        """Return the first token of an answer as it follows a text: some tokenizers put a space before it."""
         after = self._ids(f":{text}")[len(self._ids(":")) :]
         if not after:
             raise ConfigError(f"the answer {text!r} has no token of its own; give a word")
@@ -283,7 +274,7 @@ class RankPrompt:
 
 
 def _fill(template: str, values: dict[str, str]) -> str:
-    """One pass: a ``{title}`` inside a note stays as it is."""
+    """Fill in the fields in one pass, so that a ``{title}`` inside a note's text is not replaced."""
     return _FIELD.sub(lambda match: values[match.group(1)], template)
 
 
@@ -297,9 +288,9 @@ def _note_fields(note: Note) -> dict[str, str]:
 
 
 def _one_line(text: str) -> str:
-    """A text without line breaks and control characters, and without eight binary digits in a row.
+    """Return a text without line breaks and control characters, and without eight binary digits in a row.
 
-    The tokenizer of the tiny backbone reads such a run as a code, after NFKC.
+    The tokenizer of the tiny backbone, which applies NFKC, would read such a run as a code.
     """
     line = _SPACE.sub(" ", text).strip()
     plain = unicodedata.normalize("NFKC", line)

@@ -1,15 +1,14 @@
-"""Ranking candidates for a user with a tuned BinLLM: what they share is computed once.
+"""Ranking candidates for a user with a tuned BinLLM; the part that all prompts share is computed once.
 
 Every candidate's prompt begins with the same tokens: instruction, history, user code. Their keys and values
-are computed once, and only the candidates' own tokens pass the backbone, in batches over that cache. The
-scores are those of the plain computation (``BinLLM.predict`` on whole prompts) up to rounding.
+are computed once, and only the rest of each prompt passes the backbone, in batches over that cache. Up to
+rounding the scores equal those of whole prompts (``BinLLM.predict``).
 
     ranker = Ranker.from_pretrained("ranker")
     ranking = ranker.rank("user-7", ["note-1", "note-2"])      # or rank(history=[...], candidates=[...])
     ranking.note_ids, ranking.scores, ranking.basis
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +29,11 @@ from notellm.errors import DataError, ModelError
 from notellm.files import json_text, read_json, read_parquet, write_parquet
 from notellm.rank.batch import NoteTexts
 from notellm.rank.blend import Blend
-from notellm.rank.codes.codes import Codes, load_codes
+from notellm.rank.codes.codes import Codes
 from notellm.rank.config import Form
 from notellm.rank.model import BinLLM
-from notellm.record import fingerprint
 
-#: Candidates that pass the backbone together. On two threads of a CPU 1,000 candidates take 501 ms in groups
-#: of 34, 310 ms in groups of 100, 372 ms in groups of 200, whose attention no longer fits the caches.
+#: Candidates that pass the backbone together; on a CPU the attention of more no longer fits the caches.
 CANDIDATES = {"cpu": 100, "cuda": 256}
 
 _CODES, _NOTES, _HISTORIES, _PARTS = "codes", "notes.parquet", "histories.parquet", "ranker.json"
@@ -50,12 +47,12 @@ _HISTORIES_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Ranking:
-    """Candidates of one user, best first.
+    """The candidates of one user, best first.
 
     Attributes:
-        note_ids: the candidates.
+        note_ids: ids of the candidates.
         scores: P(enjoy) of each, float32 (n,).
-        basis: what is known of the user: "code and history", "code", "history" or "nothing" (then the
+        basis: what is known about the user: "code and history", "code", "history" or "nothing" (then the
             order is that of a typical user).
     """
 
@@ -65,21 +62,22 @@ class Ranking:
 
 
 class Ranker:
-    """A tuned model with the codes, notes and histories it answers from.
+    """A tuned model with the codes, notes and histories that its prompts are made from.
 
     Args:
         model: the tuned model.
-        codes: of users and notes; None where it was tuned on text alone.
-        notes: candidates, and what histories name: a notes table (schema ``data.schema.NOTES``), or notes by
-            their ids, which may come, change (then call :meth:`forget`) and go while they are ranked.
-        histories: what each user liked, oldest first, where the caller gives no history.
-        blend: how recall's similarities and these scores make one, for `Recommender`; None ranks by these
-            scores alone.
+        codes: codes of users and notes; None if the model was tuned on text alone.
+        notes: the candidates and the notes of histories: a notes table (schema ``data.schema.NOTES``), or a
+            mapping from id to note, whose notes may be added, changed (then call :meth:`forget`) and removed
+            while the ranker is in use.
+        histories: notes that each user liked, oldest first, for calls without a history.
+        blend: weights that combine recall's similarities with these scores, for `Recommender`; None ranks by
+            these scores alone.
 
     Raises:
-        DataError: the notes lack a column.
+        DataError: if the notes lack a column.
 
-    Threads may share a ranker: they score one after the other.
+    Threads may share a ranker; they score one after the other.
     """
 
     def __init__(
@@ -98,33 +96,33 @@ class Ranker:
         self.histories = dict(histories or {})
         self._ends: dict[tuple[str, Form], list[int]] = {}
         self._can_share = can_share(model.backbone)
-        self._lock = Lock()  # sharing a beginning changes how the model's layers attend meanwhile
+        self._lock = Lock()  # sharing a beginning temporarily changes the attention of the model's layers
 
     def with_notes(self, notes: pa.Table | Mapping[str, Note]) -> "Ranker":
-        """The same ranker with other notes, newer ones among them; the two score one after the other.
+        """Return the same ranker with other notes; both share the model and score one after the other.
 
         Raises:
-            DataError: the notes lack a column.
+            DataError: if the notes lack a column.
         """
-        other = Ranker(self.model, self.codes, notes, self.histories, self.blend)
-        other._lock = self._lock
-        return other
+        ranker = Ranker(self.model, self.codes, notes, self.histories, self.blend)
+        ranker._lock = self._lock
+        return ranker
 
     @property
     def table(self) -> pa.Table:
         """The notes as a table.
 
         Raises:
-            DataError: they were given by their ids.
+            DataError: if the ranker was made with a mapping of notes.
         """
         if self._table is None:
             raise DataError(
-                "this ranker ranks notes that come and go, given by their ids; it has no table of them"
+                "this ranker was made with a mapping of notes and has no table; make it with a notes table"
             )
         return self._table
 
     def forget(self, note_id: str) -> None:
-        """Read a note anew when it is asked for again: it has changed."""
+        """Drop what is kept of a note that has changed, so that it is read again at its next use."""
         self.texts.forget(note_id)
         for form in get_args(Form):
             self._ends.pop((note_id, form), None)
@@ -141,13 +139,13 @@ class Ranker:
         """Order candidates by how likely the user is to enjoy them.
 
         Args:
-            user_id: the user; None where only a history is known.
-            candidates: note ids, each once.
-            history: notes the user liked, oldest first; the stored one when None.
+            user_id: id of the user; None if only a history is known.
+            candidates: distinct note ids.
+            history: notes that the user liked, oldest first; None uses the stored history.
 
         Raises:
-            DataError: there is no candidate, one is unknown or stands there twice, or a note of the given
-                history is unknown.
+            DataError: if there is no candidate, a candidate is unknown or occurs twice, or a note of the
+                given history is unknown.
         """
         scores, basis = self.scores(user_id, candidates, history=history)
         order = np.argsort(-scores, kind="stable")
@@ -162,27 +160,27 @@ class Ranker:
         history: Sequence[str] | None = None,
         shared: bool = True,
     ) -> tuple[np.ndarray, str]:
-        """P(enjoy) of candidates in the order given, float32 (n,), and what is known of the user.
+        """Return P(enjoy) of candidates in the given order, float32 (n,), and the basis (see `Ranking`).
 
         Args:
             user_id: as in :meth:`rank`.
             candidates: as in :meth:`rank`.
             history: as in :meth:`rank`.
-            shared: compute what the prompts share once; False computes every prompt whole.
+            shared: compute the part that the prompts share once; False computes every prompt whole.
 
         Raises:
-            DataError: as :meth:`rank`.
+            DataError: as in :meth:`rank`.
         """
         self._check(candidates, history)
         liked = list(self._history(user_id) if history is None else history)
         named = self.texts.history(liked, self.model.settings.history)
-        user_code, own = self._user_code(user_id, liked)
+        user_code, knows_user = self._user_code(user_id, liked)
         item_codes = self._item_codes(candidates, user_code)
         logits = np.empty(len(candidates), dtype=np.float32)
         # A candidate without a code is asked about by text alone.
         forms = [self.model.settings.form if code is not None else "text_only" for code in item_codes]
         for form in dict.fromkeys(forms):
-            rows = [i for i, own_form in enumerate(forms) if own_form == form]
+            rows = [i for i, candidate_form in enumerate(forms) if candidate_form == form]
             start = self.model.prompt.shared_ids(named, user_code, form)
             ends = [self._end(candidates[row], item_codes[row], form, len(start)) for row in rows]
             with self._lock:
@@ -191,17 +189,17 @@ class Ranker:
                 else:
                     logits[rows] = self.model.predict([start + end for end in ends])
         scores: np.ndarray = (1 / (1 + np.exp(-logits.astype(np.float64)))).astype(np.float32)
-        known = [word for word, there in (("code", own), ("history", bool(named))) if there]
-        return scores, " and ".join(known) or "nothing"
+        basis = [word for word, present in (("code", knows_user), ("history", bool(named))) if present]
+        return scores, " and ".join(basis) or "nothing"
 
     def _end(self, note_id: str, code: str | None, form: Form, start: int) -> list[int]:
-        """Token ids of a candidate's own part; where it fits it is the same for every user, so it is kept."""
+        """Return the token ids of a candidate's part, which are kept if they are the same for all users."""
         prompt, length = self.model.prompt, self.model.settings.max_length
         whole = self._ends.get((note_id, form))
         if whole is None:
             whole = prompt.candidate_ids(self.texts.note(note_id), code, form, length)
             self._ends[note_id, form] = whole
-        # A part that was shortened for one user's long history is not what others are to see.
+        # A part that is shortened because of one user's long history must not be kept for others.
         return (
             whole
             if len(whole) <= length - start
@@ -209,6 +207,7 @@ class Ranker:
         )
 
     def _shared_logits(self, start: list[int], ends: Sequence[list[int]]) -> np.ndarray:
+        """Return the logits (n,) of n prompts that all begin with ``start``."""
         model = self.model
         training = model.training
         model.eval()
@@ -225,13 +224,12 @@ class Ranker:
         return result
 
     def _user_code(self, user_id: str | None, liked: Sequence[str]) -> tuple[str | None, bool]:
-        """The text of the user's code, and whether it is from their own training rows."""
-        users = pa.array([user_id], pa.string())
-        if self.codes is None or not self.codes.has_user(users)[0]:
+        """Return the text of the user's code, and whether it is their own and not that of unknown users."""
+        users, histories = pa.array([user_id], pa.string()), [list(liked)]
+        if self.codes is None or not self.codes.has_user(users, histories)[0]:
             return None, False
-        bits = self.codes.user_bits(users, pa.array([list(liked)], pa.list_(pa.string())))
-        row = self.codes.users.rows(users)[0]
-        return self.model.code_texts(bits)[0], bool(row >= 0 and self.codes.known_users[row])
+        bits = self.codes.user_bits(users, histories)
+        return self.model.code_texts(bits)[0], bool(self.codes.knows_user(users, histories)[0])
 
     def _history(self, user_id: str | None) -> Sequence[str]:
         return () if user_id is None else self.histories.get(user_id, ())
@@ -249,32 +247,32 @@ class Ranker:
         for note_id in candidates:
             self.texts.note(note_id)
             if note_id in seen:
-                raise DataError(f"the candidate {note_id!r} stands there twice; give each note once")
+                raise DataError(f"the candidate {note_id!r} occurs twice; give each note once")
             seen.add(note_id)
         for note_id in history or ():
             self.texts.note(note_id)
 
     # ---------------------------------------------------------------- disk
 
-    def save(
+    def save_pretrained(
         self, folder: str | Path, *, extra: Mapping[str, str] | None = None, force: bool = False
     ) -> None:
         """Write model, codes, notes and histories as one directory, whole or not at all.
 
-        The model's own files lie at its top, so ``AutoModelForCausalLM`` and :class:`BinLLM` open it, too.
+        The model's files are at its top level, so ``AutoModelForCausalLM`` and :class:`BinLLM` open it, too.
 
         Args:
-            folder: where; a ranker that is there is replaced.
-            extra: further text files to put in, by name (the record, the model card).
+            folder: where to write; a ranker in that place is replaced.
+            extra: further text files by name (the record, the model card).
             force: as in ``artifacts.write_folder``.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: if the folder cannot be written.
         """
         with write_folder(folder, "ranker", force=force) as aside:
             self.model.write(aside)
             if self.codes is not None:
-                self.codes.save(aside / _CODES)
+                self.codes.save_pretrained(aside / _CODES)
             write_parquet(self.table, aside / _NOTES)
             users = pa.table(
                 {
@@ -285,7 +283,7 @@ class Ranker:
             write_parquet(users, aside / _HISTORIES)
             parts = {
                 "model": self.model.fingerprint(),
-                "codes": codes_fingerprint(self.codes),
+                "codes": None if self.codes is None else self.codes.fingerprint(),
                 "blend": None if self.blend is None else self.blend.to_json(),
             }
             for name, text in {_PARTS: json_text(parts), **(extra or {})}.items():
@@ -293,16 +291,16 @@ class Ranker:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, trust_remote_code: bool = False) -> Self:
-        """A ranker that :meth:`save` wrote.
+        """Open a ranker that :meth:`save_pretrained` wrote.
 
         Args:
-            folder: where.
-            trust_remote_code: as for :meth:`BinLLM.from_saved`.
+            folder: the ranker's directory.
+            trust_remote_code: as in :meth:`BinLLM.from_saved`.
 
         Raises:
-            ModelError: it is none, its model and codes do not belong together, or a file is missing or is not
-                the one that was saved.
-            DataError: a table cannot be read.
+            ModelError: if the folder is not a ranker, its model and codes do not belong together, or a file
+                is missing or damaged.
+            DataError: if a table cannot be read.
         """
         path = Path(folder)
         if not is_file(path / _PARTS):
@@ -311,14 +309,20 @@ class Ranker:
             )
         parts = read_json(path / _PARTS)
         if not isinstance(parts, dict):
-            raise ModelError(f"{path / _PARTS} is not what Ranker.save writes; fit the ranker again")
+            raise ModelError(
+                f"{path / _PARTS} is not what Ranker.save_pretrained writes; fit the ranker again"
+            )
         model = BinLLM.from_saved(path, trust_remote_code=trust_remote_code)
-        codes = load_codes(path / _CODES) if (path / _CODES).is_dir() else None
-        for name, found in (("model", model.verified_fingerprint()), ("codes", codes_fingerprint(codes))):
-            if found != parts.get(name):
+        codes = Codes.from_pretrained(path / _CODES) if (path / _CODES).is_dir() else None
+        fingerprints = {
+            "model": model.verified_fingerprint(),
+            "codes": None if codes is None else codes.fingerprint(),
+        }
+        for name, actual in fingerprints.items():
+            if actual != parts.get(name):
                 raise ModelError(
-                    f"the {name} in {path} ({found}) are not those that were tuned together ({_PARTS} says "
-                    f"{parts.get(name)}): codes mean nothing to another model; fit the ranker again"
+                    f"the {name} in {path} ({actual}) and {_PARTS} ({parts.get(name)}) do not belong "
+                    "together: a model reads only the codes it was tuned with; fit the ranker again"
                 )
         users = _read_typed(path / _HISTORIES, _HISTORIES_SCHEMA)
         histories = dict(zip(users["user_id"].to_pylist(), users["history"].to_pylist(), strict=True))
@@ -330,46 +334,31 @@ class Ranker:
 
 
 def _read_typed(path: Path, schema: pa.Schema) -> pa.Table:
-    """A table of a schema.
+    """Read a table of a schema.
 
     Raises:
-        DataError: a column is missing or of another type, or has empty values where none may be.
+        DataError: if a column is missing or of another type, or has empty values where none are allowed.
     """
     try:
         return read_parquet(path, schema.names).cast(schema)
     except (pa.ArrowException, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is not what Ranker.save writes: {error}; fit the ranker again") from error
+        raise DataError(
+            f"{path} is not what Ranker.save_pretrained writes: {error}; fit the ranker again"
+        ) from error
 
 
 def whole_notes(notes: pa.Table) -> pa.Table:
-    """The columns of the schema NOTES.
+    """Return the columns of the schema NOTES.
 
     Raises:
-        DataError: one is missing.
+        DataError: if one is missing.
     """
     missing = [name for name in NOTES.names if name not in notes.column_names]
     if missing:
         raise DataError(
-            f"the notes have no column {missing[0]!r} (theirs are {', '.join(notes.column_names)}); "
-            "validate() fills in what is optional"
+            f"the notes have no column {missing[0]!r} (they have {', '.join(notes.column_names)}); "
+            "validate() adds the optional ones"
         )
     return notes.select(NOTES.names)
-
-
-def codes_fingerprint(codes: Codes | None) -> str | None:
-    """SHA-256 of all that says who has which code, 16 hexadecimal digits; None without codes."""
-    if codes is None:
-        return None
-    digest = hashlib.sha256(codes.unknown.encode())
-    for ids, known, bits in (
-        (codes.users.ids, codes.known_users, codes.user_codes),
-        (codes.items.ids, codes.known_items, codes.item_codes),
-    ):
-        digest.update(fingerprint(pa.table({"id": ids, "known": known})).encode())
-        digest.update(np.packbits(bits).tobytes())
-    for name in sorted(codes.maps):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(codes.maps[name]).tobytes())
-    return digest.hexdigest()[:16]

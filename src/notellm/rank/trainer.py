@@ -1,11 +1,9 @@
-"""Tuning BinLLM: binary cross-entropy on the answer, the best checkpoint by validation AUC.
+"""Tuning BinLLM: binary cross-entropy on the answer (``losses.py``), the best checkpoint by validation AUC.
 
-    L = mean over rows of BCE(label, logit("Yes") - logit("No"))
-
-:class:`BinLLMTrainer` is transformers' ``Trainer``, so logging, checkpoints, resuming, bf16 and several
-processes come with it. **Intuitive** tuning shows prompts with codes from the start; **two-step** tuning
-first shows the text alone, so that the model does not lean on the codes as a shortcut, and then the codes
-(BinLLM, section 3.3): two runs of this trainer on the same model, see ``jobs/train_rank.py``.
+:class:`BinLLMTrainer` is transformers' ``Trainer``, which brings logging, checkpoints, resuming, bf16 and
+several processes. **Intuitive** tuning uses prompts with codes from the start; **two-step** tuning first uses
+text alone, so that the model does not rely on the codes as a shortcut, and then the codes (BinLLM, section
+3.3). These are two runs of this trainer on the same model, see ``jobs/train_rank.py``.
 """
 
 import copy
@@ -16,7 +14,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from notellm.backbone.batch import length_batches
@@ -25,9 +22,10 @@ from notellm.backbone.trainer import BackboneTrainer
 from notellm.errors import ConfigError, DataError
 from notellm.rank.batch import RankCollator, RankRows
 from notellm.rank.config import TuningOptions
+from notellm.rank.losses import answer_loss
 from notellm.rank.model import BinLLM
 
-#: Rows that `fit_answers` looks at, at most.
+#: Largest number of rows that `fit_answers` reads.
 ANSWER_ROWS = 16_000
 KEYS = ("input_ids", "attention_mask", "position")
 
@@ -52,15 +50,15 @@ class BinLLMTrainer(BackboneTrainer):
     """Tunes a :class:`BinLLM` on prompts and labels.
 
     Args:
-        model: the model.
-        args: options.
+        model: the model, which is changed in place.
+        args: options of the training.
         train: rows to learn from.
-        valid: rows whose AUC, ``eval_auc``, is measured at every evaluation; it chooses what is kept where
-            ``args.load_best_model_at_end`` is set. None keeps the last.
+        valid: rows whose AUC, ``eval_auc``, is measured at every evaluation; with
+            ``args.load_best_model_at_end`` it chooses the checkpoint. None keeps the last weights.
 
     Raises:
-        DataError: there are no rows, or all have the same label.
-        ConfigError: patience without validation rows.
+        DataError: if there are no rows, or all have the same label.
+        ConfigError: if there is patience but no validation rows.
     """
 
     args: BinLLMTrainingArguments
@@ -101,18 +99,18 @@ class BinLLMTrainer(BackboneTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - a mean over rows
     ) -> Any:
-        """Mean binary cross-entropy of the answers."""
+        """Return the mean binary cross-entropy of the answers."""
         logits = model(*(inputs[key] for key in KEYS))
-        loss = functional.binary_cross_entropy_with_logits(logits, inputs["labels"])
+        loss = answer_loss(logits, inputs["labels"])
         return (loss, logits) if return_outputs else loss
 
     def own_rates(self) -> dict[int, float | None]:
-        """Embeddings have their own rate."""
+        """Return the learning rate of the embeddings, by parameter."""
         embeddings = cast("BinLLM", self.bare).backbone.get_input_embeddings()
         return dict.fromkeys(map(id, embeddings.parameters()), self.args.embedding_learning_rate)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """AUC of the validation rows."""
+        """Measure the AUC of the validation rows."""
         if self.valid is None:
             raise ConfigError("this trainer has no validation rows; give valid=")
         model = cast("BinLLM", self.bare)
@@ -142,20 +140,19 @@ def fit_answers(
 ) -> None:
     """Set the output head's rows of "Yes" and "No" by logistic regression on the last hidden states.
 
-    What the tiny backbone's first weights compute lies in its last state; this says how much each part of
-    it counts. It takes one forward pass, where gradient steps would take hundreds. A row counts 1 / root(rows
-    of its user): else the few users of most rows decide what tells one user's notes apart (ML-1M, all
-    validation rows, mean of 3 seeds: AUC 0.7485 and UAUC 0.696 instead of 0.7478 and 0.692).
+    The first weights of the tiny backbone write what they compute into its last state; the regression weighs
+    the parts of that state. It takes one forward pass, where gradient steps would take hundreds. A row has
+    the weight 1 / root(rows of its user), so that the few users with most rows do not dominate.
 
     Args:
-        model: with an output head of its own, changed in place.
-        rows: prompts and labels; codes out of fold, or they count too much.
-        users: whose each row is; None counts all rows the same.
-        limit: rows used, drawn by the seed.
-        seed: of the draw.
+        model: a model whose output head is not tied to its embeddings; changed in place.
+        rows: prompts and labels. Their codes must be out of fold, or the regression trusts them too much.
+        users: the user of each row; None gives all rows the same weight.
+        limit: largest number of rows used, drawn by the seed.
+        seed: seed of the draw.
 
     Raises:
-        DataError: the rows drawn have one label only.
+        DataError: if the drawn rows have one label only.
     """
     chosen = np.random.default_rng(seed).permutation(len(rows))[:limit]
     if len(np.unique(rows.labels[chosen])) < 2:
@@ -177,7 +174,7 @@ def fit_answers(
 
     regression = LogisticRegression(C=1e-3, max_iter=1_000)
     regression.fit(states, rows.labels[chosen], sample_weight=weights / weights.mean())
-    # There is no bias in the head: the constant goes along the mean state.
+    # The head has no bias, so the intercept is added along the mean state.
     mean = states.mean(axis=0)
     weight = regression.coef_[0] + regression.intercept_[0] * mean / (mean @ mean)
     half = torch.from_numpy(weight / 2).to(model.device, torch.float32)

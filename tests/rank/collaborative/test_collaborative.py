@@ -8,13 +8,13 @@ from safetensors.torch import save_file
 from sklearn.metrics import roc_auc_score
 
 from notellm.errors import ConfigError, DataError, ModelError, StorageError
-from notellm.rank.collaborative.base import blocks, predict
-from notellm.rank.collaborative.kinds import load_collaborative
+from notellm.rank.collaborative.base import CollaborativeModel, blocks, predict
 from notellm.rank.collaborative.lightgcn import LightGCN
 from notellm.rank.collaborative.mf import MatrixFactorization
+from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.collaborative.rows import IdIndex
 from notellm.rank.collaborative.sasrec import SASRec
-from notellm.rank.collaborative.train import TrainingOptions, fit, train_collaborative
+from notellm.rank.collaborative.train import fit, train_collaborative
 from tests.conftest import agree
 from tests.rank.collaborative.checkerboard import NOTES, USERS, checkerboard, impressions
 
@@ -99,8 +99,8 @@ class ModelContract:
 
     def test_a_saved_model_scores_the_same(self, trained, tmp_path):
         model, training, *_, test = trained
-        model.save(tmp_path / "model", training.to_json())
-        again = load_collaborative(tmp_path / "model")
+        model.save_pretrained(tmp_path / "model", training.to_json())
+        again = CollaborativeModel.from_pretrained(tmp_path / "model")
         assert type(again) is type(model)
         np.testing.assert_array_equal(scores_of(again, test), scores_of(model, test))
         assert torch.equal(again.known_users, model.known_users)
@@ -129,7 +129,7 @@ class ModelContract:
         np.testing.assert_allclose(items[0], model.item_embeddings(NOTES).mean(0), rtol=1e-4, atol=1e-6)
 
     def test_no_dimensions(self):
-        with pytest.raises(ConfigError, match="dimensions is 0: give 1 or more"):
+        with pytest.raises(ConfigError, match="dimensions is 0; it must be 1 or more"):
             type(self.build())(USERS, NOTES, dimensions=0)
 
 
@@ -268,7 +268,7 @@ def test_blocks_cover_all_rows(monkeypatch):
     train, *_ = checkerboard()
     model = TestMatrixFactorization.build()
     model.prepare(train)
-    rows = model.encode_table(train, "train")
+    rows = model.rows_of_table(train, "train")
     parts = [len(part) for part in blocks(rows)]
     assert len(parts) == -(-len(train) // 7) > 1
     assert sum(parts) == len(predict(model, rows)) == len(train)
@@ -294,7 +294,7 @@ def test_tables_are_checked():
     with pytest.raises(DataError, match="the train impressions have no column 'history'"):
         train_collaborative(model, train.drop_columns("history"), valid)
     likes = valid.filter(valid["label"])
-    with pytest.raises(DataError, match=r"the valid impressions are .* give rows of both labels"):
+    with pytest.raises(DataError, match=r"of the \d+ valid impressions are liked; give rows of both labels"):
         train_collaborative(model, train, likes)
 
 
@@ -312,7 +312,7 @@ def test_what_is_kept_is_the_moving_average_of_the_weights(decay, share):
     def weights(epochs, averaging):  # one step an epoch; the last is kept
         model = TestMatrixFactorization.build()
         model.prepare(train)
-        seen, unseen = model.encode_table(train, "train"), model.encode_table(valid, "valid")
+        seen, unseen = model.rows_of_table(train, "train"), model.rows_of_table(valid, "valid")
         options = replace(OPTIONS, batch=len(train), epochs=epochs, averaging=averaging)
         training = fit(model, seen, unseen, options, first_kept=epochs)
         assert training.best_epoch == epochs
@@ -326,15 +326,15 @@ def test_what_is_kept_is_the_moving_average_of_the_weights(decay, share):
 
 def test_what_is_no_model_is_named(tmp_path):
     with pytest.raises(StorageError, match="no such file"):
-        load_collaborative(tmp_path)
+        CollaborativeModel.from_pretrained(tmp_path)
     model = TestMatrixFactorization.build()
-    model.save(tmp_path / "model")
+    model.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(b"short")
     with pytest.raises(ModelError, match=r"model\.safetensors is damaged"):
-        load_collaborative(tmp_path / "model")
+        CollaborativeModel.from_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text('{"kind": "codes"}')
-    with pytest.raises(ModelError, match="kind 'codes': it must be one of mf, lightgcn, sasrec"):
-        load_collaborative(tmp_path / "model")
+    with pytest.raises(ModelError, match="kind 'codes'; it must be one of mf, lightgcn, sasrec"):
+        CollaborativeModel.from_pretrained(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
@@ -350,12 +350,12 @@ def test_what_is_no_model_is_named(tmp_path):
 def test_weights_that_do_not_fit_are_refused(tmp_path, name, value):
     """Whatever the manifest says: an edge outside of the tables would read foreign memory."""
     model = LightGCN(["u0", "u1"], ["n0"], dimensions=4)
-    model.save(tmp_path / "model")
-    assert load_collaborative(tmp_path / "model").scores(["u0"], ["n0"]).shape == (1,)
+    model.save_pretrained(tmp_path / "model")
+    assert CollaborativeModel.from_pretrained(tmp_path / "model").scores(["u0"], ["n0"]).shape == (1,)
     save_file(model.state_dict() | {name: value}, tmp_path / "model" / "model.safetensors")
     agree(tmp_path / "model")
     with pytest.raises(ModelError, match=f"is not a whole lightgcn model: {name}"):
-        load_collaborative(tmp_path / "model")
+        CollaborativeModel.from_pretrained(tmp_path / "model")
 
 
 @pytest.mark.real

@@ -1,1 +1,1 @@
-"""Collaborative models behind one interface: matrix factorisation, LightGCN, SASRec."""
+"""Collaborative models behind one interface: matrix factorization, LightGCN, SASRec."""

@@ -1,74 +1,52 @@
-"""The kinds of collaborative models, and opening one that was saved."""
+"""The kinds of collaborative models; imports none of them until one is asked for.
 
-from inspect import signature
-from pathlib import Path
-from typing import Any
+A new kind is one file with a subclass of `CollaborativeModel`, its name in `Collaborative`, and one line in
+`KINDS`. The line also holds the settings with which its codes are trained, chosen on validation rows
+(``benchmarks/README.md``, "Choices and their measurements").
+"""
 
-import pyarrow as pa
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any, Literal
 
-from notellm.artifacts import check_whole
-from notellm.errors import DataError, ModelError
-from notellm.files import read_json, read_parquet
-from notellm.rank.collaborative.base import CONFIG, ITEMS, USERS, WEIGHTS, CollaborativeModel
-from notellm.rank.collaborative.lightgcn import LightGCN
-from notellm.rank.collaborative.mf import MatrixFactorization
-from notellm.rank.collaborative.sasrec import SASRec
+from notellm.rank.collaborative.options import TrainingOptions
 
-_KINDS = {model.kind: model for model in (MatrixFactorization, LightGCN, SASRec)}
+#: Names of the kinds, as options and saved models hold them.
+Collaborative = Literal["mf", "lightgcn", "sasrec"]
 
 
-def load_collaborative(folder: str | Path) -> CollaborativeModel:
-    """A model that was saved, ready to score.
+@dataclass(frozen=True)
+class Kind:
+    """A kind of collaborative model and the settings of codes that are made from it.
 
-    Args:
-        folder: that :meth:`CollaborativeModel.save` wrote.
-
-    Raises:
-        StorageError: there is no ``config.json``.
-        DataError: a file of ids or of options cannot be read.
-        ModelError: the folder holds another kind of model, its weights do not fit, or a file is missing or is
-            not the one that was saved.
+    Attributes:
+        location: the class, as "module:name"; the module is one of ``notellm.rank.collaborative``.
+        dimensions: dimensions of the vectors.
+        penalties: penalties that are tried, see ``CodeOptions``.
+        training: options of the training.
+        arguments: further arguments of the class.
     """
-    source = Path(folder)
-    description = read_json(source / CONFIG)
-    kind = description.get("kind") if isinstance(description, dict) else description
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ModelError(
-            f"{source / CONFIG} is of a model of kind {str(kind)[:40]!r}: it must be one of "
-            f"{', '.join(_KINDS)}"
-        )
-    check_whole(source, besides=[CONFIG])
-    options = description.get("config")
-    if problem := _problem(_KINDS[kind], options):
-        raise ModelError(f"{source} is not a whole {kind} model: {problem}; save it again")
-    users, items = _read_ids(source / USERS, "user_id"), _read_ids(source / ITEMS, "note_id")
-    try:
-        model = _KINDS[kind](users, items, **options)
-        model.load(load_file(source / WEIGHTS))
-    except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{source} is not a whole {kind} model: {reason}; save it again") from error
-    model.eval()
-    return model
+
+    location: str
+    dimensions: int
+    penalties: tuple[float, ...]
+    training: TrainingOptions
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> type[Any]:
+        """Import the class, a subclass of `CollaborativeModel`."""
+        module, name = self.location.split(":")
+        model: type[Any] = getattr(import_module(f"notellm.rank.collaborative.{module}"), name)
+        return model
 
 
-def _problem(kind: type[CollaborativeModel], options: Any) -> str | None:
-    """What of the saved options is not what a kind of model takes."""
-    if not isinstance(options, dict):
-        return f"the config in {CONFIG} is {str(options)[:40]!r}"
-    defaults = {name: each.default for name, each in signature(kind).parameters.items()}
-    for name, value in options.items():
-        usual = defaults.get(name)
-        numbers = (int, float) if isinstance(usual, float) else (type(usual),)
-        if name not in defaults or type(value) not in numbers:
-            return f"{name} in {CONFIG} is {str(value)[:40]!r}"
-    return None
+_AVERAGED = TrainingOptions(learning_rate=3e-3, weight_decay=0.0, averaging=0.995)
 
-
-def _read_ids(path: Path, column: str) -> pa.ChunkedArray:
-    ids = read_parquet(path, [column])[column]
-    if ids.type != pa.string():
-        raise DataError(f"{path}: the column {column} is {ids.type} and must be string; save the model again")
-    return ids
+KINDS: dict[Collaborative, Kind] = {
+    "mf": Kind("mf:MatrixFactorization", 32, (17.0, 5.0, 2.0), _AVERAGED, {"biases": False}),
+    "lightgcn": Kind("lightgcn:LightGCN", 32, (17.0, 5.0, 2.0), _AVERAGED),
+    "sasrec": Kind(
+        "sasrec:SASRec", 32, (5.0, 2.0, 0.5), replace(_AVERAGED, batch=512, patience=5), {"layers": 1}
+    ),
+}

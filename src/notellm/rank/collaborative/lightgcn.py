@@ -2,8 +2,8 @@
 
     E_(k+1) = D^-1/2 A D^-1/2 E_k        x, y = mean of E_0 ... E_K
 
-A has an edge where a training row says liked, D are its degrees (He et al. 2020, arXiv 2002.02126). Trained
-on the labels with binary cross-entropy as all models here, where the paper ranks pairs.
+A has an edge for every liked training row, and D holds the degrees of A (He et al. 2020, arXiv 2002.02126).
+Like all models here it is trained on labels with binary cross-entropy; the paper ranks pairs.
 """
 
 from collections.abc import Mapping
@@ -13,27 +13,27 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
+from notellm.data.matrices import Ids
 from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, seeded
-from notellm.rank.collaborative.rows import Ids
 
 
 class LightGCN(CollaborativeModel):
-    """Vectors that the neighbours in the graph share.
+    """Vectors that are averaged over neighbours in the graph.
 
     Args:
-        user_ids: the users.
-        note_ids: the items.
-        dimensions: of the vectors.
-        layers: K, steps over the graph.
-        seed: of the first values.
+        user_ids: ids of the users.
+        note_ids: ids of the items.
+        dimensions: dimensions of the vectors.
+        layers: K, number of steps over the graph.
+        seed: seed of the first weights.
 
     Attributes:
-        edges: int64 (2, E), user and item row of each liked training row, once.
+        edges: int64 (2, E), user row and item row of each distinct liked training row.
 
     Raises:
-        ConfigError: ``dimensions`` or ``layers`` is below 1.
-        DataError: an id stands there twice, or there is none.
+        ConfigError: if ``dimensions`` or ``layers`` is below 1.
+        DataError: if an id occurs twice, or there is none.
     """
 
     kind = "lightgcn"
@@ -44,14 +44,14 @@ class LightGCN(CollaborativeModel):
     ) -> None:
         super().__init__(user_ids, note_ids, {"dimensions": dimensions, "layers": layers, "seed": seed})
         if layers < 1:
-            raise ConfigError(f"layers is {layers}: give 1 or more")
+            raise ConfigError(f"layers is {layers}; it must be 1 or more")
         self.layers = layers
         with seeded(seed):
             self.table = nn.Parameter(0.1 * torch.randn(len(self.users) + len(self.items), dimensions))
         self.register_buffer("edges", torch.empty(2, 0, dtype=torch.int64))
 
     def prepare(self, train: pa.Table) -> None:
-        """Mark what has a training row, and make the graph of the liked ones."""
+        """Mark the users and items of the training impressions as known, and build the graph."""
         super().prepare(train)
         liked = train.filter(pc.cast(train["label"], pa.bool_()))
         ends = torch.stack(
@@ -63,14 +63,14 @@ class LightGCN(CollaborativeModel):
         self.edges = torch.unique(ends[:, (ends >= 0).all(0)], dim=1)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """As of every model; edges between rows that are not there are refused."""
+        """Take over saved weights, as the base class does; refuse edges between rows that do not exist."""
         super().load(tensors)
         sizes = torch.tensor([[len(self.users)], [len(self.items)]])
         if not ((self.edges >= 0) & (self.edges < sizes)).all():
-            raise ValueError("edges name users or items that are not there")
+            raise ValueError("edges name users or items that do not exist")
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """Vectors of all users (U, d) and items (I, d)."""
+        """Return the vectors of all users (U, d) and items (I, d)."""
         graph = self._graph()
         layer = total = self.table
         for _ in range(self.layers):
@@ -80,7 +80,7 @@ class LightGCN(CollaborativeModel):
         return mean[: len(self.users)], mean[len(self.users) :]
 
     def _graph(self) -> Tensor:
-        """The normalised adjacency, sparse (U + I, U + I); users first."""
+        """Return the normalized adjacency matrix, sparse (U + I, U + I), users first."""
         size = len(self.table)
         user, item = self.edges[0], self.edges[1] + len(self.users)
         degree = torch.bincount(torch.cat([user, item]), minlength=size).float()

@@ -1,4 +1,4 @@
-"""Matrix factorisation, with or without biases.
+"""Matrix factorization, with or without biases.
 
     score(u, i) = p_u . q_i [+ b_u + b_i + b]
 
@@ -9,23 +9,23 @@ With biases the vectors are x_u = [p_u, b_u + b, 1] and y_i = [q_i, 1, b_i], who
 import torch
 from torch import Tensor, nn
 
+from notellm.data.matrices import Ids
 from notellm.rank.collaborative.base import CollaborativeModel, seeded
-from notellm.rank.collaborative.rows import Ids
 
 
 class MatrixFactorization(CollaborativeModel):
-    """One vector a user, one an item.
+    """One vector for each user and one for each item.
 
     Args:
-        user_ids: the users.
-        note_ids: the items.
-        dimensions: of the vectors, before the two that biases add.
-        biases: one number more a user and an item, and one for all.
-        seed: of the first values.
+        user_ids: ids of the users.
+        note_ids: ids of the items.
+        dimensions: dimensions of the vectors, without the two that biases add.
+        biases: whether each user, each item and the whole model have a bias.
+        seed: seed of the first weights.
 
     Raises:
-        ConfigError: ``dimensions`` is below 1.
-        DataError: an id stands there twice, or there is none.
+        ConfigError: if ``dimensions`` is below 1.
+        DataError: if an id occurs twice, or there is none.
     """
 
     kind = "mf"
@@ -44,7 +44,7 @@ class MatrixFactorization(CollaborativeModel):
             self.bias = nn.Parameter(torch.zeros(1))
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """Vectors of all users (U, d) and items (I, d)."""
+        """Return the vectors of all users (U, d) and items (I, d)."""
         if not self.biases:
             return self.user_table, self.item_table
         return (

@@ -1,38 +1,39 @@
-"""SASRec: the user's vector is what a small transformer makes of the liked items, latest last.
+"""SASRec: a small transformer computes the user's vector from the history of liked items.
 
-    x_u = transformer([start, y_1 + p_k, ..., y_k + p_1]) at its last place        score = x_u . y_i
+    x_u = transformer([start, y_1 + p_k, ..., y_k + p_1]) at its last position        score = x_u . y_i
 
-The tokens are the item vectors plus a vector for how long ago (p_1 is the latest); a learnt start token
-stands first, so that an empty history has a vector too (Kang and McAuley 2018, arXiv 1808.09781). Trained
-on the labels with binary cross-entropy, as in CoLLM (arXiv 2310.19488). There is no vector of a user: one
-who was never seen is scored from the history like all others. Items without training row are passed over.
+Each token is an item vector plus a vector for its distance from the end (p_1 is the latest); a learnt start
+token comes first, so that an empty history has a vector, too (Kang and McAuley 2018, arXiv 1808.09781). It is
+trained on labels with binary cross-entropy, as in CoLLM (arXiv 2310.19488). Users have no vectors of their
+own: a new user is scored from the history like all others. Items without training rows are skipped.
 """
 
 import torch
 from torch import Tensor, nn
 
+from notellm.data.matrices import Ids
 from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, seeded
-from notellm.rank.collaborative.rows import Ids, Rows
+from notellm.rank.collaborative.rows import Rows
 
 
 class SASRec(CollaborativeModel):
-    """Users by their histories.
+    """User vectors computed from histories.
 
     Args:
-        user_ids: the users.
-        note_ids: the items.
-        dimensions: of the vectors.
-        max_history: liked items read, the latest.
-        layers: of the transformer.
-        heads: of its attention; a divisor of ``dimensions``.
+        user_ids: ids of the users.
+        note_ids: ids of the items.
+        dimensions: dimensions of the vectors.
+        max_history: number of the latest liked items that are read.
+        layers: layers of the transformer.
+        heads: heads of its attention, a divisor of ``dimensions``.
         dropout: share of activations dropped in training.
-        seed: of the first values.
+        seed: seed of the first weights.
 
     Raises:
-        ConfigError: ``dimensions``, ``max_history`` or ``layers`` is below 1, or ``heads`` does not divide
+        ConfigError: if ``dimensions``, ``max_history`` or ``layers`` is below 1, or ``heads`` does not divide
             ``dimensions``.
-        DataError: an id stands there twice, or there is none.
+        DataError: if an id occurs twice, or there is none.
     """
 
     kind = "sasrec"
@@ -63,8 +64,8 @@ class SASRec(CollaborativeModel):
         )
         if min(max_history, layers, heads) < 1 or dimensions % heads:
             raise ConfigError(
-                f"max_history is {max_history}, layers {layers}, heads {heads}, dimensions {dimensions}: "
-                "give 1 or more of each, and heads that divide dimensions"
+                f"max_history is {max_history}, layers {layers}, heads {heads}, dimensions {dimensions}; "
+                "each must be 1 or more, and heads must divide dimensions"
             )
         self.max_history = max_history
         with seeded(seed):
@@ -79,16 +80,16 @@ class SASRec(CollaborativeModel):
             self.dropout = nn.Dropout(dropout)
 
     def tables(self) -> tuple[Tensor, Tensor]:
-        """No vectors of users, and those of all items (I, d)."""
+        """Return no user vectors (0, d), and the vectors of all items (I, d)."""
         return self.item_table[:0], self.item_table
 
     def user_vectors(self, table: Tensor, items: Tensor, rows: Rows) -> Tensor:  # noqa: ARG002
-        """Vectors (n, d) of the users of some rows, from their histories."""
+        """Return the vectors (n, d) of the users of some rows, computed from their histories."""
         if len(rows) == 0:
             return items[:0]
         present = rows.histories >= 0  # n x L, filled from the left
         length = present.sum(1)
-        longest = int(length.max())  # what is padding in all rows costs nothing
+        longest = int(length.max())  # columns that are padding in all rows are left out
         present, past = present[:, :longest], rows.histories[:, :longest]
         ago = (length[:, None] - 1 - torch.arange(longest)).clamp(min=0)  # n x L
         tokens = items[past.clamp(min=0)] + self.ago[ago]

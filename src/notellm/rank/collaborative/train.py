@@ -1,15 +1,15 @@
-"""Training on labelled impressions: binary cross-entropy, Adam, and the epoch that validates best.
+"""Training on labelled impressions: binary cross-entropy, Adam, and the epoch with the best validation AUC.
 
-After every epoch the AUC of the validation rows is measured, unseen users and items among them; when it
-has not risen for ``patience`` epochs or ``patience_steps`` steps, the training ends with the weights of the
-best. Everything drawn follows from the seed.
+After every epoch the AUC of the validation rows is measured, those of unseen users and items included. When
+it has not risen for ``patience`` epochs or ``patience_steps`` steps, training ends with the weights of the
+best epoch. All random numbers follow from the seed.
 """
 
 import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import pyarrow as pa
 import torch
@@ -18,68 +18,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, predict, seeded
+from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.collaborative.rows import Rows
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How a model is trained.
-
-    Attributes:
-        learning_rate: of Adam.
-        weight_decay: L2 penalty in Adam's gradient, against the mean loss of a row.
-        penalty: the same against the sum over all rows, which means as much for any number of rows: a user
-            of ten rows is not held back more because there are more users. penalty / rows is added to
-            ``weight_decay``.
-        batch: rows of a step.
-        epochs: passes over the rows, at most.
-        patience: epochs without a better validation AUC before it ends.
-        patience_steps: the same in steps, whichever comes first: an epoch of many rows is many of them.
-        averaging: decay of a moving average of the weights over the steps, which is what is measured and
-            kept; 0 keeps the weights themselves.
-        seed: of the order of the rows and of dropout.
-        progress: show a bar that counts epochs.
-    """
-
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    penalty: float = 0.0
-    batch: int = 2048
-    epochs: int = 500
-    patience: int = 30
-    patience_steps: int = 2000
-    averaging: float = 0.0
-    seed: int = 0
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        """Check all of them together.
-
-        Raises:
-            ConfigError: with every problem found.
-        """
-        problems = [
-            f"{name} is {getattr(self, name)}; it must be 1 or more"
-            for name in ("batch", "epochs", "patience", "patience_steps")
-            if getattr(self, name) < 1
-        ]
-        if not self.learning_rate > 0:
-            problems.append(f"learning_rate is {self.learning_rate}; it must be above 0")
-        if not 0 <= self.averaging < 1:
-            problems.append(f"averaging is {self.averaging}; it must be 0 or more, and below 1")
-        problems += [
-            f"{name} is {getattr(self, name)}; it must be 0 or more"
-            for name in ("weight_decay", "penalty")
-            if not getattr(self, name) >= 0
-        ]
-        if problems:
-            raise ConfigError("; ".join(problems))
-
-    def for_rows(self, count: int) -> "TrainingOptions":
-        """The same with the penalty of so many rows as plain weight decay."""
-        return replace(self, weight_decay=self.weight_decay + self.penalty / count, penalty=0.0)
 
 
 @dataclass(frozen=True)
@@ -87,11 +28,11 @@ class Training:
     """How a training went.
 
     Attributes:
-        options: that it ran with.
-        epochs: passes that were made.
-        best_epoch: the one whose weights were kept, from 1.
-        valid_auc: its AUC on the validation rows.
-        seconds: that it took.
+        options: the options of the training.
+        epochs: number of passes over the rows.
+        best_epoch: the epoch whose weights were kept, counted from 1.
+        valid_auc: AUC of that epoch on the validation rows.
+        seconds: duration of the training.
     """
 
     options: TrainingOptions
@@ -101,26 +42,26 @@ class Training:
     seconds: float
 
     def to_json(self) -> dict[str, object]:
-        """As JSON values."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
 def train_collaborative(
     model: CollaborativeModel, train: pa.Table, valid: pa.Table, options: TrainingOptions | None = None
 ) -> Training:
-    """Train a model in place, once: users and items without a row in ``train`` stay unknown.
+    """Train a model in place, once; users and items without a row in ``train`` stay unknown.
 
     Args:
-        model: fresh from its constructor.
+        model: an untrained model.
         train: impressions to learn from.
-        valid: impressions that choose the best epoch, of both labels.
-        options: how; the defaults when None.
+        valid: impressions of both labels that choose the best epoch.
+        options: options of the training; None uses the defaults.
 
     Raises:
-        DataError: a table lacks a column or one of the labels.
+        DataError: if a table lacks a column or one of the labels.
     """
     model.prepare(train)
-    return fit(model, model.encode_table(train, "train"), model.encode_table(valid, "valid"), options)
+    return fit(model, model.rows_of_table(train, "train"), model.rows_of_table(valid, "valid"), options)
 
 
 def fit(
@@ -133,15 +74,15 @@ def fit(
     before_epoch: Callable[[int], None] | None = None,
     first_kept: int = 1,
 ) -> Training:
-    """Train whatever turns rows into logits; `train_collaborative` is this for a model's ids.
+    """Train any module that turns rows into logits, in place; `train_collaborative` calls this.
 
     Args:
-        module: its ``forward`` takes `Rows` and returns logits (n,).
+        module: a module whose ``forward`` takes `Rows` and returns logits (n,).
         train: rows to learn from.
         valid: rows that choose the best epoch.
-        options: how; the defaults when None.
-        name: of the progress bar.
-        before_epoch: called with the number of each epoch, from 1, before it starts.
+        options: options of the training; None uses the defaults.
+        name: name of the progress bar.
+        before_epoch: called before each epoch with its number, counted from 1.
         first_kept: first epoch whose weights may be kept.
     """
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - it takes a second, which a service need not wait
@@ -192,7 +133,7 @@ def fit(
 
 
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """For ``AveragedModel``; the first steps count less, since they start far away."""
+    """Return the update rule for ``AveragedModel``; the first steps count less, because they are far off."""
 
     def update(mean: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
         return now.lerp(mean, min(decay, float((steps + 1) / (steps + 10))))
