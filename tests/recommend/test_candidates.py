@@ -24,15 +24,15 @@ K, LAST = 30, 4
 
 
 def unit(count, seed=0):
-    made = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    values = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
 def world():
     """Notes, clicks, and vectors of all but a few notes."""
-    made = sample_world(notes=240, users=60, clicks=1_800, bots=0, seed=7)
-    return made.notes, made.clicks, (made.notes["note_id"].to_pylist()[:230], unit(230))
+    sample = sample_world(notes=240, users=60, clicks=1_800, bots=0, seed=7)
+    return sample.notes, sample.clicks, (sample.notes["note_id"].to_pylist()[:230], unit(230))
 
 
 @pytest.fixture(scope="module")

@@ -21,13 +21,13 @@ from notellm.vectors import vector_table
 def home(tmp_path_factory):
     """A ranker and vectors on disk; the vectors are random, so their neighbours are nothing but numbers."""
     folder = tmp_path_factory.mktemp("recommend")
-    made = sample_world(notes=260, users=60, clicks=1_500, bots=0, seed=4)
-    train, valid, _ = split_impressions(impressions_from_clicks(made.clicks))
+    sample = sample_world(notes=260, users=60, clicks=1_500, bots=0, seed=4)
+    train, valid, _ = split_impressions(impressions_from_clicks(sample.clicks))
     options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
-    train_rank(made.notes, train, valid, folder / "ranker", options=options, progress=False)
-    vectors = np.random.default_rng(0).normal(size=(made.notes.num_rows, 8)).astype(np.float32)
+    train_rank(sample.notes, train, valid, folder / "ranker", options=options, progress=False)
+    vectors = np.random.default_rng(0).normal(size=(sample.notes.num_rows, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    write_parquet(vector_table(made.notes["note_id"], vectors), folder / "vectors.parquet")
+    write_parquet(vector_table(sample.notes["note_id"], vectors), folder / "vectors.parquet")
     return folder
 
 
@@ -138,6 +138,8 @@ def test_mistakes_are_told_in_one_line(recommender, ids, user):
         recommender.recommend(user, k=0, last=0)
     with pytest.raises(ConfigError, match="recall_k is 5; it must be at least k"):
         recommender.recommend(user, k=6, recall_k=5)
+    with pytest.raises(ConfigError, match="unknown option 'top'; recommend knows k, recall_k"):
+        recommender.recommend(user, top=3)
     with pytest.raises(DataError, match="same notes"):
         Recommender.from_vectors(["x"], np.ones((1, 4), np.float32), recommender.ranker)
     with pytest.raises(DataError, match="one vector"):
