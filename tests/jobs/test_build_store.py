@@ -153,7 +153,7 @@ def test_another_model_together_with_notes(place, tiny, another, notes):
 
 
 def test_many_notes_come_in_pieces(place, tiny, notes, monkeypatch, encoded):
-    monkeypatch.setattr("notellm.jobs.build_store._TOGETHER", 7)
+    monkeypatch.setattr("notellm.jobs.build_store._BATCH_NOTES", 7)
     build(place, tiny, notes.slice(0, 30))
     build(place, tiny, notes)
     assert encoded == notes.column("note_id").to_pylist()
@@ -181,7 +181,7 @@ def stop_at(monkeypatch, number):
             raise StoppedError
         return encode(self, notes, **options)
 
-    monkeypatch.setattr("notellm.jobs.build_store._TOGETHER", 10)
+    monkeypatch.setattr("notellm.jobs.build_store._BATCH_NOTES", 10)
     monkeypatch.setattr(NoteLLM, "encode", failing)
 
 
@@ -282,7 +282,7 @@ def test_vectors_of_other_notes_or_of_another_model(place, tmp_path, tiny, anoth
 
 
 def test_what_cannot_be_built(place, tiny, notes):
-    with pytest.raises(ConfigError, match="is not a store yet: give the notes that it shall hold"):
+    with pytest.raises(ConfigError, match="is not a store yet; give the notes that it is to hold"):
         build(place, tiny)
     with pytest.raises(DataError, match="the notes have no column 'topics'"):
         build(place, tiny, notes.drop_columns(["topics"]))
