@@ -349,8 +349,8 @@ def test_evaluation_has_the_baselines_and_the_groups(world, fitted, tmp_path):
         name: part.rows for name, part in by_codes.items()
     }
     scores = np.arange(test.num_rows)
-    given = evaluate_rank({"mine": scores}, test, train=train, resamples=20)
-    assert [r.name for r in given.results] == ["item popularity", "mine"]
+    scored = evaluate_rank({"mine": scores}, test, train=train, resamples=20)
+    assert [r.name for r in scored.results] == ["item popularity", "mine"]
     fewer = Ranker(ranker.model, ranker.codes, notes[:200], ranker.histories)
     dropped = evaluate_rank(fewer, test, resamples=20, progress=False).record["metrics"]["dropped"]
     assert dropped["impression of an unknown note"] > 0
