@@ -27,7 +27,7 @@ from notellm.evaluate.retrieval import RetrievalResult, paired_difference
 from notellm.evaluate.tagging import TopicResult
 from notellm.files import read_json, write_json
 from notellm.jobs.evaluate_recall import NAME, Evaluation, evaluate_recall
-from notellm.jobs.train_recall import build_model
+from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import RecallOptions
@@ -84,7 +84,7 @@ def run_all(split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: P
             model,
             split,
             pairs["test"],
-            untrained=build_model(options, split.train.notes, split.train.clicks),
+            untrained=build_recall_model(options, split.train.notes, split.train.clicks),
             min_users=MIN_USERS,
             tagged_notes=1_000 if with_topics else 0,
         )

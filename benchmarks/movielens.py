@@ -14,7 +14,7 @@ from benchmarks.training import MIN_USERS, load, train
 from notellm.data.split import split_by_time
 from notellm.files import read_json
 from notellm.jobs.evaluate_recall import evaluate_recall
-from notellm.jobs.train_recall import build_model
+from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import RecallOptions
@@ -46,7 +46,7 @@ def main() -> None:
         model,
         split,
         pairs["test"],
-        untrained=build_model(options, split.train.notes, split.train.clicks),
+        untrained=build_recall_model(options, split.train.notes, split.train.clicks),
         min_users=chosen.min_users,
     )
     users = len(data.clicks["user_id"].unique())

@@ -42,7 +42,8 @@ from notellm.rank.config import RankOptions
 from notellm.rank.scorer import Ranker
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
-from notellm.recommend.candidates import LAST, RECALLED, Vectors, impressions_from_candidates
+from notellm.recommend.candidates import Vectors, impressions_from_candidates
+from notellm.recommend.options import RecommendOptions
 from notellm.recommend.recommender import Recommender
 from notellm.record import RECORD, describe, read_record
 from notellm.vectors import vector_table
@@ -83,7 +84,7 @@ def baselines(notes: pa.Table, clicks: pa.Table, histories: Mapping[str, Sequenc
     for user, history in histories.items():
         seen = [row[note_id] for note_id in history]
         popular[user] = by_score(counts, ids, seen, max(DEPTHS))
-        last = list(dict.fromkeys(reversed(seen)))[:LAST]
+        last = list(dict.fromkeys(reversed(seen)))[: RecommendOptions.last]
         users = (opened[last] * norm[last][:, None]).sum(axis=0)  # how much of these notes each opened
         together[user] = by_score(norm * (opened @ users), ids, seen, max(DEPTHS))
     return {"popularity": popular, "co-occurrence": together}
@@ -205,7 +206,8 @@ def main() -> None:
             ),
             f"Training: recall {took(recall_seconds)}, rank {took(rank_seconds)}. A list takes "
             + ", ".join(f"{1000 * value:,.1f} ms ({name})" for name, value in answer_seconds.items())
-            + f". R@100 of recall is the most that ranking its {RECALLED} candidates can reach.",
+            + f". R@100 of recall is the most that ranking its {RecommendOptions.recall_k} candidates "
+            "can reach.",
         ],
         {
             "results": [next_click_json(result) for result in results],

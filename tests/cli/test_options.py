@@ -31,12 +31,14 @@ class Sample(Base):
         lora: adapters only.
         kind: which kind.
         quick: do it quickly.
+        count: how many.
     """
 
     batch_size: int | None = option(None, least=1)
     lora: bool | None = option(None, flag="--lora/--full")
     kind: Literal["a", "b"] = option("a")
     quick: bool = option(False)
+    count: int = option(3, least=1, flag="-k")
     derived: int = 7
 
 
@@ -66,9 +68,9 @@ def test_defaults_are_those_of_the_dataclass(run):
 
 def test_every_field_has_its_option(run):
     _, received = run(
-        "here", "--batch-size", "5", "--full", "--kind", "b", "--quick", "--seed", "3", "--force"
+        "here", "--batch-size", "5", "--full", "--kind", "b", "--quick", "--seed", "3", "--force", "-k", "9"
     )
-    wanted = Sample(seed=3, batch_size=5, lora=False, kind="b", quick=True)
+    wanted = Sample(seed=3, batch_size=5, lora=False, kind="b", quick=True, count=9)
     assert received == ("here", wanted, True)
     assert type(received[1].kind) is str
 

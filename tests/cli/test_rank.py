@@ -20,8 +20,8 @@ def home(tmp_path_factory):
     world = sample_world(notes=300, users=80, clicks=2_000, bots=0, seed=1)
     write_parquet(world.notes, folder / "notes.parquet")
     write_parquet(world.clicks, folder / "clicks.parquet")
-    given = ("--notes", folder / "notes.parquet", "--clicks", folder / "clicks.parquet")
-    assert run("prepare", *given, "-o", folder / "data") == 0
+    tables = ("--notes", folder / "notes.parquet", "--clicks", folder / "clicks.parquet")
+    assert run("prepare", *tables, "-o", folder / "data") == 0
     assert run("rank", "train", folder / "data", "-o", folder / "ranker", *FEW) == 0
     notes = pq.read_table(folder / "data" / "notes.parquet")
     vectors = np.random.default_rng(0).normal(size=(notes.num_rows, 8)).astype(np.float32)
@@ -83,8 +83,8 @@ def test_recommend_says_what_and_why(home, user, capsys):
 
 def test_a_ranker_of_what_recall_offers_blends_its_similarity(home, tmp_path, capsys):
     vectors = ("--vectors", home / "vectors.parquet")
-    given = (*vectors, "--valid-share", 0.3)
-    assert run("rank", "train", home / "data", *given, "-o", tmp_path / "blended", *FEW) == 0
+    options = (*vectors, "--valid-share", 0.3)
+    assert run("rank", "train", home / "data", *options, "-o", tmp_path / "blended", *FEW) == 0
     record = read_json(tmp_path / "blended" / "record.json")
     assert set(record["metrics"]["blend"]) == {"best", "latest", "mean", "log_odds"}
     test = pq.read_table(tmp_path / "blended.run" / "test.parquet")
@@ -105,9 +105,9 @@ def test_own_impressions_and_a_split_folder(home, tmp_path, capsys):
     table = pq.read_table(test)
     strange = table.slice(0, 2).set_column(1, "note_id", pa.array(["x", "y"]))
     write_parquet(pa.concat_tables([table, strange.cast(table.schema)]), tmp_path / "own.parquet")
-    own = ("--impressions", tmp_path / "own.parquet", "--valid", test)
+    tables = ("--impressions", tmp_path / "own.parquet", "--valid", test)
     capsys.readouterr()
-    assert run("rank", "train", home / "data", *own, "-o", tmp_path / "own", *FEW) == 0
+    assert run("rank", "train", home / "data", *tables, "-o", tmp_path / "own", *FEW) == 0
     out = capsys.readouterr().out
     assert "left out: 2 rows, impression of an unknown note" in out
     assert "validation AUC: codes alone 0." in out
@@ -166,6 +166,7 @@ def _mistakes(home, tmp, user):
     yield "unknown user", (*asked, "--vectors", vectors, "--user", "nobody"), "nobody"
     yield "unknown note", (*asked, "--vectors", vectors, "--history", "zzz"), "zzz"
     yield "no k", (*asked, "--vectors", vectors, "-k", 0), "k is 0"
+    yield "few candidates", (*asked, "--vectors", vectors, "--recall-k", 3), "at least k (20)"
     yield "not vectors", (*asked, "--vectors", test), "vector"
 
 

@@ -59,9 +59,9 @@ def content(place, model):
     store = NoteStore.open(place, model.fingerprint())
     rows = store.read()
     store.close()
-    own = notes_of(rows)
+    stored = notes_of(rows)
     vectors = vector_matrix(rows.column("vector"), store.dim)
-    return {n.note_id: n for n in own}, {n.note_id: v for n, v in zip(own, vectors, strict=True)}
+    return {n.note_id: n for n in stored}, {n.note_id: v for n, v in zip(stored, vectors, strict=True)}
 
 
 def has_vectors_of(vectors, model, stored):
@@ -106,7 +106,7 @@ def test_adding_embeds_what_is_new_or_changed(place, tiny, notes, encoded):
     assert build(place, tiny) == Built(notes=60, embedded=0, kept=0)
     assert build(place, tiny, table.slice(7, 3)) == Built(notes=60, embedded=0, kept=3)
     assert encoded == []
-    assert content(place, tiny)[0] == stored  # notes that were not given stay
+    assert content(place, tiny)[0] == stored  # other notes stay
 
 
 @pytest.mark.parametrize("other_model", [False, True])
@@ -153,7 +153,7 @@ def test_another_model_together_with_notes(place, tiny, another, notes):
 
 
 def test_many_notes_come_in_pieces(place, tiny, notes, monkeypatch, encoded):
-    monkeypatch.setattr("notellm.jobs.build_store._TOGETHER", 7)
+    monkeypatch.setattr("notellm.jobs.build_store._BATCH_NOTES", 7)
     build(place, tiny, notes.slice(0, 30))
     build(place, tiny, notes)
     assert encoded == notes.column("note_id").to_pylist()
@@ -181,7 +181,7 @@ def stop_at(monkeypatch, number):
             raise StoppedError
         return encode(self, notes, **options)
 
-    monkeypatch.setattr("notellm.jobs.build_store._TOGETHER", 10)
+    monkeypatch.setattr("notellm.jobs.build_store._BATCH_NOTES", 10)
     monkeypatch.setattr(NoteLLM, "encode", failing)
 
 
@@ -224,9 +224,9 @@ def test_another_model_whose_vectors_are_not_right_leaves_the_former_ones(
     encode = NoteLLM.encode
     passes: list[None] = []
 
-    def astray(self, own, **options):
+    def astray(self, rows, **options):
         passes.append(None)
-        vectors = encode(self, own, **options)
+        vectors = encode(self, rows, **options)
         return np.roll(vectors, 1, axis=0) if len(passes) == 1 else vectors
 
     with monkeypatch.context() as patch:
@@ -282,7 +282,7 @@ def test_vectors_of_other_notes_or_of_another_model(place, tmp_path, tiny, anoth
 
 
 def test_what_cannot_be_built(place, tiny, notes):
-    with pytest.raises(ConfigError, match="is not a store yet: give the notes that it shall hold"):
+    with pytest.raises(ConfigError, match="is not a store yet; give the notes that it is to hold"):
         build(place, tiny)
     with pytest.raises(DataError, match="the notes have no column 'topics'"):
         build(place, tiny, notes.drop_columns(["topics"]))

@@ -1,4 +1,4 @@
-"""Tuning a ranker as a job: options, records, resuming, histories, splits and evaluation."""
+"""Training a ranker as a job: options, records, resuming, histories, splits and evaluation."""
 
 import os
 import signal
@@ -24,7 +24,8 @@ from notellm.data.validate_impressions import validate_impressions
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import read_json
-from notellm.jobs import train_rank as job_module
+from notellm.jobs import rank_codes, rank_tuning
+from notellm.jobs import train_rank as train_rank_module
 from notellm.jobs.evaluate_rank import evaluate_rank
 from notellm.jobs.train_rank import liked_histories, train_rank
 from notellm.rank.batch import NoteTexts, questions
@@ -49,25 +50,25 @@ QUICK: dict[str, Any] = {"max_steps": 2, "batch": 8, "evaluations": 1, "code_epo
 
 @pytest.fixture(scope="module")
 def world():
-    made = sample_world(notes=300, users=100, clicks=2_500, bots=0, seed=3)
-    return made.notes, *split_impressions(impressions_from_clicks(made.clicks))
+    sample = sample_world(notes=300, users=100, clicks=2_500, bots=0, seed=3)
+    return sample.notes, *split_impressions(impressions_from_clicks(sample.clicks))
 
 
 @pytest.fixture(scope="module")
 def fitted(world, tmp_path_factory):
-    """A ranker that was fitted and where it lies."""
+    """A trained ranker and its directory."""
     notes, train, valid, _ = world
     folder = tmp_path_factory.mktemp("fit") / "ranker"
     return train_rank(notes, train, valid, folder, options=RankOptions(**QUICK), progress=False), folder
 
 
-def rows(*given):
+def rows(*entries):
     """Impressions from (user, note, label, second, history)."""
     start = datetime(2024, 1, 1, tzinfo=UTC)
     return pa.Table.from_pylist(
         [
             dict(zip(IMPRESSIONS.names, (u, n, label, start + timedelta(seconds=t), h), strict=True))
-            for u, n, label, t, h in given
+            for u, n, label, t, h in entries
         ],
         schema=IMPRESSIONS,
     )
@@ -140,13 +141,13 @@ def test_the_untrained_figures_are_those_of_the_model_after_its_answers_are_fitt
     notes, train, valid, _ = world
     answered = []
 
-    def remember(model, *given, **more):
-        fit_answers(model, *given, **more)
+    def remember(model, *arguments, **options):
+        fit_answers(model, *arguments, **options)
         table, _ = validate_impressions(valid, notes)
         asked = questions(model, NoteTexts(model, notes), table, None)
         answered.append(roc_auc_score(table["label"].to_numpy(), model.predict(model.tokenize(asked))))
 
-    monkeypatch.setattr(job_module, "fit_answers", remember)
+    monkeypatch.setattr(rank_tuning, "fit_answers", remember)
     options = RankOptions(**QUICK | {"form": "text_only"})
     train_rank(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
     untrained = read_json(tmp_path / "ranker" / "record.json")["metrics"]["untrained"]
@@ -175,14 +176,15 @@ def test_what_only_made_it_worse_is_undone(how, aucs, world, tmp_path, monkeypat
         return {"auc": next(figures)}
 
     options = RankOptions(**QUICK | how)
-    monkeypatch.setattr(job_module, "_figures", told)
+    for module in (train_rank_module, rank_tuning):
+        monkeypatch.setattr(module, "ranking_figures", told)
 
-    def remember(model, *given, **more):
-        fit_answers(model, *given, **more)
+    def remember(model, *arguments, **options):
+        fit_answers(model, *arguments, **options)
         if not kept:
             kept.update({name: w.clone() for name, w in model.named_parameters()})
 
-    monkeypatch.setattr(job_module, "fit_answers", remember)
+    monkeypatch.setattr(rank_tuning, "fit_answers", remember)
     ranker = train_rank(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
     assert all((kept[name] == weight).all() for name, weight in ranker.model.named_parameters())
     metrics = read_json(tmp_path / "ranker" / "record.json")["metrics"]
@@ -209,7 +211,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "whole")])
     exec(JOB, {})
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "killed"), "--resume"])
-    monkeypatch.delattr(job_module, "fit_out_of_fold")
+    monkeypatch.delattr(rank_codes, "fit_out_of_fold")
     exec(JOB, {})
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert one.keys() == two.keys()
@@ -227,7 +229,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed(world, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(job_module, "NoteTexts", cut_off)
+        patched.setattr(rank_tuning, "NoteTexts", cut_off)
         with pytest.raises(KeyboardInterrupt):
             train_rank(notes, train, valid, tmp_path / "r", options=RankOptions(**QUICK), progress=False)
     other = RankOptions(**QUICK | {"batch": 4})
@@ -274,15 +276,15 @@ def test_histories_are_what_users_liked_by_the_end_oldest_first():
 
 
 def test_histories_of_a_click_log_are_the_clicks_themselves(world):
-    made = sample_world(notes=300, users=100, clicks=2_500, bots=0, seed=3)
+    clicks = sample_world(notes=300, users=100, clicks=2_500, bots=0, seed=3).clicks
     _, train, valid, test = world
-    found = liked_histories(train, valid, test)
-    clicks = made.clicks.filter(pc.equal(made.clicks["event"], "click"))
-    clicked: dict[str, set[str]] = {user: set() for user in found}
+    histories = liked_histories(train, valid, test)
+    clicks = clicks.filter(pc.equal(clicks["event"], "click"))
+    clicked: dict[str, set[str]] = {user: set() for user in histories}
     for user, note in zip(clicks["user_id"].to_pylist(), clicks["note_id"].to_pylist(), strict=True):
         clicked[user].add(note)
-    assert sum(map(len, found.values())) > 500
-    assert {user: set(own) for user, own in found.items()} == clicked
+    assert sum(map(len, histories.values())) > 500
+    assert {user: set(history) for user, history in histories.items()} == clicked
 
 
 def test_a_log_of_order_alone_is_split_by_each_users_sequence():
@@ -314,8 +316,8 @@ def test_a_log_of_order_alone_is_split_by_each_users_sequence():
     assert not moments[1] & moments[2]
     every = moments[0] | moments[1] | moments[2]
     for name in {user for user, _ in every}:
-        own, held_out = (sum(user == name for user, _ in part) for part in (every, moments[2]))
-        assert abs(held_out - 0.2 * own) < 1
+        count, held_out = (sum(user == name for user, _ in part) for part in (every, moments[2]))
+        assert abs(held_out - 0.2 * count) < 1
     with pytest.raises(ConfigError, match="test is 0"):
         split_impressions(impressions, test=0)
     one_each = impressions.group_by("user_id").aggregate([("timestamp", "min")])
@@ -347,8 +349,8 @@ def test_evaluation_has_the_baselines_and_the_groups(world, fitted, tmp_path):
         name: part.rows for name, part in by_codes.items()
     }
     scores = np.arange(test.num_rows)
-    given = evaluate_rank({"mine": scores}, test, train=train, resamples=20)
-    assert [r.name for r in given.results] == ["item popularity", "mine"]
+    scored = evaluate_rank({"mine": scores}, test, train=train, resamples=20)
+    assert [r.name for r in scored.results] == ["item popularity", "mine"]
     fewer = Ranker(ranker.model, ranker.codes, notes[:200], ranker.histories)
     dropped = evaluate_rank(fewer, test, resamples=20, progress=False).record["metrics"]["dropped"]
     assert dropped["impression of an unknown note"] > 0

@@ -1,4 +1,4 @@
-"""Training as a job: defaults, records, resuming."""
+"""Training a model as a job: defaults, records, resuming."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from notellm.data.split import split_by_note
 from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
 from notellm.jobs.runs import discard_unfinished
-from notellm.jobs.train_recall import build_model, train_recall
+from notellm.jobs.train_recall import build_recall_model, train_recall
 from notellm.pairs.local import mine_pairs
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
@@ -129,8 +129,8 @@ def test_a_pretrained_backbone_is_trained_and_opens_again(lora, checkpoints, not
         learning_rate=1e-2,
         template="compact",
     )
-    before = build_model(options, notes).encode(notes)
-    np.testing.assert_array_equal(build_model(options, notes).encode(notes), before)
+    before = build_recall_model(options, notes).encode(notes)
+    np.testing.assert_array_equal(build_recall_model(options, notes).encode(notes), before)
     trained = train_recall(notes, pairs, tmp_path / "model", options=options, progress=False)
     again = NoteLLM.from_pretrained(tmp_path / "model")
     np.testing.assert_allclose(again.encode(notes), trained.encode(notes), atol=1e-5)

@@ -24,15 +24,15 @@ K, LAST = 30, 4
 
 
 def unit(count, seed=0):
-    made = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
-    return made / np.linalg.norm(made, axis=1, keepdims=True)
+    values = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+    return values / np.linalg.norm(values, axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="module")
 def world():
     """Notes, clicks, and vectors of all but a few notes."""
-    made = sample_world(notes=240, users=60, clicks=1_800, bots=0, seed=7)
-    return made.notes, made.clicks, (made.notes["note_id"].to_pylist()[:230], unit(230))
+    sample = sample_world(notes=240, users=60, clicks=1_800, bots=0, seed=7)
+    return sample.notes, sample.clicks, (sample.notes["note_id"].to_pylist()[:230], unit(230))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_rows_are_the_clicks_that_recall_offered_beside_others_that_it_did(world
     assert rows["timestamp"].to_pylist() == sorted(rows["timestamp"].to_pylist())
     every = impressions_from_clicks(clicks)
     liked = every.filter(every["label"]).to_pylist()
-    never = {user: set(own) for user, own in click_histories(clicks).items()}
+    clicked = {user: set(history) for user, history in click_histories(clicks).items()}
     since = {row["note_id"]: row["timestamp"] for row in reversed(liked)}
 
     groups: list[list[dict[str, Any]]] = []
@@ -72,28 +72,28 @@ def test_rows_are_the_clicks_that_recall_offered_beside_others_that_it_did(world
             groups.append([row])
         else:
             groups[-1].append(row)
-    found = []
+    used = []
     for click, *others in groups:
         candidates = offered(vectors, click["history"])
         assert click["note_id"] in candidates
         assert 1 <= len({row["note_id"] for row in others}) == len(others) <= 3
         for row in others:
             assert row["note_id"] in candidates
-            assert row["note_id"] not in never[row["user_id"]]
+            assert row["note_id"] not in clicked[row["user_id"]]
             assert all(row[name] == click[name] for name in ("user_id", "timestamp", "history"))
             assert not times or since[row["note_id"]] < row["timestamp"]
-        found.append((click["user_id"], click["note_id"]))
+        used.append((click["user_id"], click["note_id"]))
     # None is missing of which anything else was on offer.
     for row in liked:
         candidates = offered(vectors, row["history"])
         free = [
             note_id
             for note_id in candidates
-            if note_id not in never[row["user_id"]]
+            if note_id not in clicked[row["user_id"]]
             and (not times or (note_id in since and since[note_id] < row["timestamp"]))
         ]
         expected = row["note_id"] in candidates and bool(free)
-        assert ((row["user_id"], row["note_id"]) in found) == expected
+        assert ((row["user_id"], row["note_id"]) in used) == expected
     again = impressions_from_candidates(clicks, vectors, negatives=3, recall_k=K, last=LAST, seed=1)
     assert again.equals(rows)
 
@@ -104,13 +104,13 @@ def test_lists_hold_the_click_among_the_candidates(world):
     rows = impressions_from_clicks(clicks)
     lists = candidate_lists(rows, vectors, recall_k=K, last=LAST)
     liked = {(row["user_id"], row["note_id"]): row["history"] for row in rows.to_pylist() if row["label"]}
-    for own in lists:
-        assert own.note_ids == offered(vectors, own.history)
-        assert liked[own.user_id, own.note_ids[own.clicked]] == own.history
-        known = [ids.index(note_id) for note_id in reversed(own.history) if note_id in ids]
-        candidates = [ids.index(note_id) for note_id in own.note_ids]
+    for entry in lists:
+        assert entry.note_ids == offered(vectors, entry.history)
+        assert liked[entry.user_id, entry.note_ids[entry.clicked]] == entry.history
+        known = [ids.index(note_id) for note_id in reversed(entry.history) if note_id in ids]
+        candidates = [ids.index(note_id) for note_id in entry.note_ids]
         np.testing.assert_allclose(
-            own.similarities, table[[*dict.fromkeys(known)][:LAST]] @ table[candidates].T, atol=1e-6
+            entry.similarities, table[[*dict.fromkeys(known)][:LAST]] @ table[candidates].T, atol=1e-6
         )
     expected = sum(key[1] in offered(vectors, history) for key, history in liked.items())
     assert len(lists) == expected
@@ -122,9 +122,9 @@ def fitted(world, tmp_path_factory):
     train, valid, _ = split_impressions(impressions_from_candidates(clicks, vectors), valid=0.15)
     folder = tmp_path_factory.mktemp("blend") / "ranker"
     options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
-    given = {"vectors": vectors, "histories": click_histories(clicks), "progress": False}
-    train_rank(notes, train, valid, folder, options=options, **given)
-    return folder, train, valid, options, given
+    arguments = {"vectors": vectors, "histories": click_histories(clicks), "progress": False}
+    train_rank(notes, train, valid, folder, options=options, **arguments)
+    return folder, train, valid, options, arguments
 
 
 def test_a_ranker_keeps_its_blend_and_recommend_orders_by_it(world, fitted):
@@ -136,13 +136,13 @@ def test_a_ranker_keeps_its_blend_and_recommend_orders_by_it(world, fitted):
     recommender = Recommender.from_vectors(ids, table, ranker)
     user, history = max(ranker.histories.items(), key=lambda item: len(item[1]))
     recalled = recommender.recommend(user, k=50, recall_k=50, rerank=False).note_ids
-    found = recommender.recommend(user, k=50, recall_k=50)
-    assert found.basis.endswith("ranked by code and history, blended with similarity")
+    result = recommender.recommend(user, k=50, recall_k=50)
+    assert result.basis.endswith("ranked by code and history, blended with similarity")
     sources = [n for n in dict.fromkeys(reversed(history)) if n in ids][:10]
     near = table[[ids.index(n) for n in sources]] @ table[[ids.index(n) for n in recalled]].T
     scores = ranker.blend.scores(near, ranker.scores(user, recalled)[0])
-    assert found.note_ids == [recalled[i] for i in np.argsort(-scores, kind="stable")]
-    np.testing.assert_allclose(found.scores, np.sort(scores)[::-1], rtol=1e-5)
+    assert result.note_ids == [recalled[i] for i in np.argsort(-scores, kind="stable")]
+    np.testing.assert_allclose(result.scores, np.sort(scores)[::-1], rtol=1e-5)
 
     similarity_alone = Blend(best=1, latest=0, mean=0, log_odds=0)
     alone = Ranker(ranker.model, ranker.codes, ranker.table, ranker.histories, similarity_alone)
@@ -155,16 +155,16 @@ def test_a_ranker_keeps_its_blend_and_recommend_orders_by_it(world, fitted):
 
 def test_a_run_with_other_vectors_is_not_gone_on_with(world, fitted, tmp_path, monkeypatch):
     notes, _, (ids, table) = world
-    _, train, valid, options, given = fitted
+    _, train, valid, options, arguments = fitted
     monkeypatch.setattr("notellm.jobs.train_rank.blend_for", lambda *_, **__: 1 / 0)  # cut off at the end
     with pytest.raises(ZeroDivisionError):
-        train_rank(notes, train, valid, tmp_path / "r", options=options, **given)
+        train_rank(notes, train, valid, tmp_path / "r", options=options, **arguments)
     for vectors in ((ids, -table), None):  # of the former the similarities are the same, too
-        other = {**given, "vectors": vectors, "resume": True}
+        other = {**arguments, "vectors": vectors, "resume": True}
         with pytest.raises(ConfigError, match="other vectors data"):
             train_rank(notes, train, valid, tmp_path / "r", options=options, **other)
     monkeypatch.undo()
-    resumed = train_rank(notes, train, valid, tmp_path / "r", options=options, resume=True, **given)
+    resumed = train_rank(notes, train, valid, tmp_path / "r", options=options, resume=True, **arguments)
     assert resumed.blend == Ranker.from_pretrained(fitted[0]).blend
 
 

@@ -32,8 +32,8 @@ def test_candidates_are_the_nearest_to_any_opened_note(data):
     opened = data.draw(st.lists(row, min_size=1, max_size=5, unique=True))
     barred = {*opened, *data.draw(st.sets(row))}
     each, limit = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 20))
-    found = search(vectors, vectors[opened], each + len(barred))
-    near = merge_near(*found, barred, each=each, limit=limit)
+    neighbours = search(vectors, vectors[opened], each + len(barred))
+    near = merge_near(*neighbours, barred, each=each, limit=limit)
     rows, scores, sources = plainly(vectors, opened, barred, each, limit)
     assert near.rows.tolist() == rows
     assert near.scores.tolist() == scores

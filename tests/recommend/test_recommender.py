@@ -21,13 +21,13 @@ from notellm.vectors import vector_table
 def home(tmp_path_factory):
     """A ranker and vectors on disk; the vectors are random, so their neighbours are nothing but numbers."""
     folder = tmp_path_factory.mktemp("recommend")
-    made = sample_world(notes=260, users=60, clicks=1_500, bots=0, seed=4)
-    train, valid, _ = split_impressions(impressions_from_clicks(made.clicks))
+    sample = sample_world(notes=260, users=60, clicks=1_500, bots=0, seed=4)
+    train, valid, _ = split_impressions(impressions_from_clicks(sample.clicks))
     options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
-    train_rank(made.notes, train, valid, folder / "ranker", options=options, progress=False)
-    vectors = np.random.default_rng(0).normal(size=(made.notes.num_rows, 8)).astype(np.float32)
+    train_rank(sample.notes, train, valid, folder / "ranker", options=options, progress=False)
+    vectors = np.random.default_rng(0).normal(size=(sample.notes.num_rows, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    write_parquet(vector_table(made.notes["note_id"], vectors), folder / "vectors.parquet")
+    write_parquet(vector_table(sample.notes["note_id"], vectors), folder / "vectors.parquet")
     return folder
 
 
@@ -45,7 +45,7 @@ def ids(recommender):
 @pytest.fixture(scope="module")
 def user(recommender):
     """A user with a history of some length."""
-    return next(u for u, own in recommender.ranker.histories.items() if len(own) > 5)
+    return next(u for u, history in recommender.ranker.histories.items() if len(history) > 5)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -57,71 +57,71 @@ def test_never_a_seen_or_excluded_note_and_never_more_than_k(recommender, ids, d
     exclude = data.draw(st.lists(st.sampled_from([*ids, "gone"]), max_size=30))
     k = data.draw(st.integers(1, 12))
     rerank = data.draw(st.booleans())
-    found = recommender.recommend(
+    result = recommender.recommend(
         user, history=history, k=k, exclude=exclude, recall_k=15, last=3, rerank=rerank
     )
     seen = recommender.ranker.histories.get(user, []) if history is None else history
-    assert 1 <= len(found.note_ids) <= k
-    assert len(set(found.note_ids)) == len(found.note_ids) == len(found.scores) == len(found.reasons)
-    assert not set(found.note_ids) & {*seen, *exclude}
-    assert list(found.scores) == sorted(found.scores, reverse=True)
+    assert 1 <= len(result.note_ids) <= k
+    assert len(set(result.note_ids)) == len(result.note_ids) == len(result.scores) == len(result.reasons)
+    assert not set(result.note_ids) & {*seen, *exclude}
+    assert list(result.scores) == sorted(result.scores, reverse=True)
     latest = list(dict.fromkeys(reversed(seen)))[:3]  # a note opened again counts once
-    assert all(reason in latest for reason in found.reasons if reason is not None)
-    assert all((reason is None) == (not seen) for reason in found.reasons)
+    assert all(reason in latest for reason in result.reasons if reason is not None)
+    assert all((reason is None) == (not seen) for reason in result.reasons)
     again = recommender.recommend(
         user, history=history, k=k, exclude=exclude, recall_k=15, last=3, rerank=rerank
     )
-    assert found.note_ids == again.note_ids
-    assert (found.scores == again.scores).all()
+    assert result.note_ids == again.note_ids
+    assert (result.scores == again.scores).all()
 
 
 def test_recall_is_the_best_similarity_to_any_opened_note(recommender, ids):
     """Compared with every similarity computed plainly."""
     vectors = recommender.index.vectors(ids)
     history = [ids[3], ids[70], ids[3], ids[150]]
-    found = recommender.recommend(history=history, k=9, rerank=False)
+    result = recommender.recommend(history=history, k=9, rerank=False)
     similarity = vectors @ vectors[[3, 70, 150]].T
     best = similarity.max(axis=1)
     best[[3, 70, 150]] = -2
     order = np.argsort(-best)[:9]
-    assert found.note_ids == [ids[row] for row in order]
-    np.testing.assert_allclose(found.scores, best[order], atol=1e-6)
+    assert result.note_ids == [ids[row] for row in order]
+    np.testing.assert_allclose(result.scores, best[order], atol=1e-6)
     sources = [history[i] for i in (0, 1, 3)]
-    assert found.reasons == [sources[similarity[row].argmax()] for row in order]
-    assert found.basis == "related to 3 opened notes, not ranked"
+    assert result.reasons == [sources[similarity[row].argmax()] for row in order]
+    assert result.basis == "related to 3 opened notes, not ranked"
 
 
 def test_one_opened_note_brings_no_more_than_its_share(recommender, ids):
     history = ids[10:13]
-    found = recommender.recommend(history=history, k=20, recall_k=50, per_note=4, rerank=False)
-    counts = [found.reasons.count(note_id) for note_id in history]
+    result = recommender.recommend(history=history, k=20, recall_k=50, per_note=4, rerank=False)
+    counts = [result.reasons.count(note_id) for note_id in history]
     assert max(counts) <= 4
-    assert sum(counts) == len(found.note_ids) > 4
+    assert sum(counts) == len(result.note_ids) > 4
 
 
 def test_rank_orders_the_candidates_of_recall(recommender, user):
     recalled = recommender.recommend(user, k=30, recall_k=30, rerank=False)
-    found = recommender.recommend(user, k=30, recall_k=30)
-    assert set(found.note_ids) == set(recalled.note_ids)
+    result = recommender.recommend(user, k=30, recall_k=30)
+    assert set(result.note_ids) == set(recalled.note_ids)
     ranking = recommender.ranker.rank(user, recalled.note_ids)
-    assert found.note_ids == ranking.note_ids
-    assert found.note_ids != recalled.note_ids
-    assert found.basis.endswith("ranked by code and history")
+    assert result.note_ids == ranking.note_ids
+    assert result.note_ids != recalled.note_ids
+    assert result.basis.endswith("ranked by code and history")
     why = dict(zip(recalled.note_ids, recalled.reasons, strict=True))
-    assert found.reasons == [why[note_id] for note_id in found.note_ids]
+    assert result.reasons == [why[note_id] for note_id in result.note_ids]
 
 
 def test_without_history_the_popular_notes_are_candidates(recommender):
     likes: dict[str, int] = {}
-    for own in recommender.ranker.histories.values():
-        for note_id in own:
+    for history in recommender.ranker.histories.values():
+        for note_id in history:
             likes[note_id] = likes.get(note_id, 0) + 1
-    found = recommender.recommend(k=5, recall_k=5, rerank=False)
-    assert list(found.scores) == sorted(likes.values(), reverse=True)[:5]
-    assert found.reasons == [None] * 5
-    assert found.basis == "popular notes, not ranked"
+    result = recommender.recommend(k=5, recall_k=5, rerank=False)
+    assert list(result.scores) == sorted(likes.values(), reverse=True)[:5]
+    assert result.reasons == [None] * 5
+    assert result.basis == "popular notes, not ranked"
     ranked = recommender.recommend(history=[], k=5, recall_k=5)
-    assert set(ranked.note_ids) == set(found.note_ids)
+    assert set(ranked.note_ids) == set(result.note_ids)
     assert ranked.basis == "popular notes, ranked for a typical user"
 
 
@@ -138,6 +138,8 @@ def test_mistakes_are_told_in_one_line(recommender, ids, user):
         recommender.recommend(user, k=0, last=0)
     with pytest.raises(ConfigError, match="recall_k is 5; it must be at least k"):
         recommender.recommend(user, k=6, recall_k=5)
+    with pytest.raises(ConfigError, match="unknown option 'top'; recommend knows k, recall_k"):
+        recommender.recommend(user, top=3)
     with pytest.raises(DataError, match="same notes"):
         Recommender.from_vectors(["x"], np.ones((1, 4), np.float32), recommender.ranker)
     with pytest.raises(DataError, match="one vector"):
@@ -151,8 +153,8 @@ def test_notes_without_vector_or_unknown_to_the_ranker_are_no_candidates(recomme
         np.vstack([vectors[:40], vectors[:1]]),
         recommender.ranker,
     )
-    found = few.recommend(history=[ids[0], ids[200]], k=40, recall_k=40)
-    assert set(found.note_ids) == set(ids[1:40])
+    result = few.recommend(history=[ids[0], ids[200]], k=40, recall_k=40)
+    assert set(result.note_ids) == set(ids[1:40])
     only = few.recommend(history=[ids[200]], k=3, recall_k=10)  # nothing near it is known
     assert only.basis.startswith("popular notes, ranked by history")
 

@@ -42,13 +42,13 @@ def test_building_from_a_dataset_with_its_vectors(places, tmp_path, capsys):
     embed_to_parquet(model, notes, tmp_path / "v.parquet", progress=False)
     build = ("store", "build", tmp_path / "new", "--model", places.model, "-q")
     assert run(*build) == 2
-    assert "give the notes that it shall hold" in capsys.readouterr().err
+    assert "give the notes that it is to hold" in capsys.readouterr().err
     assert run(*build, "--vectors", tmp_path / "v.parquet") == 2
-    assert "--vectors are of --notes: give both" in capsys.readouterr().err
+    assert "--vectors are those of --notes; give both" in capsys.readouterr().err
     assert run(*build, "--notes", tmp_path / "data", "--vectors", tmp_path / "v.parquet") == 0
-    assert "30 notes (0 embedded, 0 as they were)" in capsys.readouterr().out
+    assert "30 notes (0 embedded, 0 unchanged)" in capsys.readouterr().out
     assert run(*build, "--notes", tmp_path / "data") == 0
-    assert "30 notes (0 embedded, 30 as they were)" in capsys.readouterr().out
+    assert "30 notes (0 embedded, 30 unchanged)" in capsys.readouterr().out
     assert run("store", "show", tmp_path / "nothing") == 2
     assert "is not a store of notes" in capsys.readouterr().err
 

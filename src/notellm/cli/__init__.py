@@ -1,8 +1,8 @@
-"""The command line: parses, calls the library, prints. Run ``notellm --help``.
+"""The command line, which parses arguments, calls the library and prints. Run ``notellm --help``.
 
-One file a group of commands; packages that take time to load are imported inside the commands, so that
-``--help`` and mistakes answer at once. A user's mistake ends in one line on standard error and exit status
-2, without a traceback.
+Each file holds a group of commands. Packages that take time to load are imported inside the commands, so that
+``--help`` and mistakes are answered at once. A user's mistake ends in one line on standard error and exit
+status 2, without a traceback.
 """
 
 import errno
@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from notellm.cli import evaluate, prepare, rank, recall, serve
+from notellm.cli import evaluate, prepare, rank, recall, recommend, serve
 from notellm.cli.common import printable, trusted
 from notellm.errors import NotellmError
 from notellm.version import __version__
@@ -27,19 +27,19 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _group in (prepare, recall, rank, serve, evaluate):  # the order of --help
+for _group in (prepare, recall, rank, recommend, serve, evaluate):  # in the order of --help
     app.add_typer(_group.commands)
 
 
 @app.callback(invoke_without_command=True)
 def _root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
     trust_remote_code: Annotated[
         bool,
         typer.Option(
             "--trust-remote-code",
-            help="Let a model be Python code that comes with it; the code runs with your rights.",
+            help="Run Python code that comes with a model; it runs with your rights.",
         ),
     ] = False,
 ) -> None:
@@ -51,9 +51,9 @@ def _root(
 
 
 def main() -> None:
-    """Entry point of the ``notellm`` command."""
+    """Run the ``notellm`` command."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    # Threads that wait for each other by spinning take many times as long on cores that are busy otherwise.
+    # Threads that spin while they wait for each other are many times slower on busy cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
@@ -62,14 +62,14 @@ def main() -> None:
         _fail(str(error), 2)
     except (typer.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
-    except OSError as error:  # but a closed pipe, which typer sees to
+    except OSError as error:  # except a closed pipe, which typer handles
         if error.errno not in _ENVIRONMENT:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _fail(f"{where}{error.strerror}", 2)
 
 
-#: Errors of a disk, a permission or a path, which are no fault of the program: a line, not a traceback.
+#: Errors of a disk, a permission or a path. They are no fault of the program, so one line reports them.
 _ENVIRONMENT = {
     getattr(errno, name)
     for name in (
@@ -81,7 +81,7 @@ _ENVIRONMENT = {
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    """End with one line on standard error."""
+    """Exit with one line on standard error."""
     text = printable(f"notellm: {message}").encode(sys.stderr.encoding or "utf-8", "backslashreplace")
     print(text.decode(sys.stderr.encoding or "utf-8"), file=sys.stderr)
     sys.exit(status)

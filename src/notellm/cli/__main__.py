@@ -1,4 +1,4 @@
-"""``python -m notellm.cli``."""
+"""Entry point of ``python -m notellm.cli``."""
 
 from notellm.cli import main
 

@@ -1,7 +1,8 @@
-"""What the commands share: options, how text is printed, and how a model or notes are opened."""
+"""Shared parts of the commands: options, printing, and loading of models and notes."""
 
 import re
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,83 +11,110 @@ import typer
 
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", help="Where to write; only a former result is replaced."),
+    typer.Option("--output", "-o", help="Where to write; only an earlier result of this kind is replaced."),
+]
+ReportFolder = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Also write the report to this folder.")
 ]
 Force = Annotated[
     bool,
-    typer.Option("--force", help="Replace a result of another kind, too; files that are not notellm's stay."),
+    typer.Option("--force", help="Also replace a result of another kind; files of others are kept."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bars.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was cut off.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+History = Annotated[
+    str | None, typer.Option(help="Ids of the notes that the user liked, oldest first: a,b,c.")
+]
+NewerNotes = Annotated[
+    Path | None, typer.Option(help="A dataset folder or notes file, for newer notes than the ranker's.")
+]
 
-
-#: What a terminal acts on instead of showing it (control characters, marks that change the direction of
-#: writing), and halves of characters, which cannot be written at all.
+#: Characters that a terminal acts on instead of showing (control characters, changes of writing direction),
+#: and surrogates, which cannot be encoded.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-
-#: What ``notellm --trust-remote-code`` sets for the command after it.
+#: Whether ``notellm`` was started with ``--trust-remote-code``.
 trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
+def group() -> typer.Typer:
+    """Make an empty group for the commands of one file."""
+    return typer.Typer(rich_markup_mode=None)
+
+
+def examples(*lines: str) -> str:
+    r"""Return an epilog of examples; \b keeps their lines apart."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 def printable(text: str) -> str:
-    r"""Text from somebody's data as it may be printed: what a terminal would act on becomes ``\u001b``."""
+    r"""Return a text with every character that a terminal would act on written as ``\u001b``."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def show(*values: object) -> None:
-    """Print values, made printable, in whatever encoding standard output has."""
+    """Print values, made printable, in the encoding of standard output."""
     text = printable(" ".join(map(str, values)))
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
-def group() -> typer.Typer:
-    """The commands of one file."""
-    return typer.Typer(rich_markup_mode=None)
+def show_report(report: Any, output: Path | None, *, force: bool) -> None:
+    """Print the report of an evaluation, and save it if a folder is asked for."""
+    show(report.text())
+    if output is not None:
+        report.save(output, force=force)
+        show(f"report -> {output}")
 
 
-def examples(*lines: str) -> str:
-    r"""An epilog of examples; \b keeps the lines apart."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+def show_ranked(table: Any, note_ids: Sequence[str], scores: Iterable[float], reasons: Sequence[Any]) -> None:
+    """Print ranked notes, one a line: score, id, title, and the opened note that led to it if there is one.
+
+    Args:
+        table: notes table with the titles.
+        note_ids: the notes, best first.
+        scores: their scores.
+        reasons: the opened note of each; None for none.
+    """
+    titles = display_titles(table)
+    for note_id, score, reason in zip(note_ids, scores, reasons, strict=True):
+        source = f"  <- {reason}" if reason else ""
+        show(f"  {score:.3f}  {note_id}  {titles[note_id]}{source}".rstrip())
+
+
+def show_dropped(dropped: Mapping[str, int]) -> None:
+    """Print how many rows were left out, one problem a line."""
+    for problem, count in dropped.items():
+        show(f"left out: {count:,} rows, {problem}")
+
+
+def display_title(title: str, content: str, length: int = 70) -> str:
+    """Return the title of a note on one line, or the beginning of its content if it has no title."""
+    return " ".join((title or content).split())[:length]
+
+
+def display_titles(notes: Any) -> dict[str, str]:
+    """Return the titles to show of a notes table, by note id."""
+    columns = (notes[name].to_pylist() for name in ("note_id", "title", "content"))
+    return {note_id: display_title(title, content) for note_id, title, content in zip(*columns, strict=True)}
+
+
+def ids_of(text: str) -> list[str]:
+    """Return the ids of a list such as ``a,b,c``."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def load_model(path: str) -> Any:
-    """A trained model; a causal language model alone has no projection, so it is refused."""
+    """Load a trained NoteLLM; a language model alone has no projection and is refused."""
     from notellm.recall.model import NoteLLM
 
     hide_loading_bars()
     return NoteLLM.from_saved(path, trust_remote_code=trusts_code())
 
 
-def trusts_code() -> bool:
-    """Whether the command was started as ``notellm --trust-remote-code ...``."""
-    return trusted.get()
-
-
-def load_service() -> Any:
-    """The module that runs the service, whose packages are an extra."""
-    try:
-        from notellm.serve import run
-    except ImportError as error:
-        from notellm.errors import MissingDependencyError
-
-        raise MissingDependencyError(
-            f"the service needs {error.name}: pip install 'notellm[serve]'"
-        ) from error
-    return run
-
-
-def hide_loading_bars() -> None:
-    """Loading and saving weights takes a moment; transformers' bars for it would hide what matters."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-
-
 def load_notes(path: Path) -> Any:
-    """The notes of a dataset folder, or those of a notes file cleaned."""
+    """Load the notes of a dataset folder, or of a notes file, which are cleaned."""
     from notellm.data.read import read_notes
     from notellm.data.schema import CLICKS
     from notellm.data.validate import validate
@@ -98,3 +126,45 @@ def load_notes(path: Path) -> Any:
     if len(report):
         show(report)
     return notes
+
+
+def load_service() -> Any:
+    """Import the module that runs the service, whose packages are an extra."""
+    try:
+        from notellm.serve import run
+    except ImportError as error:
+        from notellm.errors import MissingDependencyError
+
+        raise MissingDependencyError(
+            f"the service needs {error.name}: pip install 'notellm[serve]'"
+        ) from error
+    return run
+
+
+def trusts_code() -> bool:
+    """Return whether the command was started as ``notellm --trust-remote-code ...``."""
+    return trusted.get()
+
+
+def hide_loading_bars() -> None:
+    """Hide the progress bars of transformers, which takes only a moment to load and save weights."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def write_related(ids: Any, vectors: Any, output: Path, *, k: int, force: bool, quiet: bool) -> None:
+    """Write the item-to-item table of some notes, and print what was done.
+
+    Args:
+        ids: note ids.
+        vectors: their vectors, (n, d) float32 of unit norm.
+        output: the Parquet file.
+        k: number of related notes of each.
+        force: as in ``artifacts.write_file``.
+        quiet: show no progress bar.
+    """
+    from notellm.recall.item_to_item import write_item_to_item
+
+    result = write_item_to_item(ids, vectors, output, k=k, force=force, progress=not quiet)
+    show(f"related notes of {result.notes:,} notes ({result.computed:,} computed) -> {output}")

@@ -1,4 +1,4 @@
-"""Commands that show what comes out: evaluate, demo, record."""
+"""Commands that show results: evaluate, demo, record."""
 
 import logging
 from pathlib import Path
@@ -9,6 +9,7 @@ import typer
 from notellm.cli.common import (
     Force,
     Quiet,
+    ReportFolder,
     Seed,
     examples,
     group,
@@ -16,6 +17,7 @@ from notellm.cli.common import (
     load_model,
     load_service,
     show,
+    show_report,
     trusts_code,
 )
 
@@ -25,20 +27,22 @@ commands = group()
 @commands.command(epilog=examples("notellm evaluate model split -o report"))
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model directory.")],
-    folder: Annotated[Path, typer.Argument(help="The split folder it was trained on, with pairs.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder for the report.")] = None,
-    min_users: Annotated[int, typer.Option(help="Related pairs of fewer users are no truth.")] = 2,
+    folder: Annotated[
+        Path, typer.Argument(help="The split folder that the model was trained on, with pairs.")
+    ],
+    output: ReportFolder = None,
+    min_users: Annotated[int, typer.Option(help="Ignore related pairs of fewer users.")] = 2,
     untrained: Annotated[
-        bool, typer.Option("--untrained/--no-untrained", help="Measure the model before training, too.")
+        bool, typer.Option("--untrained/--no-untrained", help="Also measure the model before training.")
     ] = True,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a model on the test part beside popularity, TF-IDF, co-occurrence and itself untrained."""
+    """Measure a model on the test part, with popularity, TF-IDF, co-occurrence and the untrained model."""
     from notellm.artifacts import check_replaceable
     from notellm.jobs.evaluate_recall import evaluate_recall
     from notellm.jobs.folders import load_pairs, load_split
-    from notellm.jobs.train_recall import build_model
+    from notellm.jobs.train_recall import build_recall_model
     from notellm.recall.config import RecallOptions
     from notellm.record import read_record
 
@@ -50,7 +54,7 @@ def evaluate(
     if untrained:
         record = read_record(model)
         clicks = parts.train.clicks if record["data"].get("clicks") else None
-        before = build_model(
+        before = build_recall_model(
             RecallOptions(**record["config"]), parts.train.notes, clicks, trust_remote_code=trusts_code()
         )
     result = evaluate_recall(
@@ -61,37 +65,34 @@ def evaluate(
         min_users=min_users,
         progress=not quiet,
     )
-    show(result.text())
-    if output is not None:
-        result.save(output, force=force)
-        show(f"report -> {output}")
+    show_report(result, output, force=force)
 
 
 @commands.command(
     epilog=examples(
         "notellm demo",
-        "notellm demo --serve                                    (made once, then opened)",
+        "notellm demo --serve                                    (made once, then only opened)",
         "notellm demo --notes 600 --max-steps 50 -o quick-demo",
     )
 )
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to work.")] = Path("notellm-demo"),
-    notes: Annotated[int, typer.Option(help="Notes of the sample world.", min=200)] = 2_000,
-    max_steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 70,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Working folder.")] = Path("notellm-demo"),
+    notes: Annotated[int, typer.Option(help="Number of notes of the sample world.", min=200)] = 2_000,
+    max_steps: Annotated[int, typer.Option(help="Number of training steps.", min=1)] = 70,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Open it in a browser; a demo that is there is not made anew.")
+        bool, typer.Option("--serve", help="Open the demo in a browser; a finished demo is not made again.")
     ] = False,
     port: Annotated[int, typer.Option(help="Port of --serve.", min=1, max=65_535)] = 8_000,
     seed: Seed = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Do everything once on the built-in sample world: mine, train, evaluate, show. No download."""
+    """Run every stage once on the built-in sample world: mine, train, evaluate, show. No download."""
     from notellm.jobs.demo import is_finished, run_demo
 
     hide_loading_bars()
     service = load_service() if serve else None
     if serve and is_finished(output):
-        show(f"{output} holds a demo; run notellm demo without --serve to make it anew")
+        show(f"{output} holds a demo; run notellm demo without --serve to make it again")
     else:
         run_demo(output, notes=notes, max_steps=max_steps, seed=seed, progress=not quiet, say=show)
     if service is not None:
@@ -119,7 +120,7 @@ def demo(
 def record(
     path: Annotated[Path, typer.Argument(help="A folder or Parquet file that notellm wrote.")],
 ) -> None:
-    """Show how something was made: options, versions, seed, fingerprints of its data, figures."""
+    """Show how a result was made: options, versions, seed, fingerprints of its data, figures."""
     from notellm.files import json_text
     from notellm.record import read_record
 

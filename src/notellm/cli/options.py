@@ -1,10 +1,11 @@
-"""Command-line options made from an options dataclass: one option a field, with its help and default.
+"""Command-line options made from an options dataclass: one option for each field.
 
     @commands.command()
     @with_options(RecallOptions)
     def train(folder: ..., options: RecallOptions) -> None: ...
 
-The command receives the dataclass in ``options``.
+The command receives the dataclass in ``options``. Defaults are those of the fields, help texts are their
+descriptions in the docstring.
 """
 
 import inspect
@@ -31,30 +32,30 @@ def with_options(kind: type, *, parameter: str = "options") -> Callable[[Command
     added = _parameters(kind)
 
     def decorate(command: Command) -> Command:
-        own = inspect.signature(command)
+        signature = inspect.signature(command)
 
         @wraps(command)
         def called(**values: Any) -> None:
             chosen = {name: _plain(values.pop(name)) for name in added}
             command(**values, **{parameter: kind(**chosen)})
 
-        parts: list[inspect.Parameter] = []
-        for name, each in own.parameters.items():
-            parts += added.values() if name == parameter else [each]
-        keyword = [part.replace(kind=inspect.Parameter.KEYWORD_ONLY) for part in parts]
-        called.__signature__ = own.replace(parameters=keyword)  # type: ignore[attr-defined]
-        called.__annotations__ = {part.name: part.annotation for part in keyword} | {"return": None}
+        parameters: list[inspect.Parameter] = []
+        for name, each in signature.parameters.items():
+            parameters += added.values() if name == parameter else [each]
+        keyword = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+        called.__signature__ = signature.replace(parameters=keyword)  # type: ignore[attr-defined]
+        called.__annotations__ = {each.name: each.annotation for each in keyword} | {"return": None}
         return called
 
     return decorate
 
 
 def _parameters(kind: type) -> dict[str, inspect.Parameter]:
-    """The parameters for the fields of a dataclass: its own fields first, then those of its bases."""
+    """Return the parameters for the fields of a dataclass, with the fields of its bases last."""
     help_of = descriptions(kind)
-    own = list(vars(kind).get("__annotations__", ()))
+    declared = list(vars(kind).get("__annotations__", ()))
     offered = [each for each in fields(kind) if "least" in each.metadata]
-    offered.sort(key=lambda each: own.index(each.name) if each.name in own else len(own))
+    offered.sort(key=lambda each: declared.index(each.name) if each.name in declared else len(declared))
     result = {}
     for each in offered:
         flag = each.metadata["flag"] or (
@@ -72,15 +73,16 @@ def _parameters(kind: type) -> dict[str, inspect.Parameter]:
 
 
 def _offered(kind: type, name: str) -> Any:
-    """The type by which typer offers a field: choices as an enumeration, which loads less than a Literal."""
+    """Return the type that typer offers for a field: choices as an enumeration, else the annotation."""
     allowed = choices(kind, name)
     return StrEnum(name, list(zip(allowed, allowed, strict=True))) if allowed else annotation(kind, name)
 
 
 def _plain(value: Any) -> Any:
+    """Return the value of a choice instead of its enumeration member."""
     return value.value if isinstance(value, StrEnum) else value
 
 
 def _sentence(text: str) -> str:
-    """A description as the help of an option: with a capital letter at its beginning."""
+    """Return a description with a capital letter at its beginning, as the help of an option."""
     return text[:1].upper() + text[1:]

@@ -13,7 +13,7 @@ commands = group()
 
 
 class Dataset(StrEnum):
-    """Public datasets that can be read as they are distributed."""
+    """Public datasets that can be read in the form in which they are distributed."""
 
     microlens = "microlens"
     movielens = "movielens"
@@ -23,7 +23,7 @@ class Dataset(StrEnum):
 
 
 class By(StrEnum):
-    """What separates train from test."""
+    """How train and test are separated."""
 
     note = "note"
     time = "time"
@@ -43,21 +43,23 @@ _SHARES = {By.note: {"test": 0.3, "valid": 0.05}, By.time: {"test": 0.2, "valid"
 def prepare(
     output: Output,
     notes: Annotated[Path | None, typer.Option(help="Notes: Parquet, CSV, TSV or JSON lines.")] = None,
-    clicks: Annotated[Path | None, typer.Option(help="Clicks: the same formats; may be left out.")] = None,
-    dataset: Annotated[Dataset | None, typer.Option(help="A public dataset instead of own files.")] = None,
+    clicks: Annotated[Path | None, typer.Option(help="Clicks: the same formats; optional.")] = None,
+    dataset: Annotated[
+        Dataset | None, typer.Option(help="A public dataset instead of --notes and --clicks.")
+    ] = None,
     source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="OURS=THEIRS, where a column is called otherwise; repeatable.")
+        list[str] | None, typer.Option(help="OURS=THEIRS, for a column of another name; repeatable.")
     ] = None,
     hashtags: Annotated[
-        bool, typer.Option("--hashtags", help="Move #hashtags of the text to topics.")
+        bool, typer.Option("--hashtags", help="Move #hashtags from the text to the topics.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at any problem instead of repairing.")
+        bool, typer.Option("--strict", help="Stop at any problem instead of repairing it.")
     ] = False,
-    sample_notes: Annotated[int, typer.Option(help="Notes of --dataset sample.", min=1)] = 3_000,
-    sample_users: Annotated[int, typer.Option(help="Users of --dataset sample.", min=1)] = 2_000,
-    sample_clicks: Annotated[int, typer.Option(help="Clicks of --dataset sample.", min=0)] = 60_000,
+    sample_notes: Annotated[int, typer.Option(help="Number of notes of --dataset sample.", min=1)] = 3_000,
+    sample_users: Annotated[int, typer.Option(help="Number of users of --dataset sample.", min=1)] = 2_000,
+    sample_clicks: Annotated[int, typer.Option(help="Number of clicks of --dataset sample.", min=0)] = 60_000,
     force: Force = False,
     seed: Seed = 0,
 ) -> None:
@@ -84,7 +86,7 @@ def prepare(
         raw_notes, raw_clicks = world.notes, world.clicks
     elif dataset is not None:
         if source is None:
-            raise ConfigError(f"--dataset {dataset} needs --source, the folder where its files lie")
+            raise ConfigError(f"--dataset {dataset} needs --source, the folder of its files")
         readers = {
             Dataset.microlens: read_microlens,
             Dataset.movielens: read_movielens,
@@ -104,7 +106,7 @@ def prepare(
             raw_clicks, report = read.table, report + read.report
     if strict and len(report):
         raise DataError(f"strict: the files have {len(report)} kinds of problems\n{report}")
-    good_notes, good_clicks, found = validate(raw_notes, raw_clicks, strict=strict)
+    good_notes, good_clicks, problems = validate(raw_notes, raw_clicks, strict=strict)
     sample = dataset is Dataset.sample
     config = {
         "dataset": dataset and dataset.value,
@@ -120,12 +122,12 @@ def prepare(
         output,
         good_notes,
         good_clicks,
-        report + found,
+        report + problems,
         config=config,
         seed=seed if sample else None,
         force=force,
     )
-    show(report + found)
+    show(report + problems)
     show(f"{good_notes.num_rows:,} notes, {good_clicks.num_rows:,} clicks -> {output}")
 
 
@@ -135,10 +137,12 @@ def prepare(
 def split(
     data: Annotated[Path, typer.Argument(help="A dataset folder from: notellm prepare.")],
     output: Output,
-    by: Annotated[By, typer.Option(help="Unseen notes, or later clicks.")] = By.note,
-    test: Annotated[float | None, typer.Option(help="Share of test: 0.3 by note, 0.2 by time.")] = None,
+    by: Annotated[By, typer.Option(help="Test on unseen notes, or on later clicks.")] = By.note,
+    test: Annotated[
+        float | None, typer.Option(help="Share of the test part; default: 0.3 by note, 0.2 by time.")
+    ] = None,
     valid: Annotated[
-        float | None, typer.Option(help="Share of validation: 0.05 by note, 0.1 by time.")
+        float | None, typer.Option(help="Share of the validation part; default: 0.05 by note, 0.1 by time.")
     ] = None,
     force: Force = False,
     seed: Seed = 0,
@@ -150,16 +154,16 @@ def split(
 
     check_replaceable(output, "split", force=force)
     part = load_dataset(data)
-    given = {name: value for name, value in (("test", test), ("valid", valid)) if value is not None}
-    shares = {**_SHARES[by], **given}
+    chosen = {"test": test, "valid": valid}
+    shares = _SHARES[by] | {name: share for name, share in chosen.items() if share is not None}
     if by is By.note:
-        made = split_by_note(part.notes, part.clicks, seed=seed, **shares)
+        parts = split_by_note(part.notes, part.clicks, seed=seed, **shares)
     else:
-        made = split_by_time(part.notes, part.clicks, **shares)
+        parts = split_by_time(part.notes, part.clicks, **shares)
     config = {"by": by.value, **shares}
-    save_split(output, made, part, config=config, seed=seed if by is By.note else None, force=force)
+    save_split(output, parts, part, config=config, seed=seed if by is By.note else None, force=force)
     for name in PARTS:
-        piece = getattr(made, name)
+        piece = getattr(parts, name)
         show(f"{name:5}  {piece.notes.num_rows:>9,} notes  {piece.clicks.num_rows:>11,} clicks")
     show(f"-> {output}")
 
@@ -168,16 +172,20 @@ def split(
     epilog=examples("notellm pairs split", "notellm pairs data --window-days 7 --top 10 --min-users 2")
 )
 def pairs(
-    folder: Annotated[Path, typer.Argument(help="A dataset or split folder; pairs.parquet goes into it.")],
-    upper: Annotated[float, typer.Option(help="Drop pairs that score more (u).")] = 30.0,
-    lower: Annotated[float, typer.Option(help="Drop pairs that score less (l).")] = 0.01,
-    top: Annotated[int, typer.Option(help="Keep so many targets a note (t).")] = 10,
-    window_days: Annotated[float | None, typer.Option(help="Only the last days of the log.")] = None,
-    min_users: Annotated[int, typer.Option(help="Drop pairs that fewer users made.")] = 2,
+    folder: Annotated[
+        Path, typer.Argument(help="A dataset or split folder; pairs.parquet is written into it.")
+    ],
+    upper: Annotated[float, typer.Option(help="Drop pairs with a higher score (u).")] = 30.0,
+    lower: Annotated[float, typer.Option(help="Drop pairs with a lower score (l).")] = 0.01,
+    top: Annotated[int, typer.Option(help="Number of targets to keep for each note (t).")] = 10,
+    window_days: Annotated[
+        float | None, typer.Option(help="Use only the last days of the log; default: all.")
+    ] = None,
+    min_users: Annotated[int, typer.Option(help="Drop pairs of fewer users.")] = 2,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Mine related pairs: who views one note and afterwards clicks another."""
+    """Mine related pairs: notes that users view, and notes that they click afterwards."""
     from notellm.jobs.folders import mine_folder
     from notellm.pairs.score import PairOptions
 
@@ -186,11 +194,12 @@ def pairs(
         show(f"{name or folder}: {count:,} related pairs")
 
 
-def _columns(given: list[str]) -> dict[str, str]:
+def _columns(entries: list[str]) -> dict[str, str]:
+    """Return the column names in a file by the names that notellm uses."""
     names = {}
-    for entry in given:
+    for entry in entries:
         ours, equals, theirs = entry.partition("=")
         if not (ours and equals and theirs):
-            raise ConfigError(f"--column {entry!r}: give OURS=THEIRS, for example note_id=item_id")
+            raise ConfigError(f"--column is {entry!r}; write OURS=THEIRS, for example note_id=item_id")
         names[ours] = theirs
     return names

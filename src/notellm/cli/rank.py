@@ -1,4 +1,4 @@
-"""Commands of rank, which tune and use a BinLLM: rank train, rank score, rank evaluate; and recommend."""
+"""Commands that train and use a ranker, which is a BinLLM: rank train, rank score, rank evaluate."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -8,14 +8,21 @@ import typer
 
 from notellm.cli.common import (
     Force,
+    History,
+    NewerNotes,
     Output,
     Quiet,
+    ReportFolder,
     Resume,
     examples,
     group,
     hide_loading_bars,
+    ids_of,
     load_notes,
     show,
+    show_dropped,
+    show_ranked,
+    show_report,
     trusts_code,
 )
 from notellm.cli.options import with_options
@@ -24,7 +31,7 @@ from notellm.rank.config import RankOptions
 
 commands = group()
 rank = typer.Typer(
-    help="Tune and use a BinLLM, which scores a note for a user.", rich_markup_mode=None, no_args_is_help=True
+    help="Train and use a ranker, which scores notes for a user.", rich_markup_mode=None, no_args_is_help=True
 )
 commands.add_typer(rank, name="rank")
 
@@ -37,8 +44,6 @@ class Dataset(StrEnum):
 
 _DEFAULTS = RankOptions()
 RankerFolder = Annotated[Path, typer.Argument(help="A ranker directory from: notellm rank train.")]
-Notes = Annotated[Path | None, typer.Option(help="A dataset folder or notes file with newer notes, too.")]
-History = Annotated[str | None, typer.Option(help="Note ids the user liked, oldest first: a,b,c.")]
 
 
 @rank.command(
@@ -56,29 +61,34 @@ History = Annotated[str | None, typer.Option(help="Note ids the user liked, olde
 def train(
     output: Output,
     folder: Annotated[
-        Path | None, typer.Argument(help="A dataset or split folder; with --impressions the notes.")
+        Path | None, typer.Argument(help="A dataset or split folder; with --impressions, the notes.")
     ] = None,
-    impressions: Annotated[Path | None, typer.Option(help="Own training impressions (Parquet).")] = None,
-    valid: Annotated[Path | None, typer.Option(help="Own validation impressions (Parquet).")] = None,
-    dataset: Annotated[Dataset | None, typer.Option(help="A public dataset instead.")] = None,
+    impressions: Annotated[
+        Path | None, typer.Option(help="Training impressions (Parquet), instead of clicks.")
+    ] = None,
+    valid: Annotated[Path | None, typer.Option(help="Validation impressions (Parquet).")] = None,
+    dataset: Annotated[Dataset | None, typer.Option(help="A public dataset instead of a folder.")] = None,
     source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
     vectors: Annotated[
         Path | None,
         typer.Option(
-            help="From: notellm embed. Learn to rank what recall offers, and blend with its similarity."
+            help="Vectors from: notellm embed. Learn to rank recall's candidates, and blend with similarity."
         ),
     ] = None,
     negatives: Annotated[
-        int | None, typer.Option(help="Drawn per click: 4 of recall's candidates, 1 of a log without views.")
+        int | None,
+        typer.Option(
+            help="Negatives per click; default: 4 of recall's candidates, or 1 of a log without views."
+        ),
     ] = None,
-    valid_share: Annotated[float, typer.Option(help="Share of the impressions that choose.")] = 0.1,
-    test_share: Annotated[float, typer.Option(help="Share of the impressions kept for a test.")] = 0.1,
-    options: RankOptions = _DEFAULTS,  # with_options puts its fields in this place
+    valid_share: Annotated[float, typer.Option(help="Share of the impressions for validation.")] = 0.1,
+    test_share: Annotated[float, typer.Option(help="Share of the impressions kept for testing.")] = 0.1,
+    options: RankOptions = _DEFAULTS,  # with_options puts the fields in this place
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fit codes and tune a BinLLM on impressions; the best checkpoint by validation AUC is kept."""
+    """Fit codes and tune a BinLLM on impressions; keep the checkpoint with the best validation AUC."""
     from notellm.artifacts import check_replaceable
     from notellm.data.impressions import click_histories
     from notellm.data.split import split_impressions
@@ -87,33 +97,35 @@ def train(
     from notellm.record import describe, make_record, read_record
     from notellm.vectors import read_vectors
 
-    options.resolved()  # mistakes are told before the data are read
+    options.resolved()  # reports mistakes before the data are read
     check_replaceable(output, "ranker", force=force)
-    recall = None if vectors is None else read_vectors(vectors)
+    recall_vectors = None if vectors is None else read_vectors(vectors)
     histories = None
     if dataset is not None:
         if source is None or folder is not None or impressions is not None:
             raise ConfigError(f"--dataset {dataset} needs --source, and neither a folder nor --impressions")
-        notes, train, chosen, test = _collm(source)
+        notes, train, validation, test = _collm(source)
     elif folder is None:
         raise ConfigError("give a dataset or split folder, or --dataset")
     elif (impressions is None) != (valid is None):
         raise ConfigError("give --impressions and --valid together")
     elif impressions is not None and valid is not None:
-        notes, train, chosen, test = load_notes(folder), _read(impressions), _read(valid), None
+        notes, train, validation, test = load_notes(folder), _read(impressions), _read(valid), None
     else:
-        part = _clicked(folder)
+        part = _load_clicked(folder)
         notes, histories = part.notes, click_histories(part.clicks)
-        rows = _impressions(part.clicks, recall, negatives, options.seed, progress=not quiet)
-        train, chosen, test = split_impressions(rows, valid=valid_share, test=test_share, seed=options.seed)
+        rows = _impressions(part.clicks, recall_vectors, negatives, options.seed, progress=not quiet)
+        train, validation, test = split_impressions(
+            rows, valid=valid_share, test=test_share, seed=options.seed
+        )
     hide_loading_bars()
     train_rank(
         notes,
         train,
-        chosen,
+        validation,
         output,
         options=options,
-        vectors=recall,
+        vectors=recall_vectors,
         histories=histories,
         resume=resume,
         force=force,
@@ -121,21 +133,20 @@ def train(
         progress=not quiet,
     )
     metrics = read_record(output)["metrics"]
-    for problem, count in metrics["dropped"].items():
-        show(f"left out: {count:,} rows, {problem}")
+    show_dropped(metrics["dropped"])
     named = {"codes": "codes alone", "untrained": "before tuning", "validation": "tuned"}
     figures = [f"{name} {metrics[key]['auc']:.4f}" for key, name in named.items() if key in metrics]
     show(f"validation AUC: {', '.join(figures)}")
     show(f"ranker -> {output}")
     if test is not None:
-        kept = output.with_name(f"{output.name}.run") / "test.parquet"
-        about = make_record(
+        test_file = output.with_name(f"{output.name}.run") / "test.parquet"
+        record = make_record(
             kind="impressions",
             config={"part": "test", "seed": options.seed},
             data={"impressions": describe(test)},
         )
-        write_parquet(test, kept, record=about)
-        show(f"{test.num_rows:,} test impressions -> {kept}")
+        write_parquet(test, test_file, record=record)
+        show(f"{test.num_rows:,} test impressions -> {test_file}")
 
 
 @rank.command(
@@ -146,21 +157,23 @@ def train(
 )
 def score(
     ranker: RankerFolder,
-    user: Annotated[str | None, typer.Option(help="The user's id.")] = None,
-    candidates: Annotated[str | None, typer.Option(help="Note ids: a,b,c.")] = None,
-    candidates_file: Annotated[Path | None, typer.Option(help="A text file, one note id a line.")] = None,
+    user: Annotated[str | None, typer.Option(help="Id of the user.")] = None,
+    candidates: Annotated[str | None, typer.Option(help="Ids of the notes: a,b,c.")] = None,
+    candidates_file: Annotated[
+        Path | None, typer.Option(help="A text file with one note id per line.")
+    ] = None,
     history: History = None,
-    notes: Notes = None,
+    notes: NewerNotes = None,
 ) -> None:
-    """Order candidates by how likely a user is to enjoy them."""
+    """Order candidate notes by how likely the user is to enjoy them."""
     if (candidates is None) == (candidates_file is None):
         raise ConfigError("give either --candidates or --candidates-file")
-    ids = _ids(candidates or "") if candidates_file is None else _lines(candidates_file)
-    found = _load_ranker(ranker, notes)
-    ranking = found.rank(user, ids, history=None if history is None else _ids(history))
+    ids = ids_of(candidates or "") if candidates_file is None else _lines(candidates_file)
+    loaded = _load_ranker(ranker, notes)
+    ranking = loaded.rank(user, ids, history=None if history is None else ids_of(history))
     known = "nothing (a typical user's order)" if ranking.basis == "nothing" else ranking.basis
     show(f"known of the user: {known}")
-    _show(found, ranking.note_ids, ranking.scores)
+    show_ranked(loaded.table, ranking.note_ids, ranking.scores, [None] * len(ranking.note_ids))
 
 
 @rank.command(
@@ -173,83 +186,28 @@ def evaluate(
     ranker: RankerFolder,
     impressions: Annotated[Path, typer.Argument(help="Test impressions (Parquet).")],
     train: Annotated[
-        Path | None, typer.Option(help="The training impressions, for popularity and cold rows.")
+        Path | None, typer.Option(help="The training impressions, for popularity and for warm and cold rows.")
     ] = None,
-    notes: Notes = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder for the report.")] = None,
+    notes: NewerNotes = None,
+    output: ReportFolder = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a ranker on test impressions beside item popularity and its codes alone."""
+    """Measure a ranker on test impressions, with item popularity and the codes alone."""
     from notellm.artifacts import check_replaceable
     from notellm.jobs.evaluate_rank import evaluate_rank
 
     if output is not None:
         check_replaceable(output, "report", force=force)
     rows = _read(impressions)
-    seen = None if train is None else _read(train)
-    result = evaluate_rank(_load_ranker(ranker, notes), rows, train=seen, progress=not quiet)
-    for problem, count in result.record["metrics"]["dropped"].items():
-        show(f"left out: {count:,} rows, {problem}")
-    show(result.text())
-    if output is not None:
-        result.save(output, force=force)
-        show(f"report -> {output}")
+    train_rows = None if train is None else _read(train)
+    result = evaluate_rank(_load_ranker(ranker, notes), rows, train=train_rows, progress=not quiet)
+    show_dropped(result.record["metrics"]["dropped"])
+    show_report(result, output, force=force)
 
 
-@commands.command(
-    epilog=examples(
-        "notellm recommend --vectors vectors.parquet --ranker ranker --user u17",
-        "notellm recommend --model model --ranker ranker --notes data --user u17 -k 5",
-        "notellm recommend --vectors vectors.parquet --ranker ranker --history n8,n9 --no-rerank",
-    )
-)
-def recommend(
-    ranker: Annotated[Path, typer.Option(help="A ranker directory.")],
-    model: Annotated[str | None, typer.Option(help="A NoteLLM directory, which embeds the notes.")] = None,
-    vectors: Annotated[Path | None, typer.Option(help="Vectors from: notellm embed.")] = None,
-    notes: Notes = None,
-    user: Annotated[str | None, typer.Option(help="The user's id; none: popular notes.")] = None,
-    history: History = None,
-    k: Annotated[int, typer.Option("-k", help="How many notes.")] = 20,
-    exclude: Annotated[str, typer.Option(help="Note ids that shall not come back: a,b,c.")] = "",
-    recall_k: Annotated[int, typer.Option(help="Candidates that are ranked.")] = 100,
-    per_note: Annotated[int | None, typer.Option(help="Candidates one opened note may bring.")] = None,
-    last: Annotated[int, typer.Option(help="Opened notes that bring candidates.")] = 10,
-    rerank: Annotated[bool, typer.Option("--rerank/--no-rerank", help="Rank, or recall alone.")] = True,
-    quiet: Quiet = False,
-) -> None:
-    """Recommend notes to a user: those near what they opened, ranked; never what they have seen."""
-    from notellm.errors import ModelError
-    from notellm.recall.checkpoint import is_checkpoint
-    from notellm.recommend.recommender import Recommender
-
-    if (model is None) == (vectors is None):
-        raise ConfigError("give either --model or --vectors")
-    if model is not None and not is_checkpoint(model):
-        raise ModelError(f"{model} is not a NoteLLM directory; train one: notellm train")
-    hide_loading_bars()
-    table = None if notes is None else load_notes(notes)
-    recommender = Recommender.load(
-        model or str(vectors), ranker, notes=table, trust_remote_code=trusts_code(), progress=not quiet
-    )
-    result = recommender.recommend(
-        user,
-        history=None if history is None else _ids(history),
-        k=k,
-        exclude=_ids(exclude),
-        recall_k=recall_k,
-        per_note=per_note,
-        last=last,
-        rerank=rerank,
-    )
-    show(result.basis)
-    reasons = [f"  <- {reason}" if reason else "" for reason in result.reasons]
-    _show(recommender.ranker, result.note_ids, result.scores, reasons)
-
-
-def _clicked(folder: Path) -> Any:
-    """Notes and clicks of a dataset folder, or of a split folder's train part."""
+def _load_clicked(folder: Path) -> Any:
+    """Load notes and clicks of a dataset folder, or of the train part of a split folder."""
     from notellm.jobs.folders import is_split, load_dataset
 
     part = load_dataset(folder / "train" if is_split(folder) else folder)
@@ -258,18 +216,19 @@ def _clicked(folder: Path) -> Any:
     return part
 
 
-def _impressions(clicks: Any, recall: Any, negatives: int | None, seed: int, *, progress: bool) -> Any:
-    """Impressions of clicks: beside what recall offered, where there is one."""
+def _impressions(clicks: Any, vectors: Any, negatives: int | None, seed: int, *, progress: bool) -> Any:
+    """Make impressions of clicks, with negatives among recall's candidates if there are vectors."""
     from notellm.data.impressions import impressions_from_clicks
     from notellm.recommend.candidates import impressions_from_candidates
 
-    given = {} if negatives is None else {"negatives": negatives}
-    if recall is None:
-        return impressions_from_clicks(clicks, seed=seed, **given)
-    return impressions_from_candidates(clicks, recall, seed=seed, progress=progress, **given)
+    options = {} if negatives is None else {"negatives": negatives}
+    if vectors is None:
+        return impressions_from_clicks(clicks, seed=seed, **options)
+    return impressions_from_candidates(clicks, vectors, seed=seed, progress=progress, **options)
 
 
 def _collm(source: Path) -> tuple[Any, ...]:
+    """Read notes, train, validation and test impressions of the public dataset."""
     from notellm.data.datasets.collm import read_collm
 
     data = read_collm(source)
@@ -277,12 +236,14 @@ def _collm(source: Path) -> tuple[Any, ...]:
 
 
 def _read(path: Path) -> Any:
+    """Read a table of impressions."""
     from notellm.files import read_parquet
 
     return read_parquet(path)
 
 
 def _load_ranker(folder: Path, notes: Path | None) -> Any:
+    """Load a ranker, with the notes of another folder or file if there is one."""
     from notellm.rank.scorer import Ranker
 
     hide_loading_bars()
@@ -290,25 +251,11 @@ def _load_ranker(folder: Path, notes: Path | None) -> Any:
     return ranker if notes is None else ranker.with_notes(load_notes(notes))
 
 
-def _ids(given: str) -> list[str]:
-    return [part.strip() for part in given.split(",") if part.strip()]
-
-
 def _lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank."""
     if not path.is_file():
         raise DataError(f"no such file: {path}")
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not a text file in UTF-8: {error}") from error
-
-
-def _show(ranker: Any, note_ids: list[str], scores: Any, ends: list[str] | None = None) -> None:
-    """A line a note: score, id, title, and what else there is to say."""
-    names = ("note_id", "title", "content")
-    titles = {
-        note_id: " ".join((title or content).split())[:70]
-        for note_id, title, content in zip(*(ranker.table[n].to_pylist() for n in names), strict=True)
-    }
-    for note_id, value, end in zip(note_ids, scores, ends or [""] * len(note_ids), strict=True):
-        show(f"  {value:.3f}  {note_id}  {titles[note_id]}{end}".rstrip())

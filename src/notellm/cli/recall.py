@@ -1,4 +1,4 @@
-"""Commands of recall, which train and use a NoteLLM: train, embed, related, tag."""
+"""Commands that train and use a NoteLLM: train, embed, related, tag."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +10,7 @@ from notellm.cli.common import (
     Output,
     Quiet,
     Resume,
+    display_titles,
     examples,
     group,
     hide_loading_bars,
@@ -17,6 +18,7 @@ from notellm.cli.common import (
     load_notes,
     show,
     trusts_code,
+    write_related,
 )
 from notellm.cli.options import with_options
 from notellm.errors import ConfigError, DataError
@@ -38,21 +40,23 @@ def train(
     folder: Annotated[Path, typer.Argument(help="A split folder (with pairs), or a dataset folder.")],
     output: Output,
     options: RecallOptions,
-    no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Train category and topics only.")] = False,
+    no_pairs: Annotated[
+        bool, typer.Option("--no-pairs", help="Train category and topics only, without related pairs.")
+    ] = False,
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a NoteLLM on notes and their related pairs; the best checkpoint by validation is kept."""
+    """Train a NoteLLM on notes and their related pairs; keep the checkpoint with the best validation."""
     from notellm.jobs.folders import is_split, load_dataset, load_pairs
     from notellm.jobs.train_recall import train_recall
     from notellm.recall.trainer import Validation
 
-    home = folder / "train" if is_split(folder) else folder
-    part = load_dataset(home)
-    related = None if no_pairs else load_pairs(home)
+    train_folder = folder / "train" if is_split(folder) else folder
+    part = load_dataset(train_folder)
+    related = None if no_pairs else load_pairs(train_folder)
     if related is None and not no_pairs:
-        raise DataError(f"{home} has no related pairs; mine them with: notellm pairs {folder}")
+        raise DataError(f"{train_folder} has no related pairs; mine them with: notellm pairs {folder}")
     validation = None
     if is_split(folder) and not no_pairs:
         held_out = load_pairs(folder / "valid")
@@ -84,7 +88,7 @@ def embed(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the vector of every note to a Parquet file; a killed run goes on where it stopped."""
+    """Write the vector of every note to a Parquet file; a killed run continues where it stopped."""
     from notellm.artifacts import check_file_replaceable
     from notellm.recall.embed import embed_to_parquet
 
@@ -103,48 +107,48 @@ def embed(
 )
 def related(
     vectors: Annotated[Path, typer.Argument(help="Vectors from: notellm embed.")],
-    note_id: Annotated[list[str] | None, typer.Option("--id", help="A note's id; repeatable.")] = None,
-    title: Annotated[str, typer.Option(help="Title of a note never seen before.")] = "",
-    content: Annotated[str, typer.Option(help="Its content.")] = "",
-    topic: Annotated[list[str] | None, typer.Option(help="Its topics; repeatable.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model directory, for a text.")] = None,
-    notes: Annotated[Path | None, typer.Option(help="Show titles from this folder or file.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="The item-to-item table of all notes.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="For --all: a Parquet file.")] = None,
-    k: Annotated[int, typer.Option("-k", help="How many related notes.")] = 10,
+    note_id: Annotated[list[str] | None, typer.Option("--id", help="Id of a note; repeatable.")] = None,
+    title: Annotated[str, typer.Option(help="Title of a new note.")] = "",
+    content: Annotated[str, typer.Option(help="Content of the new note.")] = "",
+    topic: Annotated[list[str] | None, typer.Option(help="Topic of the new note; repeatable.")] = None,
+    model: Annotated[str | None, typer.Option(help="The model directory, for a new note.")] = None,
+    notes: Annotated[
+        Path | None, typer.Option(help="Show the titles of this dataset folder or notes file.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Write the item-to-item table of all notes.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The Parquet file of --all.")] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of related notes.")] = 10,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find related notes: by id, for a new text, or for all notes at once."""
+    """Find the related notes of a note, of a new text, or of all notes."""
     from notellm.data.note import Note
     from notellm.recall import related as search
-    from notellm.recall.item_to_item import write_item_to_item
     from notellm.vectors import read_vectors
 
-    text = bool(title or content or topic)
-    if sum([bool(note_id), text, every]) != 1:
-        raise ConfigError("ask in one way: --id, or a text (--title, --content, --topic), or --all")
+    is_new = bool(title or content or topic)
+    if sum([bool(note_id), is_new, every]) != 1:
+        raise ConfigError("give one of --id, a new note (--title, --content, --topic), and --all")
     ids, matrix = read_vectors(vectors)
     if every:
         if output is None:
-            raise ConfigError("--all writes a Parquet file: give --output")
-        done = write_item_to_item(ids, matrix, output, k=k, force=force, progress=not quiet)
-        show(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
+            raise ConfigError("--all writes a Parquet file; give --output")
+        write_related(ids, matrix, output, k=k, force=force, quiet=quiet)
         return
-    titles = {} if notes is None else _titles(notes)
+    titles = {} if notes is None else display_titles(load_notes(notes))
     if note_id:
-        answers = search.related_by_id(ids, matrix, note_id, k=k)
-        asked = [f"{one}  {titles.get(one, '')}" for one in note_id]
+        neighbours = search.related_by_id(ids, matrix, note_id, k=k)
+        headings = [f"{query_id}  {titles.get(query_id, '')}" for query_id in note_id]
     else:
         if model is None:
-            raise ConfigError("a text needs --model, the directory of the model that made the vectors")
+            raise ConfigError("a new note needs --model, the directory of the model that made the vectors")
         query = load_model(model).encode([Note(title, content, tuple(topic or ()))])
-        answers = search.related_by_vector(ids, matrix, query, k=k)
-        asked = [title or content or " ".join(topic or ())]
-    for question, answer in zip(asked, answers, strict=True):
-        show(question)
-        for found, cosine in answer:
-            show(f"  {cosine:.3f}  {found}  {titles.get(found, '')}".rstrip())
+        neighbours = search.related_by_vector(ids, matrix, query, k=k)
+        headings = [title or content or " ".join(topic or ())]
+    for heading, related_notes in zip(headings, neighbours, strict=True):
+        show(heading)
+        for related_id, cosine in related_notes:
+            show(f"  {cosine:.3f}  {related_id}  {titles.get(related_id, '')}".rstrip())
 
 
 @commands.command(
@@ -157,42 +161,40 @@ def related(
 def tag(
     model: Annotated[str, typer.Argument(help="A model directory.")],
     notes: Annotated[Path | None, typer.Option(help="A dataset folder or notes file.")] = None,
-    title: Annotated[str, typer.Option(help="Title of one note.")] = "",
-    content: Annotated[str, typer.Option(help="Content of one note.")] = "",
-    topics: Annotated[int | None, typer.Option(help="How many topics; left out: the model ends.")] = None,
-    free: Annotated[bool, typer.Option("--free", help="Let the category be written freely.")] = False,
+    title: Annotated[str, typer.Option(help="Title of a single note.")] = "",
+    content: Annotated[str, typer.Option(help="Content of a single note.")] = "",
+    topics: Annotated[
+        int | None, typer.Option(help="Largest number of topics; default: the model decides.")
+    ] = None,
+    free: Annotated[
+        bool, typer.Option("--free", help="Let the model write any category, not only known ones.")
+    ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="For --notes: a Parquet file.")
+        Path | None, typer.Option("--output", "-o", help="The Parquet file of --notes.")
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write topics (hashtags) and the category of one note or of many."""
+    """Write the topics (hashtags) and the category of one note or of many."""
     from notellm.artifacts import check_file_replaceable
     from notellm.data.note import Note
     from notellm.jobs.tag import tag_to_parquet
 
     if bool(title or content) == (notes is not None):
-        raise ConfigError("give one note's --title or --content, or --notes for many")
+        raise ConfigError("give --title or --content for a single note, or --notes for many")
     if output is not None:
         check_file_replaceable(output, "tags", force=force)
-    writer = load_model(model)
+    tagger = load_model(model)
     if notes is None:
         rows = [Note(title, content)]
-        if writer.settings.categories or free:
-            show(f"category: {writer.categorize(rows, constrained=not free)[0]}")
-        show(f"topics: {', '.join(writer.write_topics(rows, n=topics)[0])}")
+        if tagger.settings.categories or free:
+            show(f"category: {tagger.categorize(rows, constrained=not free)[0]}")
+        show(f"topics: {', '.join(tagger.write_topics(rows, n=topics)[0])}")
         return
     if output is None:
-        raise ConfigError("--notes writes a Parquet file: give --output")
+        raise ConfigError("--notes writes a Parquet file; give --output")
     table = load_notes(notes)
     tag_to_parquet(
-        writer, table, output, topics=topics, constrained=not free, force=force, progress=not quiet
+        tagger, table, output, topics=topics, constrained=not free, force=force, progress=not quiet
     )
     show(f"tags of {table.num_rows:,} notes -> {output}")
-
-
-def _titles(path: Path) -> dict[str, str]:
-    table = load_notes(path)
-    columns = (table.column(name).to_pylist() for name in ("note_id", "title", "content"))
-    return {note_id: (title or content)[:70] for note_id, title, content in zip(*columns, strict=True)}

@@ -1,4 +1,4 @@
-"""Commands of the service: store build, store show, store related, and serve."""
+"""Commands of the store and the service: store build, store show, store related, serve."""
 
 import os
 import time
@@ -19,6 +19,7 @@ from notellm.cli.common import (
     load_service,
     show,
     trusts_code,
+    write_related,
 )
 from notellm.errors import ConfigError
 
@@ -38,7 +39,7 @@ Model = Annotated[str, typer.Option(help="The model directory.")]
     epilog=examples(
         "notellm store build store --model model --notes data",
         "notellm store build store --model model --notes data --vectors vectors.parquet",
-        "notellm store build store --model newer-model          (the same notes, its vectors)",
+        "notellm store build store --model newer-model          (the same notes, new vectors)",
     )
 )
 def build(
@@ -46,7 +47,7 @@ def build(
     model: Model,
     notes: Annotated[Path | None, typer.Option(help="A dataset folder, or a notes file.")] = None,
     vectors: Annotated[
-        Path | None, typer.Option(help="Vectors of these notes and this model, from: notellm embed.")
+        Path | None, typer.Option(help="Vectors of these notes by this model, from: notellm embed.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -56,19 +57,19 @@ def build(
     table = None if notes is None else load_notes(notes)
     loaded = load_model(model)
     if vectors is not None and table is None:
-        raise ConfigError("--vectors are of --notes: give both")
-    done = build_store(place, loaded, table, vectors=vectors, progress=not quiet)
-    show(f"{done.notes:,} notes ({done.embedded:,} embedded, {done.kept:,} as they were) -> {place}")
+        raise ConfigError("--vectors are those of --notes; give both")
+    built = build_store(place, loaded, table, vectors=vectors, progress=not quiet)
+    show(f"{built.notes:,} notes ({built.embedded:,} embedded, {built.kept:,} unchanged) -> {place}")
 
 
 @store.command("show", epilog=examples("notellm store show store"))
 def show_store(place: StorePlace) -> None:
-    """Show what a store holds."""
+    """Show the content of a store in numbers."""
     from notellm.store.notes import NoteStore
 
-    opened = NoteStore.for_reading(place)
-    rows = opened.read(["hidden", "expires_at", "category"])
-    show(f"model      {opened.model}  ({opened.dim} dimensions)")
+    reader = NoteStore.for_reading(place)
+    rows = reader.read(["hidden", "expires_at", "category"])
+    show(f"model      {reader.model}  ({reader.dim} dimensions)")
     show(f"notes      {rows.num_rows:,}")
     show(f"hidden     {sum(rows.column('hidden').to_pylist()):,}")
     show(f"expiring   {rows.num_rows - rows.column('expires_at').null_count:,}")
@@ -78,26 +79,24 @@ def show_store(place: StorePlace) -> None:
 @store.command(
     epilog=examples(
         "notellm store related store -o item-to-item.parquet",
-        "notellm store related store -o item-to-item.parquet     (again: only what has changed)",
+        "notellm store related store -o item-to-item.parquet     (again: only changed notes)",
     )
 )
 def related(
     place: StorePlace,
     output: Output,
-    k: Annotated[int, typer.Option("-k", help="How many related notes.", min=1)] = 10,
+    k: Annotated[int, typer.Option("-k", help="Number of related notes.", min=1)] = 10,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the item-to-item table of all visible notes; where it is there, only what changed is computed."""
+    """Write the item-to-item table of all visible notes; if it exists, only changed notes are computed."""
     from notellm.artifacts import check_file_replaceable
-    from notellm.recall.item_to_item import write_item_to_item
     from notellm.store.notes import NoteStore, visible_vectors
 
     check_file_replaceable(output, "related", force=force)
-    opened = NoteStore.for_reading(place)
-    ids, matrix = visible_vectors(opened.read(["note_id", "hidden", "expires_at", "vector"]))
-    done = write_item_to_item(ids, matrix, output, k=k, force=force, progress=not quiet)
-    show(f"related notes of {done.notes:,} notes ({done.computed:,} computed) -> {output}")
+    reader = NoteStore.for_reading(place)
+    ids, matrix = visible_vectors(reader.read(["note_id", "hidden", "expires_at", "vector"]))
+    write_related(ids, matrix, output, k=k, force=force, quiet=quiet)
 
 
 @commands.command(
@@ -110,31 +109,36 @@ def related(
 def serve(
     place: StorePlace,
     model: Model,
-    ranker: Annotated[str | None, typer.Option(help="A ranker directory; none: no recommendations.")] = None,
+    ranker: Annotated[
+        str | None, typer.Option(help="A ranker directory; without one there are no recommendations.")
+    ] = None,
     index: Annotated[str, typer.Option(help="exact, hnsw, or the URI of a Milvus server.")] = "exact",
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)] = 8_000,
     no_keys: Annotated[
-        bool, typer.Option("--no-keys", help="No API keys; on a loopback address only.")
+        bool, typer.Option("--no-keys", help="Require no API keys; allowed on a loopback address only.")
     ] = False,
-    max_body: Annotated[int, typer.Option(help="Bytes of a request's body.", min=1)] = 1 << 20,
-    max_requests: Annotated[int, typer.Option(help="Requests at one time.", min=1)] = 256,
-    timeout: Annotated[float, typer.Option(help="Seconds of a request.", min=0.1)] = 30.0,
+    max_body: Annotated[int, typer.Option(help="Largest body of a request, in bytes.", min=1)] = 1 << 20,
+    max_requests: Annotated[int, typer.Option(help="Largest number of concurrent requests.", min=1)] = 256,
+    timeout: Annotated[float, typer.Option(help="Longest time of a request, in seconds.", min=0.1)] = 30.0,
     rate: Annotated[
-        float | None, typer.Option(help="Requests a second of one key; none: any number.")
+        float | None, typer.Option(help="Requests per second of one key; default: no limit.")
     ] = None,
     max_connections: Annotated[
-        int | None, typer.Option(help="Open connections; none: as open files allow (ulimit -n).", min=1)
+        int | None,
+        typer.Option(help="Open connections; default: as many as open files allow (ulimit -n).", min=1),
     ] = None,
     max_connections_per_address: Annotated[
         int | None,
-        typer.Option(help="Those of one address; none: half. Behind a proxy: as many as of all.", min=1),
+        typer.Option(
+            help="Open connections of one address; default: half. Behind a proxy set it to the total.", min=1
+        ),
     ] = None,
     sync: Annotated[
         bool,
         typer.Option(
             "--sync/--no-sync",
-            help="Flush each write to disk before it is answered; without it a power failure loses the last.",
+            help="Flush each write to disk before it is answered; otherwise a power failure loses some.",
         ),
     ] = True,
     quiet: Quiet = False,
@@ -143,11 +147,11 @@ def serve(
 
     The token of a Milvus server: NOTELLM_MILVUS_TOKEN.
     """
-    begin = time.perf_counter()
+    start = time.perf_counter()
     run = load_service()
     from notellm.engine.engine import Engine
 
-    seconds = {"imports": round(time.perf_counter() - begin, 2)}
+    seconds = {"imports": round(time.perf_counter() - start, 2)}
     keys = run.keys_from(os.environ, no_keys=no_keys, host=host)
     limits = run.Limits(
         body=max_body,

@@ -1,1 +1,1 @@
-"""The stages as jobs: folders in, folders out; what the command line calls."""
+"""The stages as jobs, which the command line calls: they read folders and write folders."""

@@ -1,8 +1,8 @@
-"""Building a store: notes from a dataset, or those of the store itself, with the vectors of a model.
+"""Build a store from a dataset, or give the notes of a store the vectors of another model.
 
-A new store is there when it is complete, and it replaces the vectors of another model only when it was read
-back and found right. Notes that are added to one come in commits of a few thousand, so a killed build has
-those that it had, and the next one embeds what is missing.
+A new store becomes visible when it is complete, and it replaces the vectors of another model only after it
+was read back and checked. Notes are added to an existing store in commits of a few thousand, so the next
+build after a killed one embeds only the notes that are missing.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from notellm.record import read_record
 from notellm.store.notes import NoteStore, StoredNote, notes_of, rows_of, rows_schema, versions
 from notellm.vectors import read_vectors
 
-_TOGETHER = 4_096
+_BATCH_NOTES = 4_096
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Built:
     """What a build did.
 
     Attributes:
-        notes: in the store now.
-        embedded: vectors that were computed.
-        kept: given notes that were there already, as they are.
+        notes: number of notes in the store after the build.
+        embedded: number of vectors that were computed.
+        kept: number of the notes to add that the store already held unchanged.
     """
 
     notes: int
@@ -46,36 +46,38 @@ def build_store(
     vectors: str | Path | None = None,
     progress: bool = True,
 ) -> Built:
-    """Make a store, add notes to one, or give all its notes the vectors of another model.
+    """Make a store, add notes to it, or give all its notes the vectors of another model.
 
     Args:
         uri: the store.
-        model: whose vectors it shall hold.
-        notes: notes table (schema ``data.schema.NOTES``): added, or replaced where their text or attributes
-            differ; what hides or expires notes stays. None: those that the store has.
-        vectors: of these notes and this model, from ``recall.embed.embed_to_parquet``; None embeds here.
-        progress: show a bar.
+        model: model whose vectors the store will hold.
+        notes: notes table (schema ``data.schema.NOTES``). New notes are added, and notes whose text or
+            attributes differ are replaced; hidden notes stay hidden and expiry times stay. None takes the
+            notes of the store.
+        vectors: file of the vectors of these notes by this model, from ``recall.embed.embed_to_parquet``;
+            None computes them here.
+        progress: show a progress bar.
 
     Raises:
-        ConfigError: there are no notes, neither given nor in the store.
-        DataError: the vectors are not of these notes, or of another model.
-        StorageError: the store cannot be written, is damaged, or does not hold what was written to it; the
-            former vectors are there then.
+        ConfigError: if there are no notes, neither in the table nor in a store.
+        DataError: if the vectors lack some of the notes, or are those of another model.
+        StorageError: if the store cannot be written, is damaged, or does not return what was written; the
+            earlier vectors are kept then.
     """
     fingerprint = model.fingerprint()
-    known = versions(uri)
-    if notes is None and not known:
-        raise ConfigError(f"{uri} is not a store yet: give the notes that it shall hold")
-    given = [] if notes is None else _stored(notes)
-    ready = {} if vectors is None else _ready(vectors, given, fingerprint)
-    if fingerprint in known:
-        return _add(NoteStore.open(uri, fingerprint), model, given, ready, progress=progress)
+    models = versions(uri)
+    if notes is None and not models:
+        raise ConfigError(f"{uri} is not a store yet; give the notes that it is to hold")
+    new_notes = [] if notes is None else _stored(notes)
+    ready = {} if vectors is None else _read_vectors(vectors, new_notes, fingerprint)
+    if fingerprint in models:
+        return _add(NoteStore.open(uri, fingerprint), model, new_notes, ready, progress=progress)
     before: dict[str, StoredNote] = {}
-    if known:
-        store = NoteStore.open(uri, known[-1])
+    if models:
+        store = NoteStore.open(uri, models[-1])
         before = {note.note_id: note for note in notes_of(store.read())}
         store.close()
-    merged = before | {note.note_id: _keeping(before.get(note.note_id), note) for note in given}
+    merged = before | {note.note_id: _keeping_state(before.get(note.note_id), note) for note in new_notes}
     rows = _embedded(model, list(merged.values()), ready, progress=progress)
     store = NoteStore.create(uri, fingerprint, rows, dim=model.settings.dim)
     try:
@@ -91,20 +93,20 @@ def build_store(
 def _add(
     store: NoteStore,
     model: NoteLLM,
-    given: list[StoredNote],
+    notes: list[StoredNote],
     ready: dict[str, np.ndarray],
     *,
     progress: bool,
 ) -> Built:
-    """Add notes to the store of this model."""
+    """Add notes to the store of this model, and close it."""
     try:
         before = {note.note_id: note for note in notes_of(store.read())}
-        new = [_keeping(before.get(note.note_id), note) for note in given]
-        changed = [note for note in new if before.get(note.note_id) != note]
+        merged = [_keeping_state(before.get(note.note_id), note) for note in notes]
+        changed = [note for note in merged if before.get(note.note_id) != note]
         for rows in _embedded(model, changed, ready, progress=progress):
             store.write(rows)
         computed = sum(note.note_id not in ready for note in changed)
-        return Built(len(store), computed, len(given) - len(changed))
+        return Built(len(store), computed, len(notes) - len(changed))
     finally:
         store.close()
 
@@ -112,12 +114,12 @@ def _add(
 def _embedded(
     model: NoteLLM, notes: list[StoredNote], ready: dict[str, np.ndarray], *, progress: bool
 ) -> Iterator[pa.Table]:
-    """The notes with their vectors, piece by piece; at least one piece."""
+    """Yield the notes with their vectors in batches; if there are no notes, one empty batch."""
     if not notes:
         yield rows_schema(model.settings.dim).empty_table()
     with tqdm(total=len(notes), unit="note", desc="store", disable=not progress) as bar:
-        for start in range(0, len(notes), _TOGETHER):
-            piece = notes[start : start + _TOGETHER]
+        for start in range(0, len(notes), _BATCH_NOTES):
+            piece = notes[start : start + _BATCH_NOTES]
             vectors = np.empty((len(piece), model.settings.dim), dtype=np.float32)
             missing = [i for i, note in enumerate(piece) if note.note_id not in ready]
             for i, note in enumerate(piece):
@@ -130,18 +132,18 @@ def _embedded(
 
 
 def _stored(notes: pa.Table) -> list[StoredNote]:
-    """The notes of a table as the store has them."""
+    """Return the notes of a table as the store holds them, visible and without expiry time."""
     missing = [name for name in NOTES.names if name not in notes.column_names]
     if missing:
-        raise DataError(f"the notes have no column {missing[0]!r}; validate() fills in what is optional")
+        raise DataError(f"the notes have no column {missing[0]!r}; validate() adds the optional columns")
     count = notes.num_rows
-    whole = notes.select(NOTES.names)
-    whole = whole.append_column("hidden", pa.array([False] * count, pa.bool_()))
-    return notes_of(whole.append_column("expires_at", pa.nulls(count, pa.timestamp("us", tz="UTC"))))
+    rows = notes.select(NOTES.names)
+    rows = rows.append_column("hidden", pa.array([False] * count, pa.bool_()))
+    return notes_of(rows.append_column("expires_at", pa.nulls(count, pa.timestamp("us", tz="UTC"))))
 
 
-def _keeping(before: StoredNote | None, note: StoredNote) -> StoredNote:
-    """A note of a table, hidden and expiring as it is in the store."""
+def _keeping_state(before: StoredNote | None, note: StoredNote) -> StoredNote:
+    """Return a note of a table, hidden and expiring like the same note in the store."""
     if before is None or (not before.hidden and before.expires_at is None):
         return note
     return StoredNote(
@@ -156,11 +158,16 @@ def _keeping(before: StoredNote | None, note: StoredNote) -> StoredNote:
     )
 
 
-def _ready(path: str | Path, given: list[StoredNote], model: str) -> dict[str, np.ndarray]:
-    """Vectors from a file, of the notes that were given.
+def _read_vectors(path: str | Path, notes: list[StoredNote], model: str) -> dict[str, np.ndarray]:
+    """Return the vectors of some notes from a file.
+
+    Args:
+        path: file of vectors with its record.
+        notes: notes that need a vector.
+        model: fingerprint of the model that must have made the vectors.
 
     Raises:
-        DataError: a note has none, or they are of another model.
+        DataError: if a note has no vector, or another model made them.
     """
     made_by = read_record(path)["data"].get("model", {}).get("fingerprint")
     if made_by != model:
@@ -169,8 +176,8 @@ def _ready(path: str | Path, given: list[StoredNote], model: str) -> dict[str, n
             "leave the vectors out"
         )
     ids, table = read_vectors(path)
-    found = dict(zip(ids, table, strict=True))
-    for note in given:
-        if note.note_id not in found:
+    vectors = dict(zip(ids, table, strict=True))
+    for note in notes:
+        if note.note_id not in vectors:
             raise DataError(f"{path} has no vector of the note {note.note_id!r}; embed the same notes")
-    return {note.note_id: found[note.note_id] for note in given}
+    return {note.note_id: vectors[note.note_id] for note in notes}

@@ -1,14 +1,14 @@
-"""The model card that every trained model carries as its README.md."""
+"""The cards of trained models and rankers, which they carry as their README.md."""
 
 from typing import Any
 
 
 def model_card(name: str, record: dict[str, Any]) -> str:
-    """A model card in Markdown, with the front matter that hubs read.
+    """Return the card of a NoteLLM in Markdown, with the front matter that model hubs read.
 
     Args:
-        name: of the model.
-        record: its record.
+        name: name of the model.
+        record: record of the model.
     """
     config, data, metrics = record["config"], record["data"], record["metrics"]
     notes, pairs = data["notes"], data["pairs"] or {"rows": 0, "fingerprint": "none"}
@@ -65,11 +65,11 @@ Data: notes `{notes["fingerprint"]}`, pairs `{pairs["fingerprint"]}` (fingerprin
 
 
 def ranker_card(name: str, record: dict[str, Any]) -> str:
-    """The same of a ranker.
+    """Return the card of a ranker in Markdown, with the front matter that model hubs read.
 
     Args:
-        name: of the ranker.
-        record: its record.
+        name: name of the ranker.
+        record: record of the ranker.
     """
     config, data, metrics = record["config"], record["data"], record["metrics"]
     named = {"codes": "codes alone (BinMF)", "untrained": "BinLLM before tuning", "validation": "BinLLM"}
@@ -79,7 +79,7 @@ def ranker_card(name: str, record: dict[str, Any]) -> str:
         if key in metrics
     )
     options = "\n".join(f"| {option} | {value} |" for option, value in config.items())
-    tables = ", ".join(f"{table} `{found['fingerprint']}`" for table, found in data.items() if found)
+    tables = ", ".join(f"{table} `{about['fingerprint']}`" for table, about in data.items() if about)
     return f"""---
 library_name: notellm
 pipeline_tag: text-ranking
@@ -119,4 +119,5 @@ Data: {tables} (fingerprints). Versions:
 
 
 def _cell(value: float | None) -> str:
+    """Return a figure as a cell of a table."""
     return "-" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""The demo: everything once, on the built-in sample world, with the commands to do it on one's own files."""
+"""The demo: every stage once on the built-in sample world, and the commands for one's own files."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from notellm.jobs.evaluate_recall import evaluate_recall
 from notellm.jobs.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
 from notellm.jobs.runs import discard_unfinished
 from notellm.jobs.train_rank import train_rank
-from notellm.jobs.train_recall import build_model, train_recall
+from notellm.jobs.train_recall import build_recall_model, train_recall
 from notellm.pairs.score import PairOptions
 from notellm.rank.config import RankOptions
 from notellm.recall.config import RecallOptions
@@ -31,11 +31,9 @@ from notellm.recommend.candidates import impressions_from_candidates
 from notellm.recommend.recommender import Recommender
 from notellm.vectors import read_vectors
 
-#: Newest impressions that the demo's ranker learns from, is chosen by, and is measured on.
+#: Number of the newest impressions that the ranker is trained, validated and tested on.
 _ROWS = (5_000, 400, 2_000)
-
-
-#: What a demo makes in its folder, and of which kind it is.
+#: Folders that a demo makes, and their kinds.
 _FOLDERS = {
     "data": "dataset",
     "split": "split",
@@ -56,22 +54,22 @@ def run_demo(
     progress: bool = True,
     say: Callable[[str], object],
 ) -> None:
-    """Generate, mine, train, evaluate and show.
+    """Generate data, mine pairs, train, evaluate, and show results.
 
     Args:
-        output: working folder; what a former demo left there is replaced, anything else is refused.
-        notes: size of the sample world; it has 20 clicks a note.
-        max_steps: training steps; a few, so that the demo stays within minutes on two cores.
-        seed: of everything.
+        output: working folder; results of an earlier demo are replaced, other files are never touched.
+        notes: number of notes of the sample world, which has 20 clicks for each.
+        max_steps: number of training steps; the default keeps the demo within minutes on two cores.
+        seed: seed of everything random.
         progress: show progress bars.
-        say: called with every piece of text to show.
+        say: function that is called with every piece of text to show.
 
     Raises:
-        StorageError: the folder cannot be written.
+        StorageError: if the folder cannot be written, or holds files that may not be replaced.
     """
     begin = time.monotonic()
     home = Path(output)
-    for name, kind in _FOLDERS.items():  # what may not be replaced is told before minutes of work
+    for name, kind in _FOLDERS.items():  # reported before minutes of work
         check_replaceable(home / name, kind)
     check_file_replaceable(home / _VECTORS, "vectors")
     say(f"1/6  A sample world of {notes:,} notes (English and Chinese), its clicks, its bots")
@@ -81,7 +79,7 @@ def run_demo(
     say(f"{report}\n")
     save_dataset(home / "data", good_notes, clicks, report, config={"sample": size}, seed=seed)
 
-    say("2/6  70 % of the notes train, 30 % are never seen; related pairs from the click log")
+    say("2/6  70 % of the notes for training, 30 % held out; related pairs from the click log")
     shares = {"test": 0.3, "valid": 0.05}
     split = split_by_note(good_notes, clicks, seed=seed, **shares)
     save_split(home / "split", split, Part(good_notes, clicks), config={"by": "note", **shares}, seed=seed)
@@ -96,7 +94,7 @@ def run_demo(
     if valid_pairs is not None and valid_pairs.num_rows:
         validation = Validation(split.valid.notes, valid_pairs)
     options = RecallOptions(seed=seed, max_steps=max_steps)
-    discard_unfinished(home / "model.run")  # a demo starts anew
+    discard_unfinished(home / "model.run")  # a demo always starts over
     model = train_recall(
         split.train.notes,
         pairs["train"],
@@ -107,30 +105,30 @@ def run_demo(
         progress=progress,
     )
 
-    say("\n4/6  Evaluation on the notes never seen")
-    untrained = build_model(options, split.train.notes, split.train.clicks)
+    say("\n4/6  Evaluation on the held-out notes")
+    untrained = build_recall_model(options, split.train.notes, split.train.clicks)
     result = evaluate_recall(
         model, split, pairs["test"], untrained=untrained, tagged_notes=300, seed=seed, progress=progress
     )
     result.save(home / "report")
     say(result.text())
 
-    say("5/6  Five notes that the model has never seen")
+    say("5/6  Five held-out notes")
     _show(model, split.test.notes, seed, say)
 
-    say("\n6/6  Ranking and recommending (BinLLM on its own tiny backbone); a store of all notes")
-    _remove_store(home / "store")  # what serves is made last, so that it is there when all else is
+    say("\n6/6  Ranking and recommending (BinLLM with its tiny backbone); a store of all notes")
+    _remove_store(home / "store")  # made last, so that a store means a finished demo
     embed_to_parquet(model, good_notes, home / _VECTORS, progress=False)
     _rank(good_notes, clicks, home, seed, progress, say)
     if find_spec("lancedb") is None:
-        say("No store is made: pip install 'notellm[serve]' has what it, and notellm demo --serve, need.")
+        say("No store was made; for a store and for notellm demo --serve: pip install 'notellm[serve]'")
     else:
         build_store(home / "store", model, good_notes, vectors=home / _VECTORS, progress=False)
     say(_NEXT.format(home=home, seconds=time.monotonic() - begin))
 
 
 def _remove_store(place: Path) -> None:
-    """Take away the store of a former demo."""
+    """Remove the store of an earlier demo."""
     if place.is_dir():
         from notellm.store.notes import remove_store  # noqa: PLC0415 - its package is an extra
 
@@ -138,12 +136,12 @@ def _remove_store(place: Path) -> None:
 
 
 def is_finished(home: Path) -> bool:
-    """Whether a demo went through in a folder, so that it can be served."""
+    """Return whether a folder holds a finished demo, which can be served."""
     return all((home / name).is_dir() for name in ("model", "ranker", "store"))
 
 
 def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object]) -> None:
-    """Five notes, their related notes, and generated beside true topics and category."""
+    """Show five notes, their related notes, and their generated and true topics and categories."""
     ids = pool.column("note_id").to_pylist()
     rows = pool.to_pylist()
     titles = {row["note_id"]: f"{row['title']}  [{row['category']}]" for row in rows}
@@ -152,12 +150,12 @@ def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object
     table = pool.take(chosen)
     related = related_by_id(ids, model.encode(pool), [ids[i] for i in chosen], k=3)
     categories, topics = model.categorize(table), model.write_topics(table)
-    for i, near, category, written in zip(chosen, related, categories, topics, strict=True):
+    for i, neighbours, category, note_topics in zip(chosen, related, categories, topics, strict=True):
         row = rows[i]
         say(f"* {row['title']}")
         say(f"    category  {category}   (true: {row['category']})")
-        say(f"    topics    {', '.join(written)}   (true: {', '.join(row['topics'])})")
-        for note_id, cosine in near:
+        say(f"    topics    {', '.join(note_topics)}   (true: {', '.join(row['topics'])})")
+        for note_id, cosine in neighbours:
             say(f"    {cosine:.2f}      {titles[note_id]}")
 
 
@@ -169,13 +167,11 @@ def _rank(
     progress: bool,
     say: Callable[[str], object],
 ) -> None:
-    """A ranker from the newest impressions, how it does on later ones, and one user's recommendations."""
+    """Train a ranker on new impressions, evaluate it on later ones, and recommend to one user."""
     vectors = read_vectors(home / _VECTORS)
     rows = impressions_from_candidates(clicks, vectors, negatives=1, seed=seed)
-    train, valid, test = split_impressions_by_time(rows)
-    train, valid, test = (
-        part.slice(max(0, len(part) - rows)) for part, rows in zip((train, valid, test), _ROWS, strict=True)
-    )
+    parts = zip(split_impressions_by_time(rows), _ROWS, strict=True)
+    train, valid, test = (part.slice(max(0, len(part) - newest)) for part, newest in parts)
     options = RankOptions(code_epochs=30, out_of_fold=2, max_steps=10, evaluations=1, seed=seed)
     discard_unfinished(home / "ranker.run")
     ranker = train_rank(
@@ -193,19 +189,20 @@ def _rank(
     say(result.text())
     texts = {row["note_id"]: row for row in notes.to_pylist()}
     user = max(ranker.histories, key=lambda name: (min(len(ranker.histories[name]), 12), name))
-    found = Recommender.from_vectors(*vectors, ranker).recommend(user, k=5)
-    say(f"For {user} ({found.basis}):")
-    for note_id, score, reason in zip(found.note_ids, found.scores, found.reasons, strict=True):
+    recommended = Recommender.from_vectors(*vectors, ranker).recommend(user, k=5)
+    say(f"For {user} ({recommended.basis}):")
+    rows = zip(recommended.note_ids, recommended.scores, recommended.reasons, strict=True)
+    for note_id, score, reason in rows:
         why = "popular" if reason is None else f"near {texts[reason]['title']}"
         say(f"    {score:.2f}  {texts[note_id]['title']}  [{texts[note_id]['category']}]   ({why})")
 
 
 _NEXT = """
-Done in {seconds:.0f} s; everything lies in {home}/. To look at it in a browser:
+Done in {seconds:.0f} s; everything is in {home}/. To look at it in a browser:
 
   notellm demo --serve
 
-The same on your own files:
+The same with your own files:
 
   notellm prepare --notes notes.csv --clicks clicks.csv -o data
   notellm split data -o split

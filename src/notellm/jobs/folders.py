@@ -1,10 +1,10 @@
-"""What the stages leave on disk for each other: dataset folders and split folders.
+"""Dataset folders and split folders, by which the stages pass data to each other.
 
     DATA/   notes.parquet  clicks.parquet  [pairs.parquet]  record.json   problems.parquet
-    SPLIT/  train/  valid/  test/  (dataset folders each)   record.json
+    SPLIT/  train/  valid/  test/  (a dataset folder each)   record.json
 
-``record.json`` tells how a dataset or a split was made; ``pairs.parquet``, which is mined later, carries a
-record of its own. A stage reads only what the stage before it wrote.
+``record.json`` says how a dataset or a split was made; ``pairs.parquet``, which is mined later, carries its
+record itself.
 """
 
 from collections.abc import Mapping
@@ -39,19 +39,19 @@ def save_dataset(
     seed: int | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a dataset folder, whole or not at all; returns its record.
+    """Write a dataset folder, whole or not at all, and return its record.
 
     Args:
-        folder: where; a dataset that is there is replaced.
+        folder: folder to write; an earlier dataset is replaced.
         notes: clean notes.
         clicks: clean clicks.
-        report: what was wrong with them.
-        config: the resolved options by which they were read.
-        seed: of generated data, None for what was read.
+        report: problems that were found and repaired.
+        config: resolved options with which the data were read.
+        seed: seed of generated data; None for data that were read.
         force: as in ``artifacts.write_folder``.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: if the folder cannot be written.
     """
     record = make_record(
         kind="dataset",
@@ -72,7 +72,7 @@ def load_dataset(folder: str | Path) -> Part:
     """Read a dataset folder.
 
     Raises:
-        DataError: it is none.
+        DataError: if the folder is not a dataset folder.
     """
     path = Path(folder)
     if not (path / NOTES_FILE).is_file():
@@ -95,18 +95,18 @@ def save_split(
     seed: int | None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a split folder, whole or not at all; returns its record.
+    """Write a split folder, whole or not at all, and return its record.
 
     Args:
-        folder: where; a split that is there is replaced.
+        folder: folder to write; an earlier split is replaced.
         split: the three parts.
         source: the notes and clicks that were split.
-        config: the resolved options of the split.
-        seed: of the draw, None where nothing was drawn.
+        config: resolved options of the split.
+        seed: seed of the draw; None where nothing was drawn.
         force: as in ``artifacts.write_folder``.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: if the folder cannot be written.
     """
     data = {"source": describe_part(source), **describe_split(split)}
     record = make_record(kind="split", config=config, data=data, seed=seed)
@@ -124,7 +124,7 @@ def load_split(folder: str | Path) -> Split:
     """Read a split folder.
 
     Raises:
-        DataError: it is none.
+        DataError: if the folder is not a split folder.
     """
     path = Path(folder)
     if not is_split(path):
@@ -135,33 +135,33 @@ def load_split(folder: str | Path) -> Split:
 
 
 def is_split(folder: str | Path) -> bool:
-    """Whether a folder is a split folder."""
+    """Return whether a folder is a split folder."""
     return all((Path(folder) / name / NOTES_FILE).is_file() for name in PARTS)
 
 
 def mine_folder(
     folder: str | Path, options: PairOptions, *, force: bool = False, progress: bool = True
 ) -> dict[str, int]:
-    """Mine the related pairs of a dataset folder, or of each part of a split folder, into it.
+    """Mine the related pairs of a dataset folder, or of each part of a split folder, and write them into it.
 
     Args:
         folder: the dataset or split folder.
         options: how pairs are counted and scored.
-        force: replace a ``pairs.parquet`` that notellm did not write, too.
+        force: replace a ``pairs.parquet`` even if notellm did not write it.
         progress: show a progress bar.
 
     Returns:
-        The number of pairs by part ("" for a dataset folder).
+        The number of pairs of each part ("" for a dataset folder).
 
     Raises:
-        DataError: it is neither, or there are no clicks at all.
+        DataError: if the folder is neither, or has no clicks at all.
     """
     path = Path(folder)
     names = PARTS if is_split(path) else ("",)
     parts = {name: load_dataset(path / name) for name in names}
     if not any(part.clicks.num_rows for part in parts.values()):
         raise DataError(f"{path} has no clicks, so there are no related pairs; prepare it with --clicks")
-    found = {}
+    counts = {}
     for name, part in parts.items():
         empty = not part.clicks.num_rows
         pairs = PAIRS.empty_table() if empty else mine_pairs(part.clicks, options, progress=progress)
@@ -173,21 +173,21 @@ def mine_folder(
             fingerprint=fingerprint(pairs),
         )
         write_parquet(pairs, path / name / PAIRS_FILE, record=record, force=force)
-        found[name] = pairs.num_rows
-    return found
+        counts[name] = pairs.num_rows
+    return counts
 
 
 def load_pairs(folder: str | Path) -> pa.Table | None:
-    """The related pairs of a dataset folder; None where none were mined."""
+    """Return the related pairs of a dataset folder; None if none were mined."""
     path = Path(folder) / PAIRS_FILE
     return read_parquet(path, PAIRS.names) if path.is_file() else None
 
 
 def describe_part(part: Part) -> dict[str, Any]:
-    """How a record names notes and clicks among its data."""
+    """Return the entry of notes and clicks in a record's data."""
     return {"notes": describe(part.notes), "clicks": describe(part.clicks)}
 
 
 def describe_split(split: Split) -> dict[str, Any]:
-    """How a record names the three parts of a split among its data."""
+    """Return the entries of the three parts of a split in a record's data."""
     return {name: describe_part(getattr(split, name)) for name in PARTS}

@@ -1,80 +1,219 @@
-"""The working folder of a training run, ``OUTPUT.run``: what it was started with, and what is unfinished.
+"""The working folder of a training run, ``OUTPUT.run``, and what all trainings have in common.
 
-A run is continued only with the options and the data that it was started with. Nothing in a folder of that
-name is touched unless ``started.json`` shows that notellm made it.
+The folder holds ``started.json`` (the options and fingerprints of the data that the run was started with),
+checkpoints, TensorBoard logs, and for a ranker the fitted codes. A killed run is continued from there with
+the same options and data, and ends with the weights of an uninterrupted one. When the result is written, the
+checkpoints and codes are removed and the logs stay. A folder without ``started.json`` is never touched.
 """
 
 import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import pyarrow as pa
+import torch
+from transformers import PrinterCallback, Trainer
+
+from notellm.artifacts import check_replaceable
+from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, StorageError
-from notellm.files import read_json
+from notellm.files import json_text, read_json, write_json
+from notellm.record import RECORD, describe, make_record
 
-#: In a run's working folder: the configuration and the fingerprints of the data.
+#: File of a working folder: the configuration and the fingerprints of the data.
 STARTED = "started.json"
-#: Codes that a ranker's run has fitted; a step of tuning that it has finished.
+#: Folders of a ranker's run: the fitted codes, and inside a step of tuning its result.
 FITTED, TUNED = "fitted_codes", "tuned"
 _UNFINISHED = (FITTED, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
 
 
-def check_run_folder(run: Path) -> None:
+class Run:
+    """A training run that writes one model or ranker directory.
+
+    Args:
+        output: the directory to write; its working folder lies beside it.
+        kind: kind of the directory, "model" or "ranker".
+        force: as in ``artifacts.write_folder``.
+
+    Raises:
+        StorageError: if ``output`` may not be replaced, or the working folder was not made by notellm.
+    """
+
+    def __init__(self, output: str | Path, kind: str, *, force: bool) -> None:
+        check_replaceable(output, kind, force=force)
+        self.output = Path(output)
+        self.folder = self.output.with_name(f"{self.output.name}.run")
+        self.kind = kind
+        self.force = force
+        self.started: dict[str, Any] = {}
+        check_run_folder(self.folder)
+
+    def describe(self, options: Any, data: Mapping[str, Any]) -> None:
+        """Describe what the run is started with, for its working folder and its record.
+
+        Args:
+            options: the resolved options, a dataclass.
+            data: tables by name; None where there is none, and a mapping for tables that belong together.
+        """
+        self.started = {"config": asdict(options), "data": _described(data)}
+
+    def check_unfinished(self, *, resume: bool, steps: Sequence[str] = (".",)) -> None:
+        """Refuse to mix this run with an unfinished one in its folder.
+
+        Args:
+            resume: whether the caller asked to continue the unfinished run.
+            steps: folders of the working folder that hold checkpoints.
+
+        Raises:
+            ConfigError: if there is an unfinished run and ``resume`` is false, or that run was started with
+                other options or data.
+            StorageError: if its ``started.json`` cannot be read.
+        """
+        for step in steps:
+            last_checkpoint(self.folder / step)  # removes checkpoints that a kill left incomplete
+        if unfinished := unfinished_parts(self.folder):
+            left = str(unfinished[-1].relative_to(self.folder))
+            check_resumable(self.folder, left, self.started, resume=resume)
+
+    def start(self) -> None:
+        """Write ``started.json``, by which the folder is recognised from now on."""
+        write_json(self.started, self.folder / STARTED, replace=True)
+
+    def save(
+        self,
+        save: Callable[..., None],
+        card: Callable[[str, dict[str, Any]], str],
+        *,
+        metrics: Mapping[str, Any],
+        fingerprint: str,
+    ) -> None:
+        """Write the result with its record and its card, then remove what the run kept for resuming.
+
+        Args:
+            save: method that writes the directory, such as ``NoteLLM.save_pretrained``.
+            card: function that makes the card from the directory's name and its record.
+            metrics: figures of the run.
+            fingerprint: fingerprint of the trained model.
+
+        Raises:
+            StorageError: if the directory cannot be written.
+        """
+        record = make_record(
+            kind=self.kind,
+            **self.started,
+            seed=self.started["config"]["seed"],
+            metrics=metrics,
+            fingerprint=fingerprint,
+        )
+        texts = {RECORD: json_text(record), "README.md": card(self.output.name, record)}
+        save(self.output, extra=texts, force=self.force)
+        discard_unfinished(self.folder)
+
+
+def _described(data: Any) -> Any:
+    """Return the fingerprints of tables, in the structure in which the tables were passed."""
+    if data is None:
+        return None
+    if isinstance(data, pa.Table):
+        return describe(data)
+    return {name: _described(value) for name, value in data.items()}
+
+
+def training_options(
+    folder: Path, *, steps: int, evaluations: int, measured: bool = True, progress: bool
+) -> dict[str, Any]:
+    """Return the keyword arguments of ``TrainingArguments`` that all trainings share.
+
+    Args:
+        folder: where checkpoints and logs go.
+        steps: number of updates.
+        evaluations: how often a checkpoint is written and measured.
+        measured: whether there are validation data, by which the best checkpoint is chosen.
+        progress: show a progress bar.
+    """
+    every = max(1, steps // evaluations)
+    return {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "eval_strategy": "steps" if measured else "no",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "load_best_model_at_end": measured,
+        "greater_is_better": True,
+        "disable_tqdm": not progress,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "report_to": "tensorboard" if find_spec("tensorboard") else "none",
+    }
+
+
+def train_or_resume(trainer: Trainer) -> None:
+    """Train from the newest checkpoint in the trainer's folder, or from the start if there is none."""
+    trainer.remove_callback(PrinterCallback)  # it prints every log where there is no progress bar
+    checkpoint = last_checkpoint(Path(cast("str", trainer.args.output_dir)))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+
+def check_run_folder(folder: Path) -> None:
     """Refuse to work in a folder that notellm did not make.
 
     Args:
-        run: the working folder of a run that is about to begin or to be continued.
+        folder: working folder of a run that is about to start or to be continued.
 
     Raises:
-        StorageError: it is a file, or holds something but no ``started.json``.
+        StorageError: if it is a file, or a folder with content but without ``started.json``.
     """
-    if run.exists() and not run.is_dir():
-        raise StorageError(f"{run} is a file, but the run needs a folder of that name; move the file away")
-    # A kill while `started.json` was written leaves its hidden workspace alone.
-    held = [] if not run.is_dir() else [path for path in run.iterdir() if not path.name.endswith(".part")]
-    if held and not (run / STARTED).is_file():
+    if folder.exists() and not folder.is_dir():
+        raise StorageError(f"{folder} is a file, but the run needs a folder of that name; move the file away")
+    # A kill while `started.json` was written leaves only its hidden workspace.
+    content = folder.iterdir() if folder.is_dir() else ()
+    if any(not path.name.endswith(".part") for path in content) and not (folder / STARTED).is_file():
         raise StorageError(
-            f"{run} is not the working folder of a notellm run (it has no {STARTED}); "
+            f"{folder} is not the working folder of a notellm run (it has no {STARTED}); "
             "move it away, or choose another output"
         )
 
 
-def unfinished_parts(run: Path) -> list[Path]:
-    """What a run keeps until its result is written: fitted codes, checkpoints, finished steps."""
-    return [path for pattern in _UNFINISHED for path in sorted(run.glob(pattern))]
+def unfinished_parts(folder: Path) -> list[Path]:
+    """Return what a run keeps until its result is written: fitted codes, checkpoints, finished steps."""
+    return [path for pattern in _UNFINISHED for path in sorted(folder.glob(pattern))]
 
 
-def discard_unfinished(run: Path) -> None:
+def discard_unfinished(folder: Path) -> None:
     """Remove what a run keeps until its result is written; its logs and ``started.json`` stay.
 
     Raises:
-        StorageError: the folder was not made by notellm.
+        StorageError: if the folder was not made by notellm.
     """
-    check_run_folder(run)
-    for path in unfinished_parts(run):
+    check_run_folder(folder)
+    for path in unfinished_parts(folder):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_resumable(run: Path, left: str, started: dict[str, Any], *, resume: bool) -> None:
-    """Refuse to mix two runs.
+def check_resumable(folder: Path, left: str, started: dict[str, Any], *, resume: bool) -> None:
+    """Refuse to continue a run that was started with other options or data.
 
     Args:
-        run: the working folder of an unfinished run.
-        left: what of it lies there, to name it.
-        started: "config" and "data" of the run that wants to continue there.
-        resume: whether it is meant to.
+        folder: working folder of the unfinished run.
+        left: name of the unfinished part, for the error message.
+        started: "config" and "data" of the run that wants to continue.
+        resume: whether the caller asked to continue.
 
     Raises:
-        ConfigError: it is not, or the run was started with other options or data.
-        StorageError: what it was started with cannot be read.
+        ConfigError: if the caller did not ask, or the options or data differ.
+        StorageError: if ``started.json`` cannot be read.
     """
     if not resume:
         raise ConfigError(
-            f"{run} holds an unfinished run ({left}): continue it with --resume, "
-            "or remove that folder to start anew"
+            f"{folder} holds an unfinished run ({left}); continue it with --resume, "
+            "or remove that folder to start over"
         )
-    before = read_json(run / STARTED)
+    before = read_json(folder / STARTED)
     if not (isinstance(before, dict) and all(isinstance(before.get(n), dict) for n in ("config", "data"))):
-        raise StorageError(f"{run / STARTED} is damaged; remove {run} to start anew")
+        raise StorageError(f"{folder / STARTED} is damaged; remove {folder} to start over")
     config, data = before["config"], before["data"]
     changed = [
         f"{name} was {config.get(name)!r}, is {value!r}"
@@ -84,6 +223,6 @@ def check_resumable(run: Path, left: str, started: dict[str, Any], *, resume: bo
     changed += [f"other {name} data" for name, value in started["data"].items() if data.get(name) != value]
     if changed:
         raise ConfigError(
-            f"the unfinished run in {run} was started differently ({'; '.join(changed)}): give the same "
-            "options and data, or remove that folder to start anew"
+            f"the unfinished run in {folder} was started differently ({'; '.join(changed)}); pass the same "
+            "options and data, or remove that folder to start over"
         )

@@ -1,4 +1,4 @@
-"""Category and topics of a whole notes table, written by a model to one Parquet file with its record."""
+"""Write the category and topics of a whole notes table to one Parquet file with its record."""
 
 from pathlib import Path
 
@@ -20,34 +20,34 @@ def tag_to_parquet(
     force: bool = False,
     progress: bool = True,
 ) -> None:
-    """Write ``note_id``, ``category`` and ``topics`` (list of string) of every note.
+    """Write the columns ``note_id``, ``category`` and ``topics`` (list of string) of every note.
 
     Args:
         model: a trained model.
         notes: notes table.
-        path: the output file; a file of tags that is there is replaced.
-        topics: how many at most; None lets the model end.
-        constrained: hold the category to the known ones; a model that knows none then writes no
-            category, and the column is left out.
-        force: replace any file that is there.
+        path: the output file; an earlier file of tags is replaced.
+        topics: largest number of topics of a note; None lets the model decide where to end.
+        constrained: choose the category among those that the model knows; if it knows none, the column
+            ``category`` is left out.
+        force: replace an existing file of any kind.
         progress: show progress bars.
 
     Raises:
-        ConfigError: topics is not positive.
-        DataError: there are no notes.
-        StorageError: the file cannot be written.
+        ConfigError: if topics is not positive.
+        DataError: if there are no notes.
+        StorageError: if the file cannot be written.
     """
     check_file_replaceable(path, "tags", force=force)
     columns = {"note_id": notes.column("note_id")}
     if model.settings.categories or not constrained:
-        names = model.categorize(notes, constrained=constrained, progress=progress)
-        columns["category"] = pa.array(names, pa.string())
-    written = model.write_topics(notes, n=topics, progress=progress)
-    columns["topics"] = pa.array(written, pa.list_(pa.string()))
+        categories = model.categorize(notes, constrained=constrained, progress=progress)
+        columns["category"] = pa.array(categories, pa.string())
+    topics_of_notes = model.write_topics(notes, n=topics, progress=progress)
+    columns["topics"] = pa.array(topics_of_notes, pa.list_(pa.string()))
     record = make_record(
         kind="tags",
         config={"topics": topics, "constrained": constrained},
         data={"model": {"fingerprint": model.fingerprint()}, "notes": describe(notes)},
-        metrics={"notes": notes.num_rows, "notes_with_topics": sum(map(bool, written))},
+        metrics={"notes": notes.num_rows, "notes_with_topics": sum(map(bool, topics_of_notes))},
     )
     write_parquet(pa.table(columns), path, record=record, force=force)

@@ -1,63 +1,41 @@
-"""Tuning a BinLLM as a job: impressions and a resolved configuration in, a ranker directory out.
+"""Train a ranker as a job: notes, impressions and options in, a ranker directory with its record out.
 
     notes, impressions --> codes (out of fold) --> prompts --> [text step] --> codes step
                        --> [blend with recall] --> Ranker
 
-The run's working folder ``OUTPUT.run`` beside the ranker holds the fitted codes, each step's checkpoints
-and logs in ``text`` and ``codes``, and what the run was started with; a killed run is resumed from there
-and ends with the weights an uninterrupted one ends with. When the ranker is written the codes and the
-checkpoints go, the logs stay.
-
-Every step keeps its best validation AUC, the one before its first update included: a step that only made
-the model worse is undone, and so are two steps that end below where they began.
+The codes are made by ``jobs/rank_codes.py``, the model is tuned by ``jobs/rank_tuning.py``. The run's working
+folder, described in ``jobs/runs.py``, holds the checkpoints and logs of the steps in ``text`` and ``codes``.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
-from transformers import PrinterCallback
 
-from notellm.artifacts import check_replaceable, write_folder
 from notellm.backbone.load import LoraOptions, add_lora
-from notellm.backbone.trainer import last_checkpoint, load_trained
 from notellm.data.validate_impressions import validate_impressions
-from notellm.evaluate.ranking import evaluate_ranking
-from notellm.files import json_text, read_json, read_parquet, write_json, write_parquet
 from notellm.jobs.card import ranker_card
-from notellm.jobs.runs import (
-    FITTED,
-    STARTED,
-    TUNED,
-    check_resumable,
-    check_run_folder,
-    discard_unfinished,
-    unfinished_parts,
-)
-from notellm.options import filled, values_of
-from notellm.rank.batch import NoteTexts, RankRows, RowCodes, impression_codes, questions
-from notellm.rank.codes.codes import Codes
-from notellm.rank.codes.fit import fit_codes, fit_out_of_fold
-from notellm.rank.codes.options import CodeChoice, CodeOptions
-from notellm.rank.codes.text import binary_text, parse_binary
-from notellm.rank.config import TINY, BinLLMConfig, RankOptions, TuningOptions
+from notellm.jobs.rank_codes import codes_of_run
+from notellm.jobs.rank_tuning import CODES_STEP, TEXT_STEP, CodedRows, ranking_figures, tune
+from notellm.jobs.runs import FITTED, Run
+from notellm.options import values_of
+from notellm.rank.batch import impression_codes
+from notellm.rank.config import TINY, BinLLMConfig, RankOptions
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker, whole_notes
-from notellm.rank.trainer import ANSWER_ROWS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
 from notellm.recommend.candidates import CandidateList, Vectors, blend_for, candidate_lists, vectors_among
-from notellm.record import RECORD, describe, make_record
 from notellm.vectors import vector_table
 
-_LORA_TARGETS = ("q_proj", "v_proj")  # the paper's; other architectures: what peft knows for them
-
-_TEXT, _CODES = "text", "codes"  # steps, by what their prompts hold
+#: Weights that the paper adapts; for architectures without them peft's defaults are taken.
+_LORA_TARGETS = ("q_proj", "v_proj")
+#: The figures of a run, in their order in the record.
+_METRICS = (
+    *("untrained", "codes", "text_step", "codes_step", "validation"),
+    *("dropped", "prompt_tokens", "blend"),
+)
 
 
 def train_rank(
@@ -79,14 +57,14 @@ def train_rank(
     Args:
         notes: every note that will be ranked or named in a history.
         train: impressions to learn from (schema ``data.schema.IMPRESSIONS``).
-        valid: impressions that choose the codes' epoch and the checkpoint.
-        output: the ranker directory; replaced when the run is complete.
-        options: the run's options.
-        vectors: of recall, whose similarities `Recommender` is then to blend with P(enjoy), by weights that
-            are fitted to clicks of ``valid``; None blends nothing.
-        histories: what each user opened, oldest first, for the ranker to remember; None takes it from train
-            and valid, which may lack clicks: those of a test part, those that recall missed.
-        resume: go on with the run that was cut off.
+        valid: impressions that choose the epoch of the codes and the checkpoint.
+        output: the ranker directory; an earlier ranker is replaced when the run is complete.
+        options: options of the run.
+        vectors: note ids and vectors of recall. The weights by which `Recommender` blends their similarities
+            with P(enjoy) are fitted to clicks of ``valid``; None fits no blend.
+        histories: notes that each user opened, oldest first, which the ranker remembers. None takes them from
+            train and valid, which lack the clicks of a test part and those that recall missed.
+        resume: continue a run that was cut off.
         force: as in ``artifacts.write_folder``.
         trust_remote_code: as in ``BinLLM.from_pretrained``.
         progress: show progress bars with rate and remaining time.
@@ -95,132 +73,90 @@ def train_rank(
         The ranker.
 
     Raises:
-        ConfigError: an option is not allowed, there is an unfinished run and ``resume`` is false, or it
-            was started with other options or data.
-        DataError: the tables do not fit together, or hold one label only; or recall offers too few clicks
+        ConfigError: if an option is not allowed, there is an unfinished run and ``resume`` is false, or that
+            run was started with other options or data.
+        DataError: if the tables do not fit together or hold one label only, or recall offers too few clicks
             of valid.
-        ModelError: the backbone cannot be loaded.
-        StorageError: something cannot be written.
+        ModelError: if the backbone cannot be loaded.
+        StorageError: if something cannot be written, or ``output`` may not be replaced.
     """
     chosen = (options or RankOptions()).resolved()
-    check_replaceable(output, "ranker", force=force)
-    target = Path(output)
-    run = target.with_name(f"{target.name}.run")
-    check_run_folder(run)
+    run = Run(output, "ranker", force=force)
     notes = whole_notes(notes)
-    train, dropped = validate_impressions(train, notes)
-    valid, more_dropped = validate_impressions(valid, notes)
-    offered: list[CandidateList] = []
-    if vectors is not None:  # too few of them are told at once
+    train, train_report = validate_impressions(train, notes)
+    valid, valid_report = validate_impressions(valid, notes)
+    lists: list[CandidateList] = []
+    vectors_data = None
+    if vectors is not None:  # made before the long work, so that too few lists are reported at once
         vectors = vectors_among(vectors, set(notes["note_id"].to_pylist()))
-        offered = candidate_lists(valid, vectors)
-    started = {
-        "config": asdict(chosen),
-        "data": {
-            "notes": describe(notes),
-            "train": describe(train),
-            "valid": describe(valid),
-            "vectors": None if vectors is None else describe(vector_table(pa.array(vectors[0]), vectors[1])),
-        },
-    }
-    for name in (_TEXT, _CODES):
-        last_checkpoint(run / name)  # removes incomplete ones
-    if unfinished := unfinished_parts(run):
-        check_resumable(run, str(unfinished[-1].relative_to(run)), started, resume=resume)
-    model = build_ranking_model(
-        chosen, notes, train, trust_remote_code=trust_remote_code
-    )  # a backbone that is not there is told at once
-    write_json(started, run / STARTED, replace=True)
-    codes, train_codes, valid_codes = None, None, None
+        lists = candidate_lists(valid, vectors)
+        vectors_data = vector_table(pa.array(vectors[0]), vectors[1])
+    run.describe(chosen, {"notes": notes, "train": train, "valid": valid, "vectors": vectors_data})
+    run.check_unfinished(resume=resume, steps=(TEXT_STEP, CODES_STEP))
+
+    # Before the codes are fitted, so that a backbone that cannot be loaded is reported at once.
+    model = build_rank_model(chosen, notes, train, trust_remote_code=trust_remote_code)
+    run.start()
     metrics: dict[str, Any] = {}
+    codes, train_codes, valid_codes = None, None, None
     if chosen.form != "text_only":
-        codes, train_codes = _codes(run / FITTED, train, valid, chosen, progress=progress)
+        codes, train_codes = codes_of_run(run.folder / FITTED, train, valid, chosen, progress=progress)
         valid_codes = impression_codes(valid, codes)
-        alone = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
-        metrics["codes"] = _figures(valid, alone)
-
-    # The steps of tuning, and how many updates each makes.
-    steps = {_TEXT if codes is None else _CODES: _updates(chosen, len(train), filled(chosen.epochs))}
-    if chosen.two_step:
-        steps = {_TEXT: _updates(chosen, len(train), filled(chosen.text_epochs))} | steps
-    seen = _rows_seen(chosen, len(train), max(steps.values()))
-    tuned = train.filter(pa.array(seen))
-    users = tuned["user_id"].to_pylist()
-    texts = NoteTexts(model, notes)
-
-    def rows(table: pa.Table, of: RowCodes | None) -> RankRows:
-        labels = table["label"].to_numpy(zero_copy_only=False).astype(np.float32)
-        return RankRows(model.tokenize(questions(model, texts, table, of)), labels)
-
-    final = rows(tuned, None if train_codes is None else train_codes.filter(seen)), rows(valid, valid_codes)
-    if chosen.backbone == TINY:
-        fit_answers(model, final[0], users, seed=chosen.seed)
-    if chosen.two_step:
-        metrics["untrained"] = _figures(valid, model.predict(final[1].ids))
-    start = _weights(model) if chosen.two_step else {}  # of one step `_tune` sees to it
-    for name, updates in steps.items():
-        own = final if name == _CODES or not chosen.two_step else (rows(tuned, None), rows(valid, None))
-        if chosen.backbone == TINY and chosen.two_step:  # other prompts, other answers
-            fit_answers(model, own[0], users, seed=chosen.seed)
-        arguments = _arguments(run / name, chosen, updates, progress=progress)
-        metrics[f"{name}_step"] = _tune(model, arguments, *own, valid)
-    last = metrics[f"{[*steps][-1]}_step"]
-    metrics = {"untrained": last["before"]} | metrics | {"validation": last["after"]}
-    if metrics["validation"]["auc"] < metrics["untrained"]["auc"]:  # a text step may spoil what codes need
-        _set_weights(model, start)
-        metrics["validation"] = metrics["untrained"]
-    metrics["dropped"] = {p.problem: p.count for p in (dropped + more_dropped).problems}
-    metrics["prompt_tokens"] = round(float(np.mean([len(ids) for ids in final[0].ids])), 1)
+        scores = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
+        metrics["codes"] = ranking_figures(valid, scores)
+    train_rows, valid_rows = CodedRows(train, train_codes), CodedRows(valid, valid_codes)
+    metrics |= tune(model, run.folder, notes, train_rows, valid_rows, chosen, progress=progress)
     ranker = Ranker(model, codes, notes, liked_histories(train, valid) if histories is None else histories)
-    if offered:
-        ranker.blend = blend_for(ranker, offered, progress=progress)
+    if lists:
+        ranker.blend = blend_for(ranker, lists, progress=progress)
         metrics["blend"] = ranker.blend.to_json()
 
-    record = make_record(
-        kind="ranker", **started, seed=chosen.seed, metrics=metrics, fingerprint=model.fingerprint()
-    )
-    card = ranker_card(target.name, record)
-    ranker.save_pretrained(target, extra={RECORD: json_text(record), "README.md": card}, force=force)
-    discard_unfinished(run)
+    dropped = (train_report + valid_report).problems
+    metrics["dropped"] = {problem.problem: problem.count for problem in dropped}
+    metrics = {name: metrics[name] for name in _METRICS if name in metrics}
+    # The fingerprint is taken before adapters are merged by saving, which changes the weights.
+    run.save(ranker.save_pretrained, ranker_card, metrics=metrics, fingerprint=model.fingerprint())
     return ranker
 
 
-def build_ranking_model(
+def build_rank_model(
     options: RankOptions, notes: pa.Table, train: pa.Table, *, trust_remote_code: bool = False
 ) -> BinLLM:
-    """The untuned model of a run: the tiny one from the notes and who liked them, or a pretrained backbone.
+    """Build the untuned model of a run: a tiny one initialised from notes and likes, or a pretrained one.
 
     Args:
-        options: the run's options.
+        options: options of the run.
         notes: notes table.
         train: training impressions.
         trust_remote_code: as in ``BinLLM.from_pretrained``.
 
     Raises:
-        ConfigError: an option is not allowed.
-        ModelError: the backbone cannot be loaded.
-        DataError: there is no text in the notes.
+        ConfigError: if an option is not allowed.
+        ModelError: if the backbone cannot be loaded.
+        DataError: if the notes have no text.
     """
     chosen = options.resolved()
-    known = values_of(chosen, BinLLMConfig)
+    config = values_of(chosen, BinLLMConfig)
     if chosen.backbone == TINY:
-        return BinLLM.from_corpus(notes, train, bits=chosen.bits, seed=chosen.seed, **known)
-    # Tuned weights would not move by small steps in bfloat16; autocast computes in it anyway.
+        return BinLLM.from_corpus(notes, train, bits=chosen.bits, seed=chosen.seed, **config)
+    # Small steps would not move trained weights in bfloat16; autocast computes in it anyway.
     dtype = "bfloat16" if chosen.bf16 and chosen.lora else "float32"
-    model = BinLLM.from_pretrained(chosen.backbone, dtype=dtype, trust_remote_code=trust_remote_code, **known)
+    model = BinLLM.from_pretrained(
+        chosen.backbone, dtype=dtype, trust_remote_code=trust_remote_code, **config
+    )
     if chosen.lora:
-        there = {name.rsplit(".", 1)[-1] for name, _ in model.backbone.named_modules()}
-        targets = _LORA_TARGETS if there.issuperset(_LORA_TARGETS) else None
-        torch.manual_seed(chosen.seed)  # of the adapters
+        modules = {name.rsplit(".", 1)[-1] for name, _ in model.backbone.named_modules()}
+        targets = _LORA_TARGETS if modules.issuperset(_LORA_TARGETS) else None
+        torch.manual_seed(chosen.seed)  # for the adapters
         add_lora(model.backbone, LoraOptions(targets=targets))
     return model
 
 
 def liked_histories(*impressions: pa.Table) -> dict[str, list[str]]:
-    """What each user of some impressions liked by their end, oldest first.
+    """Return the notes that each user of some impressions liked, oldest first.
 
-    A row's history comes before the row, its own note after it where the label says so; a note stands at
-    its first place. A user who liked nothing has an empty list.
+    The history of a row comes before the row, and its note after the history if the label is positive. A note
+    keeps its first place. A user who liked nothing has an empty list.
 
     Args:
         impressions: tables with the schema IMPRESSIONS, rows in any order.
@@ -234,141 +170,8 @@ def liked_histories(*impressions: pa.Table) -> dict[str, list[str]]:
     for batch in table.to_batches(max_chunksize=1 << 14):
         columns = (batch[name].to_pylist() for name in ("user_id", "note_id", "label", "history"))
         for user_id, note_id, label, history in zip(*columns, strict=True):
-            own = liked[user_id]
-            own.update(dict.fromkeys(history))
+            user_history = liked[user_id]
+            user_history.update(dict.fromkeys(history))
             if label:
-                own[note_id] = None
-    return {user_id: list(own) for user_id, own in liked.items()}
-
-
-def _updates(options: RankOptions, rows: int, epochs: float) -> int:
-    return options.max_steps or max(1, round(epochs * rows / options.batch))
-
-
-def _arguments(folder: Path, options: RankOptions, steps: int, *, progress: bool) -> BinLLMTrainingArguments:
-    every = max(1, steps // filled(options.evaluations))
-    tuning = values_of(options, TuningOptions)
-    if folder.name == _TEXT:
-        tuning["embedding_learning_rate"] = options.text_embedding_learning_rate
-    return BinLLMTrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=options.batch,
-        learning_rate=filled(options.learning_rate),
-        **tuning,
-        bf16=options.bf16,
-        seed=options.seed,
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        load_best_model_at_end=True,
-        metric_for_best_model="auc",
-        greater_is_better=True,
-        restore_callback_states_from_checkpoint=True,  # how long the AUC has not risen
-        disable_tqdm=not progress,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="tensorboard" if find_spec("tensorboard") else "none",
-    )
-
-
-def _tune(
-    model: BinLLM,
-    arguments: BinLLMTrainingArguments,
-    train: RankRows,
-    valid: RankRows,
-    valid_table: pa.Table,
-) -> dict[str, Any]:
-    """One step of tuning, or the rest of it; the model ends with the best weights, first ones included.
-
-    Returns:
-        ``steps``, figures of the validation rows ``before`` and ``after``, whether the first weights were
-        ``kept_start``, and the ``history`` of measurements.
-    """
-    folder = Path(cast("str", arguments.output_dir))
-    tuned = folder / TUNED
-    trainer = BinLLMTrainer(model, arguments, train=train, valid=valid)
-    trainer.remove_callback(PrinterCallback)  # what a quiet run would print instead of a bar
-    if tuned.is_dir():  # this step was finished before the run was cut off
-        load_trained(model, tuned)
-        done: dict[str, Any] = read_json(tuned / "metrics.json")
-        return done
-    start = _weights(model)
-    before = _figures(valid_table, model.predict(valid.ids))
-    checkpoint = last_checkpoint(folder)
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    after = _figures(valid_table, model.predict(valid.ids))
-    worse = after["auc"] < before["auc"]
-    if worse:
-        _set_weights(model, start)
-        after = before
-    metrics = {
-        "steps": trainer.state.global_step,
-        "before": before,
-        "after": after,
-        "kept_start": worse,
-        "history": [
-            {"step": entry["step"], "auc": entry["eval_auc"]}
-            for entry in trainer.state.log_history
-            if "eval_auc" in entry
-        ],
-    }
-    with write_folder(tuned, "tuning step") as aside:
-        trainer.save_model(str(aside), _internal_call=True)
-        write_json(metrics, aside / "metrics.json")
-    return metrics
-
-
-def _weights(model: BinLLM) -> dict[str, torch.Tensor]:
-    """A copy of what is trained."""
-    return {name: w.detach().cpu().clone() for name, w in model.named_parameters() if w.requires_grad}
-
-
-def _set_weights(model: BinLLM, weights: Mapping[str, torch.Tensor]) -> None:
-    own = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, weight in weights.items():
-            own[name].copy_(weight)
-
-
-def _rows_seen(options: RankOptions, count: int, steps: int) -> npt.NDArray[np.bool_]:
-    """Which training rows tuning can come to, (count,): the others make no prompts, which take memory."""
-    drawn = np.random.default_rng(options.seed).permutation(count)[: max(steps * options.batch, ANSWER_ROWS)]
-    seen = np.zeros(count, np.bool_)
-    seen[drawn] = True
-    return seen
-
-
-def _codes(
-    folder: Path, train: pa.Table, valid: pa.Table, options: RankOptions, *, progress: bool
-) -> tuple[Codes, RowCodes]:
-    """The codes, and those of the training rows; fitted once for a run, then read from its folder."""
-    if not folder.is_dir():
-        how = _code_options(options, progress=progress)
-        if options.out_of_fold:
-            fitted = fit_out_of_fold(train, valid, how, options.out_of_fold)
-            codes, rows = fitted.codes, RowCodes.out_of_fold(fitted)
-        else:
-            codes = fit_codes(train, valid, how)
-            rows = impression_codes(train, codes)
-        table = pa.table(
-            {"user": binary_text(rows.users), "item": binary_text(rows.items), "present": rows.present}
-        )
-        with write_folder(folder, "fitted codes") as aside:
-            codes.save_pretrained(aside / "codes")
-            write_parquet(table, aside / "rows.parquet")
-    table = read_parquet(folder / "rows.parquet", ["user", "item", "present"])
-    users, items = (parse_binary(table[name].to_pylist()) for name in ("user", "item"))
-    return Codes.from_pretrained(folder / "codes"), RowCodes(users, items, table["present"].to_numpy())
-
-
-def _code_options(options: RankOptions, *, progress: bool) -> CodeOptions:
-    """How the codes of a run are fitted."""
-    chosen = CodeOptions(**values_of(options, CodeChoice))
-    return chosen.with_training(epochs=options.code_epochs, seed=options.seed, progress=progress)
-
-
-def _figures(table: pa.Table, scores: npt.ArrayLike) -> dict[str, float]:
-    """AUC and UAUC of some rows; UAUC only where a user has both labels."""
-    found = evaluate_ranking(table, scores, resamples=1).figures
-    return {name.lower(): found[name].mean for name in ("AUC", "UAUC") if name in found}
+                user_history[note_id] = None
+    return {user_id: list(user_history) for user_id, user_history in liked.items()}

@@ -1,1 +1,1 @@
-"""Recommendations: what recall offers for a history, ranked."""
+"""Recommendations for a user: candidates from recall, ordered by a ranker."""

@@ -1,6 +1,6 @@
-"""Candidates for a user: the notes nearest to any of the notes that the user opened lately.
+"""Candidates for a user: the nearest neighbours of the notes that the user opened last.
 
-A candidate's similarity is the best that any of the opened notes has to it.
+A candidate's similarity is its highest cosine to any of those notes.
 """
 
 from collections.abc import Collection
@@ -11,12 +11,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Near:
-    """Candidates, best first; of equal similarity the note that stands first among the vectors.
+    """Candidates, most similar first; among equals the note with the lowest row comes first.
 
     Attributes:
-        rows: int64 (n,), which vectors.
-        scores: float32 (n,), the best similarity.
-        sources: int64 (n,), the place of the opened note that has it; of several the first.
+        rows: int64 (n,), row of each candidate among the vectors.
+        scores: float32 (n,), its highest similarity to an opened note.
+        sources: int64 (n,), position of that opened note; the first one where several are equally similar.
     """
 
     rows: np.ndarray
@@ -25,22 +25,23 @@ class Near:
 
 
 def merge_near(
-    found: np.ndarray, cosines: np.ndarray, barred: Collection[int], *, each: int, limit: int
+    neighbours: np.ndarray, cosines: np.ndarray, barred: Collection[int], *, each: int, limit: int
 ) -> Near:
-    """The notes nearest to any of the opened ones, from the neighbours of each.
+    """Merge the neighbours of several opened notes into one list of candidates.
 
     Args:
-        found: int64 (opened, k), rows of the neighbours, best first, -1 for none; as many as are barred
-            more than ``each``, so that what is left is the whole of it.
-        cosines: float32 (opened, k), their similarities.
-        barred: rows that shall not come back, the opened ones among them.
-        each: candidates that one opened note may bring.
-        limit: candidates in all.
+        neighbours: int64 (opened, k), rows of each opened note's neighbours, nearest first, -1 for none. The
+            list must hold ``each`` neighbours besides the barred ones, so k is ``each`` plus their number.
+        cosines: float32 (opened, k), similarities of the neighbours.
+        barred: rows that must not be candidates, including the opened notes.
+        each: most candidates that one opened note may bring.
+        limit: most candidates in all.
     """
-    free = (found >= 0) & ~np.isin(found, np.fromiter(barred, np.int64, len(barred)))
-    source, place = np.nonzero(free & (free.cumsum(axis=1) <= each))
-    rows, scores = found[source, place], cosines[source, place]
-    order = np.lexsort((source, rows, -scores))  # of a row that several sources bring, the best comes first
+    allowed = (neighbours >= 0) & ~np.isin(neighbours, np.fromiter(barred, np.int64, len(barred)))
+    source, place = np.nonzero(allowed & (allowed.cumsum(axis=1) <= each))
+    rows, scores = neighbours[source, place], cosines[source, place]
+    # Best first, so that np.unique keeps the highest similarity of a row that several sources bring.
+    order = np.lexsort((source, rows, -scores))
     _, first = np.unique(rows[order], return_index=True)
     kept = order[np.sort(first)[:limit]]
     return Near(rows[kept], scores[kept], source[kept])

@@ -1,29 +1,29 @@
-"""Recommending: recall of notes near what the user opened, then rank.
+"""Recommend notes to a user: recall finds candidates near what the user opened, the ranker orders them.
 
-    candidates(user) = the notes nearest to any of the last notes the user opened, best similarity first,
-                       less what the user has seen and what is excluded
-    recommended      = the candidates by P(enjoy), or by the ranker's blend of it and the similarities
+    candidates  = nearest neighbours of the last notes that the user opened, highest similarity first,
+                  without the notes that the user has seen and those that are excluded
+    recommended = candidates by P(enjoy), or by the ranker's blend of P(enjoy) and similarity
 
-Recall searches an index of NoteLLM vectors, so a note published a minute ago is found as soon as it is in
-there. Of a user without any history the candidates are the popular notes: those that most users liked.
-A `Recommender` is loaded once and answers many times; it changes nothing of itself.
+Recall searches an index of NoteLLM vectors, so a new note can be recommended as soon as it is in the index. A
+user without a history gets the popular notes as candidates: those that most users liked.
 """
 
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from notellm.errors import ConfigError, DataError, NotFoundError
+from notellm.errors import DataError, NotFoundError
 from notellm.rank.scorer import Ranker
 from notellm.recall.checkpoint import is_checkpoint
 from notellm.recall.model import NoteLLM
-from notellm.recommend.candidates import LAST, RECALLED, vectors_among
+from notellm.recommend.candidates import vectors_among
 from notellm.recommend.near import merge_near
+from notellm.recommend.options import RecommendOptions
 from notellm.store.index.base import Index
 from notellm.store.index.filters import Filter
 from notellm.store.index.local import LocalIndex
@@ -33,15 +33,15 @@ from notellm.vectors import read_vectors
 
 @dataclass(frozen=True)
 class Recommendations:
-    """Notes for one user, best first.
+    """Notes recommended to one user, best first.
 
     Attributes:
         note_ids: the notes.
-        scores: float32 (n,): P(enjoy), or where the ranker has a blend its score, of which only differences
-            mean something; without rank the similarity to the note opened, or for popular notes how many
-            users liked each.
-        reasons: for each the opened note that led to it; None for a popular note.
-        basis: what the answer rests on, such as "related to 3 opened notes, ranked by code and history".
+        scores: float32 (n,). With ranking P(enjoy), or the score of the ranker's blend, of which only
+            differences have a meaning. Without ranking the similarity to the opened note, or for popular
+            notes the number of users who liked them.
+        reasons: the opened note that led to each recommended note; None for a popular note.
+        basis: what the answer is based on, such as "related to 3 opened notes, ranked by code and history".
     """
 
     note_ids: list[str]
@@ -51,34 +51,34 @@ class Recommendations:
 
 
 class Recommender:
-    """Recall and rank together.
+    """Recall and rank together. Load it once and ask it many times; answering changes no state.
 
     Args:
-        index: searched for candidates; it may change while it is used.
-        ranker: orders them; it has the notes of the index.
+        index: index that is searched for candidates; it may change while it is used.
+        ranker: ranker that orders the candidates; it must know the notes of the index.
     """
 
     def __init__(self, index: Index, ranker: Ranker) -> None:
         self.index = index
         self.ranker = ranker
-        self._likes = Counter(note_id for own in ranker.histories.values() for note_id in own)
+        self._likes = Counter(note_id for history in ranker.histories.values() for note_id in history)
         self._popular = [note_id for note_id, _ in self._likes.most_common()]
 
     @classmethod
     def from_vectors(cls, ids: Sequence[str], vectors: np.ndarray, ranker: Ranker) -> Self:
-        """A recommender that searches vectors exactly.
+        """Make a recommender that searches vectors exactly.
 
         Args:
             ids: note ids of the vectors, each once.
-            vectors: (n, d) float32, unit norm, from ``NoteLLM.encode``.
-            ranker: whose notes can be recommended: candidates are notes that it has and that have a vector.
+            vectors: (n, d) float32 array of unit norm, from ``NoteLLM.encode``.
+            ranker: ranker of the candidates. Notes that it does not know are no candidates.
 
         Raises:
-            DataError: vectors and ids do not fit together, or the ranker has none of these notes.
+            DataError: if vectors and ids do not fit together, or the ranker knows none of the notes.
         """
-        own, table = vectors_among((ids, vectors), ranker.texts)
+        known_ids, table = vectors_among((ids, vectors), ranker.texts)
         index = LocalIndex(table.shape[1])
-        index.upsert(rows_of([StoredNote(note_id=note_id) for note_id in own], table))
+        index.upsert(rows_of([StoredNote(note_id=note_id) for note_id in known_ids], table))
         return cls(index, ranker)
 
     @classmethod
@@ -91,20 +91,21 @@ class Recommender:
         trust_remote_code: bool = False,
         progress: bool = False,
     ) -> Self:
-        """A recommender from disk.
+        """Load a recommender from disk.
 
         Args:
-            recall: vectors that ``embed_to_parquet`` wrote, or a NoteLLM directory, which embeds the notes.
+            recall: vectors that ``embed_to_parquet`` wrote, or a NoteLLM directory, whose model embeds the
+                notes.
             ranker: a ranker directory.
-            notes: what can be recommended, where it is not the notes that the ranker was made with: newer
-                ones among them.
+            notes: notes table of what can be recommended, for example with newer notes; None takes the notes
+                that the ranker was trained with.
             trust_remote_code: as in ``NoteLLM.from_pretrained``.
-            progress: show a bar while notes are embedded.
+            progress: show a progress bar while notes are embedded.
 
         Raises:
-            StorageError: a file is not there.
-            ModelError: the ranker or the model cannot be used.
-            DataError: the vectors cannot be read, or are of other notes.
+            StorageError: if a file does not exist.
+            ModelError: if the ranker or the model cannot be used.
+            DataError: if the vectors cannot be read, or are those of other notes.
         """
         ranking = Ranker.from_pretrained(ranker, trust_remote_code=trust_remote_code)
         if notes is not None:
@@ -120,63 +121,44 @@ class Recommender:
         user_id: str | None = None,
         *,
         history: Sequence[str] | None = None,
-        k: int = 20,
         exclude: Collection[str] = (),
-        recall_k: int = RECALLED,
-        per_note: int | None = None,
-        last: int = LAST,
-        rerank: bool = True,
         where: Filter | None = None,
+        **options: Any,
     ) -> Recommendations:
-        """Notes for a user, none of which the user has seen.
+        """Recommend notes that the user has not seen.
 
         Args:
             user_id: the user; None where only a history is known, or nothing.
-            history: notes the user opened, oldest first; the stored one when None.
-            k: how many notes; fewer come back where fewer are left.
-            exclude: further note ids that shall not come back.
-            recall_k: candidates that are ranked; a blend is fitted for the default, as for that of ``last``.
-            per_note: candidates that one opened note may bring, so that one topic does not take all
-                places; as ``recall_k`` when None.
-            last: how many of the last opened notes bring candidates, each counted once.
-            rerank: order candidates by the ranker; False is recall alone, in the order of similarity.
-            where: what candidates must fulfil.
+            history: notes that the user opened, oldest first; None takes those that the ranker remembers.
+            exclude: further note ids that must not come back.
+            where: filter that candidates must pass.
+            options: the fields of `RecommendOptions`: k, recall_k, per_note, last, rerank.
 
         Raises:
-            ConfigError: a number is not allowed.
-            NotFoundError: the user or a note of the given history is unknown.
-            DataError: nothing is left.
+            ConfigError: if an option is unknown or not allowed.
+            NotFoundError: if the user, or a note of the history in the arguments, is unknown.
+            DataError: if no candidate is left.
         """
-        each = recall_k if per_note is None else per_note
-        problems = [
-            f"{name} is {value}; it must be at least 1"
-            for name, value in (("k", k), ("per_note", each), ("last", last))
-            if value < 1
-        ]
-        if recall_k < k:
-            problems.append(f"recall_k is {recall_k}; it must be at least k ({k}), which are taken of them")
-        if problems:
-            raise ConfigError("; ".join(problems))
+        chosen = RecommendOptions.from_keywords(options)
         opened = self._opened(user_id, history)
         seen = {*opened, *exclude}
-        latest = list(dict.fromkeys(reversed(opened)))
-        sources = [n for n, there in zip(latest, self.index.contains(latest), strict=True) if there][:last]
+        sources = self._sources(opened, chosen.last)
         reasons: list[str | None]
         if sources:
-            near = _near_any(self.index, sources, seen, each=each, limit=recall_k, where=where)
-            candidates, scores, reasons = near
+            candidates, scores, reasons = _near_any(self.index, sources, seen, chosen, where)
             origin = f"related to {len(sources)} opened note{'s' if len(sources) > 1 else ''}"
         else:
-            candidates = self._popular_notes(seen, recall_k, where)
+            candidates = self._popular_notes(seen, chosen.recall_k, where)
             scores = np.array([self._likes[note_id] for note_id in candidates], dtype=np.float32)
             reasons = [None] * len(candidates)
             origin = "popular notes"
         if not candidates:
             raise DataError(
-                f"nothing is left to recommend: all {len(self.index):,} notes within reach are seen or "
-                "excluded, or a filter keeps them out; exclude fewer, or raise recall_k, per_note or last"
+                f"nothing is left to recommend: all {len(self.index):,} notes within reach have been seen, "
+                "are excluded or are filtered out; exclude fewer, or raise recall_k, per_note or last"
             )
-        if not rerank:
+        if not chosen.rerank:
+            k = chosen.k
             return Recommendations(candidates[:k], scores[:k], reasons[:k], f"{origin}, not ranked")
         scores, basis = self.ranker.scores(user_id, candidates, history=history)
         ranked = "for a typical user" if basis == "nothing" else f"by {basis}"
@@ -184,7 +166,7 @@ class Recommender:
             similarities = self.index.vectors(sources) @ self.index.vectors(candidates).T
             scores = self.ranker.blend.scores(similarities, scores)
             ranked += ", blended with similarity"
-        best = np.argsort(-scores, kind="stable")[:k]
+        best = np.argsort(-scores, kind="stable")[: chosen.k]
         return Recommendations(
             [candidates[i] for i in best],
             scores[best],
@@ -192,36 +174,42 @@ class Recommender:
             f"{origin}, ranked {ranked}",
         )
 
-    def _popular_notes(self, seen: Collection[str], limit: int, where: Filter | None) -> list[str]:
-        """What most users liked, as far as it may be shown; of equal likes, what the log names first.
+    def _sources(self, opened: Sequence[str], last: int) -> list[str]:
+        """Return the last opened notes that the index holds, latest first, each once."""
+        latest = list(dict.fromkeys(reversed(opened)))
+        present = self.index.contains(latest)
+        return [note_id for note_id, held in zip(latest, present, strict=True) if held][:last]
 
-        Where fewer notes are liked than asked for, others follow in the index's order.
+    def _popular_notes(self, seen: Collection[str], limit: int, where: Filter | None) -> list[str]:
+        """Return the visible notes that most users liked; of equally liked ones the first in the log first.
+
+        If fewer notes are liked than asked for, other notes follow in the order of the index.
         """
         rule = where or Filter()
         any_query = np.zeros((1, self.index.dim), dtype=np.float32)
         any_query[0, 0] = 1.0
         allowed = [n for n in self._popular if n not in seen and (rule.allow is None or n in rule.allow)]
-        found: list[str] = []
+        popular: list[str] = []
         for start in range(0, len(allowed), 2 * limit):
             piece = allowed[start : start + 2 * limit]
-            ((shown,), _) = self.index.search(
+            ((visible,), _) = self.index.search(
                 any_query, len(piece), where=replace(rule, allow=frozenset(piece))
             )
-            visible = set(shown)
-            found += [note_id for note_id in piece if note_id in visible]
-            if len(found) >= limit:
-                return found[:limit]
-        ((others,), _) = self.index.search(any_query, limit, where=rule, exclude=[{*seen, *found}])
-        return found + others[: limit - len(found)]
+            shown = set(visible)
+            popular += [note_id for note_id in piece if note_id in shown]
+            if len(popular) >= limit:
+                return popular[:limit]
+        ((others,), _) = self.index.search(any_query, limit, where=rule, exclude=[{*seen, *popular}])
+        return popular + others[: limit - len(popular)]
 
     def _opened(self, user_id: str | None, history: Sequence[str] | None) -> list[str]:
-        """What the user opened, oldest first."""
+        """Return the notes that the user opened, oldest first."""
         if history is not None:
             for note_id in history:
                 if note_id not in self.ranker.texts:
                     raise NotFoundError(
                         f"the note {note_id!r} of the history is not among the ranker's "
-                        f"{len(self.ranker.texts):,} notes; leave it out, or give notes that hold it"
+                        f"{len(self.ranker.texts):,} notes; leave it out, or give notes that include it"
                     )
             return list(history)
         if user_id is None:
@@ -239,23 +227,28 @@ def _near_any(
     index: Index,
     opened: Sequence[str],
     barred: Collection[str],
-    *,
-    each: int,
-    limit: int,
+    options: RecommendOptions,
     where: Filter | None,
 ) -> tuple[list[str], np.ndarray, list[str | None]]:
-    """The notes nearest to any of the opened ones: ids, best similarities, and which opened note has it.
+    """Return the candidates near the opened notes, their highest similarities, and the note that has it.
 
-    The latest opened note comes first; of equal similarity the note that it brings.
+    Args:
+        index: index to search.
+        opened: opened notes, latest first; of equally similar ones the latest is named.
+        barred: notes that must not come back.
+        options: how many candidates, in all and of each opened note.
+        where: filter that candidates must pass.
     """
+    limit = options.recall_k
+    each = limit if options.per_note is None else options.per_note
     ids, scores = index.search(index.vectors(opened), each, where=where, exclude=[barred] * len(opened))
-    names = list(dict.fromkeys(note_id for own in ids for note_id in own))
-    row = {note_id: i for i, note_id in enumerate(names)}
+    candidates = list(dict.fromkeys(note_id for neighbours in ids for note_id in neighbours))
+    row = {note_id: i for i, note_id in enumerate(candidates)}
     width = max(map(len, ids))
-    found = np.full((len(ids), width), -1, dtype=np.int64)
+    rows = np.full((len(ids), width), -1, dtype=np.int64)
     cosines = np.full((len(ids), width), -np.inf, dtype=np.float32)
-    for source, (own, values) in enumerate(zip(ids, scores, strict=True)):
-        found[source, : len(own)] = [row[note_id] for note_id in own]
-        cosines[source, : len(own)] = values
-    near = merge_near(found, cosines, (), each=each, limit=limit)
-    return [names[i] for i in near.rows], near.scores, [opened[i] for i in near.sources]
+    for source, (neighbours, values) in enumerate(zip(ids, scores, strict=True)):
+        rows[source, : len(neighbours)] = [row[note_id] for note_id in neighbours]
+        cosines[source, : len(neighbours)] = values
+    near = merge_near(rows, cosines, (), each=each, limit=limit)
+    return [candidates[i] for i in near.rows], near.scores, [opened[i] for i in near.sources]
