@@ -2,6 +2,9 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Processes that run the tests side by side, a test file each at a time. 0 runs all tests in one process, where a
+# debugger works:  make WORKERS=0 test
+WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -24,8 +27,8 @@ demo: venv ## everything once on built-in data, without any download; ends by sa
 	@echo "notellm is installed in $(VENV): run  . $(BIN)/activate  first, or write $(BIN)/notellm"
 	@echo "To look at it in a browser:  $(BIN)/notellm demo --serve"
 
-test: venv ## the tests, but those on real data
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real"
+test: venv ## the tests, except those on real data, in WORKERS processes (2)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real"
 
 real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
