@@ -33,15 +33,16 @@ test: venv ## the tests, except those on real data, in WORKERS processes (2)
 real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
 
-check: lint types test ## all that a change must pass: format, lint, types, tests
+check: lint types test ## all that a change must pass: format, lint, layers, types, tests
 
 format: venv ## format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet || true
 	@$(BIN)/ruff format
 
-lint: venv ## ruff: format and rules
+lint: venv ## ruff: format and rules; import-linter: which layer imports which
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 types: venv ## mypy, strict
 	@$(BIN)/mypy
