@@ -2,10 +2,16 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Processes that run the tests side by side, a test file each at a time. 0 runs all tests in one process, where a
+# debugger works:  make WORKERS=0 test
+WORKERS ?= 2
+# `make lowest`: numpy 2.0 and other lowest versions have wheels for this Python, not for every newer one.
+LOWEST := .venv-lowest
+LOWEST_PYTHON ?= python3.11
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test real check format lint types bench clean
+.PHONY: help venv demo test lowest real check format lint types bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,21 +30,34 @@ demo: venv ## everything once on built-in data, without any download; ends by sa
 	@echo "notellm is installed in $(VENV): run  . $(BIN)/activate  first, or write $(BIN)/notellm"
 	@echo "To look at it in a browser:  $(BIN)/notellm demo --serve"
 
-test: venv ## the tests, but those on real data
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not real"
+test: venv ## the tests, except those on real data, in WORKERS processes (2)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real"
+
+lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	@HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not real" \
+		--ignore=tests/jobs --ignore-glob='tests/test_cli*' --ignore=tests/test_readme.py \
+		--ignore=tests/serve/test_browser.py
+
+$(LOWEST)/.installed: pyproject.toml tools/lowest.py
+	@$(LOWEST_PYTHON) -m venv $(LOWEST)
+	@$(LOWEST)/bin/python tools/lowest.py > $(LOWEST)/lowest.txt
+	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt \
+		-e '.[all,milvus-lite,test]'
+	@touch $@
 
 real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
 
-check: lint types test ## all that a change must pass: format, lint, types, tests
+check: lint types test ## all that a change must pass: format, lint, layers, types, tests
 
 format: venv ## format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet || true
 	@$(BIN)/ruff format
 
-lint: venv ## ruff: format and rules
+lint: venv ## ruff: format and rules; import-linter: which layer imports which
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 types: venv ## mypy, strict
 	@$(BIN)/mypy
@@ -57,5 +76,5 @@ bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
 	@$(BIN)/python -m benchmarks.index --work build/catalogue
 
 clean: ## remove what the targets made, but results
-	@rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv $(LOWEST) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
