@@ -35,7 +35,7 @@ test: venv ## the tests, except those on real data, in WORKERS processes (2)
 
 lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
 	@HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not real" \
-		--ignore=tests/jobs --ignore-glob='tests/test_cli*' --ignore=tests/test_readme.py \
+		--ignore=tests/jobs --ignore=tests/cli --ignore=tests/test_readme.py \
 		--ignore=tests/serve/test_browser.py
 
 $(LOWEST)/.installed: pyproject.toml tools/lowest.py
