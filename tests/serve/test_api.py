@@ -551,7 +551,7 @@ def test_health_and_state(client, engine):
     good(client.put("/v1/notes/shown", json={"title": "a"}))
     before = good(client.get("/v1/state"))
     assert before["version"] == __version__
-    assert before["ready"] is True
+    assert (before["ready"], before["not_ready"]) == (True, None)
     assert before["keys"] is False
     assert before["model"]["fingerprint"] == engine.fingerprint
     assert before["model"]["dim"] == 16
@@ -661,7 +661,7 @@ def test_a_reload_exchanges_the_index_while_all_goes_on(places, tmp_path):
         begun = client.post("/v1/reload", json={"index": "hnsw"})
         assert good(begun, 202) == {"model": fingerprint, "index": "hnsw"}
         second = client.post("/v1/reload", json={})
-        assert "goes on already" in told(second, 409, "conflict")
+        assert "already running" in told(second, 409, "conflict")
         asked = 0
         while (state := good(client.get("/v1/state")))["reload"]["running"] or not asked:
             good(client.put(f"/v1/notes/during-{asked}", json={"title": f"Written meanwhile {asked}"}))
@@ -1353,6 +1353,8 @@ def test_a_service_whose_disk_is_nearly_full_or_whose_index_fails_is_not_ready(o
         assert answer.status_code == 503
         assert "nearly full" in answer.json()["reason"]
         assert engine._paths.store not in answer.text
+        state = good(client.get("/v1/state"))
+        assert (state["ready"], state["not_ready"]) == (False, answer.json()["reason"])
     with monkeypatch.context() as patch:
         patch.setattr(type(engine.index), "__len__", lambda _: 1 / 0)
         answer = client.get("/health/ready")

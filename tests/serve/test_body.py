@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notellm.serve import body as module
-from notellm.serve import schemas
 from notellm.serve.body import MOST_FIELDS, MOST_NESTED, MOST_VALUES, TooMuchError, check_amount
+from notellm.serve.schemas.common import MOST_IDS, MOST_NOTES
+from notellm.serve.schemas.notes import NoteBatch
 
 
 def as_json(value):
@@ -26,10 +27,10 @@ def test_the_largest_batch_of_notes_is_taken():
         "hidden": False,
         "expires_at": None,
     }
-    batch = {"notes": [{**note, "note_id": f"n{i}"} for i in range(schemas.MOST_NOTES)]}
-    schemas.NoteBatch.model_validate(batch)
+    batch = {"notes": [{**note, "note_id": f"n{i}"} for i in range(MOST_NOTES)]}
+    NoteBatch.model_validate(batch)
     check_amount(as_json(batch))
-    ids = [f"n{i}" for i in range(schemas.MOST_IDS)]
+    ids = [f"n{i}" for i in range(MOST_IDS)]
     check_amount(as_json({"history": ids, "exclude": ids, "filter": {"allow": ids, "deny": ids}}))
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from notellm.serve import connections
-from notellm.serve.guard import Guard, Keys
+from notellm.serve.guard import Guard
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.metrics import Metrics
 from tests.serve.small import PATIENCE, serving
@@ -475,7 +476,8 @@ def test_requests_that_are_worked_on_make_no_room():
 SERVER = """
 import resource, socket, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-from notellm.serve.guard import Guard, Keys
+from notellm.serve.guard import Guard
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.metrics import Metrics
 from notellm.serve.run import server

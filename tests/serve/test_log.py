@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import pytest
 
-from notellm.serve.guard import Guard, Keys
+from notellm.serve.guard import Guard
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.log import JsonLines, LogWriter, QueueHandler, log, log_to_stderr, time_text
 from notellm.serve.metrics import Metrics

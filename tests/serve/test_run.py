@@ -18,7 +18,7 @@ import pytest
 from notellm.engine.engine import Engine
 from notellm.errors import ConfigError, StorageError
 from notellm.serve import run as running
-from notellm.serve.guard import Keys
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.run import READ_KEYS, WRITE_KEYS, in_url, is_loopback, keys_from
 from tests.commands import run

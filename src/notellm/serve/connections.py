@@ -21,10 +21,10 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from notellm.serve.guard import error_body
 from notellm.serve.limits import Limits, origin
 from notellm.serve.log import log
 from notellm.serve.metrics import Metrics
+from notellm.serve.refusal import Refusal, error_body
 
 #: Bytes that the parser is given at a time: no limit is passed by more than this.
 _PIECE = 4 << 10
@@ -33,12 +33,6 @@ _PIPELINED = 16
 #: Seconds by which a connection outlives the time-outs of the guard, which gives the better answer.
 _GRACE = 5.0
 _SAID_EVERY = 10.0  # seconds between two lines of the log about refused connections
-
-
-class _RefusedHead(Exception):  # noqa: N818 - an answer, not an error of ours
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
 
 
 class Connections:
@@ -69,18 +63,18 @@ class Connections:
         """Take a new connection.
 
         Raises:
-            _RefusedHead: there are too many.
+            Refusal: there are too many.
         """
         address = origin(connection.client[0]) if connection.client else ""
         if self._of[address] >= self._most_per_address:
-            raise _RefusedHead(
+            raise Refusal(
                 429,
                 "connections",
                 f"{self._of[address]:,} connections of this address are open; close some, or raise "
                 "--max-connections-per-address where a proxy stands before this service",
             )
         if len(self._open) >= self._most and not self._make_room():
-            raise _RefusedHead(503, "connections", f"{self._most:,} connections are open; try again soon")
+            raise Refusal(503, "connections", f"{self._most:,} connections are open; try again soon")
         self._open[connection] = address
         self._of[address] += 1
         self._waiting[connection] = None
@@ -170,7 +164,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         try:
             self.shared.add(self)
-        except _RefusedHead as refused:
+        except Refusal as refused:
             self._refuse(refused)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -196,10 +190,10 @@ class Connection(HttpToolsProtocol):
                 self.cycle.keep_alive = False
             except httptools.HttpParserError as error:
                 refused = error.__context__
-                if not isinstance(refused, _RefusedHead):
-                    refused = _RefusedHead(400, "not_http", "this is not a request of HTTP/1.1")
+                if not isinstance(refused, Refusal):
+                    refused = Refusal(400, "not_http", "this is not a request of HTTP/1.1")
                 self._refuse(refused)
-            except _RefusedHead as refused:
+            except Refusal as refused:
                 self._refuse(refused)
 
     def _check_size(self, received: int) -> None:
@@ -209,10 +203,10 @@ class Connection(HttpToolsProtocol):
         if self._phase == "body" and self.cycle.response_complete:
             self._discarded += received
             if self._discarded > max(self._limits.body, self._limits.head_bytes):
-                raise _RefusedHead(413, "too_large", "the body goes on after it was refused")
+                raise Refusal(413, "too_large", "the body goes on after it was refused")
 
-    def _too_large(self) -> _RefusedHead:
-        return _RefusedHead(
+    def _too_large(self) -> Refusal:
+        return Refusal(
             431,
             "headers",
             f"the headers have more than {self._limits.head_bytes:,} bytes, which are allowed; send less",
@@ -227,7 +221,7 @@ class Connection(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         """A part of path and query."""
         if len(self.url) + len(url) > self._limits.url:
-            raise _RefusedHead(
+            raise Refusal(
                 414, "url", f"path and query have more than {self._limits.url:,} bytes, which are allowed"
             )
         super().on_url(url)
@@ -237,7 +231,7 @@ class Connection(HttpToolsProtocol):
         self._headers += 1
         self._header_bytes += len(name) + len(value) + 4
         if self._headers > self._limits.headers:
-            raise _RefusedHead(
+            raise Refusal(
                 431, "headers", f"there are more than {self._limits.headers} headers, which are allowed"
             )
         if self._header_bytes > self._limits.head_bytes:
@@ -248,7 +242,7 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head is there, so the request is given to the application."""
         if len(self.pipeline) >= _PIPELINED:
-            raise _RefusedHead(429, "pipelined", f"more than {_PIPELINED} requests wait on this connection")
+            raise Refusal(429, "pipelined", f"more than {_PIPELINED} requests wait on this connection")
         super().on_headers_complete()  # fails where the URL is none
         self._enter("body")
         self._unanswered += 1
@@ -306,7 +300,7 @@ class Connection(HttpToolsProtocol):
         elif self._phase == "head":
             if waited > limits.head_seconds:
                 text = f"the headers took longer than {limits.head_seconds:g} seconds; send them at once"
-                self._refuse(_RefusedHead(408, "timeout", text))
+                self._refuse(Refusal(408, "timeout", text))
         elif self._phase == "body":
             if waited > limits.body_seconds + _GRACE * bool(self._unanswered):
                 self.shared.refused("body_timeout")
@@ -314,7 +308,7 @@ class Connection(HttpToolsProtocol):
         elif waited > (limits.head_seconds if self._phase == "new" else limits.idle_seconds):
             self.transport.close()
 
-    def _refuse(self, refused: _RefusedHead) -> None:
+    def _refuse(self, refused: Refusal) -> None:
         """Answer by an error and close; where an answer is under way, or has been given, only close."""
         self._deaf = True
         self.shared.refused(refused.code)

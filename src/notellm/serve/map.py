@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from notellm.engine.engine import Engine, is_visible
+from notellm.serve.answers import TITLE_LENGTH, display_title
 from notellm.store.index.base import vectors_there
 from notellm.store.index.filters import Filter
 
@@ -60,7 +61,7 @@ class NoteMap:
         return {
             "ready": True,
             "note_ids": [note.note_id for note in shown],
-            "titles": [(note.title or note.content)[:120] for note in shown],
+            "titles": [display_title(note)[:TITLE_LENGTH] for note in shown],
             "categories": [note.category for note in shown],
             "x": [places[note.note_id][0] for note in shown],
             "y": [places[note.note_id][1] for note in shown],

@@ -8,9 +8,10 @@ from urllib.parse import unquote
 
 from notellm.engine.engine import RelatedQuery
 from notellm.errors import NotellmError
-from notellm.serve.answers import refusal, related_json
-from notellm.serve.guard import App, Receive, Scope, Send
-from notellm.serve.schemas import MOST_RESULTS
+from notellm.serve.answers import related_json
+from notellm.serve.asgi import App, Receive, Scope, Send
+from notellm.serve.failures import answer_of
+from notellm.serve.schemas.common import MOST_RESULTS
 from notellm.serve.service import Service
 
 _PATH = "/v1/related"
@@ -38,7 +39,7 @@ class RelatedById:
         try:
             found = await self._service.related_to(query)
         except NotellmError as error:
-            await refusal(error, scope)(scope, receive, send)
+            await answer_of(error, scope)(scope, receive, send)
             return
         body = related_json(found)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -50,7 +51,7 @@ def _plain_query(scope: Scope) -> RelatedQuery | None:
     """A question that holds a note's id and perhaps a number, and nothing else."""
     if scope["method"] != "GET":
         return None
-    note_id, k = None, 10
+    note_id, k = None, RelatedQuery.k
     for part in scope["query_string"].split(b"&"):
         name, _, value = part.partition(b"=")
         if name == b"note_id" and note_id is None and b"+" not in value:

@@ -20,7 +20,8 @@ from notellm.engine.engine import Engine
 from notellm.errors import ConfigError, StorageError
 from notellm.serve.app import create_app
 from notellm.serve.connections import Connections
-from notellm.serve.guard import Guard, Keys
+from notellm.serve.guard import Guard
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.log import log, log_to_stderr
 

@@ -12,8 +12,8 @@ from typing import Any
 from notellm.data.note import Note
 from notellm.engine.engine import Engine, Related, RelatedQuery, Tags, Write, Written
 from notellm.errors import NotellmError
-from notellm.serve.answers import without_paths
 from notellm.serve.batching import Batcher, Gatherer
+from notellm.serve.failures import without_paths
 from notellm.serve.log import log
 from notellm.serve.map import NoteMap
 from notellm.serve.metrics import Metrics
@@ -158,11 +158,12 @@ class Service:
                 log.error("not ready", extra={"error": whole})
         return said
 
-    def state(self, traffic: dict[str, Any]) -> dict[str, Any]:
-        """What the page shows of it; it may be called in any thread.
+    def state(self, traffic: dict[str, Any], not_ready: str | None) -> dict[str, Any]:
+        """Describe the service, for the page. Any thread may call it.
 
         Args:
-            traffic: of `Metrics.traffic`, which belongs to the event loop's thread.
+            traffic: the answer of `Metrics.traffic`, which the thread of the event loop has to call.
+            not_ready: the answer of `not_ready`.
         """
         engine, index, ranker = self.engine, self.engine.index, self.engine.ranker
         local = index if isinstance(index, LocalIndex) else None
@@ -170,7 +171,8 @@ class Service:
         running = self.reloading is not None and not self.reloading.done()
         return {
             "version": __version__,
-            "ready": True,
+            "ready": not_ready is None,
+            "not_ready": not_ready,
             "keys": self.keys,
             "model": {
                 "fingerprint": engine.fingerprint,
