@@ -1,4 +1,4 @@
-"""What a body may hold, and that it is counted whatever the texts in it look like."""
+"""The amount that a body may hold; it is counted correctly whatever its strings contain."""
 
 import json
 
@@ -77,7 +77,7 @@ JSON = st.recursive(
 
 
 def counts(value):
-    """Fields, lists and objects, and commas of a value."""
+    """Count the fields, the lists and objects, and the commas of a value."""
     fields, nested, commas = 0, 0, 0
     if isinstance(value, (list, dict)):
         inner = value.values() if isinstance(value, dict) else value
@@ -91,7 +91,7 @@ def counts(value):
 
 @given(JSON, st.booleans())
 def test_the_count_is_that_of_the_values(value, ascii_):
-    """Whatever characters stand in the texts between them."""
+    """The strings may contain any characters."""
     seen: list[tuple[int, ...]] = []
 
     def remembered(*found):

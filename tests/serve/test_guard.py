@@ -1,4 +1,4 @@
-"""What stands before every request: keys, limits, time, errors and the log."""
+"""The guard: keys, limits, time, errors and the log."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ def engine(places, tmp_path_factory):
 
 
 def guarded(app, *, keys=None, **limits):
-    """A guard before some application, and its counters."""
+    """Return a guard in front of an application, and its counters."""
     metrics = Metrics()
     return Guard(app, keys=keys or Keys(), limits=Limits(**limits), metrics=metrics), metrics
 
@@ -66,7 +66,7 @@ async def plain(text, send):
 
 
 def test_every_route_asks_for_the_key_that_it_needs(engine):
-    """The list is that of the API's own description, so a new route cannot be forgotten."""
+    """The routes come from the API's description, so no new route can be forgotten."""
     app = create_app(engine, keys=Keys([READ], [WRITE]), limits=Limits(wrong_keys=1_000), close=False)
 
     async def ask(client):
@@ -257,7 +257,7 @@ def test_a_body_that_nothing_announces_has_the_limit_too():
 
 
 def test_a_body_is_refused_by_the_length_it_announces(engine):
-    """Before a byte of it is read."""
+    """The body is refused before a byte of it is read."""
     with served(engine, limits=Limits(body=2_000), close=False) as client:
         note = {"title": "x" * 1_500}
         assert client.put("/v1/notes/long", json=note).status_code == 200
@@ -567,7 +567,7 @@ def test_many_at_one_time_over_sockets_are_all_counted(engine):
 
 
 def test_a_server_that_gives_no_bytes_of_the_path_lets_no_two_ids_be_one():
-    """The bytes are optional in ASGI; without them nobody knows what stood where the replacement is."""
+    """The raw path is optional in ASGI. Without it, nobody knows which bytes were replaced."""
 
     async def answer(_, __, send):
         await plain("", send)
