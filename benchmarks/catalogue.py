@@ -1,13 +1,13 @@
-"""Notes enough to measure a store and an index by: the captions of the public data sets, and crops of them.
+"""A large catalogue for measuring a store and an index: captions of public data sets, and crops of them.
 
-MicroLens, KuaiRec, MovieLens and MIND have about 40,000 notes with text; to get to 200,000, random 60 to 90 %
-of the words of one (of the characters, where it is written without spaces) are notes of their own. Their
-vectors are those of a NoteLLM on the tiny backbone, trained for a few steps on pairs of MicroLens.
+MicroLens, KuaiRec, MovieLens and MIND have about 40,000 notes with text. To reach 200,000, crops are added:
+60 to 90 % of the words of a random note (of the characters, if it has no spaces). The vectors are those of a
+NoteLLM on the tiny backbone, trained for a few steps on pairs of MicroLens.
 
-For a million vectors, those of the 200,000 notes are joined by vectors between two neighbours: the mean of a
-vector and one of its ten nearest, plus noise, which stays where the notes are.
+To reach a million vectors, vectors between two neighbours are added: a weighted mean of a vector and one
+of its ten nearest, plus noise, so that they lie where the notes are.
 
-All of it is made once and kept in a working folder: embedding takes several minutes.
+Everything is computed once and kept in a working folder, since embedding takes several minutes.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ _STEPS = 120
 
 
 def model_folder(work: Path) -> Path:
-    """A NoteLLM directory, trained when it is first asked for."""
+    """Return a NoteLLM directory; it is trained at the first call."""
     folder = work / "model"
     if not folder.is_dir():
         data = load("MicroLens")
@@ -41,13 +41,13 @@ def model_folder(work: Path) -> Path:
 
 
 def make_notes(count: int = COUNT, *, seed: int = 0) -> pa.Table:
-    """Real notes, and crops of them until there are ``count``."""
+    """Return ``count`` notes: real ones, then crops of them."""
     rows = []
     for name in DATASETS:
-        own = load(name).notes.to_pylist()
+        notes = load(name).notes.to_pylist()
         rows += [
             {**row, "note_id": f"{name}/{row['note_id']}"}
-            for row in own
+            for row in notes
             if len(row["title"] + row["content"]) >= 12
         ]
     rng = np.random.default_rng(seed)
@@ -65,7 +65,7 @@ def make_notes(count: int = COUNT, *, seed: int = 0) -> pa.Table:
 
 
 def catalogue(work: Path, count: int = COUNT) -> tuple[Path, pa.Table, np.ndarray]:
-    """The model's folder, ``count`` notes, and their vectors, (n, d) float32."""
+    """Return the folder of the model, ``count`` notes, and their vectors, (n, d) float32."""
     model = model_folder(work)
     notes = make_notes(count)
     path = work / "vectors.parquet"
@@ -74,18 +74,18 @@ def catalogue(work: Path, count: int = COUNT) -> tuple[Path, pa.Table, np.ndarra
         embed_to_parquet(NoteLLM.from_pretrained(model), notes, path)
     ids, vectors = read_vectors(path)
     if ids != notes["note_id"].to_pylist():
-        raise SystemExit(f"{path} is of other notes; remove it")
+        raise SystemExit(f"{path} has vectors of other notes; remove the file")
     return model, notes, vectors
 
 
 def more_vectors(vectors: np.ndarray, count: int, *, seed: int = 0) -> np.ndarray:
-    """``count`` vectors of unit norm, those given first."""
+    """Return ``count`` vectors of unit norm, beginning with the given ones."""
     rng = np.random.default_rng(seed)
     pieces = [vectors[:count]]
     missing = count - len(pieces[0])
-    near, _ = search(vectors, vectors[rng.permutation(len(vectors))[:20_000]], 11)
+    neighbours, _ = search(vectors, vectors[rng.permutation(len(vectors))[:20_000]], 11)
     while missing > 0:
-        take = near[rng.permutation(len(near))[:missing]]
+        take = neighbours[rng.permutation(len(neighbours))[:missing]]
         other = take[np.arange(len(take)), rng.integers(1, 11, len(take))]
         weight = rng.uniform(0.2, 0.8, (len(take), 1)).astype(np.float32)
         noise = rng.standard_normal((len(take), vectors.shape[1])).astype(np.float32)

@@ -1,11 +1,13 @@
-"""SIGKILL at random moments while notes are written to a store of 200,000 (`--notes`): what is there then.
+"""Durability: SIGKILL at random moments while notes are written to a store of 200,000 (`--notes`).
 
 Each round starts a process that opens the engine (model, store, HNSW index), then publishes, changes and
 removes notes in groups, and prints each group that was acknowledged. It is killed at a random moment. The
-next round's process first checks what the former ones were told: every acknowledged note is there with its
-text and in the index, every removed one is gone, and no group is half there. Its start-up is timed.
+process of the
+next round first checks everything that was acknowledged: every written note has its text and is in the index,
+    every
+removed one is gone, and no group is half written. The start-up is timed.
 
-    python -m benchmarks.durability --work DIR                  (--child is what it starts)
+    python -m benchmarks.durability --work DIR                  (it starts itself with --child)
 """
 
 import argparse
@@ -29,7 +31,7 @@ _TOGETHER = 8  # notes of a group
 
 
 def child(store: Path, model: Path, seed: int, state: Path) -> None:
-    """Open, check, say so, then write until killed."""
+    """Open the engine, check it, print the result, then write until killed."""
     begun = time.perf_counter()
     import lancedb  # noqa: F401, PLC0415 - timed
 
@@ -42,14 +44,14 @@ def child(store: Path, model: Path, seed: int, state: Path) -> None:
     wrong = []
     groups = json.loads(state.read_text()) if state.is_file() else {}
     for name, expected in groups.items():
-        there = [f"{name}/{i}" in engine.notes for i in range(_TOGETHER)]
-        if expected is None:  # it was on its way: all of it or nothing
-            whole = not any(there) or all(there)
+        present = [f"{name}/{i}" in engine.notes for i in range(_TOGETHER)]
+        if expected is None:  # it was not acknowledged: all of it may be present, or nothing
+            whole = not any(present) or all(present)
         else:
-            texts = [engine.notes[f"{name}/{i}"].title if there[i] else None for i in range(_TOGETHER)]
+            texts = [engine.notes[f"{name}/{i}"].title if present[i] else None for i in range(_TOGETHER)]
             whole = texts == expected
-        found = [i for i in range(_TOGETHER) if there[i]]
-        indexed = engine.index.contains([f"{name}/{i}" for i in found]).all() if found else True
+        ids = [f"{name}/{i}" for i in range(_TOGETHER) if present[i]]
+        indexed = engine.index.contains(ids).all() if ids else True
         if not whole or not indexed:
             wrong.append(name)
     consistent = len(engine.index) == len(engine.notes) == len(engine._live.store)  # noqa: SLF001 - the check
@@ -83,7 +85,7 @@ def child(store: Path, model: Path, seed: int, state: Path) -> None:
 
 
 def run(asked: argparse.Namespace, store: Path, model: Path, rounds: int) -> dict[str, Any]:
-    """Kill as often as asked."""
+    """Run the rounds, each with one kill."""
     state = asked.work / "durability.json"
     state.unlink(missing_ok=True)
     groups: dict[str, list[str | None] | None] = {}
@@ -121,15 +123,15 @@ def run(asked: argparse.Namespace, store: Path, model: Path, rounds: int) -> dic
             time.sleep(rng.uniform(0.0, asked.longest))
         process.send_signal(signal.SIGKILL)
         text = process.communicate()[0]
-        for said in (json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")):
-            if "done" in said:
-                groups[said["done"]] = said["titles"]
+        for event in (json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")):
+            if "done" in event:
+                groups[event["done"]] = event["titles"]
                 acknowledged += 1
-            elif "begins" in said:
-                groups[said["begins"]] = None
+            elif "begins" in event:
+                groups[event["begins"]] = None
             else:
-                # Between the two writes of a group any of its states may be there: it says nothing.
-                del groups[said["begins again"]]
+                # Between the two writes of a group each of its states is allowed, so it is not checked.
+                del groups[event["begins again"]]
         print(
             f"{number}: {len(groups)} groups, opened in {first['opened']:.2f} s, wrong {first['wrong']}",
             flush=True,
@@ -165,13 +167,13 @@ def main() -> None:
     store = asked.work / "durable"
     shutil.rmtree(store, ignore_errors=True)
     build_store(store, NoteLLM.from_pretrained(model), notes, vectors=asked.work / "vectors.parquet")
-    found = run(asked, store, model, asked.rounds)
-    opened = [start["opened"] for start in found["starts"][1:]]
-    process = [start["process"] for start in found["starts"][1:]]
+    results = run(asked, store, model, asked.rounds)
+    opened = [start["opened"] for start in results["starts"][1:]]
+    process = [start["process"] for start in results["starts"][1:]]
     checked = (
-        f"{notes.num_rows:,} notes, HNSW; {found['rounds']} kills, {found['acknowledged_writes']:,} "
-        f"acknowledged groups of writes, {found['groups_checked']:,} groups checked at the end; problems: "
-        f"{len(found['problems'])}."
+        f"{notes.num_rows:,} notes, HNSW; {results['rounds']} kills, {results['acknowledged_writes']:,} "
+        f"acknowledged groups of writes, {results['groups_checked']:,} groups checked at the end; problems: "
+        f"{len(results['problems'])}."
     )
     times = (
         f"Opening model, store and index: median {statistics.median(opened):.2f} s, longest "
@@ -179,7 +181,7 @@ def main() -> None:
         f"{statistics.median(process):.2f} s, longest {max(process):.2f} s."
     )
     body = [checked, times]
-    write_results(asked.results, "durability", "SIGKILL while notes are written", body, found)
+    write_results(asked.results, "durability", "SIGKILL while notes are written", body, results)
 
 
 if __name__ == "__main__":

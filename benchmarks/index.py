@@ -1,10 +1,9 @@
-"""Recall and speed of the HNSW index beside exact search, at 200,000 and 1,000,000 vectors.
+"""Recall and speed of the HNSW index compared with exact search, at 200,000 and 1,000,000 vectors.
 
-Vectors of `benchmarks.catalogue`, 128 dimensions: real captions and crops of them, then vectors between
-neighbours. Queries are notes drawn from them, the note itself excluded, as `related` asks. Both indexes
-answer the same queries one by one, on one thread; recall is the share of the exact k nearest that the graph
-finds. Under a filter (a category that a tenth of the notes has, by a seeded draw) every result is checked,
-and exact search is compared with plain NumPy.
+The vectors are those of `benchmarks.catalogue`, with 128 dimensions. Queries are random notes; each is
+excluded from its own results. Both indexes answer the same queries one by one, on one thread. Recall is the
+share of the exact k nearest that the graph finds. With a filter (a category that a random tenth of the notes
+has) every result is checked, and exact search is compared with plain NumPy.
 """
 
 import argparse
@@ -29,7 +28,7 @@ KS = (10, 100)
 
 
 def entries(vectors: np.ndarray, seed: int) -> pa.Table:
-    """Notes that have nothing but a vector and a category: "tenth" has a tenth of them, drawn."""
+    """Return notes with only a vector and a category, which is "tenth" for a random tenth of them."""
     count = len(vectors)
     tenth = np.random.default_rng(seed).random(count) < 0.1
     empty = pa.nulls(count, pa.timestamp("us", tz="UTC"))
@@ -47,21 +46,21 @@ def entries(vectors: np.ndarray, seed: int) -> pa.Table:
 
 
 def ask(
-    index: Index, queries: np.ndarray, own: list[str], k: int, where: Filter | None
+    index: Index, queries: np.ndarray, query_ids: list[str], k: int, where: Filter | None
 ) -> tuple[Found, list[float]]:
-    """Answers one by one, and seconds of each."""
+    """Search one by one; return the results and the seconds of each."""
     ids, scores, seconds = [], [], []
-    for query, note_id in zip(queries, own, strict=True):
+    for query, note_id in zip(queries, query_ids, strict=True):
         start = time.perf_counter()
-        (found,), (cosines,) = index.search(query[None], k, where=where, exclude=[(note_id,)])
+        (neighbours,), (cosines,) = index.search(query[None], k, where=where, exclude=[(note_id,)])
         seconds.append(time.perf_counter() - start)
-        ids.append(found)
+        ids.append(neighbours)
         scores.append(cosines)
     return (ids, scores), seconds
 
 
 def brute_force(vectors: np.ndarray, allowed: np.ndarray, query: int, k: int) -> np.ndarray:
-    """The k best scores of the allowed rows but the query's."""
+    """Return the k best scores among the allowed rows, without the query's row."""
     rows = np.flatnonzero(allowed)
     scores = vectors[rows[rows != query]] @ vectors[query]
     best: np.ndarray = np.sort(scores)[::-1][:k]
@@ -77,13 +76,13 @@ def measure(vectors: np.ndarray, queries: int, seed: int) -> list[dict[str, Any]
     built = time.perf_counter() - start
     measured = graph.measure_recall(queries=200, seed=seed)
     drawn = np.random.default_rng(seed + 1).choice(len(vectors), queries, replace=False)
-    own = [f"n{row}" for row in drawn]
+    query_ids = [f"n{row}" for row in drawn]
     tenth = np.array(rows["category"].to_pylist()) == "tenth"
-    found = []
+    results = []
     for where, name in ((None, "none"), (Filter(categories=["tenth"]), "a tenth of the notes")):
         for k in KS:
-            (ids, cosines), slow = ask(exact, vectors[drawn], own, k, where)
-            (near, _), quick = ask(graph, vectors[drawn], own, k, where)
+            (ids, cosines), slow = ask(exact, vectors[drawn], query_ids, k, where)
+            (near, _), quick = ask(graph, vectors[drawn], query_ids, k, where)
             recall = np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(near, ids, strict=True)])
             allowed = np.ones(len(vectors), bool) if where is None else tenth
             wrong = sum(not allowed[int(note_id[1:])] for own_ids in (*ids, *near) for note_id in own_ids)
@@ -91,7 +90,7 @@ def measure(vectors: np.ndarray, queries: int, seed: int) -> list[dict[str, Any]
                 float(np.abs(brute_force(vectors, allowed, int(row), k) - scores).max())
                 for row, scores in list(zip(drawn, cosines, strict=True))[:50]
             )
-            found.append(
+            results.append(
                 {
                     "notes": len(vectors),
                     "filter": name,
@@ -108,8 +107,8 @@ def measure(vectors: np.ndarray, queries: int, seed: int) -> list[dict[str, Any]
                     "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
                 }
             )
-            print(found[-1], flush=True)
-    return found
+            print(results[-1], flush=True)
+    return results
 
 
 def options() -> argparse.Namespace:

@@ -1,9 +1,10 @@
-"""The load of `benchmarks.service`, in a process of its own: closed or open loop over plain sockets.
+"""The load of `benchmarks.service`, a separate process: a closed or an open loop over plain sockets.
 
     python -m benchmarks.load --port 8000 --seconds 20 --connections 16 --writes 0.05 --ids ids.txt
 
-Closed loop: each connection asks, waits for the answer, asks again. Open loop (``--rate``): requests start
-at their time, whether earlier ones are answered or not. It prints one JSON object.
+In a closed loop, each connection sends a request, waits for the answer, and sends the next one. In an open
+loop (``--rate``), requests start at their time, whether earlier ones are answered or not. The result is
+printed as one JSON object.
 """
 
 import argparse
@@ -19,7 +20,7 @@ HOST = "127.0.0.1"
 
 
 class Load:
-    """What one run asked, and what came back."""
+    """The requests and the answers of one run."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.port: int = options.port
@@ -39,7 +40,7 @@ class Load:
         self.bytes = 0
 
     def request(self) -> tuple[bytes, str | None]:
-        """A request, and the id of the note that it publishes."""
+        """Return a request, and the id of the note that it publishes."""
         if not self.notes:
             return self._get(self.path), None
         if self.random.random() < self.writes:
@@ -64,7 +65,7 @@ class Load:
         return head.encode() + f"Content-Length: {len(data)}\r\n\r\n".encode() + data
 
     async def ask(self, streams: Any, begin: float | None = None) -> None:
-        """One request over a connection, timed from ``begin``."""
+        """Send one request over a connection, and time it from ``begin``."""
         reader, writer = streams
         data, written = self.request()
         begin = time.perf_counter() if begin is None else begin
@@ -87,7 +88,7 @@ class Load:
             self.acknowledged.append(written)
 
     async def closed(self, seconds: float, connections: int) -> None:
-        """Every connection asks again as soon as it is answered."""
+        """Send a request on every connection as soon as the one before is answered."""
         end = time.perf_counter() + seconds
 
         async def one() -> None:
@@ -99,8 +100,8 @@ class Load:
         await asyncio.gather(*(one() for _ in range(connections)))
 
     async def open(self, seconds: float, rate: float) -> None:
-        """Requests start at their time; each takes a free connection, or opens one."""
-        free: list[tuple[float, Any]] = []  # since when, and the connection; the service closes idle ones
+        """Start requests at their time; each takes a free connection, or opens one."""
+        free: list[tuple[float, Any]] = []  # connections and since when; the service closes idle ones
         running: set[asyncio.Task[None]] = set()
         begin = time.perf_counter()
 
@@ -137,7 +138,7 @@ def main() -> None:
     parser.add_argument("--writes", type=float, default=0.0)
     parser.add_argument("--texts", action="store_true", help="related by text instead of by id")
     parser.add_argument("--ids", type=Path, help="lines of JSON: note_id, text")
-    parser.add_argument("--path", default="/constant", help="what is asked for without --ids")
+    parser.add_argument("--path", default="/constant", help="the path of requests without --ids")
     parser.add_argument("--run", default="load")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -1,13 +1,13 @@
-"""The service under load at 200,000 notes (`--notes`), in processes of its own: server, bare FastAPI, load.
+"""The service under load at 200,000 notes (`--notes`); server, bare FastAPI and load are separate processes.
 
-1. Closed loop, related by id with 5 % writes among the reads, in turns with an endpoint of a bare FastAPI
-   application that answers a constant of the same size: requests a second and latencies. In the same turns a
-   second server, on a copy of the store, writes without flushing to disk (``--no-sync``): the same mixture on
-   both, and writes alone on both.
-2. Publish to visible: a new text is published, then asked for as related to itself; time until both answered.
-3. Overload: related by text at three times what a closed loop reaches: refusals, memory, recovery.
+1. Closed loop: related notes by id, with 5 % writes among the reads, alternating with a bare FastAPI
+   application that answers a constant of the same size; requests per second and latencies. A second server,
+   on a copy of the store, writes without flushing to disk (``--no-sync``). It gets the same mixture, and
+   writes alone.
+2. Publish to visible: a new text is published and then searched for; seconds until both are answered.
+3. Overload: related notes by text at three times the rate of a closed loop; refusals, memory, recovery.
 
-Every acknowledged write is looked up at the end, and again after the server was killed and started anew.
+Every acknowledged write is looked up at the end, and again after the server was killed and restarted.
 """
 
 import argparse
@@ -81,7 +81,7 @@ class Server:
         return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
     def stop(self, how: int = signal.SIGTERM) -> None:
-        """End it."""
+        """Stop the process."""
         self.process.send_signal(how)
         self.process.wait(60)
         self._log.close()
@@ -104,26 +104,26 @@ def load(port: int, *options: str) -> dict[str, Any]:
 
 
 def summary(run: dict[str, Any]) -> dict[str, Any]:
-    """A run without its raw times."""
-    found: dict[str, Any] = {"seconds": run["seconds"], "statuses": run["statuses"]}
+    """Summarize a run without its single times."""
+    figures: dict[str, Any] = {"seconds": run["seconds"], "statuses": run["statuses"]}
     answered = len(run["reads"]) + len(run["writes"])
-    found["per_second"] = answered / run["seconds"]
-    found["bytes_each"] = run["bytes"] / max(1, sum(run["statuses"].values()))
+    figures["per_second"] = answered / run["seconds"]
+    figures["bytes_each"] = run["bytes"] / max(1, sum(run["statuses"].values()))
     for kind in ("reads", "writes", "refusals"):
         times = np.array(run[kind]) * 1e3
         if len(times):
             points = np.percentile(times, [50, 95, 99])
-            found[kind] = {
+            figures[kind] = {
                 "count": len(times),
                 **dict(zip(("p50", "p95", "p99"), points.tolist(), strict=True)),
             }
-    found["errors"] = run["error_count"]
-    found["first_errors"] = run["errors"][:3]
-    return found
+    figures["errors"] = run["error_count"]
+    figures["first_errors"] = run["errors"][:3]
+    return figures
 
 
 def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Several runs as one."""
+    """Merge several runs into one."""
     whole: dict[str, Any] = {name: [] for name in ("reads", "writes", "refusals", "acknowledged", "errors")}
     for name in whole:
         whole[name] = [value for run in runs for value in run[name]]
@@ -137,7 +137,7 @@ def merged(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def lost(client: Client, note_ids: list[str]) -> int:
-    """How many of the acknowledged notes are not there."""
+    """Count the acknowledged notes that are missing."""
     missing = 0
     for note_id in note_ids:
         try:
@@ -152,7 +152,7 @@ def lost(client: Client, note_ids: list[str]) -> int:
 def throughput(
     server: Server, unsynced: Server, asked: argparse.Namespace, ids: Path, log: Path
 ) -> dict[str, Any]:
-    """Part 1: in turns with the bare endpoint, and with a server that does not flush its writes."""
+    """Part 1: alternate with the bare endpoint, and with a server that does not flush its writes."""
     common = ["--connections", str(asked.connections)]
     seconds = ["--seconds", str(asked.seconds / asked.rounds)]
     reading = ["--ids", str(ids), *common]
@@ -167,18 +167,18 @@ def throughput(
     for turn in range(asked.rounds):
         runs["bare"].append(load(port, *common, *seconds))
         for name, share in (("mixed", "0.05"), ("writes", "1.0")):
-            own = [*reading, *seconds, "--writes", share, "--run", f"{name}{turn}", "--seed", str(turn)]
-            runs[name].append(load(server.port, *own))
-            runs[f"{name}_unsynced"].append(load(unsynced.port, *own))
+            writing = [*reading, *seconds, "--writes", share, "--run", f"{name}{turn}", "--seed", str(turn)]
+            runs[name].append(load(server.port, *writing))
+            runs[f"{name}_unsynced"].append(load(unsynced.port, *writing))
         runs["reads"].append(load(server.port, *reading, *seconds, "--seed", str(100 + turn)))
         runs["bare_json"].append(load(port, *common, *seconds, "--path", "/constant/json"))
-        each = {name: summary(own[-1])["per_second"] for name, own in runs.items()}
+        each = {name: summary(turns[-1])["per_second"] for name, turns in runs.items()}
         print({name: round(value) for name, value in each.items()}, flush=True)
     bare.stop()
-    rates = {name: [summary(run)["per_second"] for run in own] for name, own in runs.items()}
+    rates = {name: [summary(run)["per_second"] for run in turns] for name, turns in runs.items()}
     return {
         "answer_bytes": size,
-        **{name: summary(merged(own)) for name, own in runs.items()},
+        **{name: summary(merged(turns)) for name, turns in runs.items()},
         "per_second_by_round": rates,
         "acknowledged": [
             note_id for name in ("mixed", "writes") for run in runs[name] for note_id in run["acknowledged"]
@@ -193,15 +193,15 @@ def throughput(
 
 
 def visible(client: Client, texts: list[str], count: int) -> dict[str, Any]:
-    """Part 2: seconds from sending a note until a search for its text has found it."""
+    """Part 2: measure the seconds from sending a note until a search for its text has answered."""
     seconds, unseen = [], 0
     for number in range(count):
         note_id, text = f"visible/{number}", f"{texts[number % len(texts)]} {number}"
         start = time.perf_counter()
         client.publish(note_id, title=text)
-        found = client.related(title=text, k=50)
+        related = client.related(title=text, k=50)
         seconds.append(time.perf_counter() - start)
-        unseen += note_id not in {note.note_id for note in found}
+        unseen += note_id not in {note.note_id for note in related}
     points = np.percentile(np.array(seconds) * 1e3, [50, 95, 99])
     return {
         "notes": count,
@@ -211,7 +211,7 @@ def visible(client: Client, texts: list[str], count: int) -> dict[str, Any]:
 
 
 def overload(server: Server, asked: argparse.Namespace, ids: Path) -> dict[str, Any]:
-    """Part 3: three times what a closed loop reaches."""
+    """Part 3: send three times the rate that a closed loop reaches."""
     texts = ["--ids", str(ids), "--texts"]
     capacity = summary(load(server.port, *texts, "--seconds", "10", "--connections", "32"))["per_second"]
     before = server.memory()
@@ -225,7 +225,7 @@ def overload(server: Server, asked: argparse.Namespace, ids: Path) -> dict[str, 
         while time.perf_counter() < end:
             peak = max(peak, server.memory())
             start = time.perf_counter()
-            client._ask("GET", "/health/live")  # noqa: SLF001 - the client has no name for it
+            client._ask("GET", "/health/live")  # noqa: SLF001 - the client has no method for it
             health.append(time.perf_counter() - start)
             time.sleep(0.5)
     run = json.loads(child.communicate()[0])
@@ -275,7 +275,7 @@ def main() -> None:
         build_store(store, NoteLLM.from_pretrained(model), notes, vectors=asked.work / "vectors.parquet")
     served = asked.work / "served"
     index = next(store.glob("index_*"), None)
-    if index is None:  # the first start builds the graph, and leaves it there
+    if index is None:  # the first start builds and saves the graph
         serve(asked, store, model, log).stop()
     copies = served, asked.work / "served-unsynced"
     for copy in copies:
@@ -322,15 +322,15 @@ def report(results: dict[str, Any]) -> list[str]:
     }
     rows = []
     for name, text in names.items():
-        own = part[name]
-        cells = [text, f"{own['per_second']:,.0f}"]
-        cells += [f"{own['reads'][p]:.1f}" if "reads" in own else "" for p in ("p50", "p95", "p99")]
+        figures = part[name]
+        cells = [text, f"{figures['per_second']:,.0f}"]
+        cells += [f"{figures['reads'][p]:.1f}" if "reads" in figures else "" for p in ("p50", "p95", "p99")]
         cells.append(
             ""
-            if "writes" not in own
-            else " / ".join(f"{own['writes'][p]:.0f}" for p in ("p50", "p95", "p99"))
+            if "writes" not in figures
+            else " / ".join(f"{figures['writes'][p]:.0f}" for p in ("p50", "p95", "p99"))
         )
-        cells.append(str(own["errors"]))
+        cells.append(str(figures["errors"]))
         rows.append(cells)
     rounds = ", ".join(f"{value:.2f}" for value in part["ratio_by_round"])
     rounds_json = ", ".join(f"{value:.2f}" for value in part["ratio_json_by_round"])
@@ -343,17 +343,17 @@ def report(results: dict[str, Any]) -> list[str]:
     shown = results["visible"]
     ms, refused = shown["ms"], over.get("refusals", {"p50": 0.0, "p99": 0.0})
     recovered = over["recovered_seconds"] or float("nan")
-    where = (
+    setting = (
         f"{results['notes']:,} notes, index {results['index']}, answers of {part['answer_bytes']:,} bytes; "
-        "server and load in processes of their own on the same cores, in turns."
+        "server and load are separate processes on the same cores and alternate."
     )
     shares = (
-        f"With writes, as a share of the bare endpoint by round: {rounds} (median "
-        f"{statistics.median(part['ratio_by_round']):.2f}); of the one that writes JSON: {rounds_json}."
+        f"With writes, as a share of the bare endpoint, by round: {rounds} (median "
+        f"{statistics.median(part['ratio_by_round']):.2f}); of the endpoint that writes JSON: {rounds_json}."
     )
     writes = (
-        f"{part['acknowledged']:,} writes acknowledged; lost {results['lost_writes']}, after SIGKILL and a "
-        f"new start {results['lost_writes_after_kill']}. Started in {results['start_seconds']:.1f} s, after "
+        f"{part['acknowledged']:,} writes acknowledged; lost: {results['lost_writes']}, after SIGKILL and a "
+        f"restart: {results['lost_writes_after_kill']}. Started in {results['start_seconds']:.1f} s, after "
         f"the kill in {results['start_seconds_after_kill']:.1f} s; {results['memory_mib']:,.0f} MiB."
     )
     publish = (
@@ -370,7 +370,7 @@ def report(results: dict[str, Any]) -> list[str]:
         f"recovered in {recovered:.2f} s."
     )
     head = ["closed loop", "requests/s", "p50 ms", "p95", "p99", "writes p50 / p95 / p99 ms", "errors"]
-    return [where, table(head, rows), shares, flushed, writes, publish, overloaded]
+    return [setting, table(head, rows), shares, flushed, writes, publish, overloaded]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""A client of the service (`notellm serve`), typed, for Python.
+"""A typed Python client of the service (`notellm serve`).
 
     with Client("http://127.0.0.1:8000", key="...") as client:
         client.publish("n1", title="Cold brew at the camp site", topics=["camping"])
         for note in client.related("n1", k=5):
             print(note.score, note.note_id, note.title)
 
-A service that is busy (429, 503) says how long to wait: the client waits, and asks again a few times. Every
-call may be repeated without harm. It needs httpx2 alone: pip install 'notellm[client]'.
+A busy service (status 429 or 503) says how long to wait; the client waits and repeats the request a few
+times. Repeating a call does no harm. The only dependency is httpx2: pip install 'notellm[client]'.
 """
 
 import time
@@ -28,11 +28,11 @@ _LONGEST_WAIT = 30.0
 
 
 class ServiceError(NotellmError, RuntimeError):
-    """The service refused, or could not be reached.
+    """The service refused a request, or could not be reached.
 
     Attributes:
-        status: of the answer, 0 where there was none.
-        code: what kind of error it is, such as "not_found"; "unreachable" where there was no answer.
+        status: the HTTP status of the answer; 0 if there was no answer.
+        code: what kind of error it is, such as "not_found"; "unreachable" if there was no answer.
     """
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -43,7 +43,7 @@ class ServiceError(NotellmError, RuntimeError):
 
 @dataclass(frozen=True)
 class FoundNote:
-    """A related note, and its cosine to what was asked about."""
+    """A related note, and its cosine to the note or the text of the query."""
 
     note_id: str
     score: float
@@ -53,11 +53,11 @@ class FoundNote:
 
 @dataclass(frozen=True)
 class RecommendedNote(FoundNote):
-    """A recommended note; of its scores only differences mean something.
+    """A recommended note; only differences between scores mean something.
 
     Attributes:
-        reason: id of the opened note that led to it; None for a popular note, and where that note is hidden,
-            expired or removed.
+        reason: the id of the opened note that led to this one; None for a popular note, and if the opened
+            note is hidden, expired or removed.
     """
 
     reason: str | None
@@ -65,7 +65,7 @@ class RecommendedNote(FoundNote):
 
 @dataclass(frozen=True)
 class Recommended:
-    """Recommended notes, best first, and what the answer rests on."""
+    """Recommended notes, best first, and what the recommendations are based on."""
 
     notes: list[RecommendedNote]
     basis: str
@@ -73,10 +73,10 @@ class Recommended:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Candidates, best first, their P(enjoy), and what is known of the user.
+    """Candidates, best first, their P(enjoy), and what is known about the user.
 
     Attributes:
-        left_out: candidates that are hidden or expired, and so not ranked.
+        left_out: candidates that are hidden or expired and therefore not ranked.
     """
 
     note_ids: list[str]
@@ -87,21 +87,21 @@ class Ranked:
 
 @dataclass(frozen=True)
 class WrittenTags:
-    """Category and topics that the model writes; no category where it knows none."""
+    """The category and the topics that the model writes; the category is None if it knows none."""
 
     category: str | None
     topics: list[str]
 
 
 class Client:
-    """A connection to a service; threads may share it.
+    """A connection to a service. Threads may share it.
 
     Args:
-        url: where it is, such as "http://127.0.0.1:8000".
-        key: the API key, None where the service asks for none.
-        timeout: seconds of a request.
-        retries: how often a busy or unreachable service is asked again.
-        transport: how requests are sent, for tests.
+        url: the address of the service, such as "http://127.0.0.1:8000".
+        key: the API key; None if the service needs none.
+        timeout: seconds that one request may take.
+        retries: how often a request is repeated if the service is busy or cannot be reached.
+        transport: sends the requests; for tests.
     """
 
     def __init__(
@@ -143,13 +143,13 @@ class Client:
         hidden: bool = False,
         expires_at: datetime | None = None,
     ) -> bool:
-        """Publish a note, or replace it. When this returns it is durable, and the next search finds it.
+        """Publish or replace a note. When this returns, the note is durable and the next search finds it.
 
         Returns:
-            Whether it is new.
+            Whether the note is new.
 
         Raises:
-            ServiceError: as every method.
+            ServiceError: if the service refuses or cannot be reached; every method raises it.
         """
         body = {
             "title": title,
@@ -160,33 +160,36 @@ class Client:
             "hidden": hidden,
             "expires_at": _time(expires_at),
         }
-        return bool(self._ask("PUT", _at(note_id), body)["created"])
+        return bool(self._ask("PUT", _path(note_id), body)["created"])
 
     def publish_many(self, notes: Sequence[Mapping[str, Any]]) -> int:
-        """Publish up to 256 notes together, or none: mappings of ``note_id`` and what :meth:`publish` takes.
+        """Publish up to 256 notes together: either all are written, or none is.
+
+        Args:
+            notes: mappings with ``note_id`` and the fields of :meth:`publish`.
 
         Returns:
-            How many are new.
+            How many notes are new.
         """
         rows = [{n: _time(v) for n, v in note.items()} for note in notes]
         return int(self._ask("POST", "/v1/notes", {"notes": rows})["created"])
 
     def change(self, note_id: str, **fields: Any) -> None:
-        """Change fields of a note, named as in :meth:`publish`; the others stay."""
+        """Change some fields of a note, named as in :meth:`publish`; the others stay as they are."""
         given = {name: _time(value) for name, value in fields.items()}
-        self._ask("PATCH", _at(note_id), given)
+        self._ask("PATCH", _path(note_id), given)
 
     def remove(self, *note_ids: str) -> int:
-        """Remove notes; ids that are not there are passed over.
+        """Remove notes; ids that do not exist are ignored.
 
         Returns:
-            How many were there.
+            How many of the notes existed.
         """
         return int(self._ask("POST", "/v1/notes/remove", {"note_ids": list(note_ids)})["removed"])
 
     def note(self, note_id: str) -> dict[str, Any]:
-        """A note, with the fields of :meth:`publish`; times are texts."""
-        return self._ask("GET", _at(note_id))
+        """Return a note with the fields of :meth:`publish`; times are strings."""
+        return self._ask("GET", _path(note_id))
 
     # ---------------------------------------------------------------- recall and rank
 
@@ -202,17 +205,17 @@ class Client:
         near_duplicates: float | None = None,
         diversity: float = 0.0,
     ) -> list[FoundNote]:
-        """Notes related to a known one, or to a text.
+        """Return the notes related to a stored note, or to a text.
 
         Args:
-            note_id: of a known note; or
-            title: of a text that need not be a note,
-            content: its content,
-            topics: its topics.
-            k: how many.
-            where: what they must fulfil: ``categories``, ``topics``, ``published_after``,
+            note_id: the id of a stored note; leave it out to ask with a text.
+            title: the title of the text.
+            content: the content of the text.
+            topics: the topics of the text.
+            k: how many notes to return.
+            where: what the notes must fulfil: ``categories``, ``topics``, ``published_after``,
                 ``published_before``, ``allow``, ``deny``.
-            near_duplicates: leave out notes whose cosine to one shown is at least this.
+            near_duplicates: leave out notes whose cosine to a better result is at least this.
             diversity: 0 to below 1; the higher, the more the notes differ from each other.
         """
         body: dict[str, Any] = {"k": k, "near_duplicates": near_duplicates, "diversity": diversity}
@@ -221,11 +224,11 @@ class Client:
         body |= {n: v for n, v in (("title", title), ("content", content), ("topics", list(topics))) if v}
         if where is not None:
             body["filter"] = {n: _time(v) for n, v in where.items()}
-        found = self._ask("POST", "/v1/related", body)["related"]
-        return [FoundNote(**note) for note in found]
+        answer = self._ask("POST", "/v1/related", body)
+        return [FoundNote(**note) for note in answer["related"]]
 
     def tags(self, *, title: str = "", content: str = "", n: int | None = None) -> WrittenTags:
-        """The category and topics that the model writes of a text; n topics at most."""
+        """Return the category and at most n topics that the model writes for a text."""
         return WrittenTags(**self._ask("POST", "/v1/tags", {"title": title, "content": content, "n": n}))
 
     def rank(
@@ -233,10 +236,10 @@ class Client:
     ) -> Ranked:
         """Order candidates for a user, or for a history of liked notes, oldest first."""
         body = {"user_id": user_id, "history": _list(history), "candidates": list(candidates)}
-        found = self._ask("POST", "/v1/rank", body)
-        rows = found["ranked"]
+        answer = self._ask("POST", "/v1/rank", body)
+        rows = answer["ranked"]
         ids, scores = [row["note_id"] for row in rows], [row["score"] for row in rows]
-        return Ranked(ids, scores, found["basis"], found.get("left_out", []))
+        return Ranked(ids, scores, answer["basis"], answer.get("left_out", []))
 
     def recommend(
         self,
@@ -246,22 +249,34 @@ class Client:
         k: int = 20,
         exclude: Sequence[str] = (),
         where: Mapping[str, Any] | None = None,
+        per_note: int | None = None,
         rerank: bool = True,
     ) -> Recommended:
-        """Notes for a user, or for a history of opened notes, oldest first; for neither, popular notes."""
+        """Recommend notes for a user, or for a history; popular notes if neither is given.
+
+        Args:
+            user_id: the user.
+            history: the notes that the user opened, oldest first; None takes the history that the service
+                has.
+            k: how many notes to recommend.
+            exclude: ids of notes that are not recommended.
+            where: what the notes must fulfil, as in :meth:`related`.
+            per_note: the most candidates that one opened note may bring, so that no topic fills the list.
+            rerank: order the candidates by the ranker; False is recall alone, in the order of similarity.
+        """
         body: dict[str, Any] = {"user_id": user_id, "history": _list(history), "k": k}
-        body |= {"exclude": list(exclude), "rerank": rerank}
+        body |= {"exclude": list(exclude), "per_note": per_note, "rerank": rerank}
         if where is not None:
             body["filter"] = {n: _time(v) for n, v in where.items()}
-        found = self._ask("POST", "/v1/recommend", body)
+        answer = self._ask("POST", "/v1/recommend", body)
         notes = [
             RecommendedNote(**{**row, "reason": None if row["reason"] is None else row["reason"]["note_id"]})
-            for row in found["recommended"]
+            for row in answer["recommended"]
         ]
-        return Recommended(notes, found["basis"])
+        return Recommended(notes, answer["basis"])
 
     def state(self) -> dict[str, Any]:
-        """Model, index and traffic, as the page shows them."""
+        """Return readiness, model, index and traffic, which the page shows."""
         return self._ask("GET", "/v1/state")
 
     # ---------------------------------------------------------------- asking
@@ -280,18 +295,18 @@ class Client:
                 time.sleep(min(float(answer.headers.get("Retry-After", 1)), _LONGEST_WAIT))
                 continue
             if answer.is_success:
-                found: dict[str, Any] = answer.json()
-                return found
+                value: dict[str, Any] = answer.json()
+                return value
             break
         try:
-            said = answer.json()["error"]
-            code, message = str(said["code"]), str(said["message"])
+            problem = answer.json()["error"]
+            code, message = str(problem["code"]), str(problem["message"])
         except (ValueError, KeyError, TypeError):
             code, message = "http", answer.text[:200] or f"status {answer.status_code}"
         raise ServiceError(answer.status_code, code, message)
 
 
-def _at(note_id: str) -> str:
+def _path(note_id: str) -> str:
     return "/v1/notes/" + quote(note_id, safe="")
 
 

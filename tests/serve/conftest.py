@@ -1,4 +1,4 @@
-"""The parts of a small service, made once."""
+"""Fixtures of a small service, whose parts are made once."""
 
 import io
 import logging
@@ -12,13 +12,13 @@ from tests.serve.small import make_places
 
 @pytest.fixture(scope="session")
 def places(tmp_path_factory):
-    """A store, a model and a ranker, not to be written to."""
+    """A store, a model and a ranker; tests must not write to them."""
     return make_places(tmp_path_factory.mktemp("service"))
 
 
 @pytest.fixture
 def logged(monkeypatch):
-    """A function that gives the service's log as it was written to standard error up to now."""
+    """A function that returns what the service has logged to standard error so far."""
     text = io.StringIO()
     loggers = (log, logging.getLogger("uvicorn"), logging.getLogger("notellm"))
     before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]

@@ -1,4 +1,4 @@
-"""A service as small as it can be, and how tests ask it: over a real socket, on a loopback address."""
+"""A very small service, and a client that asks it over a real socket on a loopback address."""
 
 import asyncio
 import json
@@ -29,25 +29,25 @@ PATIENCE = 60  # seconds after which a test gives up on something that must happ
 
 @dataclass(frozen=True)
 class Places:
-    """Where the parts of a service lie."""
+    """The paths of the parts of a service."""
 
     store: Path
     model: Path
     ranker: Path
 
     def copied(self, folder):
-        """The same with a store of one's own, which may be written to."""
-        own = Path(folder) / "store"
-        shutil.copytree(self.store, own)
-        return Places(own, self.model, self.ranker)
+        """Return these parts with a copy of the store, which the test may write to."""
+        store = Path(folder) / "store"
+        shutil.copytree(self.store, store)
+        return Places(store, self.model, self.ranker)
 
     def engine(self, **options):
-        """An engine of these parts."""
+        """Open an engine of these parts."""
         return Engine.open(self.store, self.model, **{"ranker": self.ranker, **options})
 
 
 def make_places(folder):
-    """Model, ranker and store of a sample world; nothing is tuned for more than a moment."""
+    """Make a model, a ranker and a store from a sample world, with as little training as possible."""
     world = sample_world(notes=NOTES, users=USERS, clicks=700, bots=0, seed=4)
     train, valid, _ = split_impressions(impressions_from_clicks(world.clicks))
     options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
@@ -60,7 +60,7 @@ def make_places(folder):
 
 @contextmanager
 def serving(app):
-    """A client of an application that a server runs in a thread of this process."""
+    """Give a client of an application, which a server runs in a thread of this process."""
     listening = socket.create_server(("127.0.0.1", 0))
     server = server_of(app)
     thread = threading.Thread(target=server.run, args=([listening],))
@@ -77,13 +77,13 @@ def serving(app):
 
 @contextmanager
 def served(engine, **options):
-    """A client of an engine's service; the engine is closed at the end."""
+    """Give a client of the service of an engine; the engine is closed at the end."""
     with serving(create_app(engine, **options)) as client:
         yield client
 
 
 def told(answer, status, code):
-    """The message of an error, which has the form that is documented."""
+    """Check that an answer is an error in the documented form, and return its message."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     body = json.loads(answer.content)
@@ -96,7 +96,7 @@ def told(answer, status, code):
 
 
 def asking(app, coroutine):
-    """The result of a coroutine that is given a client of an application in this thread's event loop."""
+    """Run a coroutine with a client of an application, both in the event loop of this thread."""
 
     async def run():
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)

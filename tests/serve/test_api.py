@@ -1,4 +1,4 @@
-"""Every route over a real socket: what it answers, and what it says of what is not allowed."""
+"""Every route over a real socket: its answers, and its errors."""
 
 import json
 import sys
@@ -80,14 +80,14 @@ def at(note_id):
 
 
 def good(answer, status=200):
-    """The JSON of an answer that is none of an error."""
+    """Check that an answer is not an error, and return its JSON."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/json"
     return json.loads(answer.content, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def until(condition):
-    """What a condition gives when it is there."""
+    """Wait until a condition is true, and return its value."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         found = condition()
@@ -219,7 +219,7 @@ def test_ids_with_control_characters_or_of_no_length_are_refused(client, note_id
 
 @pytest.mark.parametrize("odd", ["%ff%fe", "%ff", "%ed%a0%80", "a%C3", "%c0%af", "a%80b"])
 def test_what_is_not_utf_8_names_no_note(client, odd):
-    """All such ids would be read as one, with a replacement character in it."""
+    """All such ids would be read as the same one, with a replacement character."""
     good(client.put(at("a\ufffdb"), json={"title": "the character itself is an id as any other"}))
     for method in ("GET", "PUT", "PATCH", "DELETE"):
         answer = client.request(method, f"/v1/notes/{odd}", json={"title": "a"})
@@ -551,7 +551,7 @@ def test_health_and_state(client, engine):
     good(client.put("/v1/notes/shown", json={"title": "a"}))
     before = good(client.get("/v1/state"))
     assert before["version"] == __version__
-    assert before["ready"] is True
+    assert (before["ready"], before["not_ready"]) == (True, None)
     assert before["keys"] is False
     assert before["model"]["fingerprint"] == engine.fingerprint
     assert before["model"]["dim"] == 16
@@ -661,7 +661,7 @@ def test_a_reload_exchanges_the_index_while_all_goes_on(places, tmp_path):
         begun = client.post("/v1/reload", json={"index": "hnsw"})
         assert good(begun, 202) == {"model": fingerprint, "index": "hnsw"}
         second = client.post("/v1/reload", json={})
-        assert "goes on already" in told(second, 409, "conflict")
+        assert "already running" in told(second, 409, "conflict")
         asked = 0
         while (state := good(client.get("/v1/state")))["reload"]["running"] or not asked:
             good(client.put(f"/v1/notes/during-{asked}", json={"title": f"Written meanwhile {asked}"}))
@@ -729,7 +729,7 @@ def test_a_reload_that_fails_says_so_and_changes_nothing(places, tmp_path, monke
 
 
 def test_writes_that_are_waited_for_are_found_by_the_next_search(places, tmp_path):
-    """While others search and write without pause."""
+    """Other threads search and write all the while."""
     own = places.copied(tmp_path)
     failed = []
 
@@ -986,7 +986,7 @@ def test_times_that_are_numbers_are_no_failure(client, number):
 
 
 def test_a_body_of_another_type_is_refused(client):
-    """A form of another site can send these without asking, so they must not write."""
+    """A form on another site can send these types without asking, so they must not write."""
     body = b'{"title": "a"}'
     kinds = [
         "text/plain",
@@ -1090,7 +1090,7 @@ def test_only_quick_questions_are_answered_in_the_event_loop(places, tmp_path, m
 
 @pytest.fixture
 def own(places, tmp_path):
-    """A client of a service of its own, and its engine."""
+    """A client of a service that only this test uses, and its engine."""
     engine = places.copied(tmp_path).engine()
     with served(engine) as client:
         yield client, engine
@@ -1201,7 +1201,7 @@ def test_state_map_and_metrics_are_answered_while_notes_come_and_go(own):
 
 
 def test_traffic_is_read_while_requests_are_counted():
-    """Of a deque that changes while it is walked over Python says so by an error, which was a status 500."""
+    """Python raises an error if a deque changes during iteration, and that would be a status 500."""
     metrics = Metrics()
     for _ in range(2_000):
         metrics.request("GET", "/v1/x", 200, 0.001, None)
@@ -1353,6 +1353,8 @@ def test_a_service_whose_disk_is_nearly_full_or_whose_index_fails_is_not_ready(o
         assert answer.status_code == 503
         assert "nearly full" in answer.json()["reason"]
         assert engine._paths.store not in answer.text
+        state = good(client.get("/v1/state"))
+        assert (state["ready"], state["not_ready"]) == (False, answer.json()["reason"])
     with monkeypatch.context() as patch:
         patch.setattr(type(engine.index), "__len__", lambda _: 1 / 0)
         answer = client.get("/health/ready")

@@ -10,7 +10,7 @@ from tests.serve.small import PATIENCE
 
 
 class Worker:
-    """Computes when it is let; remembers the batches that it got."""
+    """Computes when the test allows it, and remembers its batches."""
 
     def __init__(self):
         self.batches = []
@@ -37,7 +37,7 @@ def batcher(worker, **options):
 
 
 async def asked(batched, questions):
-    """Tasks that have put their questions."""
+    """Start tasks, and wait until they have asked their questions."""
     tasks = [asyncio.create_task(batched.ask(question)) for question in questions]
     await asyncio.sleep(0)
     return tasks
@@ -115,7 +115,7 @@ def test_each_question_has_its_own_error():
 
 
 class Panic(BaseException):
-    """What a library in Rust raises when it panics is no Exception either."""
+    """A panic of a library in Rust raises something that is not an Exception."""
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, Panic])

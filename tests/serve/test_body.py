@@ -1,4 +1,4 @@
-"""What a body may hold, and that it is counted whatever the texts in it look like."""
+"""The amount that a body may hold; it is counted correctly whatever its strings contain."""
 
 import json
 
@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notellm.serve import body as module
-from notellm.serve import schemas
 from notellm.serve.body import MOST_FIELDS, MOST_NESTED, MOST_VALUES, TooMuchError, check_amount
+from notellm.serve.schemas.common import MOST_IDS, MOST_NOTES
+from notellm.serve.schemas.notes import NoteBatch
 
 
 def as_json(value):
@@ -26,10 +27,10 @@ def test_the_largest_batch_of_notes_is_taken():
         "hidden": False,
         "expires_at": None,
     }
-    batch = {"notes": [{**note, "note_id": f"n{i}"} for i in range(schemas.MOST_NOTES)]}
-    schemas.NoteBatch.model_validate(batch)
+    batch = {"notes": [{**note, "note_id": f"n{i}"} for i in range(MOST_NOTES)]}
+    NoteBatch.model_validate(batch)
     check_amount(as_json(batch))
-    ids = [f"n{i}" for i in range(schemas.MOST_IDS)]
+    ids = [f"n{i}" for i in range(MOST_IDS)]
     check_amount(as_json({"history": ids, "exclude": ids, "filter": {"allow": ids, "deny": ids}}))
 
 
@@ -76,7 +77,7 @@ JSON = st.recursive(
 
 
 def counts(value):
-    """Fields, lists and objects, and commas of a value."""
+    """Count the fields, the lists and objects, and the commas of a value."""
     fields, nested, commas = 0, 0, 0
     if isinstance(value, (list, dict)):
         inner = value.values() if isinstance(value, dict) else value
@@ -90,7 +91,7 @@ def counts(value):
 
 @given(JSON, st.booleans())
 def test_the_count_is_that_of_the_values(value, ascii_):
-    """Whatever characters stand in the texts between them."""
+    """The strings may contain any characters."""
     seen: list[tuple[int, ...]] = []
 
     def remembered(*found):

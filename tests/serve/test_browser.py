@@ -1,6 +1,6 @@
-"""The web page in a real headless Chromium, on a real service; skipped where there is no Chromium.
+"""The web page in a headless Chromium with a real service; skipped if Chromium is not installed.
 
-SCREENSHOTS=folder in the environment keeps what it looks like.
+SCREENSHOTS=folder in the environment keeps screenshots.
 """
 
 import os
@@ -24,7 +24,7 @@ WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 375, "height": 740}
 
 @pytest.fixture(scope="module")
 def address(places, tmp_path_factory):
-    """A running service over its own store."""
+    """The address of a running service with its own store."""
     engine = places.copied(tmp_path_factory.mktemp("browser")).engine()
     with served(engine) as client:
         yield str(client.base_url)
@@ -42,7 +42,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, address):
-    """A page in English and light; a script error, or anything the content policy stops, fails the test."""
+    """A page in English, light theme. Script errors and violations of the content policy fail the test."""
     context = browser.new_context(viewport=WIDE, locale="en-GB", color_scheme="light")
     opened = context.new_page()
     problems = []
@@ -66,14 +66,14 @@ def page(browser, address):
 
 
 def shoot(page, name):
-    """Keep what the page looks like, where somebody wants to see it."""
+    """Save a screenshot if SCREENSHOTS is set."""
     folder = os.environ.get("SCREENSHOTS")
     if folder:
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
 def overflows(page):
-    """Whether the page is wider than its window."""
+    """Return whether the page is wider than its window."""
     return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
 
 
@@ -152,6 +152,38 @@ def test_map_and_state(page):
     expect(page.locator("#state")).to_contain_text(re.compile("exact", re.IGNORECASE), timeout=SECONDS)
     expect(page.locator("#state")).to_contain_text(re.compile(r"[0-9a-f]{16}"))
     shoot(page, "state")
+
+
+def test_the_map_is_moved_and_its_notes_are_opened(page):
+    page.locator("#tab-map").click()
+    page.locator("#map-legend button").first.wait_for()
+    canvas = page.locator("#map-canvas")
+    canvas.focus()
+    for key in ("ArrowRight", "ArrowDown", "+", "Shift+ArrowLeft", "0"):
+        page.keyboard.press(key)
+    here = page.locator("#map-here .title")
+    expect(here).to_be_visible()
+    title = here.inner_text()
+    frame = canvas.bounding_box()
+    x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.wheel(0, -200)
+    page.mouse.down()
+    page.mouse.move(x + 60, y + 40, steps=3)
+    page.mouse.up()  # the map was moved, so no note is opened
+    for button in ("#map-in", "#map-out", "#map-fit"):
+        page.locator(button).click()
+    page.locator("#map-legend button").first.click()
+    page.locator("#map-legend button").first.click()
+    page.locator("#map-list-box summary").click()
+    expect(page.locator("#map-list [data-note-id]").first).to_be_visible(timeout=SECONDS)
+    canvas.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#note-heading")).to_have_text(title, timeout=SECONDS)
+    expect(page.locator("#related [data-note-id]")).to_have_count(10, timeout=SECONDS)
+    page.locator("#tab-map").click()  # the note and its related notes are drawn in full colour now
+    expect(canvas).to_be_visible()
+    shoot(page, "map-chosen")
 
 
 def test_chinese_and_dark_stay_chosen(page):

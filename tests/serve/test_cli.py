@@ -1,4 +1,4 @@
-"""The commands of the store, and the demo that is served again without being made again."""
+"""The commands of the store, and serving a finished demo without running it again."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Connections, seen from outside: a real server on a loopback address, and plain sockets that misbehave."""
+"""Connections: a real server on a loopback address, and plain sockets that misbehave."""
 
 import asyncio
 import json
@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from notellm.serve import connections
-from notellm.serve.guard import Guard, Keys
+from notellm.serve.guard import Guard
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.metrics import Metrics
 from tests.serve.small import PATIENCE, serving
@@ -28,7 +29,7 @@ MUCH = 32 << 20
 
 
 class Echo:
-    """An application that answers by the length of a body, or what else a test has it do."""
+    """An application that answers with the length of the body, or does what a test tells it to."""
 
     def __init__(self):
         self.size = 0
@@ -56,7 +57,7 @@ class Echo:
 
 @contextmanager
 def running(app=None, *, keys=None, **limits):
-    """A client of a server of a guarded application; its address and counters are attributes."""
+    """Give a client of a guarded application; its address and counters are attributes."""
     metrics = Metrics()
     guard = Guard(app or Echo(), keys=keys or Keys(), limits=Limits(**limits), metrics=metrics)
     with serving(guard) as client:
@@ -66,7 +67,7 @@ def running(app=None, *, keys=None, **limits):
 
 
 def connect(client, source="127.0.0.1", *, buffer=None):
-    """A connection from an address of this machine."""
+    """Open a connection from an address of this machine."""
     opened = socket.socket()
     if buffer is not None:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -77,7 +78,7 @@ def connect(client, source="127.0.0.1", *, buffer=None):
 
 
 def received(opened):
-    """All that comes until the other side closes."""
+    """Read until the other side closes."""
     pieces = []
     try:
         while piece := opened.recv(65_536):
@@ -88,7 +89,7 @@ def received(opened):
 
 
 def answer(opened):
-    """Status, headers and body of one answer on a connection that stays open."""
+    """Read status, headers and body of one answer on a connection that stays open."""
     reader = opened.makefile("rb", buffering=0)
     text = b""
     while not text.endswith(b"\r\n\r\n"):
@@ -104,7 +105,7 @@ def answer(opened):
 
 
 def refusal(text):
-    """Status and code of an answer that is an error, in the form of all others; it ends the connection."""
+    """Read an error that ends the connection, check its form, and return its status and code."""
     head, body = text.split(b"\r\n\r\n", 1)
     lines = head.decode().lower().splitlines()
     assert "connection: close" in lines
@@ -116,7 +117,7 @@ def refusal(text):
 
 
 def poured(opened, begin, piece, *, most=MUCH):
-    """Bytes that could be sent until the other side closed, and what it said."""
+    """Send until the other side closes; return how many bytes were sent, and the answer."""
     sent = 0
     try:
         opened.sendall(begin)
@@ -129,7 +130,7 @@ def poured(opened, begin, piece, *, most=MUCH):
 
 
 def memory():
-    """Resident bytes of this process, in which the server runs, too."""
+    """Return the resident bytes of this process, in which the server runs as well."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -139,7 +140,7 @@ def alive(client):
 
 
 def open_now(client):
-    """How many connections the server says are open."""
+    """Return how many connections the server counts as open."""
     return client.metrics.text().split(b"notellm_connections ")[-1].split(b"\n")[0]
 
 
@@ -259,7 +260,7 @@ def test_headers_after_a_body_are_read_past():
 
 
 def test_another_protocol_is_not_spoken_and_what_follows_is_no_request():
-    """Behind a proxy that passes the body on, its bytes would be somebody else's request."""
+    """Behind a proxy that forwards the body, its bytes would be read as another client's request."""
     app = Echo()
     app.free.clear()
     with running(app) as client, connect(client) as opened:
@@ -335,7 +336,7 @@ def test_bodies_that_arrive_hold_so_much_memory_together_and_no_more():
 
 
 def quick(**limits):
-    """A server with short time-outs, each of another length."""
+    """A server with short time-outs of different lengths."""
     times = {"head_seconds": 0.2, "body_seconds": 0.4, "idle_seconds": 0.3, "seconds": 0.2}
     return running(**{**times, **limits})
 
@@ -370,7 +371,7 @@ def test_a_head_that_does_not_come_to_its_end_is_cut_off(piece, after):
 
 @pytest.mark.parametrize("key", [KEY, "wrong"])
 def test_a_body_that_does_not_come_to_its_end_is_cut_off(key):
-    """Whether it is waited for, or was refused before it came."""
+    """Both if it is waited for and if it was refused before it arrived."""
     with quick(keys=Keys(write=[KEY])) as client, connect(client) as opened:
         head = f"POST /v1/x HTTP/1.1\r\nHost: a\r\nX-API-Key: {key}\r\nContent-Length: 1000\r\n\r\n"
         opened.sendall(head.encode())
@@ -428,7 +429,7 @@ def test_one_address_has_so_many_connections_and_others_have_theirs():
     ids=["nothing", "a head", "a refused body"],
 )
 def test_who_waits_longest_makes_room_for_a_new_connection(piece, answered):
-    """None of these has a key, and what they send has no better place than nothing."""
+    """None of these has a key, and sending part of a request does not protect a connection."""
     with ExitStack() as stack:
         client = stack.enter_context(running(keys=Keys(write=[KEY]), connections=4, per_address=4))
         waiting = [stack.enter_context(connect(client, f"127.0.0.{i + 2}")) for i in range(4)]
@@ -475,7 +476,8 @@ def test_requests_that_are_worked_on_make_no_room():
 SERVER = """
 import resource, socket, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-from notellm.serve.guard import Guard, Keys
+from notellm.serve.guard import Guard
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.metrics import Metrics
 from notellm.serve.run import server
@@ -487,7 +489,7 @@ server(Guard(Echo(), keys=Keys(), limits=Limits(), metrics=Metrics())).run([list
 
 
 def test_idle_connections_lock_nobody_out_where_few_files_may_be_open():
-    """274 of them did, of a process that may have 300 files open."""
+    """274 connections once did so in a process that may open 300 files."""
     child = subprocess.Popen(
         [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )

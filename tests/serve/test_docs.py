@@ -1,5 +1,6 @@
-"""What docs/service.md shows is true: its curl lines and its Python run against a service."""
+"""The examples of docs/service.md, curl commands and Python, run against a service."""
 
+import inspect
 import json
 import re
 import shutil
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from notellm.client import Client, ServiceError
+from notellm.engine.engine import RelatedQuery
+from notellm.recommend.options import RecommendOptions
 from tests.serve.small import served
 
 DOCS = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
@@ -17,13 +20,13 @@ DOCS = (Path(__file__).parents[2] / "docs" / "service.md").read_text(encoding="u
 
 @pytest.fixture(scope="module")
 def address(places, tmp_path_factory):
-    """A running service over its own store."""
+    """The address of a running service with its own store."""
     with served(places.copied(tmp_path_factory.mktemp("docs")).engine()) as client:
         yield str(client.base_url)
 
 
 def curls():
-    """Every curl command of the document."""
+    """Return every curl command of the document."""
     blocks = "\n".join(re.findall(r"```sh\n(.*?)```", DOCS, re.DOTALL)).replace("\\\n", " ")
     return [line for line in blocks.splitlines() if line.startswith("curl")]
 
@@ -80,6 +83,11 @@ def test_the_client_does_what_the_service_does(address):
         found = client.recommend(history=["c/1?"], k=4, exclude=["n1"])
         assert len(found.notes) == 4
         assert {note.reason for note in found.notes} == {"c/1?"}
+        history = ["n0000001", "n0000002"]
+        each = client.recommend(history=history, k=20, per_note=2)
+        reasons = [note.reason for note in each.notes]
+        assert 0 < len(reasons) <= 4
+        assert max(map(reasons.count, history)) <= 2
         assert client.state()["store"]["hidden"] >= 1
         assert client.remove("c2", "c/1?", "nothing") == 2
         with pytest.raises(ServiceError, match="there is no note 'c2'") as missing:
@@ -87,6 +95,19 @@ def test_the_client_does_what_the_service_does(address):
         assert (missing.value.status, missing.value.code) == (404, "not_found")
         with pytest.raises(ServiceError, match="title or content"):
             client.publish("c3")
+
+
+def test_the_defaults_of_the_client_are_those_of_the_library():
+    """The client imports nothing of the library, so it states the defaults itself."""
+
+    def defaults(method, names):
+        parameters = inspect.signature(method).parameters
+        return {name: parameters[name].default for name in names}
+
+    names = ("k", "per_note", "rerank")
+    assert defaults(Client.recommend, names) == {name: getattr(RecommendOptions(), name) for name in names}
+    names = ("k", "near_duplicates", "diversity")
+    assert defaults(Client.related, names) == {name: getattr(RelatedQuery(), name) for name in names}
 
 
 def test_the_client_waits_as_long_as_a_busy_service_says_and_gives_up_in_the_end(monkeypatch):

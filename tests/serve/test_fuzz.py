@@ -1,7 +1,7 @@
-"""Requests drawn from the API's own description: no failure, and answers as they are described.
+"""Random requests drawn from the API's description: none fails, and all answers fit the description.
 
-POST /v1/reload is left out: it answers 202 or 409 as the one before it is done or not, and each one builds
-the index anew, which would take the time of all the others; test_api.py has its cases.
+POST /v1/reload is left out: whether it answers 202 or 409 depends on the reload before it, and each reload
+rebuilds the index, which takes as long as all other requests; test_api.py tests it.
 """
 
 from collections import Counter
@@ -45,7 +45,7 @@ def engine(places, tmp_path_factory):
 
 @pytest.fixture
 def operations(engine):
-    """Of an application of one test alone: schemathesis ends it with the test."""
+    """Operations of an application that only one test uses, since schemathesis ends it with the test."""
     app = create_app(engine, close=False)
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, config=CONFIG)
     described = schema.exclude(path="/v1/reload").get_all_operations()
@@ -53,7 +53,7 @@ def operations(engine):
 
 
 def sensible(case):
-    """The same about notes and users that are there, and with a text: what is drawn hardly ever is."""
+    """Return the case with existing notes and users and with a text, which random cases hardly ever have."""
     known = [f"n{i:07}" for i in range(1_000) if i < NOTES]
     if "note_id" in case.path_parameters:
         case.path_parameters["note_id"] = known[0] if case.method == "DELETE" else known[1]

@@ -1,4 +1,4 @@
-"""Limits: which values are allowed, what the number of open files leaves, and who is one client."""
+"""Limits: the allowed values, the connections that open files allow, and which addresses are one client."""
 
 from dataclasses import fields
 

@@ -1,4 +1,4 @@
-"""The service's log: JSON lines that nobody waits for."""
+"""The log of the service: JSON lines for which no request waits."""
 
 import json
 import logging
@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import pytest
 
-from notellm.serve.guard import Guard, Keys
+from notellm.serve.guard import Guard
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.log import JsonLines, LogWriter, QueueHandler, log, log_to_stderr, time_text
 from notellm.serve.metrics import Metrics
@@ -19,7 +20,7 @@ from tests.serve.small import PATIENCE, serving
 
 
 class Reader:
-    """A reader of a log who reads only when he is let."""
+    """A reader of the log that reads only when the test allows it."""
 
     def __init__(self):
         self.text = ""
@@ -33,7 +34,7 @@ class Reader:
 
 
 def fill(pipe):
-    """Write to a pipe until it takes no more; it does not block then."""
+    """Write to a non-blocking pipe until it is full."""
     os.set_blocking(pipe, False)
     with suppress(BlockingIOError):
         while True:
@@ -41,7 +42,7 @@ def fill(pipe):
 
 
 async def answering(scope, _, send):
-    """An application that answers everything by nothing."""
+    """An application that answers everything with an empty body."""
     if scope["type"] == "lifespan":
         await send({"type": "lifespan.startup.complete"})
         await send({"type": "lifespan.shutdown.complete"})
@@ -105,7 +106,7 @@ def test_nobody_waits_for_a_reader_who_does_not_read_and_what_is_dropped_is_told
 
 
 def test_a_line_that_cannot_be_made_is_told_in_the_log_and_nowhere_else(capfd):
-    """`logging` would write a traceback to standard error itself, and wait for whoever reads that."""
+    """`logging` would write a traceback directly to standard error, and wait for its reader."""
     reader = Reader()
     reader.reads.set()
     handler = QueueHandler(LogWriter(reader))
@@ -139,7 +140,7 @@ def test_a_reader_who_has_gone_is_no_failure():
 
 @pytest.mark.parametrize("blocking", [True, False])
 def test_a_service_whose_standard_error_nobody_reads_goes_on(monkeypatch, logged, blocking):
-    """Its pipe is full from the beginning. Without the queue the first line stops the event loop."""
+    """The pipe is full from the beginning. Without the queue the first line would stop the event loop."""
     reading, writing = os.pipe()
     fill(writing)
     os.set_blocking(writing, blocking)

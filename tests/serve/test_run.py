@@ -1,4 +1,4 @@
-"""The process: whose keys it takes, where it listens, how it ends; seldom started for real."""
+"""The process: its keys, where it listens, how it ends. Few of these tests start a real process."""
 
 import gc
 import json
@@ -18,7 +18,7 @@ import pytest
 from notellm.engine.engine import Engine
 from notellm.errors import ConfigError, StorageError
 from notellm.serve import run as running
-from notellm.serve.guard import Keys
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.run import READ_KEYS, WRITE_KEYS, in_url, is_loopback, keys_from
 from tests.commands import run
@@ -90,7 +90,7 @@ def test_not_loopback(host):
 
 @contextmanager
 def serving_here(monkeypatch, engine, host, **options):
-    """A service that `serve` runs in a thread, and its port; the process is as before afterwards."""
+    """Run `serve` in a thread and give its port; afterwards the process is as before."""
     made, ready, port = [], threading.Event(), free_port(host)
     server = running.server
 
@@ -117,7 +117,7 @@ def serving_here(monkeypatch, engine, host, **options):
 
 
 def lines_of(capfd, event):
-    """The log's lines of an event, once there are any; other things are written to standard error, too."""
+    """Wait for log lines of an event and return them; standard error has other text, too."""
     text, end = "", time.monotonic() + PATIENCE
     while time.monotonic() < end:
         text += capfd.readouterr().err
@@ -256,7 +256,7 @@ def test_where_something_else_listens_it_says_so_and_lets_the_store_go(options, 
 
 
 class Process:
-    """A service that was started by its command."""
+    """A service started by its command."""
 
     def __init__(self, *arguments):
         environment = {n: v for n, v in os.environ.items() if n not in (READ_KEYS, WRITE_KEYS)}
@@ -314,7 +314,7 @@ def process():
 
 
 def test_what_is_accepted_is_written_before_it_ends(places, tmp_path, process, capsys):
-    """Writers do not stop while the service is told to."""
+    """Clients write all the while."""
     own = places.copied(tmp_path)
     service = process(
         own.store, "--model", own.model, "--ranker", own.ranker, "--index", "hnsw", "--no-keys", "--quiet"
@@ -368,7 +368,7 @@ def test_what_is_accepted_is_written_before_it_ends(places, tmp_path, process, c
 
 
 def test_a_request_that_is_under_way_is_answered(places, tmp_path, process):
-    """Though nothing new is accepted; Ctrl-C, too, ends it in order."""
+    """Nothing new is accepted meanwhile; Ctrl-C, too, ends the service in order."""
     own = places.copied(tmp_path)
     service = process(own.store, "--model", own.model, "--no-keys", "--quiet")
     service.ready()

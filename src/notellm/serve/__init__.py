@@ -1,7 +1,7 @@
-"""The service: an HTTP API and a web page over a `engine.engine.Engine`.
+"""The service: an HTTP API and a web page over an `engine.engine.Engine`.
 
-``app.py`` has the routes, ``schemas.py`` what they take and give, ``answers.py`` and ``quick.py`` how answers
-are written, ``service.py`` the queues, ``batching.py`` computes together what arrives together, ``guard.py``
-stands before every request (keys, limits, time, metrics, log), ``run.py`` starts and stops it, ``page/`` is
-the web page. Only these files and the command line know about HTTP.
+`routes/` has the routes and `schemas/` what they accept and answer; `app.py` puts them together. `guard.py`
+is in front of them with keys, rates, bodies and limits; `connections.py` limits connections. `service.py` has
+the queues, `batching.py` computes together what arrives together, `run.py` starts and stops the process, and
+`page/` is the web page. Only this package and the command line know about HTTP.
 """

@@ -1,11 +1,11 @@
-"""Requests that arrive together are computed together (micro-batching).
+"""Micro-batching: requests that arrive together are computed together.
 
     batcher = Batcher("related", compute, most=64, waiting=256)     # compute: list of questions -> answers
     answer = await batcher.ask(question)
 
-One thread computes one batch at a time; what arrives meanwhile is the next batch, so nobody waits for a batch
-to fill, and the fuller the queue, the more is computed at once. A question beyond `waiting` is refused at
-once: a queue that cannot be answered in time is worth nothing to anybody.
+One thread computes one batch at a time. Questions that arrive meanwhile form the next batch, so no question
+waits for a batch to fill, and the longer the queue, the larger the batches. A question that finds `waiting`
+questions in the queue is refused immediately, since its answer would come too late.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ A = TypeVar("A")
 
 
 class BusyError(NotellmError):
-    """There is more to do than can be done in time; ask again in ``retry_after`` seconds."""
+    """The service has more to do than it can do in time; ask again in ``retry_after`` seconds."""
 
     def __init__(self, message: str, retry_after: int = 1) -> None:
         super().__init__(message)
@@ -29,14 +29,14 @@ class BusyError(NotellmError):
 
 
 class Gatherer(Generic[Q, A]):
-    """Computes in the event loop itself what takes less time than handing it to a thread.
+    """Computes in the event loop itself, for questions that take less time than handing them to a thread.
 
-    What arrives in one turn of the loop is computed together at the end of that turn.
+    Questions that arrive in one turn of the loop are computed together at the end of that turn.
 
     Args:
-        name: for metrics.
-        compute: as of a :class:`Batcher`; it must be quick, since all else waits.
-        seen: called with the size of every batch.
+        name: the name in the metrics.
+        compute: as in :class:`Batcher`. It must be quick, since everything else waits for it.
+        seen: is called with the name and the size of every batch.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Gatherer(Generic[Q, A]):
         self._queue: list[tuple[Q, asyncio.Future[A]]] = []
 
     def ask(self, question: Q) -> "asyncio.Future[A]":
-        """The answer to a question, in a moment."""
+        """Return a future of the answer to a question."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[A] = loop.create_future()
         if not self._queue:
@@ -67,20 +67,20 @@ class Gatherer(Generic[Q, A]):
         try:
             answers = self._compute([question for question, _ in batch])
             answered = list(zip(batch, answers, strict=True))
-        except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
+        except BaseException as error:  # noqa: BLE001 - it is passed on to those who asked
             answered = [(asked, _failure(error)) for asked in batch]
         _deliver(answered)
 
 
 def _failure(error: BaseException) -> Exception:
-    """What those who asked are told; a library in Rust that panics raises what is no Exception."""
+    """Return an error as an Exception; a panic of a library in Rust raises something that is none."""
     return error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
 def _deliver(answered: Sequence[tuple[tuple[Q, "asyncio.Future[A]"], A | Exception]]) -> None:
     for (_, future), answer in answered:
         if future.done():
-            continue  # who asked has gone away
+            continue  # the one who asked has gone
         if isinstance(answer, Exception):
             future.set_exception(answer)
         else:
@@ -88,17 +88,17 @@ def _deliver(answered: Sequence[tuple[tuple[Q, "asyncio.Future[A]"], A | Excepti
 
 
 class Batcher(Generic[Q, A]):
-    """A queue before a function that answers many questions at once.
+    """A queue in front of a function that answers many questions at once.
 
     Args:
-        name: for messages and metrics.
-        compute: answers questions in their order, each by a result or an error of its own; runs in a thread
-            of this batcher alone.
-        most: questions of a batch.
-        waiting: questions that may wait for their batch.
-        pause: seconds from one batch to the next, in which questions gather; worth it where a batch costs
-            much and a question little. A question that comes alone waits for nothing.
-        seen: called with the size of every batch.
+        name: the name in messages and metrics.
+        compute: answers a list of questions in order, each with a result or an error. It runs in a thread
+            that belongs to this batcher alone.
+        most: the most questions of one batch.
+        waiting: the most questions that wait for their batch.
+        pause: the least seconds from one batch to the next, in which questions gather. This is worth it if a
+            batch costs much and a single question little. A question that comes alone does not wait.
+        seen: is called with the name and the size of every batch.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Batcher(Generic[Q, A]):
         self._most = most
         self._waiting = waiting
         self._pause = pause
-        self._rested = 0.0  # when the next batch may begin
+        self._rested = 0.0  # the time at which the next batch may begin
         self._seen = seen
         self._queue: deque[tuple[Q, asyncio.Future[A]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -124,15 +124,15 @@ class Batcher(Generic[Q, A]):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"notellm-{name}")
 
     def __len__(self) -> int:
-        """Questions that wait."""
+        """Return how many questions wait."""
         return len(self._queue)
 
     async def ask(self, question: Q) -> A:
-        """The answer to a question.
+        """Return the answer to a question.
 
         Raises:
-            BusyError: too many wait already, or the service is about to stop.
-            Exception: what `compute` gave or raised for it.
+            BusyError: if too many questions wait already, or the service is about to stop.
+            Exception: if `compute` gave or raised this error for the question.
         """
         if self._closed:
             raise BusyError("the service is about to stop; ask again in a moment", retry_after=5)
@@ -147,14 +147,14 @@ class Batcher(Generic[Q, A]):
         return await future
 
     async def close(self) -> None:
-        """Answer what waits, take nothing more."""
+        """Answer the questions that wait, and accept no others."""
         self._closed = True
         if self._worker is not None:
             await self._worker
         self._thread.shutdown()
 
     async def _work(self) -> None:
-        """Compute batch by batch until nobody waits."""
+        """Compute one batch after the other until no question waits."""
         loop = asyncio.get_running_loop()
         try:
             while self._queue:
@@ -164,7 +164,7 @@ class Batcher(Generic[Q, A]):
                 batch: list[tuple[Q, asyncio.Future[A]]] = []
                 while self._queue and len(batch) < self._most:
                     question, future = self._queue.popleft()
-                    if not future.done():  # who asked has gone away
+                    if not future.done():  # it is done if the one who asked has gone
                         batch.append((question, future))
                 if not batch:
                     continue
@@ -176,7 +176,7 @@ class Batcher(Generic[Q, A]):
                     answered = list(zip(batch, answers, strict=True))
                 except asyncio.CancelledError:
                     raise
-                except BaseException as error:  # noqa: BLE001 - it belongs to those who asked
+                except BaseException as error:  # noqa: BLE001 - it is passed on to those who asked
                     answered = [(asked, _failure(error)) for asked in batch]
                 _deliver(answered)
                 self._rested = loop.time() + self._pause

@@ -1,8 +1,8 @@
-"""What the service takes on, and how many connections that makes at most.
+"""The limits of the service, which protect all other clients from one, and the default number of connections.
 
-A limit protects everybody else from one client. Most have a default that nobody needs to change; ``notellm
-serve`` has options for the others. Behind a reverse proxy all connections come from the proxy's address: give
-``per_address`` as many as ``connections`` there.
+Most limits have a default that nobody needs to change; ``notellm serve`` has options for the others. Behind a
+reverse proxy all connections come from the address of the proxy: set ``per_address`` to the value of
+``connections`` there.
 """
 
 import ipaddress
@@ -14,45 +14,47 @@ from notellm.errors import ConfigError
 
 try:
     import resource as _resource
-except ImportError:  # Windows has no limit that can be asked for
+except ImportError:  # Windows has no such module
     resource: ModuleType | None = None
 else:
     resource = _resource
 
-#: More connections than this are not taken by default, however many files may be open: each costs memory.
+#: The default never allows more connections than this, however many files may be open: each costs memory.
 _MOST_CONNECTIONS = 4_096
-#: File handles that are kept for store, index and log: a quarter of all, at least this many.
+#: At least this many file handles, or a quarter of all, are kept for store, index and log.
 _KEPT = 128
 _FEWEST_CONNECTIONS = 16
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the service takes on.
+    """The limits of the service, with the status of the answer beyond each.
 
     Attributes:
-        body: bytes of a request's body.
-        together: requests that are worked on or wait at one time; a request counts once its body is there.
-        seconds: of work on one request, once its body is there; 504 after that.
-        rate: requests a second of one key (without keys: of one address), in the long run; as many at once;
-            None has no limit.
-        connections: open connections; None is what the process's limit of open files allows, less a quarter
-            (at least 128) for the store, and 4,096 at most.
-        per_address: open connections of one address (of IPv6: one /64 network); None is half of
-            ``connections``. Behind a reverse proxy all connections come from one address.
-        head_bytes: bytes of a request's line and headers; 431 beyond.
-        headers: number of a request's headers; 431 beyond.
-        url: bytes of path and query; 414 beyond. An id of 512 characters takes 6,144 at most.
-        head_seconds: from the first byte of a request, or from the opening of a connection, to the end of its
-            headers; 408 after that.
-        body_seconds: from the end of the headers to the end of the body; 408 after that.
-        idle_seconds: for which a connection stays open between two requests. Proxies commonly keep theirs for
-            60 seconds; it is better that the proxy closes them than that both do at the same time.
-        wrong_keys: wrong API keys a second of one address, in the long run; ten times as many at once. 429
-            beyond; keys that were right from there before are taken all the same.
+        body: the most bytes of a request's body; 413.
+        together: the most requests that are worked on or wait at one time; 503. A request counts once its
+            body has arrived.
+        seconds: the most seconds of work on one request, once its body has arrived; 504.
+        rate: requests per second of one key (without keys: of one address) in the long run, and as many at
+            once; 429. None is no limit.
+        connections: the most open connections; 503. None is what the process's limit of open files allows,
+            less a quarter (at least 128) for the store, and at most 4,096.
+        per_address: the most open connections of one address (of IPv6: of one /64 network); 429. None is half
+            of ``connections``. Behind a reverse proxy all connections come from one address.
+        head_bytes: the most bytes of a request's line and headers; 431.
+        headers: the most headers of a request; 431.
+        url: the most bytes of path and query; 414. An id of 512 characters takes at most 6,144.
+        head_seconds: seconds from the first byte of a request, or from the opening of a connection, to the
+            end of the headers; 408.
+        body_seconds: seconds from the end of the headers to the end of the body; 408.
+        idle_seconds: seconds for which a connection stays open between two requests. Proxies commonly keep
+            their connections for 60 seconds; it is better that the proxy closes them than that both sides do
+            so at the same time.
+        wrong_keys: wrong API keys per second of one address in the long run, and ten times as many at once;
+            429. Keys that were valid from this address before still work.
 
     Raises:
-        ConfigError: one is not positive, or more connections are asked for than files may be open.
+        ConfigError: if a limit is not positive, or ``connections`` exceeds what open files allow.
     """
 
     body: int = 1 << 20
@@ -72,7 +74,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and not value > 0:  # so that "not a number" is refused, too
+            if value is not None and not value > 0:  # written so that "not a number" is refused
                 raise ConfigError(f"{field.name} is {value}; it must be above 0")
         files = open_files()
         most = None if files is None else _without_reserve(files)
@@ -85,7 +87,7 @@ class Limits:
 
     @property
     def most_connections(self) -> int:
-        """Connections in all, with the default where none are given."""
+        """The most connections in total: the given number, or its default."""
         if self.connections is not None:
             return self.connections
         files = open_files()
@@ -93,13 +95,13 @@ class Limits:
 
     @property
     def most_per_address(self) -> int:
-        """Connections of one address, with the default where none are given."""
+        """The most connections of one address: the given number, or its default."""
         most = self.most_connections
         return max(1, most // 2) if self.per_address is None else min(most, self.per_address)
 
 
 def open_files() -> int | None:
-    """How many files this process may have open; None where there is no limit or it is not known."""
+    """Return how many files this process may open; None if there is no limit or it is not known."""
     if resource is None:
         return None
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -112,10 +114,13 @@ def _without_reserve(files: int) -> int:
 
 @lru_cache(maxsize=4_096)
 def origin(host: str) -> str:
-    """By what clients are told apart: an IPv4 address, or the /64 network of IPv6, which is one client's.
+    """Return what identifies a client: an IPv4 address, or the /64 network of an IPv6 address.
+
+    A single client usually has a whole /64 network.
 
     Args:
-        host: an address as the server gives it; what is none (a path of a Unix socket) stays as it is.
+        host: an address as the server gives it. Anything else, such as the path of a Unix socket, is returned
+            unchanged.
     """
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

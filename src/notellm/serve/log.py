@@ -1,8 +1,8 @@
-"""The service's log: one JSON object a line on standard error, and nothing that waits for whoever reads it.
+"""The log of the service: one JSON object per line on standard error, without ever waiting for its reader.
 
-Lines go into a bounded queue, and a thread of its own writes them. Where standard error is a pipe that nobody
-reads, that thread blocks and nothing else does: the queue fills, further lines are dropped and counted, and
-as soon as lines can be written again one says how many are missing.
+Lines go into a bounded queue, and a separate thread writes them. If standard error is a pipe that nobody
+reads, only this thread blocks. The queue then fills up, and further lines are dropped and counted. As soon as
+lines can be written again, one of them says how many are missing.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from typing import Any, TextIO
 
 log = logging.getLogger("notellm.serve")
 
-#: Characters of log lines that may wait to be written, about 50,000 requests; beyond it lines are dropped.
+#: Characters of log lines that may wait to be written (about 50,000 requests). Beyond it lines are dropped.
 WAITING = 8 << 20
-_PATIENCE = 2.0  # seconds that an orderly end waits for the last lines
-_GATHERED = 0.1  # seconds in which lines of requests gather before they are put into the queue
+_PATIENCE = 2.0  # seconds that an orderly shutdown waits for the last lines
+_GATHERED = 0.1  # seconds for which lines of requests are collected before they enter the queue
 
 
 class LogWriter:
-    """Writes text in a thread of its own, so that a reader who has stopped reading holds up nobody.
+    """Writes text in a separate thread, so that a reader that has stopped reading delays nobody.
 
     Args:
-        write: writes a text, and may block for as long as it likes; an `OSError` loses the text.
-        waiting: characters that may wait; what would exceed them is dropped.
+        write: writes a text, and may block for any time. If it raises an `OSError`, the text is lost.
+        waiting: how many characters may wait; text that would exceed them is dropped.
 
     Attributes:
-        dropped: lines that were dropped since the start.
+        dropped: how many lines were dropped since the start.
     """
 
     def __init__(self, write: Callable[[str], None], *, waiting: int = WAITING) -> None:
@@ -41,13 +41,13 @@ class LogWriter:
         self._most = waiting
         self._size = 0
         self._unreported = 0
-        self._busy = False  # a text was taken and is not yet written
+        self._busy = False  # a text was taken from the queue and is not yet written
         self._lines: deque[str] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
     def put(self, text: str) -> None:
-        """Have a text of whole lines written soon; it never waits."""
+        """Queue a text of whole lines; this never waits."""
         with self._changed:
             if self._size + len(text) > self._most:
                 self._drop(text)
@@ -55,13 +55,13 @@ class LogWriter:
             self._lines.append(text)
             self._size += len(text)
             if self._thread is None:
-                # A daemon: an end of the process must not wait for a reader who does not read.
+                # A daemon: the end of the process must not wait for a reader that does not read.
                 self._thread = threading.Thread(target=self._work, name="notellm-log", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
     def flush(self, seconds: float = _PATIENCE) -> bool:
-        """Wait until all is written, for so many seconds at most; whether it is."""
+        """Wait until everything is written, but no longer than this; return whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._lines and not self._busy, seconds)
 
@@ -97,49 +97,49 @@ class QueueHandler(logging.Handler):
         self.writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have a record written."""
+        """Queue a record."""
         try:
             line = self.format(record)
-        except Exception as error:  # noqa: BLE001 - a line that cannot be made must not end a request
-            # Not `handleError`, which writes to standard error itself, and waits for whoever reads that.
+        except Exception as error:  # noqa: BLE001 - a line that cannot be formatted must not end a request
+            # Not `handleError`: it writes to standard error directly, and so waits for the reader.
             about = {"failed": f"{record.pathname}:{record.lineno}", "error": type(error).__name__}
             line = json.dumps({"time": time_text(record.created), "event": "log line failed", **about})
         self.writer.put(line + "\n")
 
     def flush(self) -> None:
-        """Wait a moment until all is written; `logging` calls it when the process ends."""
+        """Wait a moment until everything is written; `logging` calls this when the process ends."""
         self.writer.flush()
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event, and what was given as ``extra``."""
+    """Formats a record as one JSON object: time, level, event, and the fields of ``extra``."""
 
-    _own = frozenset(vars(logging.makeLogRecord({})))
+    _standard = frozenset(vars(logging.makeLogRecord({})))
 
     def format(self, record: logging.LogRecord) -> str:
-        """A record as one line; a traceback is one of its fields."""
+        """Return a record as one line; a traceback is one of its fields."""
         line: dict[str, Any] = {
             "time": time_text(record.created),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
         }
-        line |= {name: value for name, value in vars(record).items() if name not in self._own}
+        line |= {name: value for name, value in vars(record).items() if name not in self._standard}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
 class RequestLines:
-    """The log's lines of requests, a few at a time: one write each would cost a tenth of a quick request."""
+    """Collects the log lines of requests and queues several at once, which costs less than one at a time."""
 
     def __init__(self) -> None:
         self._waiting: list[str] = []
 
     def add(self, name: str, method: str, route: str, status: int, seconds: float) -> None:
-        """Have a line written within a moment."""
+        """Add the line of a request; it is queued within a moment."""
         if not self._waiting:
             asyncio.get_running_loop().call_later(_GATHERED, self.write)
-        # Nothing in here needs an escape: the method is the one thing that a client chooses.
+        # Nothing needs escaping: of all these values the client chooses only the method.
         method = method if method.isalpha() and method.isascii() else "other"
         self._waiting.append(
             f'{{"time": "{time_text(time.time())}", "level": "info", "event": "request", '
@@ -148,7 +148,7 @@ class RequestLines:
         )
 
     def write(self) -> None:
-        """Have what waits written now."""
+        """Queue the collected lines now."""
         text, self._waiting = "".join(self._waiting), []
         if not text:
             return
@@ -158,20 +158,20 @@ class RequestLines:
 
 
 def log_to_stderr(level: int = logging.INFO) -> LogWriter:
-    """Send the service's log to standard error as JSON lines.
+    """Send the log of the service to standard error as JSON lines.
 
     Args:
-        level: of the log, which has a line a request at INFO.
+        level: the level of the log; at INFO it has one line per request.
 
     Returns:
-        What writes it; :meth:`LogWriter.flush` has the last lines written.
+        The writer, whose :meth:`LogWriter.flush` waits for the last lines.
     """
     writer = LogWriter(_writing_to(sys.stderr))
     handler = QueueHandler(writer)
     handler.setFormatter(JsonLines())
     uvicorn = logging.getLogger("uvicorn")
     uvicorn.setLevel(max(level, logging.WARNING))
-    notellm = logging.getLogger("notellm")  # the store and the engine warn of what they had to repair
+    notellm = logging.getLogger("notellm")  # store and engine warn about what they had to repair
     notellm.setLevel(max(level, logging.WARNING))
     log.setLevel(level)
     for logger in (log, uvicorn, notellm):
@@ -181,14 +181,14 @@ def log_to_stderr(level: int = logging.INFO) -> LogWriter:
 
 
 def _writing_to(stream: TextIO) -> Callable[[str], None]:
-    """A function that writes a text to a stream, whole.
+    """Return a function that writes a whole text to a stream.
 
-    It writes to the file behind the stream: Python's own buffer has a lock, and a thread that blocks while it
-    holds that lock makes Python abort when the process ends.
+    It writes to the file behind the stream. Python's buffer has a lock, and a thread that blocks while it
+    holds this lock makes Python abort when the process ends.
     """
     try:
         file = stream.fileno()
-    except (OSError, ValueError, AttributeError):  # a stream of a test, or none at all
+    except (OSError, ValueError, AttributeError):  # the stream of a test, or no stream at all
 
         def write_text(text: str) -> None:
             stream.write(text)
@@ -201,7 +201,7 @@ def _writing_to(stream: TextIO) -> Callable[[str], None]:
         while rest:
             try:
                 rest = rest[os.write(file, rest) :]
-            except BlockingIOError:  # somebody else made the pipe one that does not block
+            except BlockingIOError:  # another process has set the pipe to non-blocking
                 time.sleep(0.05)
 
     return write
@@ -215,13 +215,13 @@ def _missing_line(lines: int) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """A time, in seconds since 1970, as the log writes it: UTC with milliseconds."""
+    """Format a time, in seconds since 1970, as UTC with milliseconds."""
     whole, text = _second[0]
     if whole != int(seconds):
         whole = int(seconds)
         text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole))
-        _second[0] = whole, text  # in one step, since several threads log
+        _second[0] = whole, text  # one assignment, since several threads log
     return f"{text}.{int(1e3 * (seconds - whole)):03d}Z"
 
 
-_second: list[tuple[int, str]] = [(0, "1970-01-01T00:00:00")]  # the one that was written last, and its text
+_second: list[tuple[int, str]] = [(0, "1970-01-01T00:00:00")]  # the last formatted second, and its text

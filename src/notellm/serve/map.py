@@ -1,8 +1,8 @@
-"""The notes in two dimensions: near notes are near (t-SNE of their vectors, van der Maaten and Hinton 2008).
+"""The map: notes in two dimensions, by t-SNE of their vectors (van der Maaten and Hinton 2008).
 
-Computed once in the background, for at most `MOST` notes, drawn where there are more. A note that is
-published later is put between the mapped notes that are nearest to it. No answer has notes that are hidden or
-expired at its time.
+The map is computed once in the background, for at most `MOST` notes; if there are more, a random sample is
+mapped. A note that is published later is placed between the mapped notes nearest to it. Notes that are hidden
+or expired when the map is asked for are left out of the answer.
 """
 
 import threading
@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 
 from notellm.engine.engine import Engine, is_visible
+from notellm.serve.answers import TITLE_LENGTH, display_title
 from notellm.store.index.base import vectors_there
 from notellm.store.index.filters import Filter
 
 MOST = 2_000
-_LATE = 200  # notes published since, at most
-_NEAREST = 3
+_LATE = 200  # the newest notes that are looked at for notes published after the map was computed
+_NEAREST = 3  # mapped notes between which such a note is placed
 
 
 class NoteMap:
     """The map of an engine's notes.
 
     Args:
-        engine: whose notes.
-        seed: of the draw and of t-SNE.
+        engine: has the notes and their vectors.
+        seed: seeds the sample and t-SNE.
     """
 
     def __init__(self, engine: Engine, *, seed: int = 0) -> None:
@@ -36,18 +37,18 @@ class NoteMap:
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Compute it in a thread of its own, unless it is there or under way."""
+        """Compute the map in a separate thread, unless it exists or is being computed."""
         with self._lock:
-            # A map of no notes is made anew once there are some.
+            # The map of an empty store is computed again once there are notes.
             stale = self._model != self._engine.fingerprint or not (self._places or not self._engine.notes)
             if stale and (self._thread is None or not self._thread.is_alive()):
                 self._thread = threading.Thread(target=self._compute, name="notellm-map", daemon=True)
                 self._thread.start()
 
     def answer(self) -> dict[str, Any]:
-        """Ids, titles, categories and places of visible notes; not ready where it is still computed.
+        """Return ids, titles, categories and positions of visible notes; "ready" is False until they exist.
 
-        Notes may come, change and go meanwhile.
+        Notes may be written and removed at the same time.
         """
         self.start()
         places = self._places
@@ -60,7 +61,7 @@ class NoteMap:
         return {
             "ready": True,
             "note_ids": [note.note_id for note in shown],
-            "titles": [(note.title or note.content)[:120] for note in shown],
+            "titles": [display_title(note)[:TITLE_LENGTH] for note in shown],
             "categories": [note.category for note in shown],
             "x": [places[note.note_id][0] for note in shown],
             "y": [places[note.note_id][1] for note in shown],
@@ -69,22 +70,22 @@ class NoteMap:
     def _between(
         self, late: list[str], places: dict[str, tuple[float, float]]
     ) -> dict[str, tuple[float, float]]:
-        """Places of notes that came after the map was made, between those of the nearest mapped notes."""
+        """Return positions of notes that the map lacks: the mean of the nearest mapped notes."""
         index = self._engine.index
         known, vectors = vectors_there(index, late)
         if not len(vectors):
             return {}
-        there = [note_id for note_id, kept in zip(late, known, strict=True) if kept]
-        near, _ = index.search(vectors, _NEAREST, where=Filter(allow=frozenset(places)))
-        found = {}
-        for note_id, own in zip(there, near, strict=True):
-            if own:
-                x, y = np.mean([places[other] for other in own], axis=0)
-                found[note_id] = (round(float(x), 4), round(float(y), 4))
-        return found
+        indexed = [note_id for note_id, present in zip(late, known, strict=True) if present]
+        neighbours, _ = index.search(vectors, _NEAREST, where=Filter(allow=frozenset(places)))
+        between = {}
+        for note_id, nearest in zip(indexed, neighbours, strict=True):
+            if nearest:
+                x, y = np.mean([places[neighbour] for neighbour in nearest], axis=0)
+                between[note_id] = (round(float(x), 4), round(float(y), 4))
+        return between
 
     def _compute(self) -> None:
-        from sklearn.manifold import TSNE  # noqa: PLC0415 - it takes seconds to import
+        from sklearn.manifold import TSNE  # noqa: PLC0415 - takes seconds to import
 
         model = self._engine.fingerprint
         ids = [note.note_id for note in list(self._engine.notes.values()) if is_visible(note)]
@@ -92,8 +93,8 @@ class NoteMap:
         if len(ids) > MOST:
             ids = [ids[i] for i in np.sort(generator.choice(len(ids), MOST, replace=False))]
         known, vectors = vectors_there(self._engine.index, ids)
-        ids = [note_id for note_id, kept in zip(ids, known, strict=True) if kept]
-        if len(ids) < 5:  # too few to say what is near
+        ids = [note_id for note_id, present in zip(ids, known, strict=True) if present]
+        if len(ids) < 5:  # too few for t-SNE: they are put on a circle
             angles = np.arange(len(ids)) * 2.4
             flat = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         else:

@@ -1,4 +1,4 @@
-"""What is counted: for Prometheus, and a few figures of the last requests for the page."""
+"""Counters and times: for Prometheus, and a few figures of the last requests for the page."""
 
 import time
 from collections import Counter, deque
@@ -11,18 +11,18 @@ from prometheus_client import Counter as PrometheusCounter
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_LAST = 2_000  # requests of the page's figures
+_LAST = 2_000  # requests from which the figures of the page are computed
 _REFUSED = frozenset({401, 403, 408, 413, 429, 503})
 
 
 class Metrics:
-    """Counters of one service.
+    """The counters of one service.
+
+    Only the thread of the event loop may call these methods, except :meth:`gauge`.
 
     Attributes:
-        in_flight: requests that are worked on.
-        arriving: requests whose body is being received.
-
-    All but :meth:`gauge` belong to the event loop's thread.
+        in_flight: how many requests are worked on.
+        arriving: of how many requests the body is being received.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Metrics:
         self._begin = time.monotonic()
         self._names: Counter[str] = Counter()
         self._refused = self._failed = 0
-        self._last: deque[tuple[float, float]] = deque(maxlen=_LAST)  # when, and seconds it took
+        self._last: deque[tuple[float, float]] = deque(maxlen=_LAST)  # times and durations
         self._seconds = Histogram(
             "notellm_request_seconds",
             "Time from a request to its answer",
@@ -60,13 +60,13 @@ class Metrics:
         self.gauge("notellm_arriving", "Requests whose body is being received", lambda: self.arriving)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A figure that is looked up when it is asked for."""
+        """Add a figure whose value is read whenever the metrics are asked for."""
         Gauge(name, text, registry=self.registry).set_function(value)
 
     def request(self, method: str, route: str, status: int, seconds: float, refused: str | None) -> None:
-        """Count an answer."""
+        """Count an answered request; ``refused`` is the code if the guard refused it."""
         if method not in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
-            method = "other"  # anybody can make methods up; each would stay in memory
+            method = "other"  # clients can invent methods, and each would stay in memory
         key = (method, route, str(status))
         children = self._children.get(key)
         if children is None:
@@ -83,20 +83,20 @@ class Metrics:
             self._last.append((time.monotonic(), seconds))
 
     def refused(self, reason: str) -> None:
-        """Count a refusal of a connection, or of a request of which not even the headers were taken."""
+        """Count the refusal of a connection, or of a request whose headers were not accepted."""
         self._refusals.labels(reason).inc()
         self._refused += 1
 
     def batch(self, what: str, size: int) -> None:
-        """Count a batch."""
+        """Count a batch of a queue."""
         self._batches.labels(what).observe(size)
 
     def text(self) -> bytes:
-        """All of it as Prometheus reads it."""
+        """Return all counters in the format of Prometheus."""
         return generate_latest(self.registry)
 
     def traffic(self) -> dict[str, Any]:
-        """What the page shows; rate and times are those of the last minute, at most 2,000 requests."""
+        """Return the figures of the page; rate and times are of the last minute, at most 2,000 requests."""
         now = time.monotonic()
         recent = [(when, took) for when, took in self._last.copy() if when > now - 60]
         took = np.array([seconds for _, seconds in recent])

@@ -1,27 +1,29 @@
-"""GET /v1/related, which a feed asks most, without a framework around it.
+"""A short cut for GET /v1/related, the route that a feed asks most, around FastAPI.
 
-FastAPI's reading of parameters and building of an answer take as long as the search itself. The API has the
-same route, and answers what is refused or looks odd: another parameter, an id that is not there.
+FastAPI takes as long to read the parameters and to build the answer as the search itself takes. The API has
+the
+same route in full, and answers every request that is unusual: another parameter, or an unknown id.
 """
 
 from urllib.parse import unquote
 
 from notellm.engine.engine import RelatedQuery
 from notellm.errors import NotellmError
-from notellm.serve.answers import refusal, related_json
-from notellm.serve.guard import App, Receive, Scope, Send
-from notellm.serve.schemas import MOST_RESULTS
+from notellm.serve.answers import related_json
+from notellm.serve.asgi import App, Receive, Scope, Send
+from notellm.serve.failures import answer_of
+from notellm.serve.schemas.common import MOST_RESULTS
 from notellm.serve.service import Service
 
 _PATH = "/v1/related"
 
 
 class RelatedById:
-    """ASGI middleware.
+    """ASGI middleware that answers plain questions for related notes itself.
 
     Args:
-        api: what answers all else.
-        service: what is asked.
+        api: the application that answers everything else.
+        service: finds the related notes.
     """
 
     def __init__(self, api: App, service: Service) -> None:
@@ -36,21 +38,21 @@ class RelatedById:
             return
         scope["notellm.route"] = _PATH
         try:
-            found = await self._service.related_to(query)
+            related = await self._service.related_to(query)
         except NotellmError as error:
-            await refusal(error, scope)(scope, receive, send)
+            await answer_of(error, scope)(scope, receive, send)
             return
-        body = related_json(found)
+        body = related_json(related)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
 
 def _plain_query(scope: Scope) -> RelatedQuery | None:
-    """A question that holds a note's id and perhaps a number, and nothing else."""
+    """Return the query of a request that has an id and perhaps a number, and nothing else; otherwise None."""
     if scope["method"] != "GET":
         return None
-    note_id, k = None, 10
+    note_id, k = None, RelatedQuery.k
     for part in scope["query_string"].split(b"&"):
         name, _, value = part.partition(b"=")
         if name == b"note_id" and note_id is None and b"+" not in value:

@@ -1,6 +1,6 @@
-"""Running the service: one process, one event loop, until it is told to stop.
+"""Running the service: one process with one event loop, until it is told to stop.
 
-SIGTERM or Ctrl-C: nothing new is accepted, what was accepted is answered, the index is saved.
+On SIGTERM or Ctrl-C the service accepts nothing new, answers what it has accepted, and saves the index.
 """
 
 import gc
@@ -20,28 +20,31 @@ from notellm.engine.engine import Engine
 from notellm.errors import ConfigError, StorageError
 from notellm.serve.app import create_app
 from notellm.serve.connections import Connections
-from notellm.serve.guard import Guard, Keys
+from notellm.serve.guard import Guard
+from notellm.serve.keys import Keys
 from notellm.serve.limits import Limits
 from notellm.serve.log import log, log_to_stderr
 
 READ_KEYS, WRITE_KEYS = "NOTELLM_READ_KEYS", "NOTELLM_WRITE_KEYS"
 _BACKLOG = 512  # connections that wait to be accepted
-#: Seconds for which one thread may keep the interpreter while another wants it. A write needs it some twenty
-#: times, and at Python's own 5 ms a busy event loop made that 120 ms where it takes 30 alone.
+#: Seconds for which one thread may keep the interpreter while another one waits for it. A write needs the
+#: interpreter about twenty times; with Python's default of 5 ms a busy event loop would delay it
+#: considerably.
 _TURN = 0.0005
-_STOPPING = 30  # seconds that an answer may take once it is to stop
+_STOPPING = 30  # seconds that an answer may still take after the service was told to stop
 
 
 def keys_from(environment: Mapping[str, str], *, no_keys: bool, host: str) -> Keys:
-    """The API keys of a service.
+    """Read the API keys of a service from the environment.
 
     Args:
-        environment: has them under NOTELLM_READ_KEYS and NOTELLM_WRITE_KEYS, several with commas between.
-        no_keys: let everybody do everything; only where the service is reached from this machine alone.
-        host: where it listens.
+        environment: has the keys under NOTELLM_READ_KEYS and NOTELLM_WRITE_KEYS, separated by commas.
+        no_keys: let everybody do everything; allowed only on a loopback address.
+        host: the address on which the service listens.
 
     Raises:
-        ConfigError: there are none and that is not what was asked for, or not on a loopback address.
+        ConfigError: if there are no keys and ``no_keys`` is not set, if there are keys though it is set, or
+            if it is set and the address is not a loopback address.
     """
     names = (READ_KEYS, WRITE_KEYS)
     read, write = ([k.strip() for k in environment.get(n, "").split(",") if k.strip()] for n in names)
@@ -52,20 +55,20 @@ def keys_from(environment: Mapping[str, str], *, no_keys: bool, host: str) -> Ke
             )
         if not is_loopback(host):
             raise ConfigError(
-                f"--no-keys is for this machine alone, but {host} can be reached from others; "
+                f"--no-keys is allowed for this machine only, but {host} can be reached from others; "
                 f"listen on 127.0.0.1, or set {WRITE_KEYS}"
             )
         return Keys()
     if not write and not read:
         raise ConfigError(
-            f"there are no API keys: set {WRITE_KEYS} (and {READ_KEYS}) in the environment, or say --no-keys "
-            "for a service that this machine alone can reach"
+            f"there are no API keys: set {WRITE_KEYS} (and {READ_KEYS}) in the environment, or use --no-keys "
+            "for a service that only this machine can reach"
         )
     return Keys(read, write)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether an address can be reached from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -75,16 +78,16 @@ def is_loopback(host: str) -> bool:
 
 
 def in_url(host: str) -> str:
-    """A host as it stands in a URL and in the Host header: an IPv6 address in brackets."""
+    """Return a host as URLs and the Host header have it: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 def server(app: Guard, *, ready: Callable[[], None] | None = None) -> uvicorn.Server:
-    """A server of an application, which keeps the application's limits on connections.
+    """Make a server of an application, with the application's limits on connections.
 
     Args:
-        app: of `create_app`.
-        ready: called once requests are accepted.
+        app: an application of `create_app`.
+        ready: is called once requests are accepted.
     """
     connections = Connections(app.limits, app.metrics)
     config = uvicorn.Config(
@@ -116,33 +119,33 @@ def serve(
     """Answer requests until the process is told to stop.
 
     Args:
-        engine: what answers; closed at the end.
+        engine: answers the requests; it is closed at the end.
         host: address to listen on.
         port: port to listen on.
-        keys: who may ask.
-        limits: what is taken on.
-        ready: called once requests are accepted.
-        level: of the log, which has a line a request at INFO.
-        seconds: that the start took before the engine was opened, by step; the log's first line has them
-            beside those of the engine.
+        keys: the valid API keys.
+        limits: the limits of the service.
+        ready: is called once requests are accepted.
+        level: the level of the log; at INFO it has one line per request.
+        seconds: how long each step took before the engine was opened. The first line of the log shows them
+            together with those of the engine.
 
     Raises:
-        StorageError: the address cannot be listened on.
+        StorageError: if the service cannot listen on the address.
     """
     log_to_stderr(level)
-    engine.progress = False  # a bar would stand between the lines of the log, and wait for whoever reads them
+    engine.progress = False  # a progress bar would disturb the log
     try:
-        # Before uvicorn would, which logs what goes wrong in its own way.
+        # uvicorn could do this, but would report an error in another form.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
         engine.close()
         raise StorageError(
-            f"cannot listen on {in_url(host)}:{port} ({error}); is something else there? Try --port"
+            f"cannot listen on {in_url(host)}:{port} ({error}); choose another port with --port"
         ) from error
     hosts = None if keys else {in_url(host), "localhost", "127.0.0.1", "[::1]"}
     running = server(create_app(engine, keys=keys, limits=limits, hosts=hosts), ready=ready)
-    # All that is there now stays: the collector need not walk over every note again and again.
+    # All present objects stay until the end, so the garbage collector need not visit every note each time.
     gc.collect()
     gc.freeze()
     sys.setswitchinterval(_TURN)
@@ -166,7 +169,7 @@ def serve(
 
 
 def open_browser(url: str) -> None:
-    """Open a page in the user's browser, where there is a screen: on a server that would be one of text."""
+    """Open a page in a browser if this machine has a screen; without one a text browser might start."""
     if sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         webbrowser.open(url)
 
@@ -180,17 +183,17 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's signature
-        """Stop, at a second Ctrl-C at once; uvicorn would raise the signal again, which is not status 0."""
+        """Stop, at once at a second Ctrl-C; uvicorn would raise the signal again and not exit with 0."""
         self.force_exit |= self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so when requests are accepted."""
+        """Start, and call ``ready`` once requests are accepted."""
         await super().startup(sockets)
         if self.started and self._ready is not None:
             self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End in order; what was refused last is told."""
+        """Shut down in order, and write the last line about refused connections."""
         await super().shutdown(sockets)
-        self._connections.say()
+        self._connections.log_refusals()

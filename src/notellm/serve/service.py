@@ -1,7 +1,7 @@
-"""An engine with what a service needs around it: queues, counters, the map, and reloading.
+"""What a service needs around an engine: queues, counters, readiness, the map, and reloading.
 
-Reads by search and by model, writes, and ranking each have their own queue (``batching.py``), so a long
-ranking does not hold up a search.
+Related notes, writes, tags and ranking each have a separate queue (`batching.py`), so that a long ranking
+does not delay a search.
 """
 
 import asyncio
@@ -12,21 +12,21 @@ from typing import Any
 from notellm.data.note import Note
 from notellm.engine.engine import Engine, Related, RelatedQuery, Tags, Write, Written
 from notellm.errors import NotellmError
-from notellm.serve.answers import without_paths
 from notellm.serve.batching import Batcher, Gatherer
+from notellm.serve.failures import without_paths
 from notellm.serve.log import log
 from notellm.serve.map import NoteMap
 from notellm.serve.metrics import Metrics
 from notellm.store.index.local import LocalIndex
 from notellm.version import __version__
 
-#: Questions computed together, and questions that may wait, of each queue.
+#: For each queue, the most questions that are computed together, and the most that may wait.
 _RELATED, _WRITES, _TAGS, _RANKING = (64, 256), (64, 256), (16, 64), (8, 32)
-#: A commit costs about as much for one write as for fifty: seconds between two, chosen in benchmarks.service.
+#: Seconds between two commits: a commit costs about as much for one write as for fifty (benchmarks.service).
 _WRITE_PAUSE = 0.01
-#: Notes that an exact search reads in less time than it takes to hand it to another thread.
+#: An exact search over at most this many notes takes less time than handing it to another thread.
 _QUICK = 2_000
-#: Results for which a graph is quick.
+#: A graph search for at most this many results is as quick.
 _FEW = 100
 _READY_FOR = 1.0  # seconds for which readiness is remembered, since anybody may ask for it
 
@@ -35,8 +35,8 @@ class Service:
     """An engine with its queues, counters and map.
 
     Args:
-        engine: what answers.
-        keys: whether any are needed is shown on the page.
+        engine: answers the questions.
+        keys: whether API keys are needed, which the page shows.
     """
 
     def __init__(self, engine: Engine, *, keys: bool) -> None:
@@ -47,7 +47,7 @@ class Service:
         self.reload_error: str | None = None
         self._readiness: asyncio.Future[str | None] | None = None
         self._readiness_until = 0.0
-        self._not_ready: str | None = None  # what the log was told last
+        self._not_ready: str | None = None  # the reason that was logged last
         self.reloading: asyncio.Task[None] | None = None
         self.related: Batcher[RelatedQuery, Related] = self._batcher("related", engine.related, _RELATED)
         self._related_now: Gatherer[RelatedQuery, Related] = Gatherer(
@@ -70,8 +70,8 @@ class Service:
         return Batcher(name, compute, most=most, waiting=waiting, seen=self.metrics.batch, **options)
 
     def _apply(self, requests: list[list[Write]]) -> list[list[Written | NotellmError]]:
-        outcomes = iter(self.engine.apply([write for own in requests for write in own]))
-        return [[next(outcomes) for _ in own] for own in requests]
+        outcomes = iter(self.engine.apply([write for writes in requests for write in writes]))
+        return [[next(outcomes) for _ in writes] for writes in requests]
 
     def _tag(self, questions: list[tuple[Note, int | None]]) -> list[Tags]:
         answers: dict[int, Tags] = {}
@@ -82,7 +82,7 @@ class Service:
         return [answers[i] for i in range(len(questions))]
 
     async def related_to(self, query: RelatedQuery) -> Related:
-        """Related notes: a walk through a graph in this thread, all that takes longer in another."""
+        """Return related notes; a quick search runs in this thread, any other in the thread of its queue."""
         index = self.engine.index
         quick = isinstance(index, LocalIndex) and (index.kind == "hnsw" or len(index) <= _QUICK)
         selected = query.near_duplicates is not None or query.diversity > 0
@@ -95,7 +95,7 @@ class Service:
         """Carry out writes.
 
         Raises:
-            NotellmError: the first that could not be done.
+            NotellmError: if a write failed; the error of the first one that did.
         """
         outcomes = await self.writes.ask(writes)
         for outcome in outcomes:
@@ -104,18 +104,18 @@ class Service:
         return [outcome for outcome in outcomes if isinstance(outcome, Written)]
 
     async def close(self) -> None:
-        """Finish what was accepted."""
+        """Wait until everything that was accepted is done."""
         if self.reloading is not None:
             await self.reloading
         for batcher in self._batchers:
             await batcher.close()
 
     async def reload(self, index: str | None, name: str = "reload") -> None:
-        """Bring model, ranker and index anew; what goes wrong is kept for the state.
+        """Load model and ranker again and rebuild the index. An error is kept for :meth:`state`.
 
         Args:
-            index: another kind of index; None keeps it.
-            name: of the request that asked for it, under which the log has what the state may not tell.
+            index: another kind of index; None keeps the kind.
+            name: the id of the request, under which the log has the details that clients may not see.
         """
         try:
             await asyncio.to_thread(self.engine.reload, index=index)
@@ -130,9 +130,9 @@ class Service:
             log.info("reloaded", extra={"model": self.engine.fingerprint})
 
     async def not_ready(self) -> str | None:
-        """Why requests should go elsewhere, without a path of this machine; None where all is well.
+        """Return why the service is not ready, without any path of this machine; None if it is ready.
 
-        It is found out once a second at most, however often it is asked for.
+        Readiness is determined at most once per second, however often it is asked for.
         """
         now = time.monotonic()
         if self._readiness is None or (self._readiness.done() and now >= self._readiness_until):
@@ -141,28 +141,29 @@ class Service:
         return await asyncio.shield(self._readiness)
 
     def _find_readiness(self) -> str | None:
-        said, whole = None, None
+        reason, details = None, None
         try:
             if not len(self.engine.index) and self.engine.notes:
-                said = whole = "the index is empty though there are notes"
+                reason = details = "the index is empty though there are notes"
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing can be searched
-            said, whole = "the index does not answer", f"{type(error).__name__}: {error}"
-        refused = self.engine.writable() if said is None else None
+            reason, details = "the index does not answer", f"{type(error).__name__}: {error}"
+        refused = self.engine.writable() if reason is None else None
         if refused is not None:
-            said, whole = "the store cannot be written, or its disk is nearly full", refused
-        if whole != self._not_ready:
-            self._not_ready = whole
-            if whole is None:
+            reason, details = "the store cannot be written, or its disk is nearly full", refused
+        if details != self._not_ready:
+            self._not_ready = details
+            if details is None:
                 log.info("ready again")
             else:
-                log.error("not ready", extra={"error": whole})
-        return said
+                log.error("not ready", extra={"error": details})
+        return reason
 
-    def state(self, traffic: dict[str, Any]) -> dict[str, Any]:
-        """What the page shows of it; it may be called in any thread.
+    def state(self, traffic: dict[str, Any], not_ready: str | None) -> dict[str, Any]:
+        """Describe the service, for the page. Any thread may call it.
 
         Args:
-            traffic: of `Metrics.traffic`, which belongs to the event loop's thread.
+            traffic: the answer of `Metrics.traffic`, which the thread of the event loop has to call.
+            not_ready: the answer of `not_ready`.
         """
         engine, index, ranker = self.engine, self.engine.index, self.engine.ranker
         local = index if isinstance(index, LocalIndex) else None
@@ -170,7 +171,8 @@ class Service:
         running = self.reloading is not None and not self.reloading.done()
         return {
             "version": __version__,
-            "ready": True,
+            "ready": not_ready is None,
+            "not_ready": not_ready,
             "keys": self.keys,
             "model": {
                 "fingerprint": engine.fingerprint,
@@ -191,11 +193,11 @@ class Service:
 
 
 def _each(questions: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Answers one after the other: a ranking shares nothing with that of another user."""
+    """Answer one question after the other: rankings of different users share no work."""
     answers: list[Any] = []
     for question in questions:
         try:
             answers.append(question())
-        except Exception as error:  # noqa: BLE001 - it belongs to the one who asked
+        except Exception as error:  # noqa: BLE001 - it is passed on to the one who asked
             answers.append(error)
     return answers

@@ -1,10 +1,10 @@
-// Requests to the server, and the API key where it wants one.
+// Requests to the server, with the API key if it needs one.
 
 import { $, answer, recall, remember } from "./dom.js";
 import { t } from "./i18n.js";
 
 export class ApiError extends Error {
-  /** `status` is 0 where no answer came; `retryAfter` is in seconds, or null. */
+  /** `status` is 0 if no answer came; `retryAfter` is in seconds, or null. */
   constructor(status, message, retryAfter = null) {
     super(message);
     this.status = status;
@@ -12,11 +12,11 @@ export class ApiError extends Error {
   }
 }
 
-// Kept for this tab alone, so that a shared computer does not keep it.
+// Kept for this browser tab only, so that a shared computer does not keep it.
 let key = recall("key", "sessionStorage");
-let asking = null; // one question at a time, whose answer all waiting requests share
-let declined = false; // who closed the question is not asked again before choosing to
-let missed = false; // requests have failed for want of a key
+let asking = null; // the dialog that asks for a key; all waiting requests share its answer
+let declined = false; // the dialog was closed; it opens again only if the user asks for it
+let missed = false; // requests have failed because there was no key
 
 export const hasKey = () => Boolean(key);
 
@@ -34,15 +34,15 @@ function askForKey() {
     $("key-text").textContent = t(key ? "key.wrong" : "key.first");
     $("key-input").value = "";
     const yes = await answer($("key"));
-    const given = $("key-input").value.trim();
+    const entered = $("key-input").value.trim();
     $("key-input").value = "";
     asking = null;
-    if (!yes || !given) {
+    if (!yes || !entered) {
       declined = true;
       missed = true;
       return;
     }
-    key = given;
+    key = entered;
     remember("key", key, "sessionStorage");
     if (missed) document.dispatchEvent(new Event("key"));
     missed = false;
@@ -50,7 +50,7 @@ function askForKey() {
   return asking;
 }
 
-/** Sends a request and gives the JSON of its answer. Throws ApiError, or AbortError by `signal`. */
+/** Sends a request and returns the JSON of the answer. Throws ApiError, or AbortError after `signal`. */
 export async function call(method, path, body, signal) {
   const sent = key;
   const headers = {};
@@ -87,7 +87,7 @@ export const post = (path, body, signal) => call("POST", path, body, signal);
 
 export const notePath = (id) => `notes/${encodeURIComponent(id)}`;
 
-/** What an error says to the reader, in the page's language, with the server's own words behind it. */
+/** Describes an error in the language of the page, followed by the message of the server. */
 export function explain(error) {
   if (!(error instanceof ApiError)) return t("error.other");
   const { status, message, retryAfter } = error;

@@ -1,75 +1,77 @@
-// The page as a whole: its tabs, what the address after "#" opens, language, theme, and the start.
+// The page as a whole: tabs, the address after "#", language, theme, and the start.
 
 import { get } from "./api.js";
 import { learnCategories } from "./colours.js";
-import { $, recall, remember } from "./dom.js";
+import { $, el, recall, remember } from "./dom.js";
 import { switchLanguage, t, translatePage } from "./i18n.js";
-import { showMap, startMap } from "./map.js";
-import { openNote, startNotes, titleInView } from "./notes.js";
-import { showState, startState } from "./state.js";
-import { openUser, startUsers } from "./users.js";
+import { views } from "./views.js";
 
-const TABS = ["notes", "users", "map", "state"];
-const last = Object.fromEntries(TABS.map((tab) => [tab, `#/${tab}`])); // where each tab was left
+// The views, in the order of their tabs; the first one is shown at an address that is not known.
+import "./notes.js";
+import "./users.js";
+import "./map.js";
+import "./state.js";
+
+const POLL = 2000; // ms between two looks at a service that is not ready
+
+const last = new Map(views.map((view) => [view, `#/${view.name}`])); // the address at which each view was left
 
 let current = null;
-let keepFocus = true; // of the first route, and where a tab was pressed
+let keepFocus = true; // the next address leaves the keyboard where it is: at the start, and if a tab was pressed
 
-const tabOf = (name) => $(`tab-${name}`);
-
-/** Opens what the address says: #/notes, #/notes/ID, #/write, #/users, #/users/ID, #/map, #/state. */
+/** Opens the view of the address: #/NAME or #/NAME/ID. */
 function route() {
   const [name, rest = ""] = location.hash.replace(/^#\//, "").split("/");
-  const tab = TABS.includes(name) ? name : "notes";
+  const view = views.find((one) => one.name === name) ?? views[0];
   let id = null;
   try {
     id = decodeURIComponent(rest) || null;
   } catch {
-    // Not an address that this page wrote.
+    // This page did not write the address.
   }
   const focus = !keepFocus;
   keepFocus = false;
-  last[tab] = location.hash || "#/notes";
-  if (tab !== current) {
-    current = tab;
-    for (const each of TABS) {
-      tabOf(each).setAttribute("aria-selected", String(each === tab));
-      tabOf(each).tabIndex = each === tab ? 0 : -1;
-      $(`panel-${each}`).hidden = each !== tab;
+  last.set(view, location.hash || `#/${view.name}`);
+  if (view !== current) {
+    current?.leave?.();
+    current = view;
+    for (const one of views) {
+      const tab = $(`tab-${one.name}`);
+      tab.setAttribute("aria-selected", String(one === view));
+      tab.tabIndex = one === view ? 0 : -1;
+      $(`panel-${one.name}`).hidden = one !== view;
     }
     window.scrollTo(0, 0);
   }
-  showState(tab === "state");
-  showMap(tab === "map", focus);
-  if (tab === "notes") openNote(id, focus && (id !== null || name === "write"));
-  if (tab === "users") openUser(id, focus && id !== null);
+  view.show({ name, id, focus });
   retitle();
 }
 
 function retitle() {
-  const name = current === "notes" ? titleInView() : t(`tab.${current}`);
+  const name = current.title ? current.title() : t(`tab.${current.name}`);
   document.title = name ? `${name} · notellm` : "notellm";
 }
 
-function startTabs() {
-  for (const tab of TABS) {
-    tabOf(tab).addEventListener("click", () => {
-      const hash = tab === current ? `#/${tab}` : last[tab];
-      if (hash === location.hash) return;
-      keepFocus = true;
-      location.hash = hash;
-    });
-    tabOf(tab).addEventListener("keydown", (event) => {
-      const at = TABS.indexOf(tab);
-      const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: TABS.length - 1 }[event.key];
-      if (to === undefined) return;
-      event.preventDefault();
-      const next = TABS[(to + TABS.length) % TABS.length];
-      tabOf(next).focus();
-      keepFocus = true;
-      location.replace(last[next]);
-    });
-  }
+function addTab(view, at) {
+  const open = () => {
+    const hash = view === current ? `#/${view.name}` : last.get(view);
+    if (hash === location.hash) return;
+    keepFocus = true;
+    location.hash = hash;
+  };
+  const keys = (event) => {
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: views.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = views[(to + views.length) % views.length];
+    $(`tab-${next.name}`).focus();
+    keepFocus = true;
+    location.replace(last.get(next));
+  };
+  $("tabs").append(el("button", {
+    type: "button", role: "tab", id: `tab-${view.name}`, "data-testid": `tab-${view.name}`,
+    "aria-controls": `panel-${view.name}`, "data-t": `tab.${view.name}`, onclick: open, onkeydown: keys,
+  }));
 }
 
 function labelTools() {
@@ -103,47 +105,43 @@ function startTools() {
     button.addEventListener("click", () => button.closest("dialog").close());
   }
   $("skip").addEventListener("click", (event) => {
-    event.preventDefault(); // the address after "#" is the page's own
+    event.preventDefault(); // the part of the address after "#" names a view
     $("main").focus();
   });
-  $("write-link").addEventListener("click", () => {
-    if (location.hash === "#/write") $("write-title").focus();
-  });
 }
 
-/** Waits until the model is loaded, and learns its categories; `waited`: what is in view may have failed. */
-async function waitUntilReady(waited = false) {
-  for (;;) {
-    try {
-      const state = await get("state");
-      // A model that was not trained to write categories names none; the notes of the map have some.
-      const named = state.model?.categories ?? [];
-      if (state.ready) learnCategories(named.length ? named : (await get("map")).categories);
-      $("banner").hidden = state.ready;
-      $("banner").textContent = state.ready ? "" : t("starting");
-      if (state.ready) break;
-      waited = true;
-    } catch {
-      return; // the place that is in view says what is wrong
-    }
-    await new Promise((resolve) => { setTimeout(resolve, 2000); });
+/** Learns the categories from the server; returns whether it answered. */
+async function learnState() {
+  try {
+    const state = await get("state");
+    // A model that was not trained to write categories names none; the notes of the map may have some.
+    const named = state.model.categories;
+    learnCategories(named.length ? named : (await get("map")).categories);
+    showReadiness(state);
+    return true;
+  } catch {
+    return false; // the open view says what is wrong
   }
-  if (waited) {
-    document.dispatchEvent(new Event("again"));
-    keepFocus = true;
-    route();
-  } else document.dispatchEvent(new Event("redraw"));
 }
 
+/** Shows in a banner why the service is not ready, and looks again until it is. */
+function showReadiness({ ready, not_ready: reason }) {
+  $("banner").hidden = ready;
+  $("banner").textContent = ready ? "" : t("unready", { reason });
+  if (!ready) setTimeout(() => get("state").then(showReadiness, () => {}), POLL);
+}
+
+views.forEach(addTab);
 translatePage();
 labelTools();
 startTools();
-startTabs();
-startNotes();
-startUsers();
-startMap();
-startState();
+for (const view of views) view.start?.();
 addEventListener("hashchange", route);
-document.addEventListener("key", () => waitUntilReady(true));
+document.addEventListener("key", async () => {
+  if (!await learnState()) return;
+  document.dispatchEvent(new Event("again"));
+  keepFocus = true;
+  route();
+});
 route();
-waitUntilReady();
+learnState().then((known) => { if (known) document.dispatchEvent(new Event("redraw")); });

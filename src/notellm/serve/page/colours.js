@@ -1,4 +1,4 @@
-// A colour for each category: the same ones in every part of the page and on every visit.
+// A colour for each category, the same in every part of the page and at every visit.
 
 // Hues in degrees, ordered so that the first few are far apart.
 const HUES = [255, 50, 150, 350, 95, 300, 195, 25, 125, 325];
@@ -8,11 +8,11 @@ const LIMIT = HUES.length * 2;
 
 let known = [];
 let groups = new Map();
-let whole = true; // false: categories share the colour of what stands before their "/"
+let whole = true; // false: categories with the same first part (before "/") share a colour
 
 const theme = () => document.documentElement.dataset.theme;
 
-/** Learns categories, true if any is new; those known already keep their place, so that colours do not move. */
+/** Learns categories; returns whether any is new. Known ones keep their position and thus their colour. */
 export function learnCategories(categories) {
   const before = known.length;
   known = [...new Set([...known, ...categories.filter(Boolean).sort()])];
@@ -22,7 +22,7 @@ export function learnCategories(categories) {
   return known.length > before;
 }
 
-/** The group that a category is coloured with: itself, its first part, "" for others, null for none. */
+/** Returns the group that gives a category its colour: itself, its first part, "" for others, null for none. */
 export function groupOf(category) {
   if (!category) return null;
   const name = whole ? category : category.split("/")[0];
@@ -36,5 +36,5 @@ export function colourOf(category) {
   return `oklch(${lightness} ${chroma} ${HUES[at % HUES.length]})`;
 }
 
-/** The second ten have a shape of their own too: colour alone is not for every eye. */
+/** Whether a category is drawn as a square, like the second ten: not everybody can rely on colours alone. */
 export const isSquare = (category) => (groups.get(groupOf(category)) ?? 0) >= HUES.length;

@@ -1,8 +1,8 @@
-// Small helpers around the document. Text goes in as text nodes only: a note is data, never markup.
+// Helpers for the document. Text is inserted as text nodes only: a note is data, never markup.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element; properties that are no class, text, handler or style are set as attributes. */
+/** Creates an element. Properties other than class, text, style and on... are set as attributes. */
 export function el(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(properties)) {
@@ -17,7 +17,7 @@ export function el(tag, properties = {}, ...children) {
   return node;
 }
 
-/** Calls `action` once, `wait` ms after the last of a row of calls; `.cancel()` drops it. */
+/** Returns a function that runs `action` once, `wait` ms after its last call; `.cancel()` prevents that. */
 export function debounce(action, wait) {
   let timer;
   const later = (...values) => {
@@ -28,7 +28,7 @@ export function debounce(action, wait) {
   return later;
 }
 
-// Storage may be forbidden or full; the page works without, it only remembers nothing.
+// Storage may be forbidden or full. The page works without it, but remembers nothing.
 export function recall(name, storage = "localStorage") {
   try {
     return window[storage].getItem(name);
@@ -42,20 +42,20 @@ export function remember(name, value, storage = "localStorage") {
     if (value === null) window[storage].removeItem(name);
     else window[storage].setItem(name, value);
   } catch {
-    // Nothing to do: see above.
+    // The value is not remembered; see above.
   }
 }
 
 let fading;
 
-/** Says in one visible line, read out too, what has been done. */
+/** Shows for a few seconds what has been done; screen readers read it out. */
 export function toast(words) {
   $("toast").textContent = words;
   clearTimeout(fading);
   fading = setTimeout(() => { $("toast").textContent = ""; }, 5000);
 }
 
-/** Opens a dialog; true if it was answered with "yes", false if closed, by Escape too. */
+/** Opens a dialog; resolves to true for "yes", and to false if it is closed, also by Escape. */
 export function answer(dialog) {
   return new Promise((resolve) => {
     dialog.returnValue = "";
@@ -70,13 +70,13 @@ export function confirmed(question, yes) {
   return answer($("confirm"));
 }
 
-/** An input whose text the user changed, but not the letters an input method is still composing. */
+/** Runs `action` when the user changes the text of an input, but not while an input method is composing. */
 export function onText(input, action) {
   input.addEventListener("input", (event) => { if (!event.isComposing) action(); });
   input.addEventListener("compositionend", action);
 }
 
-/** Up and down move through the links of `list`; from the first one up to `input`. */
+/** Lets the up and down keys move through the links of `list`, and from the first one back to `input`. */
 export function arrowKeys(input, list) {
   const links = () => [...list.querySelectorAll("a")].filter((link) => link.offsetParent);
   input.addEventListener("keydown", (event) => {

@@ -1,4 +1,4 @@
-// The language of the page: its words, and numbers and times as that language writes them.
+// The language of the page: its words, and how numbers and times are written.
 
 import { recall, remember } from "./dom.js";
 import { BASIS, WORDS } from "./words.js";
@@ -11,7 +11,12 @@ if (!LANGUAGES.includes(language)) language = "en";
 
 const locale = () => LOCALES[language];
 
-/** The words of `key`; `{name}` stands for a value, and `n` chooses between singular and plural. */
+/** Adds words, in the form of WORDS; each view adds its own. */
+export function addWords(words) {
+  Object.assign(WORDS, words);
+}
+
+/** Returns the words of `key`. `{name}` stands for a value, and the value `n` chooses singular or plural. */
 export function t(key, values = {}) {
   let words = WORDS[key]?.[LANGUAGES.indexOf(language)] ?? key;
   if (typeof words === "object") words = words[new Intl.PluralRules(locale()).select(values.n)] ?? words.other;
@@ -28,7 +33,7 @@ export const date = (iso) =>
 
 export const clock = (time) => new Intl.DateTimeFormat(locale(), { timeStyle: "medium" }).format(time);
 
-/** Seconds in the two largest units, such as "3 hours 12 minutes". */
+/** Returns a number of seconds in its two largest units, such as "3 hours 12 minutes". */
 export function duration(seconds) {
   const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   const first = Math.max(0, units.findIndex(([, size]) => seconds >= size));
@@ -44,7 +49,7 @@ export function duration(seconds) {
 export const basis = (words) =>
   language === "zh" ? BASIS.reduce((text, [phrase, chinese]) => text.replace(phrase, chinese), words) : words;
 
-/** Writes the words of everything that stands in the HTML file. */
+/** Writes the words of every element that names them in data-t or data-t-NAME. */
 export function translatePage() {
   document.documentElement.lang = locale();
   for (const node of document.querySelectorAll("*")) {

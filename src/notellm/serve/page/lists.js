@@ -1,4 +1,4 @@
-// Places that are filled from the server: loading, empty, filled or failed; and what notes look like in them.
+// Parts of the page that are filled from the server, and how notes look in lists.
 
 import { askAgain, explain, get } from "./api.js";
 import { colourOf, isSquare } from "./colours.js";
@@ -8,11 +8,11 @@ import { number, t } from "./i18n.js";
 const LIMIT = 20; // of one search
 
 /**
- * A place, `#NAME` unless another box is given, with a line `#NAME-status` above it.
+ * A part of the page that is filled from the server: `#NAME`, or the given box, with a status line `#NAME-status`.
  *
- * `fill(ask, draw)` asks the server, `ask(signal)`, and draws the answer: `draw(answer, box)` puts the
- * elements into the box and returns the words of the status line. A newer call drops the older one. What
- * was drawn stays until its successor is there, and is drawn anew when the language changes.
+ * `fill(ask, draw)` calls `ask(signal)` for the answer of the server, and then `draw(answer, box)`, which puts the
+ * elements into the box and returns the words of the status line. A newer call cancels the older one. The former
+ * content stays until the new one has arrived, and is drawn again when the language changes.
  */
 export function place(name, box = $(name), empty = () => box.replaceChildren()) {
   const status = $(`${name}-status`);
@@ -34,7 +34,7 @@ export function place(name, box = $(name), empty = () => box.replaceChildren()) 
     running = new AbortController();
     const { signal } = running;
     box.setAttribute("aria-busy", "true");
-    // A quick answer needs no word; a slow one does.
+    // Only a slow answer is announced.
     const slow = setTimeout(() => write(t("loading")), box.childElementCount ? 1500 : 250);
     try {
       const answered = await ask(signal);
@@ -70,7 +70,7 @@ export function place(name, box = $(name), empty = () => box.replaceChildren()) 
     box.removeAttribute("aria-busy");
   }
 
-  /** Empties the place and says `key`, or nothing. */
+  /** Empties the box; the status line shows the words of `key`, or nothing. */
   function clear(key) {
     stop();
     drawn(() => (key ? t(key) : ""), null);
@@ -80,7 +80,7 @@ export function place(name, box = $(name), empty = () => box.replaceChildren()) 
   return { box, fill, clear, stop };
 }
 
-/** The colour of a category, which may be one of a group of them. */
+/** A dot in the colour of a category. */
 export function dot(category) {
   const shape = isSquare(category) ? "dot square" : "dot";
   return el("span", { class: shape, style: { background: colourOf(category) }, "aria-hidden": "true" });
@@ -94,9 +94,10 @@ export function topicsOf(topics) {
   return el("ul", { class: "topics" }, ...topics.map((topic) => el("li", { text: topic })));
 }
 
+/** The title of a note everywhere on the page: its title, the beginning of its content, or a word for neither. */
 export const titleOf = (note) => note.title || note.content?.slice(0, 80) || t("untitled");
 
-/** A line of a list that leads to a note. */
+/** An entry of a list that links to a note. */
 export function noteItem(note, { share = null, reason = null } = {}) {
   const below = el("span", { class: "below" }, categoryOf(note.category),
     note.hidden ? el("span", { class: "badge", text: t("hidden") }) : null);
@@ -113,9 +114,9 @@ export function noteItem(note, { share = null, reason = null } = {}) {
   return el("li", { "data-note-id": note.note_id }, link);
 }
 
-/** How long the bar of each score is, 0 to 1. */
+/** Returns the length of the bar of each score, 0 to 1. */
 export function shares(scores) {
-  // Similarities have a scale of their own; of other scores only differences mean something.
+  // Similarities and probabilities are shown as they are; of other scores only differences mean something.
   if (scores.every((score) => score >= 0 && score <= 1)) return scores;
   const low = Math.min(...scores);
   const span = Math.max(...scores) - low || 1;
@@ -123,8 +124,8 @@ export function shares(scores) {
 }
 
 /**
- * A search field with the list of what it finds: `#INPUT`, `#NAME-results`, `#NAME-found` around that, and
- * the words NAME.*; the server is asked for `path`, and `item(one)` draws one of its answer.
+ * A search field `#INPUT` with its results: the list `#NAME-results`, inside `#NAME-found`, and the words NAME.*.
+ * The server is asked for `path`; `item(entry)` makes the element of one result.
  */
 export function searchable(input, name, path, item) {
   const results = place(`${name}-results`);
@@ -135,7 +136,7 @@ export function searchable(input, name, path, item) {
     const items = answered[path];
     box.append(...items.map(item));
     mark(current);
-    // On a narrow screen a long list begins folded.
+    // On a narrow screen a long list is folded at first.
     found.classList.toggle("long", items.length > 5);
     found.classList.remove("whole");
     const q = $(input).value.trim();
@@ -148,7 +149,7 @@ export function searchable(input, name, path, item) {
     return results.fill((signal) => get(`${path}?q=${q}&limit=${LIMIT}`, signal), draw);
   }
 
-  /** Marks what is open; on a narrow screen the list gives way to it until it is searched again. */
+  /** Marks the result that is open; on a narrow screen it hides the list until the next search. */
   function mark(id) {
     if (id !== current) found.classList.remove("asked");
     current = id;

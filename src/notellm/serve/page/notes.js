@@ -1,13 +1,128 @@
-// The notes: search one or write one, and see what it is related to.
+// The view of notes: find or write a note, and see its related notes.
 
 import { call, explain, get, notePath, post } from "./api.js";
 import { $, confirmed, debounce, el, noteLink, onText, toast } from "./dom.js";
 import { date, t } from "./i18n.js";
 import { categoryOf, noteItem, place, searchable, shares, titleOf, topicsOf } from "./lists.js";
+import { addView } from "./views.js";
 
-const RELATED = 10;
+const WORDS = {
+  "tab.notes": ["Notes", "笔记"],
 
-/** The note that was opened last, and the notes related to it; the map shows them. */
+  "search.label": ["Find a note", "查找笔记"],
+  "search.hint": ["Words from the title", "标题中的文字"],
+  "search.results": ["Notes found", "找到的笔记"],
+  "search.all": ["The newest notes", "最新的笔记"],
+  "search.found": [{ one: "{n} note found", other: "{n} notes found" }, "找到 {n} 篇笔记"],
+  "search.first": ["The first {n} notes found", "找到的前 {n} 篇笔记"],
+  "search.none": ["No note has “{q}” in its title.", "没有标题包含“{q}”的笔记。"],
+  "search.empty": ["There are no notes yet. Write the first one.", "还没有笔记，来写第一篇吧。"],
+
+  "write.link": ["Write a note", "写笔记"],
+  "write.heading": ["Write a note", "写笔记"],
+  "write.intro": ["Its related notes, topics and category appear while you type.", "输入时会实时显示相关笔记、话题和类别。"],
+  "write.title": ["Title", "标题"],
+  "write.title.hint": ["What is it about?", "写点什么？"],
+  "write.content": ["Content", "正文"],
+  "write.content.hint": ["A few sentences", "几句话即可"],
+  "write.own": ["Choose the id yourself", "自己指定编号"],
+  "write.id": ["Id", "编号"],
+  "write.id.hint": ["Leave this empty to get a generated id.", "留空则自动生成。"],
+  "write.publish": ["Publish", "发布"],
+  "write.clear": ["Clear", "清空"],
+  "write.needs": ["Write a title or some content first.", "请先写标题或正文。"],
+  "write.exists": ["A note with the id “{id}” already exists. Replace it?", "编号“{id}”的笔记已存在，要替换它吗？"],
+  "write.replace": ["Replace", "替换"],
+  "write.done": ["Published.", "已发布。"],
+  "write.replaced": ["Replaced.", "已替换。"],
+
+  "tags.heading": ["Generated topics and category", "生成的话题和类别"],
+  "tags.use": ["Publish with these topics and this category", "发布时使用这些话题和类别"],
+
+  "note.published": ["Published {when}", "发布于{when}"],
+  "note.expires": ["Expires {when}", "{when}过期"],
+  "note.id": ["Id {id}", "编号 {id}"],
+  "note.map": ["Show on the map", "在地图上显示"],
+  "note.hide": ["Hide", "隐藏"],
+  "note.unhide": ["Unhide", "取消隐藏"],
+  "note.delete": ["Delete", "删除"],
+  "note.sure": ["Delete “{title}”? This cannot be undone.", "要删除“{title}”吗？删除后无法恢复。"],
+  "note.hidden": ["The note is hidden. It no longer appears among related notes.", "笔记已隐藏，不再作为相关笔记出现。"],
+  "note.unhidden": ["The note appears in results again.", "笔记会再次出现在结果中。"],
+  "note.deleted": ["Deleted.", "已删除。"],
+
+  "related.heading": ["Related notes", "相关笔记"],
+  "related.idle": ["Choose or write a note to see its related notes.", "选择或撰写一篇笔记，即可查看与之相关的笔记。"],
+  "related.count": [{ one: "{n} related note", other: "{n} related notes" }, "{n} 篇相关笔记"],
+  "related.none": ["No related notes were found.", "没有找到相关笔记。"],
+};
+
+const PANEL = `
+  <h1 class="unseen" data-t="tab.notes"></h1>
+  <div class="columns" id="notes-columns">
+    <div class="side">
+      <div class="row">
+        <label for="search" class="heading" data-t="search.label"></label>
+        <a class="button" id="write-link" href="#/write" data-t="write.link"></a>
+      </div>
+      <input id="search" data-testid="search" type="search" autocomplete="off" spellcheck="false" enterkeyhint="search" data-t-placeholder="search.hint">
+      <div class="found" id="search-found">
+        <div class="status" id="search-results-status" role="status"></div>
+        <ul class="list" id="search-results" data-testid="search-results" data-t-aria-label="search.results"></ul>
+        <button type="button" class="quiet more" id="search-more" data-t="more"></button>
+      </div>
+    </div>
+
+    <div class="middle">
+      <article class="card" id="note" hidden>
+        <div class="status" id="note-status" role="status"></div>
+        <div id="note-body"></div>
+      </article>
+      <form class="card" id="write" autocomplete="off">
+        <h2 id="write-heading" data-t="write.heading"></h2>
+        <p class="muted" data-t="write.intro"></p>
+        <label for="write-title" data-t="write.title"></label>
+        <input id="write-title" data-testid="write-title" type="text" data-t-placeholder="write.title.hint">
+        <label for="write-content" data-t="write.content"></label>
+        <textarea id="write-content" data-testid="write-content" rows="7" data-t-placeholder="write.content.hint"></textarea>
+        <div class="tags" id="tags" role="group" data-t-aria-label="tags.heading">
+          <div class="status" id="tags-status" role="status"></div>
+          <dl class="pairs">
+            <dt data-t="category"></dt><dd id="tags-category" data-testid="tags-category">–</dd>
+            <dt data-t="topics"></dt><dd id="tags-topics" data-testid="tags-topics">–</dd>
+          </dl>
+          <label class="check"><input type="checkbox" id="tags-use" checked><span data-t="tags.use"></span></label>
+        </div>
+        <details>
+          <summary data-t="write.own"></summary>
+          <label for="write-id" data-t="write.id"></label>
+          <input id="write-id" data-testid="write-id" type="text" spellcheck="false" autocapitalize="off" aria-describedby="write-id-hint">
+          <p class="muted" id="write-id-hint" data-t="write.id.hint"></p>
+        </details>
+        <div class="status" id="write-status" role="alert"></div>
+        <div class="actions">
+          <button type="submit" class="main" id="publish" data-testid="publish" data-t="write.publish"></button>
+          <button type="button" class="quiet" id="write-clear" data-t="write.clear"></button>
+        </div>
+      </form>
+    </div>
+
+    <section class="card last" aria-labelledby="related-heading">
+      <h2 id="related-heading" data-t="related.heading"></h2>
+      <div class="status" id="related-status" role="status"></div>
+      <ol class="list ranked" id="related" data-testid="related" aria-labelledby="related-heading"></ol>
+    </section>
+  </div>
+`;
+
+addView({
+  name: "notes", words: WORDS, panel: PANEL, start, title: () => shownTitle,
+  show: ({ name, id, focus }) => openNote(id, focus && (id !== null || name === "write")),
+});
+
+const RELATED = 10; // notes that are shown
+
+/** The id of the note that was opened last, and the ids of its related notes; the map shows them. */
 export const selection = { id: null, related: [] };
 
 const found = searchable("search", "search", "notes", (note) => noteItem(note));
@@ -17,8 +132,6 @@ const tags = place("tags", $("tags"), () => drawTags(null));
 
 let shown = null; // the id of the note in view; null while writing
 let shownTitle = "";
-
-export const titleInView = () => shownTitle;
 
 // ---------------------------------------------------------------- related notes
 
@@ -36,8 +149,8 @@ async function relatedTo(id) {
 
 // ---------------------------------------------------------------- one note
 
-/** Opens a note; null goes back to writing. `focus` moves the keyboard there. */
-export async function openNote(id, focus) {
+/** Opens a note; the id null opens the form for writing. `focus` moves the keyboard there. */
+async function openNote(id, focus) {
   const same = id === shown;
   shown = id;
   if (!same) shownTitle = "";
@@ -59,7 +172,7 @@ export async function openNote(id, focus) {
   const before = document.activeElement;
   await opened.fill((signal) => get(notePath(id), signal), drawNote);
   const heading = $("note-heading");
-  // Who has gone elsewhere while the note was on its way stays there.
+  // The keyboard stays where it is if the user moved it while the note was loading.
   if (!focus || !heading || ![before, document.body].includes(document.activeElement)) return;
   heading.focus({ preventScroll: true });
   $("note").scrollIntoView({ block: "nearest" });
@@ -113,14 +226,14 @@ async function remove(note) {
   toast(t("note.deleted"));
   if (selection.id === note.note_id) Object.assign(selection, { id: null, related: [] });
   found.search();
-  // The deleted note is no place to come back to.
+  // The Back button must not lead to the deleted note.
   location.replace("#/notes");
   $("search").focus();
 }
 
 // ---------------------------------------------------------------- writing
 
-let generated = null; // {text, category, topics}: what the model wrote, and for which text
+let generated = null; // {text, category, topics}: the tags that the model wrote, and for which text
 
 const draft = () => ({ title: $("write-title").value.trim(), content: $("write-content").value.trim() });
 const textOf = ({ title, content }) => `${title}\n${content}`;
@@ -133,7 +246,7 @@ function drawTags(answer) {
   return "";
 }
 
-/** Related notes and tags of what is being written, as it is now. */
+/** Asks for the related notes and the tags of the current draft. */
 function live() {
   const note = draft();
   $("write-status").replaceChildren();
@@ -160,8 +273,8 @@ function clearDraft() {
   live();
 }
 
-// Random numbers, not randomUUID: that one is missing where the page is not served over HTTPS.
-const madeUpId = () =>
+// Random numbers instead of randomUUID, which does not exist on pages that are not served over HTTPS.
+const randomId = () =>
   `note-${[...crypto.getRandomValues(new Uint8Array(6))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 
 async function exists(id) {
@@ -174,7 +287,7 @@ async function exists(id) {
   }
 }
 
-/** The tags of exactly this text; none if the model cannot write them: that is no reason not to publish. */
+/** Returns the tags of exactly this text, or none if the model fails: the note is published all the same. */
 async function tagsOf(note) {
   if (!$("tags-use").checked) return {};
   if (generated?.text === textOf(note)) return generated;
@@ -195,10 +308,11 @@ async function publish(event) {
   }
   $("publish").disabled = true;
   try {
-    const own = $("write-id").value.trim();
-    if (own && await exists(own) && !await confirmed(t("write.exists", { id: own }), t("write.replace"))) return;
+    const chosenId = $("write-id").value.trim();
+    if (chosenId && await exists(chosenId)
+      && !await confirmed(t("write.exists", { id: chosenId }), t("write.replace"))) return;
     const { topics = [], category } = await tagsOf(note);
-    const id = own || madeUpId();
+    const id = chosenId || randomId();
     const { created } = await call("PUT", notePath(id), {
       ...note, topics, category: category ?? "", published_at: new Date().toISOString(),
     });
@@ -215,14 +329,17 @@ async function publish(event) {
 
 // ---------------------------------------------------------------- start
 
-export function startNotes() {
+function start() {
   onText($("write-title"), write);
   onText($("write-content"), write);
   document.addEventListener("again", found.search);
   $("write-title").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.isComposing) return;
-    event.preventDefault(); // nobody means to publish with the title just written
+    event.preventDefault(); // Enter in the title leads on to the content instead of publishing
     $("write-content").focus();
+  });
+  $("write-link").addEventListener("click", () => {
+    if (location.hash === "#/write") $("write-title").focus();
   });
   $("write").addEventListener("submit", publish);
   $("write-clear").addEventListener("click", () => {

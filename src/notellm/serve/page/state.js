@@ -1,8 +1,60 @@
-// The state of the server, asked again every few seconds while somebody looks.
+// The view of the state of the server, which is refreshed every few seconds while it is visible.
 
 import { askAgain, explain, forgetKey, get, hasKey } from "./api.js";
 import { $, el, toast } from "./dom.js";
 import { clock, duration, number, t } from "./i18n.js";
+import { addView } from "./views.js";
+
+const WORDS = {
+  "tab.state": ["State", "状态"],
+
+  "state.server": ["Server", "服务"],
+  "state.model": ["Model", "模型"],
+  "state.index": ["Index", "索引"],
+  "state.store": ["Notes", "笔记"],
+  "state.ranker": ["Ranker", "排序模型"],
+  "state.traffic": ["Traffic", "流量"],
+  "state.requests": ["Requests", "请求"],
+  "state.status": ["Status", "状态"],
+  "state.ready": ["Ready", "就绪"],
+  "state.unready": ["Not ready: {reason}", "未就绪：{reason}"],
+  "state.version": ["Version", "版本"],
+  "state.uptime": ["Running for", "已运行"],
+  "state.keys": ["API keys", "API 密钥"],
+  "state.keys.yes": ["Needed", "需要"],
+  "state.keys.no": ["Not needed", "不需要"],
+  "state.backbone": ["Backbone", "基座模型"],
+  "state.dim": ["Vector length", "向量维度"],
+  "state.categories": ["Categories", "类别数"],
+  "state.fingerprint": ["Fingerprint", "指纹"],
+  "state.kind": ["Kind", "类型"],
+  "state.kind.hnsw": ["HNSW (approximate)", "HNSW（近似）"],
+  "state.kind.exact": ["Exact", "精确"],
+  "state.kind.milvus": ["Milvus", "Milvus"],
+  "state.recall": ["Recall of the index", "索引召回率"],
+  "state.unknown": ["not measured", "未测量"],
+  "state.notes": ["Notes", "笔记数"],
+  "state.hidden": ["Hidden", "已隐藏"],
+  "state.users": ["Known users", "已知用户数"],
+  "state.none": ["This server has no ranker, so it makes no recommendations.", "此服务没有排序模型，不为用户推荐。"],
+  "state.per_second": ["Requests per second", "每秒请求"],
+  "state.p50": ["Half are answered within", "半数请求耗时不超过"],
+  "state.p99": ["99% are answered within", "99% 请求耗时不超过"],
+  "state.in_flight": ["In progress", "处理中"],
+  "state.refused": ["Refused", "已拒绝"],
+  "state.failed": ["Failed", "失败"],
+  "state.quiet": ["No requests yet.", "还没有请求。"],
+  "state.updated": ["Updated at {time}. Refreshed every few seconds while this page is visible.", "更新于 {time}，页面可见时每隔几秒刷新。"],
+};
+
+const PANEL = `
+  <h1 class="unseen" data-t="tab.state"></h1>
+  <div class="status" id="state-status" role="status"></div>
+  <div class="cards" id="state" data-testid="state"></div>
+  <p class="muted foot"><span id="state-when"></span><button type="button" class="quiet" id="forget-key" hidden data-t="key.forget"></button></p>
+`;
+
+addView({ name: "state", words: WORDS, panel: PANEL, start, show: () => setOpen(true), leave: () => setOpen(false) });
 
 const EVERY = 3000; // ms
 
@@ -16,10 +68,10 @@ const milliseconds = (value) =>
   number(value, { style: "unit", unit: "millisecond", maximumFractionDigits: value < 10 ? 1 : 0 });
 const code = (text) => el("code", { text });
 
-function rowsOf({ version, ready, keys, model, ranker, store, index, traffic }) {
+function rowsOf({ version, ready, not_ready: reason, keys, model, ranker, store, index, traffic }) {
   return {
     server: [
-      ["state.status", t(ready ? "state.ready" : "state.starting")],
+      ["state.status", ready ? t("state.ready") : t("state.unready", { reason })],
       ["state.version", version],
       ["state.uptime", duration(traffic.uptime_s)],
       ["state.keys", t(keys ? "state.keys.yes" : "state.keys.no")],
@@ -76,7 +128,7 @@ function draw() {
   for (const [name, rows] of Object.entries(rowsOf(last.state))) {
     if (!rows) continue;
     if (!$(`state-${name}`)) $("state").append(el("section", { class: "card", id: `state-${name}` }));
-    // A card that says the same is left alone: somebody may be selecting text in it.
+    // A card that has not changed is not redrawn: somebody may be selecting text in it.
     const children = card(name, rows);
     const words = children.map((child) => child.outerHTML).join("");
     if (drawn.get(name) !== words) $(`state-${name}`).replaceChildren(...children);
@@ -100,18 +152,18 @@ async function refresh() {
     };
     $("state-status").replaceChildren(el("span", { class: "error", text: explain(error) }),
       el("button", { type: "button", class: "quiet", text: t(error.status === 401 ? "key.enter" : "retry"), onclick: again }));
-    if (error.status === 401) return; // nothing changes before somebody gives a key
+    if (error.status === 401) return; // asking again is of no use before a key is entered
   }
   clearTimeout(timer);
   timer = setTimeout(refresh, EVERY);
 }
 
-export function showState(visible) {
+function setOpen(visible) {
   open = visible;
   refresh();
 }
 
-export function startState() {
+function start() {
   document.addEventListener("visibilitychange", refresh);
   document.addEventListener("redraw", draw);
   $("forget-key").addEventListener("click", () => {

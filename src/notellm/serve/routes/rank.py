@@ -1,0 +1,76 @@
+"""Routes of rank: the order of candidates for a user, recommendations, and users."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import FastAPI, Path, Query, Response
+
+from notellm.serve.answers import brief_json, json_answer, reason_json
+from notellm.serve.routes.reading import only_reads
+from notellm.serve.schemas import rank as schemas
+from notellm.serve.schemas.common import ListLimit
+from notellm.serve.service import Service
+
+
+def add_rank_routes(api: FastAPI, service: Service) -> None:
+    """Add the routes of rank to an application."""
+    engine = service.engine
+
+    @api.post("/v1/rank", response_model=schemas.RankAnswer, tags=["rank"])
+    @only_reads
+    async def rank(body: schemas.RankBody) -> Response:
+        """Order candidates by how likely a user is to enjoy them.
+
+        Candidates that are hidden or expired are not ranked but named in `left_out`, so a feed that chose its
+        candidates a moment ago still gets an answer. A candidate that does not exist is an error.
+        """
+        ranking = await service.ranking.ask(
+            lambda: engine.rank(body.user_id, body.candidates, history=body.history)
+        )
+        pairs = zip(ranking.note_ids, ranking.scores.tolist(), strict=True)
+        ranked = [{"note_id": note_id, "score": score} for note_id, score in pairs]
+        kept = set(ranking.note_ids)
+        left_out = [note_id for note_id in body.candidates if note_id not in kept]
+        return json_answer({"basis": ranking.basis, "ranked": ranked, "left_out": left_out})
+
+    @api.post("/v1/recommend", response_model=schemas.RecommendAnswer, tags=["rank"])
+    @only_reads
+    async def recommend(body: schemas.RecommendBody) -> Response:
+        """Recommend notes that a user has not opened, each with its reason.
+
+        Hidden and expired notes are neither recommended nor named as a reason.
+        """
+        result = await service.ranking.ask(
+            lambda: engine.recommend(
+                body.user_id,
+                history=body.history,
+                k=body.k,
+                exclude=body.exclude,
+                per_note=body.per_note,
+                rerank=body.rerank,
+                where=body.filter.filter(),
+            )
+        )
+        notes = engine.notes
+        rows = zip(result.note_ids, result.scores.tolist(), result.reasons, strict=True)
+        recommended = [
+            {**brief_json(note), "score": score, "reason": reason_json(notes, reason)}
+            for note_id, score, reason in rows
+            if (note := notes.get(note_id)) is not None  # it may have been removed since
+        ]
+        return json_answer({"basis": result.basis, "recommended": recommended})
+
+    @api.get("/v1/users", response_model=schemas.UsersAnswer, tags=["rank"])
+    async def users(
+        q: Annotated[str, Query(max_length=200, description="Part of a user's id.")] = "",
+        limit: ListLimit = 20,
+    ) -> Response:
+        """Find users that the ranker knows."""
+        pairs = await asyncio.to_thread(engine.users, q, limit=limit)
+        return json_answer({"users": [{"user_id": user, "opened": count} for user, count in pairs]})
+
+    @api.get("/v1/users/{user_id:path}", response_model=schemas.UserAnswer, tags=["rank"])
+    async def user(user_id: Annotated[str, Path(max_length=512)]) -> Response:
+        """Return the notes that a user opened last, without those that are hidden or expired now."""
+        recent = [brief_json(note) for note in engine.opened(user_id)]
+        return json_answer({"user_id": user_id, "recent": recent})
