@@ -8,6 +8,7 @@ What was tried, and the figures: ``benchmarks/README.md``, "Choices and their me
 """
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -157,7 +158,7 @@ def _codes(model: CodeModel, train: pa.Table, options: CodeOptions, training: Tr
     known_users, known_items = base.known_users.numpy(), base.known_items.numpy()
     real_users = model.real_users(_rows_of_all_users(base, train))
     item_codes = model.real_items() >= 0
-    maps = {"average_user": real_users[-1] >= 0, "average_item": item_codes[-1]}
+    maps: dict[str, npt.NDArray[Any]] = {"average_user": real_users[-1] >= 0, "average_item": item_codes[-1]}
     if not reads_histories:  # otherwise every user's code is computed from the history
         maps |= fit_fold(base.items, base.users, train, real_users, item_codes[:-1], known_items)
     return Codes(

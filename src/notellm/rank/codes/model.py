@@ -7,7 +7,7 @@ passes the gradient of tanh through unchanged ("straight through", BinLLM, arXiv
 learnt, too; the paper fixes it at 1.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,7 @@ class CodeModel(nn.Module):
 
     def real_users(self, rows: Rows) -> Floats:
         """Return the real-valued codes of the users of some rows, float32 (n, bits)."""
-        parts = blocks(rows) if self.base.max_history else [rows]
+        parts: Iterable[Rows] = blocks(rows) if self.base.max_history else [rows]
         with inference(self):
             tables = self.base.tables()
             return np.concatenate(
