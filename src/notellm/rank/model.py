@@ -37,11 +37,11 @@ from notellm.backbone.load import (
     to_accelerator,
 )
 from notellm.backbone.source import is_file
-from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.data.note import Note
 from notellm.errors import ConfigError, DataError
 from notellm.files import json_text
 from notellm.rank.codes.text import Bits, binary_text, decimal_text
+from notellm.rank.code_tokens import octet, train_code_tokenizer
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
 from notellm.rank.prompt import RankPrompt, RankTemplate, load_template, template_from_dict
 from notellm.rank.tiny import Marks, TinyRankOptions, build_tiny_rank
@@ -190,8 +190,8 @@ class BinLLM(PromptedModel):
             text for form in FORMS for text in (wording.form(form).shared, wording.form(form).candidate)
         ]
         # Twice, so that a word which occurs once becomes a token, too: it may tell one note from all others.
-        tokenizer = train_tokenizer(
-            [*texts, *texts, *phrases, *phrases], vocabulary=size.vocabulary, codes=True
+        tokenizer = train_code_tokenizer(
+            [*texts, *texts, *phrases, *phrases], vocabulary=size.vocabulary
         )
         prompt = rank_prompt(tokenizer, wording, config)
         parts = [prompt.candidate_text(note) for note in prompt.cut(notes)]
