@@ -37,7 +37,7 @@ def train_tokenizer(
         normalizer_steps: normalizers that run after NFKC and lower-casing.
         first_split: a pre-tokenizer that runs before the byte-level one.
         prefix_space: put a space before a text that does not begin with one.
-        extra_texts: further texts to learn from, which alone are not enough.
+        extra_texts: further texts to learn from; ``texts`` must hold text without them.
 
     Raises:
         DataError: if ``texts`` hold nothing but white space.

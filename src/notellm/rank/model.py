@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.artifacts import write_folder
-from notellm.backbone.base import PromptedModel, digest_of, longest, naming, read_saved, written_down
+from notellm.backbone.base import PromptedModel, digest_of, identity_entries, longest_prompt, naming, read_saved
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
@@ -138,7 +138,7 @@ class BinLLM(PromptedModel):
         backbone, tokenizer = load_backbone(
             name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, saved=bool(saved)
         )
-        config = replace(config, max_length=longest(backbone, config.max_length))
+        config = replace(config, max_length=longest_prompt(backbone, config.max_length))
         template = None if "template" in options else saved.get("template")
         with naming(settings_file):
             model = cls(backbone, tokenizer, config, template=template)
@@ -288,7 +288,7 @@ class BinLLM(PromptedModel):
         dtype = save_backbone(self.backbone, folder)
         self.tokenizer.save_pretrained(folder)
         saved = {"config": asdict(self.settings), "template": self.prompt.template.to_dict()}
-        saved |= written_down(self.fingerprint(), dtype)
+        saved |= identity_entries(self.fingerprint(), dtype)
         for name, text in {CONFIG: json_text(saved), **(extra or {})}.items():
             (folder / name).write_text(text, encoding="utf-8")
 

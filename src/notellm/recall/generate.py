@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from notellm.backbone.batch import pad_left
-from notellm.backbone.load import own_decoding
+from notellm.backbone.load import greedy_decoding
 from notellm.data.note import Notes, as_notes
 from notellm.errors import ConfigError
 from notellm.recall.model import NoteLLM
@@ -131,8 +131,8 @@ def _generate(
     # forbidden tokens), and a model may bring its own `generate`. So a shallow copy decodes, with the same
     # weights and neither of the two; the model is left as it is, also for other threads.
     writer = copy.copy(model.backbone)
-    writer.generation_config = own_decoding(model.tokenizer)
-    config = own_decoding(model.tokenizer, max_new_tokens=limit)
+    writer.generation_config = greedy_decoding(model.tokenizer)
+    config = greedy_decoding(model.tokenizer, max_new_tokens=limit)
     with tqdm(total=len(starts), unit="note", desc=task, disable=not progress) as bar:
         for first in range(0, len(order), BATCH):
             chosen = order[first : first + BATCH]

@@ -260,7 +260,7 @@ class NoteLLMTrainer(BackboneTrainer):
 
     # ---------------------------------------------------------------- the loop
 
-    def own_rates(self) -> dict[int, float | None]:
+    def learning_rates(self) -> dict[int, float | None]:
         """Embeddings have their own rate; projection, tau and output head share another."""
         bare = cast("NoteLLM", self.bare)
         parts: tuple[tuple[nn.Module, float | None], ...] = (
