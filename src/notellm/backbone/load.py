@@ -93,7 +93,7 @@ def load_backbone(
         check_label_logits(model)
     except NotellmError:
         raise
-    except Exception as error:  # damaged models raise errors of many types, in transformers and in their layers
+    except Exception as error:  # damaged models raise errors of many types
         if not trust_remote_code and asks_for_code(folder, "config.json"):
             raise ModelError(code_message(folder, "config.json")) from error
         raise ModelError(

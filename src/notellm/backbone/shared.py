@@ -213,7 +213,7 @@ def _attend(
     keys, values = (
         part[layer].repeat_interleave(groups, dim=0)[None] for part in (beginning.keys, beginning.values)
     )
-    flat = query.transpose(0, 1).reshape(1, heads, -1, head)  # all queries in one row, since they share the keys
+    flat = query.transpose(0, 1).reshape(1, heads, -1, head)  # one row of queries: they share keys
     shared, shared_total = _read(flat, keys, values, None, scale)
     shared = shared.view(heads, count, length, head).transpose(0, 1)
     shared_total = shared_total.view(heads, count, length).transpose(0, 1)

@@ -183,7 +183,7 @@ def _size(matrix: sp.csr_matrix) -> float:
 
 def svd(matrix: sp.spmatrix, rank: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the left vectors, singular values and right vectors of a truncated SVD."""
-    from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 - the import takes a second, which a service should not pay
+    from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 - the import is slow
 
     left, strength, right = randomized_svd(matrix, rank, random_state=seed)
     return left, strength, right

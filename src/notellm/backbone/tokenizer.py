@@ -44,8 +44,8 @@ def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTo
     """
     if not tokenizer.is_fast:
         raise ModelError(
-            f"the tokenizer {type(tokenizer).__name__} is not a fast one, and notellm needs a tokenizer.json; "
-            "convert it with transformers' convert_slow_tokenizer"
+            f"the tokenizer {type(tokenizer).__name__} is not a fast one, and notellm needs a "
+            "tokenizer.json; convert it with transformers' convert_slow_tokenizer"
         )
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end token (eos_token); set one before saving the model")
@@ -74,7 +74,7 @@ def load_tokenizer(
     Args:
         name_or_path: a folder, or a name on the hub (``owner/name``).
         new_tokens: special tokens to add if the tokenizer lacks them.
-        trust_remote_code: allow a tokenizer that is Python code of the model's repository; the code then runs.
+        trust_remote_code: allow a tokenizer that comes with its own Python code; the code then runs.
 
     Raises:
         ModelError: if there is no tokenizer, if it cannot be used, or if it needs code that may not run.
