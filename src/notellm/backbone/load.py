@@ -29,7 +29,7 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Options of low-rank adapters (peft). The defaults are those of the BinLLM paper.
+    """Options of low-rank adapters (peft). The defaults are BinLLM's.
 
     Attributes:
         rank: rank of the adapters.

@@ -52,7 +52,7 @@ def local_folder(name_or_path: str | Path, *, trust_remote_code: bool = False) -
         The folder. For a name on the hub it is in the hub's cache, where files are symbolic links.
 
     Raises:
-        ModelError: if there is no such folder and the name cannot be one on the hub, or if the download fails.
+        ModelError: if there is no such folder and the name is none of the hub, or if the download fails.
     """
     path = Path(name_or_path)
     try:
@@ -224,7 +224,9 @@ def _shards(index: Path) -> list[str]:
     content = read_object(index)
     mapped, metadata = content.get("weight_map"), content.get("metadata", {})
     if not isinstance(mapped, dict) or not mapped or not isinstance(metadata, dict):
-        raise ModelError(f"{index} is not an index of weights (it has no weight_map); copy or download the model again")
+        raise ModelError(
+            f"{index} is not an index of weights (it has no weight_map); copy or download the model again"
+        )
     names = list(dict.fromkeys(mapped.values())) if all(isinstance(n, str) for n in mapped.values()) else []
     if not names:
         raise ModelError(

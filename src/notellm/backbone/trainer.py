@@ -42,9 +42,9 @@ class BackboneTrainer(Trainer):
                 rate = rates.get(id(parameter))
                 decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
                 groups.setdefault((default_rate if rate is None else rate, decay), []).append(parameter)
-        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
         options.pop("lr", None)
-        self.optimizer = optimizer_class(
+        self.optimizer = kind(
             [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
             lr=default_rate,
             **options,
