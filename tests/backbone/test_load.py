@@ -89,7 +89,7 @@ def test_a_head_of_another_kind_is_refused():
             output.logits = 2 * output.logits + 1
             return output
 
-    with pytest.raises(ModelError, match="Doubled treats its logits in a way"):
+    with pytest.raises(ModelError, match="Doubled transforms its logits in a way"):
         check_label_logits(Doubled(LlamaConfig(**SHAPE)))
 
 

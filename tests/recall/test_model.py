@@ -274,7 +274,7 @@ def edit(path: Path, name: str = "notellm.json", **changes) -> None:
     ("damage", "message"),
     [
         (lambda p: (p / "notellm.json").write_text("{"), r"notellm\.json is not valid JSON"),
-        (lambda p: (p / "notellm.json").write_text("[1]"), r"notellm\.json is no JSON object"),
+        (lambda p: (p / "notellm.json").write_text("[1]"), r"notellm\.json is not a JSON object"),
         (lambda p: edit(p, config=3), "is not a NoteLLM configuration"),
         (lambda p: edit(p, tau="warm"), "is not a NoteLLM configuration"),
         (lambda p: edit(p, tau=float("nan")), "is not a NoteLLM configuration"),
@@ -293,7 +293,10 @@ def edit(path: Path, name: str = "notellm.json", **changes) -> None:
         (lambda p: (p / "model.safetensors").write_bytes(b"x" * 50), "no causal language model"),
         (lambda p: (p / "config.json").unlink(), "is not a model directory"),
         (lambda p: (p / "tokenizer.json").write_text("{"), "no usable tokenizer"),
-        (lambda p: edit(p, "config.json", num_hidden_layers=1), r"no place for model\.layers\.1"),
+        (
+            lambda p: edit(p, "config.json", num_hidden_layers=1),
+            r"the model has no parameter model\.layers\.1",
+        ),
         (lambda p: edit(p, "config.json", num_hidden_layers=3), r"its weights lack model\.layers\.2"),
     ],
 )

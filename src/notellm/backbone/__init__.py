@@ -1,1 +1,1 @@
-"""Causal language models without a task: loading, safe tokenizers, LoRA, batches, what both models share."""
+"""Causal language models, independent of any task: loading, safe tokenizers, LoRA, batching and training."""

@@ -1,9 +1,9 @@
-"""What NoteLLM and BinLLM have in common: a backbone that reads a prompt, and settings saved beside it.
+"""The base class of models that read a prompt with a backbone, and the settings file saved beside them.
 
-A saved model is a folder of many files that belong together: they are compared with the folder's manifest
-when the model is opened. Its settings file (``notellm.json``, ``binllm.json``) holds the fingerprint of the
-whole model. Weights of more than 64 MiB are not read twice to open a model; whoever computes the fingerprint
-anyway, as the service does, compares it with :meth:`PromptedModel.verified_fingerprint`.
+A saved model is a folder of files that belong together. Opening it compares them with the folder's
+manifest, except for files of more than 64 MiB, which would have to be read twice. The settings file
+(``settings_file`` of the class) holds the fingerprint of the whole model; a caller that computes the
+fingerprint anyway, as the service does, compares the two with :meth:`PromptedModel.verified_fingerprint`.
 """
 
 import hashlib
@@ -25,9 +25,10 @@ from notellm.backbone.tokenizer import tokenizer_state
 from notellm.errors import ConfigError, ModelError
 from notellm.options import unknown_names
 
-#: Larger files of a saved model are not compared when it is opened: one of this size takes 0.1 to 0.4 s.
+#: Files of a saved model that are larger than this are not compared with the manifest at opening: hashing
+#: them would make opening slow.
 DIGESTED_BYTES = 64 * 2**20
-#: Fields of a backbone's configuration that say nothing about what it computes.
+#: Fields of a backbone's configuration that do not affect what it computes.
 _VOLATILE = {
     "_name_or_path",
     "architectures",
@@ -46,11 +47,10 @@ class PromptedModel(nn.Module, ABC):
         tokenizer: its hardened tokenizer.
 
     Attributes:
-        settings_file: the name of the file that makes a folder a saved model of this class.
-        saved_fingerprint: the fingerprint written down when the model was saved, where it was opened just as
-            it was saved; None for a new model, one opened with other options or in a narrower type, or one
-            that was saved before fingerprints were written down.
-        saved_at: the settings file that it was opened with, None for a new model.
+        settings_file: the name of the settings file, which marks a folder as a saved model of this class.
+        saved_fingerprint: the fingerprint that was stored when the model was saved. None for a new model, a
+            model opened with other options or in a narrower dtype, or a settings file without a fingerprint.
+        saved_at: the settings file that the model was opened with; None for a new model.
     """
 
     settings_file: ClassVar[str]
@@ -64,12 +64,12 @@ class PromptedModel(nn.Module, ABC):
 
     @property
     def config(self) -> PretrainedConfig:
-        """The backbone's configuration, which transformers' Trainer looks at."""
+        """The backbone's configuration, which transformers' ``Trainer`` reads."""
         return self.backbone.config
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.backbone.device
 
     @classmethod
@@ -82,65 +82,67 @@ class PromptedModel(nn.Module, ABC):
         trust_remote_code: bool = False,
         **options: Any,
     ) -> Self:
-        """A saved model, or a fresh one on any causal language model."""
+        """Open a saved model, or make a new one from any causal language model."""
 
     @classmethod
     def from_saved(
         cls, path: str | Path, *, dtype: torch.dtype | str = torch.float32, trust_remote_code: bool = False
     ) -> Self:
-        """A model that ``save_pretrained`` wrote, and nothing else: for whoever keeps what it computes.
+        """Open a model that ``save_pretrained`` wrote; refuse anything else.
+
+        Use this where results are stored and must come from the same model every time.
 
         Args:
-            path: the directory; a name on the hub is not looked up.
-            dtype: of the backbone.
+            path: the model's folder; names on the hub are not looked up.
+            dtype: dtype of the backbone.
             trust_remote_code: as for :meth:`from_pretrained`.
 
         Raises:
-            ModelError: the directory holds no whole model of this class.
+            ModelError: if the folder does not hold a complete model of this class.
         """
         if not is_file(Path(path) / cls.settings_file):
             raise ModelError(
-                f"{path} is not a saved {cls.__name__}: there is no {cls.settings_file}; give a folder that "
-                "save_pretrained, notellm train or notellm rank train wrote, and copy all of it"
+                f"{path} is not a saved {cls.__name__}: there is no {cls.settings_file} in it; give a folder "
+                "that save_pretrained, notellm train or notellm rank train wrote, with all of its files"
             )
         return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """SHA-256 of everything that decides what the model computes, 16 hexadecimal digits."""
+        """Return a SHA-256 of everything that determines what the model computes, in 16 hex digits."""
 
     def verified_fingerprint(self) -> str:
-        """The fingerprint of a model that was just opened, compared with what was written down at saving.
+        """Return the fingerprint of a newly opened model after comparing it with the saved one.
 
         Raises:
-            ModelError: they differ: the folder holds files of two models, or a damaged file.
+            ModelError: if they differ, because a file is damaged or the folder mixes the files of two models.
         """
-        found = self.fingerprint()
-        if self.saved_fingerprint not in (None, found):
+        fingerprint = self.fingerprint()
+        if self.saved_fingerprint not in (None, fingerprint):
             raise ModelError(
                 f"{self.saved_at} belongs to the model {self.saved_fingerprint}, but the files beside it "
-                f"make the model {found}; copy the whole folder again, or save the model again"
+                f"make the model {fingerprint}; copy the whole folder again, or save the model again"
             )
-        return found
+        return fingerprint
 
     def opened_with(self, path: Path, saved: Mapping[str, Any]) -> None:
-        """Remember what a settings file says, where the weights in memory are exactly those on disk.
+        """Store the saved fingerprint if the weights in memory equal those on disk exactly.
 
         Args:
             path: the settings file.
             saved: its content.
         """
         self.saved_at = path
-        written, own = getattr(torch, str(saved.get("dtype")), None), self.backbone.dtype
-        if not isinstance(written, torch.dtype):
+        saved_dtype, dtype = getattr(torch, str(saved.get("dtype")), None), self.backbone.dtype
+        if not isinstance(saved_dtype, torch.dtype):
             return
-        # Whatever is no wider is held exactly by float32 and float64.
-        wider = own in (torch.float32, torch.float64) and written.itemsize <= own.itemsize
-        if written == own or wider:
+        # float32 and float64 hold the values of every narrower dtype exactly.
+        wider = dtype in (torch.float32, torch.float64) and saved_dtype.itemsize <= dtype.itemsize
+        if saved_dtype == dtype or wider:
             self.saved_fingerprint = saved.get("fingerprint")
 
     def activation_checkpointing_enable(self, **options: Any) -> None:
-        """Compute activations twice rather than keep them; the Trainer calls this when asked to."""
+        """Recompute activations in the backward pass instead of storing them; ``Trainer`` calls this."""
         self.backbone.activation_checkpointing_enable(**options)
 
 
@@ -150,10 +152,10 @@ def digest_of(
     tokenizer: PreTrainedTokenizerBase,
     weights: Mapping[str, Tensor],
 ) -> str:
-    """SHA-256 of settings, a backbone's configuration, a tokenizer and weights, 16 hexadecimal digits.
+    """Return a SHA-256 of settings, configuration, tokenizer and weights, as 16 hexadecimal digits.
 
-    It does not depend on where the weights are or in which type they are kept, nor on the version of
-    transformers, as far as that adds fields to a configuration.
+    The digest depends neither on the device nor on the dtype of the weights as long as their values are
+    equal, nor on fields with default values that another version of transformers adds to the configuration.
     """
     digest = hashlib.sha256(repr(settings).encode())
     digest.update(json.dumps(_decisive(config), sort_keys=True, default=str).encode())
@@ -165,21 +167,22 @@ def digest_of(
 
 
 def _decisive(config: PretrainedConfig) -> Any:
-    """What of a configuration decides what the model computes: fields that are not as its kind has them."""
+    """Return the part of a configuration that affects what the model computes: all non-default fields."""
     try:
-        usual = type(config)().to_diff_dict()
-    except Exception:  # noqa: BLE001 - a kind that has no defaults, or remote code
-        usual = {}
-    own = config.to_diff_dict()
-    return {"model_type": own.get("model_type"), "fields": _differing(own, usual)}
+        defaults = type(config)().to_diff_dict()
+    except Exception:  # noqa: BLE001 - an architecture without defaults, or remote code
+        defaults = {}
+    values = config.to_diff_dict()
+    return {"model_type": values.get("model_type"), "fields": _differing(values, defaults)}
 
 
-def _differing(own: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that differ from the defaults, at any depth, without the volatile fields."""
     result = {}
-    for name, value in own.items():
-        if name in _VOLATILE or (name in usual and usual[name] == value):
+    for name, value in values.items():
+        if name in _VOLATILE or (name in defaults and defaults[name] == value):
             continue
-        default = usual.get(name)
+        default = defaults.get(name)
         if isinstance(value, dict) and isinstance(default, dict):
             result[name] = _differing(value, default)
         else:
@@ -187,35 +190,35 @@ def _differing(own: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def longest(backbone: PreTrainedModel, wanted: int) -> int:
-    """The wanted length of a prompt in tokens, or the longest that the backbone reads.
+def longest_prompt(backbone: PreTrainedModel, max_length: int) -> int:
+    """Return ``max_length``, or the longest prompt in tokens that the backbone can read if that is less.
 
     Raises:
-        ModelError: the backbone's configuration does not say how long that is.
+        ModelError: if max_position_embeddings of the backbone's configuration is not a positive integer.
     """
     limit = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
     if limit is None:
-        return wanted
+        return max_length
     if not isinstance(limit, int) or limit < 1:
         raise ModelError(
-            f"max_position_embeddings is {limit!r} in the backbone's config.json; it must be a whole number "
-            "above 0"
+            f"max_position_embeddings is {limit!r} in the backbone's config.json; correct it to a whole "
+            "number above 0"
         )
-    return min(wanted, limit)
+    return min(max_length, limit)
 
 
 def read_saved(path: Path, config: type, model: str) -> dict[str, Any]:
-    """A model's settings file, once the files beside it have been compared with the folder's manifest.
+    """Read a model's settings file and compare the files beside it with the folder's manifest.
 
     Args:
-        path: the file, an object with "config" (fields of the model's configuration), "template", and what
-            :func:`written_down` gave.
-        config: the dataclass of its configuration.
-        model: its name, for messages.
+        path: the settings file, a JSON object with "config" (fields of the model's configuration),
+            "template", and the entries of :func:`identity_entries`.
+        config: the dataclass of the model's configuration.
+        model: the model's name, for error messages.
 
     Raises:
-        ModelError: it is something else or was written by a newer version, or a file is missing or is not the
-            one that was saved.
+        ModelError: if the file is not a settings file or was written by a newer version, or if a file of the
+            folder is missing or has changed since it was saved.
     """
     saved = read_object(path)
     if not all(isinstance(saved.get(name), dict) for name in ("config", "template")):
@@ -223,28 +226,31 @@ def read_saved(path: Path, config: type, model: str) -> dict[str, Any]:
     if unknown := unknown_names(saved["config"], config):
         raise ModelError(f"{path} has the unknown field {unknown[0]!r}; it needs a newer notellm")
     for field in fields(config):
-        usual: Any = field.default if field.default_factory is MISSING else field.default_factory()
-        value = saved["config"].get(field.name, usual)
-        listed = isinstance(usual, list)
-        if type(value) is not type(usual) or (listed and not all(isinstance(each, str) for each in value)):
-            wanted = "a list of texts" if listed else {int: "a whole number", str: "a text"}[type(usual)]
+        default: Any = field.default if field.default_factory is MISSING else field.default_factory()
+        value = saved["config"].get(field.name, default)
+        is_list = isinstance(default, list)
+        if type(value) is not type(default) or (is_list and not all(isinstance(each, str) for each in value)):
+            allowed = "a list of texts" if is_list else {int: "a whole number", str: "a text"}[type(default)]
             raise ModelError(
-                f"{path} is not a {model} configuration: {field.name} is {value!r} and must be {wanted}; "
+                f"{path} is not a {model} configuration: {field.name} is {value!r} and must be {allowed}; "
                 "save the model again"
             )
     for name in ("fingerprint", "dtype"):
         if not isinstance(saved.get(name), str | None):
-            raise ModelError(f"{name} is {saved[name]!r} in {path}, which is no text; save the model again")
+            raise ModelError(f"{name} is {saved[name]!r} in {path} and must be a text; save the model again")
     check_whole(path.parent, besides=[path.name], most=DIGESTED_BYTES)
     return saved
 
 
 @contextmanager
 def naming(path: Path | None) -> Iterator[None]:
-    """Say in errors about settings which file they come from; None where a caller gave them.
+    """Add the path of the settings file to configuration errors raised inside the block.
+
+    Args:
+        path: the file that the settings come from; None if a caller gave them, which changes no error.
 
     Raises:
-        ModelError: in the place of a ConfigError.
+        ModelError: instead of a ConfigError that is raised in the block, if ``path`` is not None.
     """
     try:
         yield
@@ -254,11 +260,11 @@ def naming(path: Path | None) -> Iterator[None]:
         raise ModelError(f"{path}: {error}; save the model again") from error
 
 
-def written_down(fingerprint: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What the settings file says of the whole model.
+def identity_entries(fingerprint: str, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the entries of the settings file that identify the whole model.
 
     Args:
-        fingerprint: of the model.
-        dtype: that holds the saved weights exactly.
+        fingerprint: the model's fingerprint.
+        dtype: a dtype that holds all saved weights exactly.
     """
     return {"fingerprint": fingerprint, "dtype": str(dtype).removeprefix("torch.")}

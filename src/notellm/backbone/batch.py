@@ -1,4 +1,4 @@
-"""Sequences of different length as batches: padding, and groups of similar length."""
+"""Batches of sequences of different lengths: padding, and grouping by similar length."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,16 +7,25 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-#: Prompts of a batch together hold about this many tokens, padding included.
+#: The number of tokens that a batch of prompts may hold, padding included.
 TOKENS_PER_BATCH = 16_384
-#: Sequences of similar length that pass the backbone together in training.
+#: The number of sequences of similar length that pass through the backbone together in training.
 GROUP = 32
 
 
 def pad(
     rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
 ) -> dict[str, Tensor]:
-    """Token ids of prompts as one padded batch: ``input_ids``, ``attention_mask``, ``position``."""
+    """Pad token ids on the right to one batch, with the position of each last token.
+
+    Args:
+        rows: token ids of n prompts, each with at least one token.
+        tokenizer: supplies the padding token.
+        device: where the tensors are placed; the CPU when None.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, (n, longest) int64, and ``position``, (n,) int64.
+    """
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
     width = int(lengths.max())
     ids = torch.full((len(rows), width), int(tokenizer.pad_token_id), dtype=torch.int64)
@@ -30,18 +39,18 @@ def pad(
 def pad_left(
     rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> dict[str, Tensor]:
-    """Token ids as one batch padded on the left, for generation: ``input_ids``, ``attention_mask``."""
+    """Pad token ids on the left to one batch for generation: ``input_ids`` and ``attention_mask``."""
     width = max(len(row) for row in rows)
-    filler = int(tokenizer.pad_token_id)
-    ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in rows], device=device)
+    pad_id = int(tokenizer.pad_token_id)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
-    """Rows of a batch in groups of similar length, and each group's longest length.
+    """Group the rows of a batch by similar length; return each group's row numbers and longest length.
 
-    Notes differ in length by an order of magnitude: one padded batch would be mostly padding.
+    Notes differ in length by an order of magnitude, so a single padded batch would be mostly padding.
     """
     lengths = attention_mask.sum(dim=1)
     groups = torch.argsort(lengths, stable=True).split(GROUP)  # type: ignore[no-untyped-call]
@@ -51,7 +60,7 @@ def by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
 def length_batches(
     ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Padded batches of sequences of similar length, with the rows they belong to; longest first."""
+    """Yield row numbers and padded batches of sequences of similar length, the longest sequences first."""
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     start = 0

@@ -1,7 +1,7 @@
-"""Loading a causal language model from the Hugging Face ecosystem, and what recall and rank need of it.
+"""Load causal language models of the Hugging Face ecosystem and compute what recall and rank need.
 
-Only this package knows about transformers' internals: which part of a model computes hidden states,
-how logits come out of them, how LoRA is put in and merged.
+Only this package depends on transformers' internals: which part of a model computes the hidden states, how
+logits are computed from them, and how LoRA adapters are added and merged.
 """
 
 import os
@@ -29,10 +29,13 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Low-rank adapters (peft). The defaults are BinLLM's: rank 8, alpha 16, dropout 0.05.
+    """Options of low-rank adapters (peft). The defaults are BinLLM's.
 
     Attributes:
-        targets: names of the linear layers to adapt; None is what peft knows for the architecture.
+        rank: rank of the adapters.
+        alpha: numerator of their scale, alpha / rank.
+        dropout: dropout of their inputs.
+        targets: names of the linear layers to adapt; None takes peft's choice for the architecture.
     """
 
     rank: int = 8
@@ -48,29 +51,29 @@ def load_backbone(
     trust_remote_code: bool = False,
     saved: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its hardened tokenizer, by hub name or local path.
+    """Load a causal language model and its hardened tokenizer from a local folder or the hub.
 
-    The embedding matrix grows where new tokens need it. Only safetensors are opened, and the model's
-    ``generation_config.json`` is not: notellm decodes in its own way.
+    The embedding matrix grows if there are more tokens than rows. Only safetensors are opened. The model's
+    ``generation_config.json`` is ignored, because notellm sets how it decodes.
 
     Args:
-        name_or_path: a folder, or a name on the hub (``owner/name``). What looks like a path is only looked
-            for on this machine.
-        new_tokens: special tokens to add where they are missing.
-        dtype: of the weights; "auto" is the one they were saved in.
-        trust_remote_code: allow the model to be Python code that comes with it; that code then runs.
-        saved: the folder is one that notellm saved. Then nothing but the folder is read, and weights that the
-            model has no place for are an error, too.
+        name_or_path: a folder, or a name on the hub (``owner/name``). A name that looks like a path is only
+            searched for on this machine.
+        new_tokens: special tokens to add if the tokenizer lacks them.
+        dtype: dtype of the weights; "auto" keeps the one they were saved in.
+        trust_remote_code: allow a model that comes with its own Python code; the code then runs.
+        saved: whether notellm saved the folder. Then only the folder is read, and weights that the
+            configuration has no parameter for are an error, too.
 
     Raises:
-        ModelError: there is no causal language model or no usable tokenizer, a file is missing or damaged, or
-            the model asks for something that is not allowed (see :mod:`notellm.backbone.source`).
+        ModelError: if there is no causal language model or no usable tokenizer, if a file is missing or
+            damaged, or if the model asks for something that :mod:`notellm.backbone.source` refuses.
     """
     folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
     try:
         check_folder(folder, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(folder, *new_tokens, trust_remote_code=trust_remote_code)
-        # Trusted code may lie in another repository, but never that of a saved model.
+        # Trusted code may be stored in another repository, except for a saved model.
         source = {"trust_remote_code": trust_remote_code, "local_files_only": saved or not trust_remote_code}
         config = AutoConfig.from_pretrained(str(folder), **source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -78,7 +81,7 @@ def load_backbone(
             config=config,
             dtype=dtype,
             use_safetensors=True,
-            generation_config=own_decoding(tokenizer),
+            generation_config=greedy_decoding(tokenizer),
             output_loading_info=True,
             **source,
         )
@@ -90,21 +93,21 @@ def load_backbone(
         check_label_logits(model)
     except NotellmError:
         raise
-    except Exception as error:  # a damaged model fails in many ways, in transformers and in its own layers
+    except Exception as error:  # damaged models raise errors of many types
         if not trust_remote_code and asks_for_code(folder, "config.json"):
             raise ModelError(code_message(folder, "config.json")) from error
         raise ModelError(
             f"no causal language model at {name_or_path}: {first_line(error)} "
-            "(give a local model directory, or a hub name with a network connection)"
+            "(give a local model folder, or a name on the hub and a network connection)"
         ) from error
     return model, tokenizer
 
 
-def own_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> GenerationConfig:
-    """How notellm decodes: greedily, whatever the backbone's own settings are.
+def greedy_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> GenerationConfig:
+    """Return settings for greedy decoding, which replace the backbone's ``generation_config.json``.
 
     Args:
-        tokenizer: names the tokens that begin, end and fill up a sequence.
+        tokenizer: supplies the begin, end and padding tokens.
         options: further fields of transformers' ``GenerationConfig``.
     """
     return GenerationConfig(  # type: ignore[no-untyped-call]
@@ -117,44 +120,45 @@ def own_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> Generati
 
 
 def _check_loading(folder: Path, loading: Mapping[str, Any], *, saved: bool) -> None:
-    """Refuse a model part of which is not in its files: transformers fills it with random numbers.
+    """Refuse a model with missing weights, which transformers would fill with random numbers.
 
     Raises:
-        ModelError: a weight is missing, or a saved model has weights that its configuration has no place for.
+        ModelError: if a weight is missing, or if a saved model has weights that its configuration has no
+            parameter for.
     """
     if missing := sorted(map(str, loading["missing_keys"])):
         raise ModelError(
-            f"{folder} is no whole causal language model: its weights lack {missing[0]}"
+            f"{folder} is not a complete causal language model: its weights lack {missing[0]}"
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; copy or download it again"
         )
     if saved and (unexpected := sorted(map(str, loading["unexpected_keys"]))):
         raise ModelError(
-            f"the weights and the config.json of {folder} do not belong together: there is no place for "
+            f"the weights and the config.json of {folder} do not belong together: the model has no parameter "
             f"{unexpected[0]}; copy the model again"
         )
 
 
 def to_accelerator(module: _Module) -> _Module:
-    """The module where it computes fastest: on the accelerator of this process, if there is one.
+    """Move a module to the accelerator if there is one.
 
-    One of several processes of a training (``LOCAL_RANK`` is set) leaves it to the trainer to place it.
+    In distributed training (``LOCAL_RANK`` is set) the module stays where it is: the trainer moves it.
     """
     device = torch.accelerator.current_accelerator(check_available=True)
     return module if device is None or "LOCAL_RANK" in os.environ else module.to(device)
 
 
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states after the final norm, (batch, length, hidden); no logits are computed."""
+    """Return the hidden states after the final norm, (batch, length, hidden), without computing logits."""
     output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     states: Tensor = output.last_hidden_state
     return states
 
 
 def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Logits, (n, vocabulary), of chosen hidden states, (n, hidden), exactly as the model's own head.
+    """Return the logits, (n, vocabulary), of hidden states, (n, hidden), as the model's head computes them.
 
-    Some architectures scale or cap what their output embedding gives; the known three ways are applied
-    here, and :func:`check_label_logits` refuses a model that does something else.
+    Some architectures scale or cap the logits after the output embedding. The three known ways are applied
+    here; :func:`check_label_logits` refuses models that do anything else.
     """
     logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[no-untyped-call]
     config = model.config.get_text_config()
@@ -169,10 +173,10 @@ def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def check_label_logits(model: PreTrainedModel) -> None:
-    """Make sure that :func:`label_logits` is the model's own head, on two tokens.
+    """Check on two tokens that :func:`label_logits` equals the model's head.
 
     Raises:
-        ModelError: it is not; the architecture needs a line in :func:`label_logits`.
+        ModelError: if it does not; the architecture then needs a line in :func:`label_logits`.
     """
     ids = torch.tensor([[1, 2]], device=model.device)
     mask = torch.ones_like(ids)
@@ -184,20 +188,20 @@ def check_label_logits(model: PreTrainedModel) -> None:
     model.train(training)
     if not torch.allclose(full, ours, rtol=1e-2, atol=1e-2 * float(full.abs().max().clamp(min=1.0))):
         raise ModelError(
-            f"{type(model).__name__} treats its logits in a way notellm does not know; "
+            f"{type(model).__name__} transforms its logits in a way that notellm does not support; "
             "choose another backbone"
         )
 
 
 def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
-    """Wrap a model with trainable low-rank adapters; everything else is frozen.
+    """Add trainable low-rank adapters to a model and freeze all other weights.
 
     Returns:
-        peft's ``PeftModel``; its ``get_base_model()`` is ``model`` with the adapters inside.
+        peft's ``PeftModel``; its ``get_base_model()`` returns ``model`` with the adapters inside.
 
     Raises:
-        MissingDependencyError: peft is not installed.
-        ConfigError: a target does not exist in this architecture.
+        MissingDependencyError: if peft is not installed.
+        ConfigError: if a target does not exist in this architecture.
     """
     try:
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an optional package
@@ -217,15 +221,15 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
             {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
         )
         raise ConfigError(
-            f"LoRA targets {options.targets} do not fit this backbone; its linear layers are "
+            f"LoRA targets {options.targets} do not fit this backbone; choose from its linear layers: "
             f"{', '.join(names)}"
         ) from error
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of a model by name, as if LoRA adapters had been merged into them.
+    """Return the weights of a model by name, with LoRA adapters merged into them.
 
-    The model in memory stays as it is, adapters apart.
+    The model itself does not change: its adapters stay separate.
     """
     state: dict[str, Tensor] = model.state_dict()
     adapters = {name: part for name, part in model.named_modules() if hasattr(part, "get_delta_weight")}
@@ -242,14 +246,14 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def save_backbone(model: PreTrainedModel, folder: Path) -> torch.dtype:
-    """Save a causal language model as transformers would; LoRA adapters are merged into the weights.
+    """Save a causal language model in transformers' format, with LoRA adapters merged into the weights.
 
     Returns:
-        The type that holds all of the saved weights exactly.
+        A dtype that holds all saved weights exactly.
     """
     state = merged_state(model)
     model.save_pretrained(folder, state_dict=state)
-    kinds = {weight.dtype for weight in state.values() if weight.is_floating_point()}
-    if len(kinds) == 1:
-        return kinds.pop()
-    return torch.float64 if torch.float64 in kinds else torch.float32
+    dtypes = {weight.dtype for weight in state.values() if weight.is_floating_point()}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return torch.float64 if torch.float64 in dtypes else torch.float32

@@ -1,6 +1,7 @@
-"""What tiny backbones share: a BPE learnt from the notes, latent-semantic token vectors, a random Llama.
+"""Parts that the tiny backbones of recall and rank share.
 
-``recall/tiny.py`` and ``rank/tiny.py`` write their first weights into it.
+A BPE tokenizer trained on the notes, latent-semantic token vectors (truncated SVD of TF-IDF profiles), and
+a Llama of random weights. ``recall/tiny.py`` and ``rank/tiny.py`` then write their first weights into it.
 """
 
 from collections.abc import Sequence
@@ -8,51 +9,50 @@ from typing import cast
 
 import numpy as np
 import scipy.sparse as sp
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from notellm.backbone.tokenizer import harden
 from notellm.errors import DataError
 
 _BOS, _EOS, _PAD = "<s>", "</s>", "<pad>"
-_OCTETS = 256  # values of 8 bits
-#: What the digits of a binary code are read as.
-CODE_SIGNS = {"0": "\N{CIRCLED DIGIT ZERO}", "1": "\N{CIRCLED DIGIT ONE}"}
 
 
 def train_tokenizer(
-    texts: Sequence[str], *, vocabulary: int, new_tokens: Sequence[str] = (), codes: bool = False
+    texts: Sequence[str],
+    *,
+    vocabulary: int,
+    new_tokens: Sequence[str] = (),
+    normalizer_steps: Sequence[normalizers.Normalizer] = (),
+    first_split: pre_tokenizers.PreTokenizer | None = None,
+    prefix_space: bool = True,
+    extra_texts: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
-    """A lower-casing byte-level BPE learnt from texts, safe for texts that are data.
+    """Train a lower-casing byte-level BPE tokenizer that reads special tokens in texts as plain characters.
 
     Args:
-        texts: what it shall be good at.
+        texts: the texts to learn from.
         vocabulary: the largest number of tokens.
         new_tokens: special tokens to add.
-        codes: read every 8 digits of a run of 0s and 1s as one token, which no other text is (:func:`octet`).
+        normalizer_steps: normalizers that run after NFKC and lower-casing.
+        first_split: a pre-tokenizer that runs before the byte-level one.
+        prefix_space: put a space before a text that does not begin with one.
+        extra_texts: further texts to learn from; ``texts`` must hold text without them.
 
     Raises:
-        DataError: there is no text to learn from.
+        DataError: if ``texts`` hold nothing but white space.
     """
     if not any(text.strip() for text in texts):
         raise DataError("the notes hold no text to build a backbone from; give notes with titles")
     bpe = Tokenizer(models.BPE())
-    steps = [normalizers.NFKC(), normalizers.Lowercase()]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=not codes)
-    bpe.pre_tokenizer = byte_level
-    if codes:
-        # After NFKC no text holds these signs, so a bit of a code is never taken for a digit of a text.
-        for digit, sign in CODE_SIGNS.items():
-            steps.append(normalizers.Replace(Regex(_in_a_run(digit)), sign))
-        octets = pre_tokenizers.Split(Regex(f"[{''.join(CODE_SIGNS.values())}]{{8}}"), behavior="isolated")
-        bpe.pre_tokenizer = pre_tokenizers.Sequence([octets, byte_level])
-        # As often as the commonest words, so that their merges come early and each becomes a token.
-        vocabulary = max(vocabulary, 2 * _OCTETS + 512)
-        texts = [*texts, *["".join(map(octet, range(_OCTETS)))] * max(100, len(texts) // 20)]
-    bpe.normalizer = normalizers.Sequence(steps)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
+    bpe.pre_tokenizer = (
+        byte_level if first_split is None else pre_tokenizers.Sequence([first_split, byte_level])
+    )
+    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *normalizer_steps])
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        texts,
+        [*texts, *extra_texts],
         trainers.BpeTrainer(
             vocab_size=vocabulary,
             min_frequency=2,
@@ -70,17 +70,6 @@ def train_tokenizer(
     return cast("PreTrainedTokenizerFast", harden(tokenizer, *new_tokens))
 
 
-def octet(value: int) -> str:
-    """The text of 8 bits of a code, the highest first: "00000101" for 5."""
-    return f"{value:08b}"
-
-
-def _in_a_run(digit: str) -> str:
-    """A pattern for a digit of a run of eight or more: with a before it and 7 - a behind it, for any a."""
-    bit = f"[01{''.join(CODE_SIGNS.values())}]"
-    return "|".join(f"(?<={bit}{{{a}}}){digit}(?={bit}{{{7 - a}}})" for a in range(8))
-
-
 def random_llama(
     tokenizer: PreTrainedTokenizerFast,
     *,
@@ -90,13 +79,13 @@ def random_llama(
     heads: int,
     length: int,
 ) -> LlamaForCausalLM:
-    """A Llama of random weights, float32, with biases in attention and an output head of its own.
+    """Build a float32 Llama of random weights with biases in attention and an untied output head.
 
     Args:
-        tokenizer: whose tokens it reads.
-        hidden: width.
+        tokenizer: the tokenizer whose tokens it reads.
+        hidden: width of the hidden states.
         intermediate: width of the feed-forward parts.
-        layers: how many.
+        layers: number of layers.
         heads: attention heads of a layer.
         length: the longest sequence in tokens.
     """
@@ -126,18 +115,19 @@ def token_vectors(
     power: float = 1.0,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Latent-semantic vectors of tokens, and how rare they are.
+    """Compute latent-semantic vectors of tokens and the inverse document frequency of each token.
 
     Args:
-        tokenizer: trained on the texts.
-        texts: one a note.
+        tokenizer: a tokenizer trained on the texts.
+        texts: one text a note.
         width: dimensions of a vector.
-        clicked: who clicked which note, (users, texts) of ones.
-        power: of the singular values in the vectors; 1 for likeness, 0 makes all directions alike.
-        seed: of the decomposition, and of vectors for tokens that occur nowhere.
+        clicked: which user clicked which note, a (users, texts) matrix of ones.
+        power: exponent of the singular values in the vectors; 1 keeps similarities, 0 gives all directions
+            the same weight.
+        seed: seed of the decomposition and of the vectors for tokens that occur in no text.
 
     Returns:
-        Vectors of unit norm (tokens, width) float32, and smoothed idf (tokens,) float64, 1 or more.
+        Vectors of unit norm, (tokens, width) float32, and smoothed idf, (tokens,) float64, at least 1.
     """
     ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     lengths = [len(row) for row in ids]
@@ -148,7 +138,7 @@ def token_vectors(
     counts.sum_duplicates()
     frequency = np.bincount(counts.indices, minlength=size)
     idf = np.log((1 + len(ids)) / (1 + frequency)) + 1
-    idf[frequency == 0] = 1.0  # special tokens and unused ones say nothing about a note
+    idf[frequency == 0] = 1.0  # special and unused tokens tell nothing about a note
     weighted = counts.copy()
     weighted.data = (1 + np.log(weighted.data)).astype(np.float32)
     weighted = (weighted @ sp.diags(idf.astype(np.float32))).tocsr()
@@ -165,16 +155,16 @@ def token_vectors(
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     random = rng.standard_normal(vectors.shape).astype(np.float32)
     random /= np.linalg.norm(random, axis=1, keepdims=True)
-    # Tokens without a direction (special, unused) get a random one: training may move them apart.
+    # Special and unused tokens get a random direction, so that training can move them apart.
     return np.where(norms > 1e-6, vectors / np.maximum(norms, 1e-6), random), idf
 
 
 def _user_profiles(clicked: sp.csr_matrix, notes: sp.csr_matrix) -> sp.csr_matrix:
-    """What each user with two clicks or more reads, (users, tokens).
+    """Return the token profiles of all users with at least two clicks, (users, tokens).
 
-    Users who click much count less, popular notes too; the damping (the powers -1/4 and -1/2) and the
-    profiles' weight, three times that of the notes in the Frobenius norm, are from MicroLens
-    (benchmarks/README.md), where larger weights change nothing.
+    A profile is a weighted sum of the notes that the user clicked. Active users and popular notes count
+    less (powers -1/4 and -1/2); together the profiles weigh three times as much as the notes in the
+    Frobenius norm. See "Choices and their measurements" in benchmarks/README.md.
     """
     clicked = clicked[np.asarray(clicked.sum(axis=1)).ravel() > 1]
     per_user = np.asarray(clicked.sum(axis=1)).ravel()
@@ -185,13 +175,13 @@ def _user_profiles(clicked: sp.csr_matrix, notes: sp.csr_matrix) -> sp.csr_matri
 
 
 def _size(matrix: sp.csr_matrix) -> float:
-    """The Frobenius norm."""
+    """Return the Frobenius norm of a sparse matrix."""
     return float(np.sqrt((matrix.data.astype(np.float64) ** 2).sum()))
 
 
 def svd(matrix: sp.spmatrix, rank: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A truncated singular value decomposition: left vectors, singular values, right vectors."""
-    from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 - it takes a second, which a service need not wait
+    """Return the left vectors, singular values and right vectors of a truncated SVD."""
+    from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 - the import is slow
 
     left, strength, right = randomized_svd(matrix, rank, random_state=seed)
     return left, strength, right

@@ -1,7 +1,7 @@
-"""What training a model around a backbone has in common: learning rates by part, and small checkpoints.
+"""The trainer that recall and rank build on: learning rates by part of the model, and small checkpoints.
 
-A checkpoint holds what is trained: with LoRA the adapters and heads, not the frozen backbone. Weights that
-share memory (tied embeddings) are written once.
+A checkpoint holds only the trained weights: with LoRA the adapters and heads, not the frozen backbone.
+Weights that share memory (tied embeddings) are written once.
 """
 
 import json
@@ -21,32 +21,32 @@ WEIGHTS = "model.safetensors"
 
 
 class BackboneTrainer(Trainer):
-    """transformers' ``Trainer`` for a module that holds a backbone; a subclass supplies the loss."""
+    """transformers' ``Trainer`` for a module that contains a backbone; a subclass supplies the loss."""
 
     @property
     def bare(self) -> nn.Module:
-        """The model without what distributed training wraps it in."""
+        """The model without the wrappers of distributed training."""
         return cast("nn.Module", self.accelerator.unwrap_model(self.model))
 
-    def own_rates(self) -> dict[int, float | None]:
-        """Learning rates of single parameters, by ``id``; None is that of the arguments."""
+    def learning_rates(self) -> dict[int, float | None]:
+        """Return learning rates by ``id`` of a parameter; None means the rate of the training arguments."""
         return {}
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with :meth:`own_rates`; parameters of one dimension or none do not decay."""
+        """Create AdamW with :meth:`learning_rates`; vectors and scalars have no weight decay."""
         target = cast("nn.Module", self.model if model is None else model)
-        rate, own = self.args.learning_rate, self.own_rates()
+        default_rate, rates = self.args.learning_rate, self.learning_rates()
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in target.parameters():
             if parameter.requires_grad:
-                wanted = own.get(id(parameter))
+                rate = rates.get(id(parameter))
                 decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
-                groups.setdefault((rate if wanted is None else wanted, decay), []).append(parameter)
+                groups.setdefault((default_rate if rate is None else rate, decay), []).append(parameter)
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
         options.pop("lr", None)
         self.optimizer = kind(
             [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
-            lr=rate,
+            lr=default_rate,
             **options,
         )
         return self.optimizer
@@ -71,45 +71,47 @@ class BackboneTrainer(Trainer):
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, None if there is none; incomplete ones are removed.
+    """Return the newest complete checkpoint of a run, or None, and remove incomplete checkpoints.
 
-    ``trainer_state.json`` is the last file of a checkpoint that is written: a checkpoint that was cut
-    off by a kill has none, or half of one.
+    ``trainer_state.json`` is the last file that is written to a checkpoint. If the process was killed while
+    writing, the file is missing or incomplete.
     """
-    found = []
+    complete = []
     for folder in run.glob("checkpoint-*"):
         try:
             step = int(json.loads((folder / "trainer_state.json").read_text())["global_step"])
-            found.append((step, folder))
+            complete.append((step, folder))
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
-    return max(found)[1] if found else None
+    return max(complete)[1] if complete else None
 
 
 def load_trained(model: nn.Module, checkpoint: Path) -> None:
-    """Load the trained weights of a checkpoint into a model made the same way.
+    """Load the trained weights of a checkpoint into a model that was built with the same options.
 
     Raises:
-        StorageError: the checkpoint has no weights.
-        ConfigError: they belong to a model of another shape.
+        StorageError: if the checkpoint has no readable weights.
+        ConfigError: if the weights belong to a model with other names or shapes.
     """
     try:
         weights = load_file(checkpoint / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"the checkpoint {checkpoint} has no readable {WEIGHTS}: {error}") from error
-    own = dict(model.named_parameters())
-    if set(weights) != set(trained_weights(model)) or any(weights[n].shape != own[n].shape for n in weights):
+    parameters = dict(model.named_parameters())
+    if set(weights) != set(trained_weights(model)) or any(
+        weights[name].shape != parameters[name].shape for name in weights
+    ):
         raise ConfigError(
-            f"the checkpoint {checkpoint} belongs to another model; resume with the options it was "
-            "started with, or start anew in another folder"
+            f"the checkpoint {checkpoint} belongs to another model; resume with the options that "
+            "the run was started with, or start a new run in another folder"
         )
     with torch.no_grad():
         for name, weight in weights.items():
-            own[name].copy_(weight)
+            parameters[name].copy_(weight)
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable weights by name; weights shared between two names appear once."""
+    """Return the trainable weights by name; weights shared by two names appear once."""
     return {
         name: weight.detach().contiguous()
         for name, weight in model.named_parameters()

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.backbone.base import read_saved, written_down
+from notellm.backbone.base import identity_entries, read_saved
 from notellm.backbone.load import save_backbone
 from notellm.backbone.source import is_file
 from notellm.files import json_text
@@ -64,7 +64,7 @@ def write_checkpoint(
     dtype = save_backbone(backbone, folder)
     tokenizer.save_pretrained(folder)
     content = {"config": settings.config, "template": settings.template}
-    content |= written_down(str(settings.fingerprint), dtype)
+    content |= identity_entries(str(settings.fingerprint), dtype)
     for name, text in {CONFIG: json_text(content), **extra}.items():
         (folder / name).write_text(text, encoding="utf-8")
 

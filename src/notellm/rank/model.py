@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.artifacts import write_folder
-from notellm.backbone.base import PromptedModel, digest_of, longest, naming
+from notellm.backbone.base import PromptedModel, digest_of, longest_prompt, naming
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
@@ -36,11 +36,11 @@ from notellm.backbone.load import (
     merged_state,
     to_accelerator,
 )
-from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.data.matrices import liked_notes
 from notellm.data.note import Note, Notes, as_notes
 from notellm.errors import ConfigError, DataError
 from notellm.rank.checkpoint import CONFIG, Settings, is_checkpoint, read_settings, write_checkpoint
+from notellm.rank.code_tokens import octet, train_code_tokenizer
 from notellm.rank.codes.text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
 from notellm.rank.prompt import RankPrompt, load_template, template_from_dict
@@ -135,7 +135,7 @@ class BinLLM(PromptedModel):
         backbone, tokenizer = load_backbone(
             name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, saved=saved is not None
         )
-        config = replace(config, max_length=longest(backbone, config.max_length))
+        config = replace(config, max_length=longest_prompt(backbone, config.max_length))
         template = saved.template if saved and "template" not in options else None
         with naming(settings_file):
             model = cls(backbone, tokenizer, config, template=template)
@@ -189,9 +189,7 @@ class BinLLM(PromptedModel):
         ]
         # Twice, so that a word that occurs once becomes a token, too: it may distinguish one note from all
         # others.
-        tokenizer = train_tokenizer(
-            [*texts, *texts, *phrases, *phrases], vocabulary=size.vocabulary, codes=True
-        )
+        tokenizer = train_code_tokenizer([*texts, *texts, *phrases, *phrases], vocabulary=size.vocabulary)
         prompt = RankPrompt(tokenizer, wording, config)
         parts = [prompt.candidate_text(note) for note in prompt.cut(rows)]
         liked = None if impressions is None else _liked(notes, impressions)

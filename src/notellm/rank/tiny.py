@@ -1,8 +1,8 @@
 """The tiny backbone for ranking: a Llama whose first weights compare codes and texts.
 
 Random weights would have to discover from clicks alone that bit k of one code belongs to bit k of the other.
-(A token holds 8 bits: ``backbone.tiny.octet``.) The comparison is known, so it is written into the weights of
-a plain two-layer ``LlamaForCausalLM``, from which training continues. A prompt is
+(A token holds 8 bits: ``rank.code_tokens.octet``.) The comparison is known, so it is written into the weights
+of a plain two-layer ``LlamaForCausalLM``, from which training continues. A prompt is
 
     [BOS] history | user code MARK item code, text of the candidate END
 
@@ -128,7 +128,7 @@ def build_tiny_rank(
     """Build a Llama whose last state holds the agreement of two codes and of two texts, before any training.
 
     Args:
-        tokenizer: a tokenizer of ``backbone.tiny.train_tokenizer`` with ``codes=True``.
+        tokenizer: from ``rank.code_tokens.train_code_tokenizer``.
         texts: the candidates' texts as the prompt writes them.
         marks: the tokens that structure the prompt.
         options: sizes; None uses the defaults.

@@ -104,7 +104,7 @@ class BinLLMTrainer(BackboneTrainer):
         loss = answer_loss(logits, inputs["labels"])
         return (loss, logits) if return_outputs else loss
 
-    def own_rates(self) -> dict[int, float | None]:
+    def learning_rates(self) -> dict[int, float | None]:
         """Return the learning rate of the embeddings, by parameter."""
         embeddings = cast("BinLLM", self.bare).backbone.get_input_embeddings()
         return dict.fromkeys(map(id, embeddings.parameters()), self.args.embedding_learning_rate)

@@ -22,7 +22,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.artifacts import write_folder
-from notellm.backbone.base import read_saved, written_down
+from notellm.backbone.base import identity_entries, read_saved
 from notellm.backbone.load import save_backbone
 from notellm.backbone.source import is_file
 from notellm.errors import ModelError
@@ -105,7 +105,7 @@ def write_checkpoint(
         tokenizer.save_pretrained(aside)
         _write_sentence_transformers(aside, projection, settings.config["max_length"])
         content = {"config": settings.config, "template": settings.template, "tau": settings.tau}
-        content |= written_down(str(settings.fingerprint), dtype)
+        content |= identity_entries(str(settings.fingerprint), dtype)
         for name, text in {CONFIG: json_text(content), **extra}.items():
             (aside / name).write_text(text, encoding="utf-8")
 

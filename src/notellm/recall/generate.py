@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.batch import pad_left
-from notellm.backbone.load import own_decoding
+from notellm.backbone.load import greedy_decoding
 from notellm.data.note import Notes, as_notes
 from notellm.errors import ConfigError
 from notellm.recall.config import NoteLLMConfig
@@ -161,8 +161,8 @@ def _continue(
     # forbidden tokens), and a model may bring a `generate` method of its own. A shallow copy without either
     # decodes with the same weights, and the model itself stays unchanged for other threads.
     writer = copy.copy(model.backbone)
-    writer.generation_config = own_decoding(model.tokenizer)
-    config = own_decoding(model.tokenizer, max_new_tokens=limit)
+    writer.generation_config = greedy_decoding(model.tokenizer)
+    config = greedy_decoding(model.tokenizer, max_new_tokens=limit)
     with tqdm(total=len(prompts), unit="note", desc=task, disable=not progress) as bar:
         for first in range(0, len(order), BATCH):
             chosen = order[first : first + BATCH]

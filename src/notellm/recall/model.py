@@ -23,7 +23,7 @@ from torch.nn import functional
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.backbone.base import PromptedModel, digest_of, longest, naming
+from notellm.backbone.base import PromptedModel, digest_of, longest_prompt, naming
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
     LoraOptions,
@@ -154,7 +154,7 @@ class NoteLLM(PromptedModel):
             trust_remote_code=trust_remote_code,
             saved=saved is not None,
         )
-        config = replace(config, max_length=longest(backbone, config.max_length))
+        config = replace(config, max_length=longest_prompt(backbone, config.max_length))
         template = saved.template if saved and "template" not in options else None
         with naming(settings_file):
             model = cls(backbone, tokenizer, config, template=template)

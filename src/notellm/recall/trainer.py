@@ -254,7 +254,7 @@ class NoteLLMTrainer(BackboneTrainer):
 
     # ---------------------------------------------------------------- the loop
 
-    def own_rates(self) -> dict[int, float | None]:
+    def learning_rates(self) -> dict[int, float | None]:
         """Learning rates of the embeddings, and of projection, tau and output head."""
         bare = cast("NoteLLM", self.bare)
         parts: tuple[tuple[nn.Module, float | None], ...] = (
