@@ -1,10 +1,8 @@
-"""BinLLM: a causal language model that predicts how likely a user is to enjoy a note.
+"""BinLLM: a causal language model that predicts how likely a user is to enjoy a note (arXiv 2406.03210).
 
     P(enjoy) = sigmoid( logit("Yes") - logit("No") )        at the last token of the prompt
 
-This is the probability of "Yes" among the two answers (BinLLM, arXiv 2406.03210; its public code uses the
-logit of "Yes" alone). The prompt holds the titles of notes the user liked, the candidate, and the codes of
-both.
+This is the probability of "Yes" among the two answers; the paper's public code uses the logit of "Yes" alone.
 
     model = BinLLM.from_corpus(notes, impressions)   # tiny, no download
     model = BinLLM.from_pretrained("path/or/name")   # a saved BinLLM, or any causal language model

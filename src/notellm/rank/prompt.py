@@ -1,14 +1,11 @@
 """The ranking prompt: a user's history and code, a candidate's text and code, and the question.
 
-    [BOS] shared(history, user code) candidate(title, ..., item code) -> Yes or No
-          ^ the same for all candidates      ^ the answer is read at the last token
+    [BOS] shared(history, user code) candidate(title, ..., item code) -> Yes or No, read at the last token
 
-The wording is BinLLM's (arXiv 2406.03210, table 1 and appendix), as data in ``templates/*.json``: with codes,
-without codes (the first step of two-step tuning), and codes alone. The two parts are tokenized separately, so
-that the shared part is a plain prefix of every prompt, in training as in ranking (``scorer.py``).
-
-A note's text is never markup: line breaks become spaces, a run of 0s and 1s that could pass for a code is
-split up, and the tokenizer reads special tokens in it as plain characters (``backbone.tokenizer``).
+The wording is BinLLM's (arXiv 2406.03210, table 1 and appendix), in ``templates/*.json``: with codes,
+without, and codes alone. The two parts are tokenized separately, so that the shared part is a prefix of all
+prompts of a user. A note's text is never markup: line breaks become spaces, a run of 0s and 1s that could
+pass for a code is split up, and special tokens in it are read as plain characters.
 """
 
 import re

@@ -1,29 +1,8 @@
 """The tiny backbone for ranking: a Llama whose first weights compare codes and texts.
 
 Random weights would have to discover from clicks alone that bit k of one code belongs to bit k of the other.
-(A token holds 8 bits: ``rank.code_tokens.octet``.) The comparison is known, so it is written into the weights
-of a plain two-layer ``LlamaForCausalLM``, from which training continues. A prompt is
-
-    [BOS] history | user code MARK item code, text of the candidate END
-
-and the layers start as
-
-    layer 0  "match" head       8 bits of the item's code attend to the same bits of the user's, a fixed
-                                distance back: rotary phases agree there and nowhere else
-             "history" heads    at the codes: mean of the token vectors so far, weights ~ idf
-             "after" head       tells the tokens behind MARK from those before it
-             feed-forward       (own bits) . (matched bits): silu(x) y - silu(-x) y = x y, exactly
-    layer 1  "codes" heads      at END: mean over the item's bits: agreement of the codes, and the history
-             "text" heads       at END: mean of the token vectors behind MARK, weights ~ idf
-             feed-forward       the inner product of the two means, dimension by dimension
-    output                      fitted to training rows by the caller (``rank.trainer.fit_answers``)
-
-A head without a matching token attends to [BOS], which is empty, as are the prompt's punctuation and the
-words of the prompt that occur in no note. Every norm divides by the size of the whole token, so values that
-vary from prompt to prompt are small beside constant ones: the agreement of codes is then read equally,
-whatever the texts are. Token vectors are a truncated SVD of TF-IDF profiles of users (the notes they liked)
-and of notes, so texts that the same people like are near each other. All other weights start random with an
-output of 0, and are trained.
+The comparison is known, so :func:`build_tiny_rank` writes it into the weights of a plain two-layer
+``LlamaForCausalLM``, from which training continues. A token holds 8 bits (``rank.code_tokens.octet``).
 """
 
 import math
@@ -126,6 +105,29 @@ def build_tiny_rank(
     seed: int = 0,
 ) -> LlamaForCausalLM:
     """Build a Llama whose last state holds the agreement of two codes and of two texts, before any training.
+
+    A prompt is
+
+        [BOS] history | user code MARK item code, text of the candidate END
+
+    and the layers start as
+
+        layer 0  "match" head       8 bits of the item's code attend to the same bits of the user's, a fixed
+                                    distance back: rotary phases agree there and nowhere else
+                 "history" heads    at the codes: mean of the token vectors so far, weights ~ idf
+                 "after" head       tells the tokens behind MARK from those before it
+                 feed-forward       (own bits) . (matched bits): silu(x) y - silu(-x) y = x y, exactly
+        layer 1  "codes" heads      at END: mean over the item's bits: agreement of the codes, and the history
+                 "text" heads       at END: mean of the token vectors behind MARK, weights ~ idf
+                 feed-forward       the inner product of the two means, dimension by dimension
+        output                      fitted to training rows by the caller (``rank.trainer.fit_answers``)
+
+    A head without a matching token attends to [BOS], which is empty, as are the prompt's punctuation and the
+    words of the prompt that occur in no note. Every norm divides by the size of the whole token, so values
+    that vary from prompt to prompt are small beside constant ones: the agreement of codes is then read
+    equally, whatever the texts are. Token vectors are a truncated SVD of TF-IDF profiles of users (the notes
+    they liked) and of notes, so texts that the same people like are near each other. All other weights start
+    random with an output of 0, and are trained.
 
     Args:
         tokenizer: from ``rank.code_tokens.train_code_tokenizer``.

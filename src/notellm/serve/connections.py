@@ -1,15 +1,12 @@
 """Limits on connections: their number, and the size and arrival time of a request's head (line and headers).
 
-uvicorn limits none of these, and its HTTP parser keeps everything that a client sends until the head of a
-request is complete. :class:`Connection` is uvicorn's protocol with limits, which apply before any key is
-read. It answers
+:class:`Connection` is uvicorn's protocol with limits that apply before any key is read. It answers
 
     408  the head does not arrive in time         414  path and query are too long
     400  the request is not HTTP                  431  the headers are too large or too many
     429  too many connections of one address      503  too many connections in total
 
-If all connections are in use, the one that has waited longest without a complete request is closed for a new
-one.
+If all are in use, the one that has waited longest without a complete request is closed for a new one.
 """
 
 import asyncio

@@ -6,9 +6,7 @@
     429  too many requests of one key, or too many wrong keys from one address
     503  too many requests at one time        504  the request took too long
 
-Keys are in `keys.py`, rates in `rates.py`, bodies in `body.py`; limits on connections and headers in
-`connections.py`. A request counts as one that is worked on once its body has arrived, so a client that sends
-a body slowly holds no place.
+A request takes a place once its body has arrived, so a client that sends a body slowly holds none.
 """
 
 import asyncio

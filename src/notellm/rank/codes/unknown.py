@@ -1,16 +1,13 @@
 """Codes of users and items without training rows: average, folded from the history, or none.
 
 - "average": the code of the mean vector of the known users (or items).
-- "folded": a user's code is computed from the history. A ridge regression, fitted on the known users, maps
-  the mean code of the liked items (less the mean over all training rows, and shrunk as if 5 average items had
-  been liked, too) to the real-valued code. A user without any history, and items, are treated as "average".
+- "folded": a ridge regression, fitted on the known users, maps the mean code of the liked items (less the
+  mean over all training rows, shrunk as if 5 average items had been liked, too) to the user's real-valued
+  code. Users without a history, and items, are treated as "average".
 - "none": the prompt holds no code (`Codes.has_user`, `Codes.has_item`); elsewhere as "average".
 
-A model that reads histories (SASRec) computes every user's code from the history. A user with at least one
-trained note in the history is then never unknown, with or without training rows; for the others "average" and
-"folded" both mean the code of the empty history.
-
-The weights of a user or item that was never trained are random, so they are never turned into a code.
+With a model that reads histories (SASRec) a user with a trained note in the history is never unknown. Random
+weights of a user or item that was never trained are never turned into a code.
 """
 
 from collections.abc import Mapping
