@@ -17,16 +17,13 @@ from notellm.serve.batching import Batcher, Gatherer
 from notellm.serve.log import log
 from notellm.serve.map import NoteMap
 from notellm.serve.metrics import Metrics
-from notellm.store.index.local import LocalIndex
 from notellm.version import __version__
 
 #: Questions computed together, and questions that may wait, of each queue.
 _RELATED, _WRITES, _TAGS, _RANKING = (64, 256), (64, 256), (16, 64), (8, 32)
 #: A commit costs about as much for one write as for fifty: seconds between two, chosen in benchmarks.service.
 _WRITE_PAUSE = 0.01
-#: Notes that an exact search reads in less time than it takes to hand it to another thread.
-_QUICK = 2_000
-#: Results for which a graph is quick.
+#: Results up to which a quick index answers in the event loop.
 _FEW = 100
 _READY_FOR = 1.0  # seconds for which readiness is remembered, since anybody may ask for it
 
@@ -83,11 +80,9 @@ class Service:
 
     async def related_to(self, query: RelatedQuery) -> Related:
         """Related notes: a walk through a graph in this thread, all that takes longer in another."""
-        index = self.engine.index
-        quick = isinstance(index, LocalIndex) and (index.kind == "hnsw" or len(index) <= _QUICK)
         selected = query.near_duplicates is not None or query.diversity > 0
         plain = query.note_id is not None and query.where.is_empty and not selected
-        if quick and plain and query.k <= _FEW:
+        if plain and self.engine.index.is_quick and query.k <= _FEW:
             return await self._related_now.ask(query)
         return await self.related.ask(query)
 
@@ -165,7 +160,6 @@ class Service:
             traffic: of `Metrics.traffic`, which belongs to the event loop's thread.
         """
         engine, index, ranker = self.engine, self.engine.index, self.engine.ranker
-        local = index if isinstance(index, LocalIndex) else None
         notes = list(engine.notes.values())
         running = self.reloading is not None and not self.reloading.done()
         return {
@@ -181,9 +175,9 @@ class Service:
             "ranker": None if ranker is None else {"users": len(ranker.histories)},
             "store": {"notes": len(notes), "hidden": sum(note.hidden for note in notes)},
             "index": {
-                "kind": "milvus" if local is None else local.kind,
+                "kind": index.kind,
                 "notes": len(index),
-                "recall": local.recall["recall"] if local is not None and local.recall else None,
+                "recall": index.recall["recall"] if index.recall else None,
             },
             "reload": {"running": running, "error": self.reload_error},
             "traffic": traffic,
