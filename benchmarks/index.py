@@ -19,8 +19,9 @@ import torch
 from benchmarks.catalogue import catalogue, more_vectors
 from benchmarks.common import arguments, table, write_results
 from notellm.store.index.base import Found, Index
+from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
-from notellm.store.index.local import LocalIndex
+from notellm.store.index.hnsw import HnswIndex
 from notellm.store.notes import rows_of_table
 
 SIZES = (200_000, 1_000_000)
@@ -69,7 +70,7 @@ def brute_force(vectors: np.ndarray, allowed: np.ndarray, query: int, k: int) ->
 
 def measure(vectors: np.ndarray, queries: int, seed: int) -> list[dict[str, Any]]:
     rows = entries(vectors, seed)
-    exact, graph = LocalIndex(vectors.shape[1]), LocalIndex(vectors.shape[1], "hnsw", progress=True)
+    exact, graph = ExactIndex(vectors.shape[1]), HnswIndex(vectors.shape[1], progress=True)
     exact.upsert(rows)
     start = time.perf_counter()
     graph.upsert(rows)

@@ -24,9 +24,10 @@ from notellm.jobs.build_store import build_store
 from notellm.jobs.train_rank import train_rank
 from notellm.rank.config import RankOptions
 from notellm.recall.model import NoteLLM
+from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
+from notellm.store.index.hnsw import HnswIndex
 from notellm.store.index.home import IndexHome
-from notellm.store.index.local import LocalIndex
 from notellm.store.index.select import select
 from notellm.store.notes import NoteStore, StoredNote, notes_of, versions
 from notellm.vectors import vector_matrix
@@ -505,12 +506,12 @@ def test_maintenance_that_fails_is_no_part_of_a_write(opened, monkeypatch, caplo
     engine._live.store._tidied_at = 2
     with monkeypatch.context() as patch, caplog.at_level("WARNING", "notellm"):
         patch.setattr(NoteStore, "optimize", full)
-        patch.setattr(LocalIndex, "save", full)
+        patch.setattr(HnswIndex, "save", full)
         for i in range(6):
             done = engine.apply([Publish(copy_of(engine, first, f"new {i}"))])
             assert done == [Written(f"new {i}", existed=False)]
         engine.reload()
-    assert "the index was not saved, which will be tried again later: the disk is nearly full" in caplog.text
+    assert "the next start builds it: the disk is nearly full" in caplog.text
     assert "the store was not tidied, which will be tried again later: the disk is nearly full" in caplog.text
     assert engine.writable() is None
     is_whole(engine, engine.model)
@@ -707,13 +708,14 @@ def test_reposts_leave_their_places_to_others(plain):
 def test_a_search_goes_no_further_than_any_index_does(plain, monkeypatch):
     engine = plain
     asked: list[int] = []
-    search = LocalIndex.search
+    search = ExactIndex.search
 
     def watched(self, queries, k, **options):
         asked.append(k)
         return search(self, queries, k, **options)
 
-    monkeypatch.setattr(LocalIndex, "search", watched)
+    monkeypatch.setattr(ExactIndex, "search", watched)
+    monkeypatch.setattr(ExactIndex, "most_results", 100)
     monkeypatch.setattr(module, "_MOST_FETCHED", 50)
     first = next(iter(engine.notes))
     ask(engine, note_id=first, k=3, near_duplicates=0.0001)
@@ -726,7 +728,7 @@ def test_a_search_goes_no_further_than_any_index_does(plain, monkeypatch):
 def test_a_note_removed_while_it_is_asked_about_is_passed_over(opened, monkeypatch):
     engine = opened()
     first, second, third, *_ = engine.notes
-    vectors = LocalIndex.vectors
+    vectors = ExactIndex.vectors
     gone = [second]
 
     def removing(self, note_ids):
@@ -734,7 +736,7 @@ def test_a_note_removed_while_it_is_asked_about_is_passed_over(opened, monkeypat
             engine.apply([Remove(gone.pop())])
         return vectors(self, note_ids)
 
-    monkeypatch.setattr(LocalIndex, "vectors", removing)
+    monkeypatch.setattr(ExactIndex, "vectors", removing)
     named = engine.related([RelatedQuery(note_id=second), RelatedQuery(note_id=first)])
     assert isinstance(named[0], NotFoundError)
     assert isinstance(named[1], Related)
@@ -925,7 +927,6 @@ def test_a_reload_changes_the_kind_of_index(opened, parts):
     engine = opened("exact", ranker=False)
     before = related_to_all(engine)
     engine.reload(index="hnsw")
-    assert isinstance(engine.index, LocalIndex)
     assert engine.index.kind == "hnsw"
     alike(related_to_all(engine), before)
     engine.reload()

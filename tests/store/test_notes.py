@@ -25,7 +25,7 @@ from notellm.files import write_json
 from notellm.store import notes
 from notellm.store.index import base
 from notellm.store.index.filters import microseconds
-from notellm.store.index.local import LocalIndex
+from notellm.store.index.hnsw import HnswIndex
 from notellm.store.notes import (
     NoteStore,
     StoredNote,
@@ -597,9 +597,9 @@ def test_a_store_is_removed_with_all_that_it_holds(store, tmp_path):
     store.delete(["n1"])
     store.optimize()
     NoteStore.create(place, OTHER, [batch(2)], dim=DIM).close()
-    index = LocalIndex(DIM, "hnsw")
+    index = HnswIndex(DIM)
     index.upsert(store.read())
-    index.save(place / f"index_{ONE}")
+    index.write_graph(place / f"index_{ONE}")
     write_json({"collection": "x"}, place / f"milvus_{ONE}.json")
     (place / f"torn_{ONE}").mkdir()
     (place / f"torn_{ONE}" / "18446744073709551610.manifest.1").touch()

@@ -42,7 +42,7 @@ _TOGETHER = 1_024
 #: Changed notes after which an HNSW index is saved again, so that a restart has little to add.
 _SAVED_EVERY = 5_000
 _FETCHED = 4  # times k are looked at where some of them may not be shown, and again as many
-_MOST_FETCHED = 16_384  # what Milvus returns at most
+_MOST_FETCHED = 16_384  # candidates of one query, where the index has no lower limit
 _CHANGEABLE = ("title", "content", "topics", "category", "published_at", "hidden", "expires_at")
 #: Free bytes of the disk below which writes are likely to fail: room for a few commits and their tidying.
 _RESERVE = 64 << 20
@@ -444,8 +444,9 @@ class Engine:
             ids, scores = live.index.search(vectors, first.k, where=first.where, exclude=exclude)
             return [_named(live, *answer) for answer in zip(ids, scores, strict=True)]
         answers: list[Related | NotellmError] = []
+        most = min(_MOST_FETCHED, live.index.most_results or _MOST_FETCHED)
         for vector, own in zip(vectors, exclude, strict=True):
-            fetched = max(first.k, min(_FETCHED * first.k, _MOST_FETCHED))
+            fetched = max(first.k, min(_FETCHED * first.k, most))
             while True:
                 (found,), (cosines,) = live.index.search(
                     vector[None], fetched, where=first.where, exclude=[own]
@@ -461,9 +462,9 @@ class Engine:
                     near_duplicates=first.near_duplicates,
                     diversity=first.diversity,
                 )
-                if len(rows) >= first.k or len(found) < fetched or fetched >= _MOST_FETCHED:
+                if len(rows) >= first.k or len(found) < fetched or fetched >= most:
                     break
-                fetched = min(_FETCHED * fetched, _MOST_FETCHED)
+                fetched = min(_FETCHED * fetched, most)
             answers.append(_named(live, [near[row] for row in rows], cosines[rows]))
         return answers
 
@@ -614,7 +615,7 @@ class Engine:
             if fingerprint != old.fingerprint:
                 rows = _embedded(model, rows)
             home = IndexHome(paths.store, fingerprint, paths.index, paths.token)
-            built = home.build(rows, now=old.index, progress=self.progress)
+            built = home.build(rows, current=old.index, progress=self.progress)
             self._exchange(paths, model, ranker, home, built, rows)
         finally:
             with self._write_lock:

@@ -25,8 +25,8 @@ from notellm.recommend.candidates import vectors_among
 from notellm.recommend.near import merge_near
 from notellm.recommend.options import RecommendOptions
 from notellm.store.index.base import Index
+from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
-from notellm.store.index.local import LocalIndex
 from notellm.store.notes import StoredNote, rows_of
 from notellm.vectors import read_vectors
 
@@ -77,7 +77,7 @@ class Recommender:
             DataError: if vectors and ids do not fit together, or the ranker knows none of the notes.
         """
         known_ids, table = vectors_among((ids, vectors), ranker.texts)
-        index = LocalIndex(table.shape[1])
+        index = ExactIndex(table.shape[1])
         index.upsert(rows_of([StoredNote(note_id=note_id) for note_id in known_ids], table))
         return cls(index, ranker)
 

@@ -17,16 +17,13 @@ from notellm.serve.failures import without_paths
 from notellm.serve.log import log
 from notellm.serve.map import NoteMap
 from notellm.serve.metrics import Metrics
-from notellm.store.index.local import LocalIndex
 from notellm.version import __version__
 
 #: For each queue, the most questions that are computed together, and the most that may wait.
 _RELATED, _WRITES, _TAGS, _RANKING = (64, 256), (64, 256), (16, 64), (8, 32)
 #: Seconds between two commits: a commit costs about as much for one write as for fifty (benchmarks.service).
 _WRITE_PAUSE = 0.01
-#: An exact search over at most this many notes takes less time than handing it to another thread.
-_QUICK = 2_000
-#: A graph search for at most this many results is as quick.
+#: A quick index (`Index.is_quick`) answers requests for at most this many results in the event loop.
 _FEW = 100
 _READY_FOR = 1.0  # seconds for which readiness is remembered, since anybody may ask for it
 
@@ -83,11 +80,9 @@ class Service:
 
     async def related_to(self, query: RelatedQuery) -> Related:
         """Return related notes; a quick search runs in this thread, any other in the thread of its queue."""
-        index = self.engine.index
-        quick = isinstance(index, LocalIndex) and (index.kind == "hnsw" or len(index) <= _QUICK)
         selected = query.near_duplicates is not None or query.diversity > 0
         plain = query.note_id is not None and query.where.is_empty and not selected
-        if quick and plain and query.k <= _FEW:
+        if plain and self.engine.index.is_quick and query.k <= _FEW:
             return await self._related_now.ask(query)
         return await self.related.ask(query)
 
@@ -166,7 +161,6 @@ class Service:
             not_ready: the answer of `not_ready`.
         """
         engine, index, ranker = self.engine, self.engine.index, self.engine.ranker
-        local = index if isinstance(index, LocalIndex) else None
         notes = list(engine.notes.values())
         running = self.reloading is not None and not self.reloading.done()
         return {
@@ -183,9 +177,9 @@ class Service:
             "ranker": None if ranker is None else {"users": len(ranker.histories)},
             "store": {"notes": len(notes), "hidden": sum(note.hidden for note in notes)},
             "index": {
-                "kind": "milvus" if local is None else local.kind,
+                "kind": index.kind,
                 "notes": len(index),
-                "recall": local.recall["recall"] if local is not None and local.recall else None,
+                "recall": index.recall["recall"] if index.recall else None,
             },
             "reload": {"running": running, "error": self.reload_error},
             "traffic": traffic,

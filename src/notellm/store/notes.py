@@ -39,6 +39,7 @@ from notellm.files import json_text
 from notellm.record import make_record
 from notellm.store.durable import TableFiles, free_name
 from notellm.store.index import base
+from notellm.store.index.kinds import invalidate_saved, is_index_file
 from notellm.store.manifest import DATA
 from notellm.vectors import vector_matrix
 
@@ -67,9 +68,7 @@ _TABLE_FILES = (
     r"|_transactions/[^/]+\.txn|_deletions/[^/]+\.(arrow|bin)|[^/]+/\.tmp\w+|.+\.again"
 )
 _OWN_FILES = re.compile(
-    r"\.writer\.lock|milvus_\w+\.json|checksums_\w+\.jsonl(\.new)?"
-    r"|index_\w+/(manifest\.json|graph\.faiss|rows\.parquet|index\.json)"
-    r"|\.(index_\w+|milvus_\w+\.json)\.\w+\.part/.+"
+    r"\.writer\.lock|checksums_\w+\.jsonl(\.new)?"
     r"|torn_\w+/[^/]+\.(manifest|lance|arrow|bin)(\.\d+)?"
     rf"|(notes_\w+\.lance|dropped_\w+(\.\d+)?)/({_TABLE_FILES})"
 )
@@ -588,7 +587,7 @@ def remove_store(path: str | Path) -> None:
     with _storage(str(path)):
         names = [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink() or p.is_file()]
     for name in sorted(names):
-        if not _OWN_FILES.fullmatch(name) or (folder / name).is_symlink():
+        if not (_OWN_FILES.fullmatch(name) or is_index_file(name)) or (folder / name).is_symlink():
             raise StorageError(
                 f"the store {path} is not removed: {name} in it is not notellm's; move it elsewhere first"
             )
@@ -662,8 +661,7 @@ def _settled(place: str, model: str, files: TableFiles | None) -> list[str]:
     with _storage(place):
         report = files.settle(reads)
     if report:
-        # What a Milvus collection got after the version that counts now, it would keep.
-        (Path(place) / f"milvus_{model}.json").unlink(missing_ok=True)
+        invalidate_saved(place, model)
     for said in report:
         log.warning("%s", said)
     return report

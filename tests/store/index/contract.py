@@ -3,6 +3,7 @@
 Answers are known where the vectors are one-hot; elsewhere a brute-force search over the table is the truth.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from notellm.errors import ConfigError, DataError
 from notellm.store.index import base
-from notellm.store.index.base import entries_schema
+from notellm.store.index.base import Place, entries_schema
 from notellm.store.index.filters import Filter, microseconds
+from notellm.store.index.kinds import KINDS, is_index_file, kind_for
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 TICK = timedelta(microseconds=1)
@@ -285,6 +287,124 @@ class IndexContract:
 
     #: Whether results equal those of reading every note; else nearly all of them do.
     exact = True
+    #: What callers learn of it, and how they ask for it.
+    kind = ""
+    option = ""
+    index_class: Any = None
+    measures_recall = False
+    #: Whether a start after an orderly close finds an index.
+    is_saved = True
+
+    @pytest.fixture
+    def place(self, tmp_path):
+        return Place(str(tmp_path), "0123456789abcdef")
+
+    # ------------------------------------------------------------ what callers may know of it
+
+    def test_it_is_one_of_the_kinds(self, make):
+        index = make(8)
+        assert index.kind == self.kind
+        assert [kind for kind in KINDS if isinstance(index, kind)] == [self.index_class]
+        assert kind_for(self.option) is self.index_class
+
+    def test_recall_is_told_where_it_is_measured(self, make, place):
+        assert make(8).recall is None
+        index = self.index_class.build(world(300)[0], place)
+        if self.measures_recall:
+            assert index.recall.keys() == {"k", "queries", "recall"}
+            assert 0.98 < index.recall["recall"] <= 1
+        else:
+            assert index.recall is None
+        index.close()
+
+    def test_it_returns_as_many_results_as_it_says(self, make):
+        index = make(8)
+        index.upsert(one_hot(["a", "b", "c"]))
+        most = index.most_results
+        assert found_ids(index, k=most or 1_000_000) == ["a", "b", "c"]
+        if most is not None:
+            with pytest.raises(ConfigError, match=f"{most:,}"):
+                index.search(falling(), most + 1)
+
+    # ------------------------------------------------------------ from one run to the next
+
+    def test_an_index_that_was_closed_in_order_is_opened(self, place, tmp_path):
+        table, notes = world(300)
+        index = self.index_class.build(table, place)
+        check(index, notes, unit(4, 12), 20, exact=self.exact)
+        index.save(place)
+        check(index, notes, unit(4, 12), 20, exact=self.exact)
+        recall = index.recall
+        index.close(place)
+        files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
+        assert bool(files) == self.is_saved
+        assert all(map(is_index_file, files))
+        again = self.index_class.open(table, place)
+        assert (again is not None) == self.is_saved
+        if again is not None:
+            assert len(again) == 300
+            assert again.recall == recall
+            check(again, notes, unit(4, 12), 20, exact=self.exact)
+            again.upsert(table.slice(0, 9))
+            again.remove(["n10"])
+            del notes["n10"]
+            check(again, notes, unit(4, 12), 20, exact=self.exact)
+            again.close()
+
+    @pytest.mark.parametrize("in_order", [True, False])
+    def test_what_is_opened_has_missed_nothing(self, place, in_order):
+        """The store has other notes now; an index that cannot follow is not opened."""
+        table, _ = world(300)
+        index = self.index_class.build(table, place)
+        index.save(place)
+        index.close(place if in_order else None)
+        newer, fresh = world(300, seed=2)
+        wanted = {name: note for name, note in fresh.items() if int(name[1:]) >= 20}
+        again = self.index_class.open(newer.slice(20), place)
+        if again is not None:
+            assert len(again) == 280
+            check(again, wanted, unit(4, 12), 20, exact=self.exact)
+            again.close()
+
+    def test_after_the_store_went_back_nothing_newer_is_found(self, place):
+        table, notes = world(50)
+        index = self.index_class.build(table, place)
+        index.upsert(world(50, seed=3)[0])  # what the store has lost
+        index.close(place)
+        self.index_class.invalidate(place)
+        again = self.index_class.open(table, place)
+        if again is not None:
+            check(again, notes, unit(4, 12), 20, exact=self.exact)
+            again.close()
+
+    def test_nothing_is_opened_where_nothing_was_left(self, place):
+        table, _ = world(20)
+        assert self.index_class.open(table, place) is None
+        self.index_class.invalidate(place)
+        self.index_class.drop_others(place)
+
+    def test_a_new_index_is_built_beside_the_one_that_answers(self, place):
+        table, notes = world(60)
+        newer, fresh = world(60, seed=2)
+        index = self.index_class.build(table, place)
+        new = self.index_class.build(newer, place, current=index)
+        check(index, notes, unit(4, 12), 20, exact=self.exact)
+        check(new, fresh, unit(4, 12), 20, exact=self.exact)
+        index.close()
+        check(new, fresh, unit(4, 12), 20, exact=self.exact)
+        new.close()
+
+    def test_beside_a_store_in_object_storage_nothing_is_left(self, place, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        elsewhere = replace(place, store="memory://store")
+        table, _ = world(20)
+        index = self.index_class.build(table, elsewhere)
+        index.save(elsewhere)
+        index.close(elsewhere)
+        assert self.index_class.open(table, elsewhere) is None
+        self.index_class.invalidate(elsewhere)
+        self.index_class.drop_others(elsewhere)
+        assert list(tmp_path.iterdir()) == []
 
     # ------------------------------------------------------------ order, scores, numbers
 
@@ -441,9 +561,9 @@ class IndexContract:
             where = only(topics=TOPICS[:2]) if step % 2 else None
             assert check(index, notes, unit(4, 12, seed=step), 25, where=where, exact=self.exact) == 100
         every = [f"n{i}" for i in range(400)]
-        there = index.contains(every)
-        assert 0 < there.sum() < 400
-        assert there.tolist() == [note_id in notes for note_id in every]
+        present = index.contains(every)
+        assert 0 < present.sum() < 400
+        assert present.tolist() == [note_id in notes for note_id in every]
         held = list(notes)
         truth = np.array([notes[note_id]["vector"] for note_id in held], np.float32)
         np.testing.assert_array_equal(index.vectors(held), truth)

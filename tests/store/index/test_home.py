@@ -10,8 +10,8 @@ pytest.importorskip("faiss")
 
 from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
+from notellm.store.index.hnsw import HnswIndex
 from notellm.store.index.home import IndexHome
-from notellm.store.index.local import LocalIndex
 from notellm.store.index.milvus import MilvusIndex
 from notellm.store.notes import StoredNote, rows_of
 from tests.store.index.contract import unit
@@ -90,7 +90,7 @@ def folder(tmp_path):
 
 def test_a_graph_is_built_once_and_saved_at_once(hnsw, folder, builds):
     index = hnsw.open(OLD)
-    assert isinstance(index, LocalIndex)
+    assert isinstance(index, HnswIndex)
     assert holds(index, OLD)
     assert index.recall == {"k": 100, "queries": 20, "recall": 1}
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -135,9 +135,9 @@ def test_a_damaged_graph_is_built_anew(hnsw, folder, builds, name, damage):
 
 
 def test_a_graph_of_another_dimension_is_built_anew(hnsw, folder, builds):
-    other = LocalIndex(5, "hnsw")
+    other = HnswIndex(5)
     other.upsert(rows_of([StoredNote(note_id="n1")], unit(1, 5)))
-    other.save(folder)
+    other.write_graph(folder)
     assert holds(hnsw.open(OLD), OLD)
     assert len(builds) == 1
 
@@ -164,7 +164,7 @@ def test_folders_of_others_beside_a_store_are_left_alone(hnsw, tmp_path, caplog)
     with caplog.at_level("WARNING", "notellm"):
         hnsw.drop_others()
     assert mine.read_text() == also_mine.read_text() == "x"
-    assert caplog.text.count("a folder beside the store is left alone") == 2
+    assert caplog.text.count("a folder beside the store is not removed") == 2
 
 
 def test_an_index_that_cannot_be_saved_answers_all_the_same(hnsw, folder, caplog):
@@ -176,8 +176,13 @@ def test_an_index_that_cannot_be_saved_answers_all_the_same(hnsw, folder, caplog
         assert holds(index, OLD)
         hnsw.close(index)
     assert (folder / "thesis.txt").read_text() == "x"
-    assert "the saved index is not used, and is built anew" in caplog.text
-    assert caplog.text.count("the index was not saved, which will be tried again later") == 2
+    assert "the saved index cannot be used and is built again" in caplog.text
+    assert (
+        caplog.text.count(
+            "the index was not saved; unless a later attempt succeeds, the next start builds it"
+        )
+        == 2
+    )
 
 
 def test_beside_a_store_elsewhere_nothing_is_kept(tmp_path, monkeypatch, builds):
@@ -235,7 +240,7 @@ def test_a_marker_that_was_taken_away_does_not_come_back_after_a_power_failure(m
     milvus.close(milvus.open(OLD))
     flushed = []
     monkeypatch.setattr(
-        "notellm.store.index.home.sync_folder", lambda folder: flushed.append((folder, marker.exists()))
+        "notellm.store.index.milvus.sync_folder", lambda folder: flushed.append((folder, marker.exists()))
     )
     milvus.open(OLD).close()
     assert flushed == [(marker.parent, False)]
@@ -247,9 +252,9 @@ def test_a_marker_that_cannot_be_written_is_no_failure(milvus, builds, monkeypat
 
     index = milvus.open(OLD)
     with monkeypatch.context() as patch, caplog.at_level("WARNING", "notellm"):
-        patch.setattr("notellm.store.index.home.write_json", full)
+        patch.setattr("notellm.store.index.milvus.write_json", full)
         milvus.close(index)
-    assert "will be built anew at the next start: the disk is full" in caplog.text
+    assert "the next start builds it: the disk is full" in caplog.text
     again = milvus.open(OLD)
     assert holds(again, OLD)
     assert len(builds) == 2
@@ -288,12 +293,12 @@ def test_a_marker_of_a_collection_that_is_gone(milvus, marker, builds):
 
 def test_a_new_collection_is_built_beside_the_one_that_answers(milvus, marker):
     first = milvus.open(OLD)
-    second = milvus.build(NEW, now=first)
+    second = milvus.build(NEW, current=first)
     assert isinstance(first, MilvusIndex)
     assert isinstance(second, MilvusIndex)
     assert holds(first, OLD)
     assert holds(second, NEW)
-    third = milvus.build(OLD, now=second)
+    third = milvus.build(OLD, current=second)
     names = [f"notes_{milvus.fingerprint}_{letter}" for letter in "aba"]
     assert [first.collection, second.collection, third.collection] == names
     milvus.close(second)
@@ -306,7 +311,7 @@ def test_a_new_collection_is_built_beside_the_one_that_answers(milvus, marker):
 
 
 def test_rows_in_several_pieces(milvus, monkeypatch):
-    monkeypatch.setattr("notellm.store.index.home._TOGETHER", 7)
+    monkeypatch.setattr("notellm.store.index.milvus._BUILD_ROWS", 7)
     index = milvus.open(OLD)
     assert holds(index, OLD)
     index.close()

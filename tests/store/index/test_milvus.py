@@ -12,7 +12,8 @@ from milvus_lite.server_manager import server_manager_instance
 from pymilvus import DataType, MilvusClient
 
 from notellm.errors import ConfigError, DataError, MissingDependencyError, StorageError
-from notellm.store.index import milvus
+from notellm.store.index import milvus, milvus_filters
+from notellm.store.index.base import Place
 from notellm.store.index.milvus import MilvusIndex
 from tests.store.index.contract import (
     IndexContract,
@@ -76,7 +77,13 @@ def calls(monkeypatch):
 
 
 class TestMilvus(IndexContract):
-    pass
+    kind = "milvus"
+    option = "http://milvus:19530"
+    index_class = MilvusIndex
+
+    @pytest.fixture
+    def place(self, tmp_path, uri):
+        return Place(str(tmp_path), f"contract_{next(names)}", server=uri)
 
 
 def test_what_one_writes_the_other_finds_at_once(make):
@@ -227,14 +234,14 @@ def test_large_calls_are_cut(make, calls, monkeypatch):
         ([30, 1, 12, 10, 3, 4, 3], [[30], [1], [12], [10], [3, 4, 3]]),
     ],
 )
-def test_cuts_are_whole_and_never_empty(sizes, pieces, monkeypatch):
+def test_pieces_are_whole_and_never_empty(sizes, pieces, monkeypatch):
     monkeypatch.setattr(milvus, "_CALL_BYTES", 10)
-    assert [sizes[cut] for cut in milvus._cuts(sizes)] == pieces
+    assert [sizes[piece] for piece in milvus._pieces(sizes)] == pieces
 
 
 def test_texts_longer_than_milvus_takes_are_told(make):
     index = make(8)
-    longest = "n" * milvus.MOST_BYTES
+    longest = "n" * milvus_filters.MOST_BYTES
     index.upsert(entries([longest], np.eye(8)[:1], category=longest, topics=[[longest, "a"]]))
     assert found_ids(index, only(categories=[longest], topics=[longest], allow=[longest])) == [longest]
     for table, told in (
@@ -254,7 +261,7 @@ def test_texts_longer_than_milvus_takes_are_told(make):
 
 @given(st.text())
 def test_no_text_can_leave_its_quotes(text):
-    written = milvus._listed([text])
+    written = milvus_filters.listed([text])
     inside = written[2:-2]
     assert written == f'["{inside}"]'
     assert not set(inside) & set("\"'\\{}\n\r\0")

@@ -1,1 +1,1 @@
-"""The index that searches the vectors of a store: its interface and its implementations."""
+"""The index that searches the vectors of a store: interface, implementations, filters and selection."""

@@ -8,12 +8,11 @@ import pytest
 
 pytest.importorskip("faiss")
 
-from notellm.errors import ConfigError, DataError, StorageError
+from notellm.errors import DataError, StorageError
 from notellm.files import read_parquet, write_parquet
+from notellm.store.index import hnsw
 from notellm.store.index.base import entries_schema
-from notellm.store.index.filters import Filter
-from notellm.store.index.local import LocalIndex
-from notellm.vectors import search
+from notellm.store.index.hnsw import HnswIndex
 from tests.conftest import agree
 from tests.store.index.contract import (
     CATEGORIES,
@@ -44,7 +43,7 @@ def table_of(notes):
 
 
 def made_of(notes, **options):
-    index = LocalIndex(DIM, "hnsw", **options)
+    index = HnswIndex(DIM, **options)
     index.upsert(table_of(notes))
     return index
 
@@ -84,11 +83,11 @@ def changed(notes, seed=1):
 @pytest.mark.parametrize("exact_below", [0, 20_000])
 def test_a_loaded_graph_answers_as_the_saved_one(tmp_path, exact_below):
     table, notes = world(400, DIM)
-    index = LocalIndex(DIM, "hnsw", exact_below=exact_below)
+    index = HnswIndex(DIM, exact_below=exact_below)
     index.upsert(table)
     index.measure_recall()
-    index.save(tmp_path / "index")
-    again = LocalIndex.load(tmp_path / "index", table, exact_below=exact_below)
+    index.write_graph(tmp_path / "index")
+    again = HnswIndex.load(tmp_path / "index", table, exact_below=exact_below)
     assert (len(again), again.dim, again.kind, again.recall) == (400, DIM, "hnsw", index.recall)
     assert again.dead_share() == 0
     same_answers(again, index)
@@ -98,9 +97,9 @@ def test_a_loaded_graph_answers_as_the_saved_one(tmp_path, exact_below):
 @pytest.mark.parametrize("exact_below", [0, 20_000])
 def test_a_loaded_graph_is_what_the_store_holds_now(tmp_path, exact_below):
     _, notes = world(400, DIM)
-    made_of(notes).save(tmp_path / "index")
+    made_of(notes).write_graph(tmp_path / "index")
     now = changed(notes)
-    loaded = LocalIndex.load(tmp_path / "index", table_of(now), exact_below=exact_below)
+    loaded = HnswIndex.load(tmp_path / "index", table_of(now), exact_below=exact_below)
     # Rows that changed or are gone are dead: 30 other vectors, 30 removed; topics need no new row here.
     assert len(loaded) == len(now) == 400
     assert loaded.dead_share() == pytest.approx(60 / 460)
@@ -113,70 +112,64 @@ def test_a_loaded_graph_is_what_the_store_holds_now(tmp_path, exact_below):
     loaded.upsert(table_of(later))
     loaded.remove(now.keys() - later.keys())
     same_answers(loaded, made_of(later, exact_below=exact_below), exact=exact_below > 0)
-    loaded.save(tmp_path / "index")
-    again = LocalIndex.load(tmp_path / "index", table_of(later), exact_below=exact_below)
+    loaded.write_graph(tmp_path / "index")
+    again = HnswIndex.load(tmp_path / "index", table_of(later), exact_below=exact_below)
     assert again.dead_share() == loaded.dead_share()
     same_answers(again, loaded)
     check(again, later, unit(10, DIM, seed=6), 20, exact=exact_below > 0)
 
 
 def test_a_note_that_got_its_former_vector_back_is_found_once(tmp_path):
-    index = LocalIndex(8, "hnsw")
+    index = HnswIndex(8)
     index.upsert(one_hot(["a", "b", "c"]))
     index.upsert(entries(["a"], np.eye(8)[[5]]))  # the row of the first vector is dead
-    index.save(tmp_path / "index")
-    loaded = LocalIndex.load(tmp_path / "index", one_hot(["a", "b", "c"]))
+    index.write_graph(tmp_path / "index")
+    loaded = HnswIndex.load(tmp_path / "index", one_hot(["a", "b", "c"]))
     assert found_ids(loaded) == ["a", "b", "c"]
     np.testing.assert_array_equal(loaded.vectors(["a"]), np.eye(8)[[0]])
 
 
 def test_a_note_with_an_empty_id_is_not_taken_for_a_dead_row(tmp_path):
-    index = LocalIndex(8, "hnsw")
+    index = HnswIndex(8)
     index.upsert(one_hot(["a", "", "c"]))
     index.remove(["a"])
-    index.save(tmp_path / "index")
-    loaded = LocalIndex.load(tmp_path / "index", one_hot(["a", "", "c"]).slice(1))
+    index.write_graph(tmp_path / "index")
+    loaded = HnswIndex.load(tmp_path / "index", one_hot(["a", "", "c"]).slice(1))
     assert (found_ids(loaded), len(loaded)) == (["", "c"], 2)
-    index.save(tmp_path / "index")
+    index.write_graph(tmp_path / "index")
 
 
 def test_empty_ones(tmp_path):
-    index = LocalIndex(8, "hnsw")
-    index.save(tmp_path / "index")
-    assert found_ids(LocalIndex.load(tmp_path / "index", one_hot([]))) == []
-    assert found_ids(LocalIndex.load(tmp_path / "index", one_hot(["a", "b"]))) == ["a", "b"]
+    index = HnswIndex(8)
+    index.write_graph(tmp_path / "index")
+    assert found_ids(HnswIndex.load(tmp_path / "index", one_hot([]))) == []
+    assert found_ids(HnswIndex.load(tmp_path / "index", one_hot(["a", "b"]))) == ["a", "b"]
     index.upsert(one_hot(["a", "b"]))
-    index.save(tmp_path / "index")
-    emptied = LocalIndex.load(tmp_path / "index", one_hot([]))
+    index.write_graph(tmp_path / "index")
+    emptied = HnswIndex.load(tmp_path / "index", one_hot([]))
     assert (found_ids(emptied), len(emptied), emptied.dead_share()) == ([], 0, 1.0)
-
-
-def test_an_exact_index_is_not_saved(tmp_path):
-    with pytest.raises(ConfigError, match="an exact index is not saved; make it from the store's vectors"):
-        LocalIndex(8).save(tmp_path / "index")
-    assert not (tmp_path / "index").exists()
 
 
 @pytest.fixture
 def saved(tmp_path):
-    index = LocalIndex(8, "hnsw")
+    index = HnswIndex(8)
     index.upsert(one_hot(["a", "b", "c"]))
-    index.save(tmp_path / "index")
+    index.write_graph(tmp_path / "index")
     return tmp_path / "index"
 
 
 def test_what_is_not_there_or_of_another_dimension_cannot_be_loaded(saved, tmp_path):
     with pytest.raises(StorageError, match="no such file"):
-        LocalIndex.load(tmp_path / "nowhere", one_hot(["a"]))
+        HnswIndex.load(tmp_path / "nowhere", one_hot(["a"]))
     with pytest.raises(
-        DataError, match=r"holds 3 vectors of 8 dimensions and 3 ids, the store vectors of 5; b"
+        DataError, match=r"holds 3 vectors of 8 dimensions and 3 ids, but the vectors of the store have 5"
     ):
-        LocalIndex.load(saved, entries(["a"], np.eye(5)[:1]))
+        HnswIndex.load(saved, entries(["a"], np.eye(5)[:1]))
     ids = read_parquet(saved / "rows.parquet")
     write_parquet(ids.slice(1), saved / "rows.parquet", force=True)
     agree(saved)
     with pytest.raises(DataError, match="and 2 ids"):
-        LocalIndex.load(saved, one_hot(["a"]))
+        HnswIndex.load(saved, one_hot(["a"]))
 
 
 @pytest.mark.parametrize("name", ["graph.faiss", "rows.parquet", "index.json"])
@@ -186,7 +179,7 @@ def test_a_damaged_file_is_told(saved, name, content):
         content = (saved / name).read_bytes()[:-5]
     (saved / name).write_bytes(content)
     with pytest.raises(DataError, match=name.replace(".", r"\.")):
-        LocalIndex.load(saved, one_hot(["a", "b", "c"]))
+        HnswIndex.load(saved, one_hot(["a", "b", "c"]))
 
 
 def test_a_flipped_bit_of_the_graph_is_told_wherever_it_is(saved):
@@ -197,16 +190,16 @@ def test_a_flipped_bit_of_the_graph_is_told_wherever_it_is(saved):
         damaged[at] ^= 1
         (saved / "graph.faiss").write_bytes(damaged)
         with pytest.raises(DataError, match=r"graph\.faiss is damaged"):
-            LocalIndex.load(saved, one_hot(["a", "b", "c"]))
+            HnswIndex.load(saved, one_hot(["a", "b", "c"]))
 
 
 def test_a_failed_save_leaves_the_former_one(saved, monkeypatch):
-    index = LocalIndex(8, "hnsw")
+    index = HnswIndex(8)
     index.upsert(one_hot(["x"]))
-    monkeypatch.setattr("notellm.store.index.local.write_json", lambda *_: 1 / 0)
+    monkeypatch.setattr("notellm.store.index.hnsw.write_json", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        index.save(saved)
-    assert found_ids(LocalIndex.load(saved, one_hot(["a", "b", "c"]))) == ["a", "b", "c"]
+        index.write_graph(saved)
+    assert found_ids(HnswIndex.load(saved, one_hot(["a", "b", "c"]))) == ["a", "b", "c"]
     assert [path.name for path in saved.parent.iterdir()] == ["index"]
 
 
@@ -220,80 +213,51 @@ def test_recall_is_one_where_the_graph_looks_at_everything(tmp_path):
     assert 0 < visible < 60
     wanted = {"k": 100.0, "queries": float(visible), "recall": 1.0}
     assert index.measure_recall() == index.recall == wanted
-    index.save(tmp_path / "index")
+    index.write_graph(tmp_path / "index")
     assert json.loads((tmp_path / "index" / "index.json").read_text()) == {"dim": DIM, "recall": wanted}
 
 
 def test_recall_is_the_share_of_the_nearest_that_the_graph_finds(monkeypatch):
     table, _ = world(700, DIM)
-    index = LocalIndex(DIM, "hnsw", exact_below=0)
+    index = HnswIndex(DIM, exact_below=0)
     index.upsert(table)
-    follow = LocalIndex._follow_graph
+    follow = HnswIndex._follow_graph
 
-    def half_blind(self, graph, queries, width, count, selector):
-        rows, scores = follow(self, graph, queries, width, count, selector)
+    def half_blind(self, queries, width, allowed):
+        rows, scores = follow(self, queries, width, allowed)
         rows[:, width // 2 :] = -1
         return rows, scores
 
     whole = index.measure_recall(k=10, queries=50)
     assert 0.98 <= whole["recall"] <= 1
-    monkeypatch.setattr(LocalIndex, "_follow_graph", half_blind)
+    monkeypatch.setattr(HnswIndex, "_follow_graph", half_blind)
     half = index.measure_recall(k=10, queries=50)
     assert half["recall"] == pytest.approx(whole["recall"] / 2, abs=0.02)
     assert (half["k"], half["queries"], index.recall) == (10, 50, half)
 
 
-def test_recall_of_exact_search_and_of_nothing():
-    exact = LocalIndex(8)
-    exact.upsert(one_hot(["a", "b"]))
-    assert exact.measure_recall() == {"k": 100.0, "queries": 2.0, "recall": 1.0}
-    assert exact.recall is None
-    assert LocalIndex(8, "hnsw").measure_recall() == {"k": 100.0, "queries": 0.0, "recall": 1.0}
+def test_recall_of_nothing_is_one():
+    assert HnswIndex(8).measure_recall() == {"k": 100.0, "queries": 0.0, "recall": 1.0}
 
 
-# -------------------------------------------------------------------- dead rows
+# -------------------------------------------------------------------- what a search costs
 
 
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
-def test_dead_rows_are_never_returned(kind):
-    """Each note moves again and again; what it was is nearest to the query, and yet never comes."""
-    index = LocalIndex(DIM, kind, exact_below=0)
-    query = unit(1, DIM, seed=3)
-    near = query + 0.01 * unit(50, DIM, seed=4)
-    names = [f"n{i}" for i in range(50)]
-    index.upsert(entries(names, near / np.linalg.norm(near, axis=1, keepdims=True)))
-    for seed in range(5):
-        index.upsert(entries(names, unit(50, DIM, seed=10 + seed)))
-    index.remove(names[:5])
-    (ids,), (scores,) = index.search(query, 50)
-    vectors = unit(50, DIM, seed=14)[5:]
-    rows, wanted = search(vectors, query, 45)
-    assert ids == [names[5 + row] for row in rows[0]]
-    np.testing.assert_allclose(scores, wanted[0], atol=2e-6)
-    assert index.dead_share() == pytest.approx(1 - 45 / 300)
-    assert len(index) == 45
+def test_a_search_for_which_the_graph_would_take_longer_is_exact(monkeypatch):
+    rows = unit(600, 16, seed=1)
+    index = HnswIndex(16, exact_below=5)
+    index.upsert(entries([f"n{i}" for i in range(600)], rows))
+    followed: list[int] = []
+    follow = HnswIndex._follow_graph
 
+    def counted(self, *given):
+        followed.append(1)
+        return follow(self, *given)
 
-def test_exact_search_drops_its_dead_rows_and_a_graph_keeps_them():
-    table, notes = world(1_200, DIM)
-    indexes = {kind: LocalIndex(DIM, kind) for kind in ("exact", "hnsw")}
-    gone = list(notes)[:250]
-    for index in indexes.values():
-        index.upsert(table)
-        index.remove(gone)
-        assert index.dead_share() == pytest.approx(250 / 1_200)  # not yet worth it
-        index.remove(list(notes)[250:300])
-    assert indexes["exact"].dead_share() == 0
-    assert indexes["exact"]._matrix.values.shape == (900, DIM)
-    assert indexes["hnsw"].dead_share() == 0.25
-    left = dict(list(notes.items())[300:])
-    for index in indexes.values():
-        for where in FILTERS:
-            check(index, left, unit(10, DIM, seed=8), 30, where=where)
-    same_answers(indexes["exact"], indexes["hnsw"])
-    # Rows have other places now; writing goes on by id.
-    later = changed(left)
-    indexes["exact"].upsert(table_of(later))
-    indexes["exact"].remove(left.keys() - later.keys())
-    for where in [*FILTERS, Filter(topics=[TOPICS[3]])]:
-        check(indexes["exact"], later, unit(10, DIM, seed=9), 30, where=where)
+    monkeypatch.setattr(HnswIndex, "_follow_graph", counted)
+    monkeypatch.setattr(hnsw, "_COST", 1)  # 600 rows, 64 notes weighed
+    index.search(rows[:1], 10)
+    assert followed == [1]
+    ((found,), _) = index.search(rows[:1], 250)  # 750 notes would be weighed
+    assert followed == [1]
+    assert found == [f"n{i}" for i in np.argsort(-(rows @ rows[0]), kind="stable")[:250]]
