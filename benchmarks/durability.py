@@ -2,10 +2,8 @@
 
 Each round starts a process that opens the engine (model, store, HNSW index), then publishes, changes and
 removes notes in groups, and prints each group that was acknowledged. It is killed at a random moment. The
-process of the
-next round first checks everything that was acknowledged: every written note has its text and is in the index,
-    every
-removed one is gone, and no group is half written. The start-up is timed.
+process of the next round first checks everything that was acknowledged: every written note has its text and
+is in the index, every removed one is gone, and no group is half written. The start-up is timed.
 
     python -m benchmarks.durability --work DIR                  (it starts itself with --child)
 """

@@ -61,7 +61,7 @@ class LogWriter:
             self._changed.notify_all()
 
     def flush(self, seconds: float = _PATIENCE) -> bool:
-        """Wait until everything is written, but no longer than this; return whether it is."""
+        """Wait until everything is written, for at most this many seconds; return whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._lines and not self._busy, seconds)
 

@@ -46,7 +46,7 @@ class NoteMap:
                 self._thread.start()
 
     def answer(self) -> dict[str, Any]:
-        """Return ids, titles, categories and positions of visible notes; "ready" is False until they exist.
+        """Return ids, titles, categories and positions of visible notes; not "ready" while they are computed.
 
         Notes may be written and removed at the same time.
         """
