@@ -56,7 +56,7 @@ def test_grouped_keys_and_padding_change_nothing(fused, monkeypatch):
 
 def test_a_window_is_refused_though_a_few_tokens_do_not_show_it():
     model = mistral(5)
-    with pytest.raises(ValueError, match="cache forgets the beginning"):
+    with pytest.raises(ValueError, match="cache drops tokens of the beginning"):
         largest_difference(model)
     assert not can_share(model)
 

@@ -247,9 +247,9 @@ def test_shards_outside_of_the_folder_are_refused_before_anything_is_opened(
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("[]", "is no JSON object"),
-        ("{}", "is no index of weights"),
-        ('{"weight_map": {"a": 3}}', "a file name in weight_map is no text"),
+        ("[]", "is not a JSON object"),
+        ("{}", "is not an index of weights"),
+        ('{"weight_map": {"a": 3}}', "a file name in weight_map is not a text"),
         ('{"weight_map": {"a": "gone.safetensors"}}', "lacks gone.safetensors"),
         ("{", "is not valid JSON"),
     ],

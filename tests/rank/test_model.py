@@ -190,7 +190,7 @@ def test_what_is_no_model_is_refused(tmp_path, checkpoints, notes):
     saved = tmp_path / "saved"
     ranking_model("llama", checkpoints, notes, tmp_path).save_pretrained(saved)
     for spoilt, says in (
-        ("[]", r"binllm\.json is no JSON object"),
+        ("[]", r"binllm\.json is not a JSON object"),
         ("{}", "is not a BinLLM configuration"),
         ("{", "is not valid JSON"),
     ):

@@ -1,1 +1,1 @@
-"""Causal language models without a task: loading, safe tokenizers, LoRA, batches, what both models share."""
+"""Causal language models without a task: loading, safe tokenizers, LoRA, batches, saving, training."""

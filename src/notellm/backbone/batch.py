@@ -1,4 +1,4 @@
-"""Sequences of different length as batches: padding, and groups of similar length."""
+"""Batches of sequences of different length: padding, and groups of similar length."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,16 +7,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-#: Prompts of a batch together hold about this many tokens, padding included.
+#: Tokens in a batch of :func:`length_batches`, with padding.
 TOKENS_PER_BATCH = 16_384
-#: Sequences of similar length that pass the backbone together in training.
+#: Sequences in a group of :func:`by_length`.
 GROUP = 32
 
 
 def pad(
     rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
 ) -> dict[str, Tensor]:
-    """Token ids of prompts as one padded batch: ``input_ids``, ``attention_mask``, ``position``."""
+    """Return token ids as one batch that is padded on the right.
+
+    Returns:
+        ``input_ids`` and ``attention_mask``, (n, length) int64, and ``position``, (n,) int64, the index of
+        each sequence's last token.
+    """
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
     width = int(lengths.max())
     ids = torch.full((len(rows), width), int(tokenizer.pad_token_id), dtype=torch.int64)
@@ -30,18 +35,18 @@ def pad(
 def pad_left(
     rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> dict[str, Tensor]:
-    """Token ids as one batch padded on the left, for generation: ``input_ids``, ``attention_mask``."""
+    """Return ``input_ids`` and ``attention_mask`` of a batch that is padded on the left, for generation."""
     width = max(len(row) for row in rows)
-    filler = int(tokenizer.pad_token_id)
-    ids = torch.tensor([[filler] * (width - len(row)) + list(row) for row in rows], device=device)
+    pad_id = int(tokenizer.pad_token_id)
+    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
     return {"input_ids": ids, "attention_mask": mask}
 
 
 def by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
-    """Rows of a batch in groups of similar length, and each group's longest length.
+    """Return the rows of a batch in groups of similar length, each with its greatest length.
 
-    Notes differ in length by an order of magnitude: one padded batch would be mostly padding.
+    Lengths in a batch differ by up to a factor of ten, so that most of it is padding; a group has little.
     """
     lengths = attention_mask.sum(dim=1)
     groups = torch.argsort(lengths, stable=True).split(GROUP)  # type: ignore[no-untyped-call]
@@ -51,7 +56,7 @@ def by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
 def length_batches(
     ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Padded batches of sequences of similar length, with the rows they belong to; longest first."""
+    """Yield padded batches of sequences of similar length with the rows of their sequences, longest first."""
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     start = 0

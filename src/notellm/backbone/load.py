@@ -1,11 +1,12 @@
-"""Loading a causal language model from the Hugging Face ecosystem, and what recall and rank need of it.
+"""Load and save causal language models, compute their hidden states and logits, add and merge LoRA adapters.
 
-Only this package knows about transformers' internals: which part of a model computes hidden states,
-how logits come out of them, how LoRA is put in and merged.
+Only the package ``backbone`` depends on the internals of transformers: which module computes hidden states,
+how logits are computed from them, and how adapters are added and merged.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -29,10 +30,14 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Low-rank adapters (peft). The defaults are BinLLM's: rank 8, alpha 16, dropout 0.05.
+    """Options of low-rank adapters (peft); the defaults are those of arXiv 2406.03210.
 
     Attributes:
-        targets: names of the linear layers to adapt; None is what peft knows for the architecture.
+        rank: rank of each adapter.
+        alpha: the adapter's output is multiplied by alpha / rank.
+        dropout: share of the adapter's inputs that is dropped in training.
+        targets: names of the linear layers that get an adapter; None takes peft's choice for the
+            architecture.
     """
 
     rank: int = 8
@@ -48,29 +53,32 @@ def load_backbone(
     trust_remote_code: bool = False,
     saved: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model and its hardened tokenizer, by hub name or local path.
+    """Load a causal language model and its hardened tokenizer.
 
-    The embedding matrix grows where new tokens need it. Only safetensors are opened, and the model's
-    ``generation_config.json`` is not: notellm decodes in its own way.
+    The embedding matrix grows if new tokens need more rows. Weights are only read from safetensors. The
+    model's ``generation_config.json`` is ignored, since it would change how texts are generated.
 
     Args:
-        name_or_path: a folder, or a name on the hub (``owner/name``). What looks like a path is only looked
-            for on this machine.
-        new_tokens: special tokens to add where they are missing.
-        dtype: of the weights; "auto" is the one they were saved in.
+        name_or_path: a folder, or a name on the hub (``owner/name``). A name that looks like a path is never
+            looked up on the hub.
+        new_tokens: special tokens, added where they are missing.
+        dtype: dtype of the weights; "auto" keeps the one they were saved in.
         trust_remote_code: allow the model to be Python code that comes with it; that code then runs.
-        saved: the folder is one that notellm saved. Then nothing but the folder is read, and weights that the
-            model has no place for are an error, too.
+        saved: whether notellm saved the folder. Then no file outside the folder is read, and weights without
+            a place in the model are an error.
+
+    Returns:
+        The model in evaluation mode, and the tokenizer.
 
     Raises:
-        ModelError: there is no causal language model or no usable tokenizer, a file is missing or damaged, or
-            the model asks for something that is not allowed (see :mod:`notellm.backbone.source`).
+        ModelError: if there is no causal language model or no usable tokenizer, a file is missing or damaged,
+            or the model needs something that is not allowed (see :mod:`notellm.backbone.source`).
     """
     folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
     try:
         check_folder(folder, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(folder, *new_tokens, trust_remote_code=trust_remote_code)
-        # Trusted code may lie in another repository, but never that of a saved model.
+        # Trusted code may come from another repository, except for a model that notellm saved.
         source = {"trust_remote_code": trust_remote_code, "local_files_only": saved or not trust_remote_code}
         config = AutoConfig.from_pretrained(str(folder), **source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -90,7 +98,7 @@ def load_backbone(
         check_label_logits(model)
     except NotellmError:
         raise
-    except Exception as error:  # a damaged model fails in many ways, in transformers and in its own layers
+    except Exception as error:  # a damaged model fails in many ways, in transformers and in its layers
         if not trust_remote_code and asks_for_code(folder, "config.json"):
             raise ModelError(code_message(folder, "config.json")) from error
         raise ModelError(
@@ -101,10 +109,10 @@ def load_backbone(
 
 
 def own_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> GenerationConfig:
-    """How notellm decodes: greedily, whatever the backbone's own settings are.
+    """Return the generation settings of notellm: greedy decoding, independent of the backbone's settings.
 
     Args:
-        tokenizer: names the tokens that begin, end and fill up a sequence.
+        tokenizer: the tokenizer, for the ids of its [BOS], [EOS] and padding tokens.
         options: further fields of transformers' ``GenerationConfig``.
     """
     return GenerationConfig(  # type: ignore[no-untyped-call]
@@ -117,14 +125,14 @@ def own_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> Generati
 
 
 def _check_loading(folder: Path, loading: Mapping[str, Any], *, saved: bool) -> None:
-    """Refuse a model part of which is not in its files: transformers fills it with random numbers.
+    """Refuse a model with missing weights, which transformers would fill with random numbers.
 
     Raises:
-        ModelError: a weight is missing, or a saved model has weights that its configuration has no place for.
+        ModelError: if a weight is missing, or a saved model has weights without a place in its configuration.
     """
     if missing := sorted(map(str, loading["missing_keys"])):
         raise ModelError(
-            f"{folder} is no whole causal language model: its weights lack {missing[0]}"
+            f"{folder} is not a complete causal language model: its weights lack {missing[0]}"
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}; copy or download it again"
         )
     if saved and (unexpected := sorted(map(str, loading["unexpected_keys"]))):
@@ -135,26 +143,39 @@ def _check_loading(folder: Path, loading: Mapping[str, Any], *, saved: bool) -> 
 
 
 def to_accelerator(module: _Module) -> _Module:
-    """The module where it computes fastest: on the accelerator of this process, if there is one.
+    """Move a module to the accelerator, if there is one.
 
-    One of several processes of a training (``LOCAL_RANK`` is set) leaves it to the trainer to place it.
+    In distributed training (``LOCAL_RANK`` is set) the module stays where it is: the trainer places it.
     """
     device = torch.accelerator.current_accelerator(check_available=True)
     return module if device is None or "LOCAL_RANK" in os.environ else module.to(device)
 
 
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Switch a module to evaluation mode (no dropout), and back afterwards if it was in training mode."""
+    training = module.training
+    if training:  # switching visits every layer, which takes as long as a short prompt
+        module.eval()
+    try:
+        yield
+    finally:
+        if training:
+            module.train()
+
+
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Last hidden states after the final norm, (batch, length, hidden); no logits are computed."""
+    """Return the last hidden states after the final norm, (batch, length, hidden); computes no logits."""
     output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     states: Tensor = output.last_hidden_state
     return states
 
 
 def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Logits, (n, vocabulary), of chosen hidden states, (n, hidden), exactly as the model's own head.
+    """Return the logits, (n, vocabulary), of hidden states, (n, hidden), exactly as the model computes them.
 
-    Some architectures scale or cap what their output embedding gives; the known three ways are applied
-    here, and :func:`check_label_logits` refuses a model that does something else.
+    Some architectures scale or cap the product with their output embedding. Three ways are known here;
+    :func:`check_label_logits` refuses a model that does something else.
     """
     logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[no-untyped-call]
     config = model.config.get_text_config()
@@ -169,35 +190,32 @@ def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def check_label_logits(model: PreTrainedModel) -> None:
-    """Make sure that :func:`label_logits` is the model's own head, on two tokens.
+    """Compare :func:`label_logits` with the model's own logits on two tokens.
 
     Raises:
-        ModelError: it is not; the architecture needs a line in :func:`label_logits`.
+        ModelError: if they differ; then :func:`label_logits` does not know the architecture.
     """
     ids = torch.tensor([[1, 2]], device=model.device)
     mask = torch.ones_like(ids)
-    training = model.training
-    model.eval()  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        full = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
-        ours = label_logits(model, hidden_states(model, ids, mask)[0]).float()
-    model.train(training)
-    if not torch.allclose(full, ours, rtol=1e-2, atol=1e-2 * float(full.abs().max().clamp(min=1.0))):
+    with evaluation_mode(model), torch.no_grad():
+        wanted = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+        computed = label_logits(model, hidden_states(model, ids, mask)[0]).float()
+    if not torch.allclose(wanted, computed, rtol=1e-2, atol=1e-2 * float(wanted.abs().max().clamp(min=1.0))):
         raise ModelError(
-            f"{type(model).__name__} treats its logits in a way notellm does not know; "
+            f"{type(model).__name__} treats its logits in a way that notellm does not know; "
             "choose another backbone"
         )
 
 
 def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
-    """Wrap a model with trainable low-rank adapters; everything else is frozen.
+    """Add trainable low-rank adapters to a model and freeze everything else.
 
     Returns:
-        peft's ``PeftModel``; its ``get_base_model()`` is ``model`` with the adapters inside.
+        peft's ``PeftModel``; its ``get_base_model()`` is ``model``, which holds the adapters.
 
     Raises:
-        MissingDependencyError: peft is not installed.
-        ConfigError: a target does not exist in this architecture.
+        MissingDependencyError: if peft is not installed.
+        ConfigError: if a target does not exist in this architecture.
     """
     try:
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an optional package
@@ -223,9 +241,9 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
 
 
 def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of a model by name, as if LoRA adapters had been merged into them.
+    """Return the weights of a model by name, with LoRA adapters merged into them.
 
-    The model in memory stays as it is, adapters apart.
+    The model itself does not change: its adapters stay separate.
     """
     state: dict[str, Tensor] = model.state_dict()
     adapters = {name: part for name, part in model.named_modules() if hasattr(part, "get_delta_weight")}
@@ -242,14 +260,14 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def save_backbone(model: PreTrainedModel, folder: Path) -> torch.dtype:
-    """Save a causal language model as transformers would; LoRA adapters are merged into the weights.
+    """Save a causal language model in the format of transformers, with LoRA adapters merged into the weights.
 
     Returns:
-        The type that holds all of the saved weights exactly.
+        A dtype that holds all saved weights exactly.
     """
     state = merged_state(model)
     model.save_pretrained(folder, state_dict=state)
-    kinds = {weight.dtype for weight in state.values() if weight.is_floating_point()}
-    if len(kinds) == 1:
-        return kinds.pop()
-    return torch.float64 if torch.float64 in kinds else torch.float32
+    dtypes = {weight.dtype for weight in state.values() if weight.is_floating_point()}
+    if len(dtypes) == 1:
+        return dtypes.pop()
+    return torch.float64 if torch.float64 in dtypes else torch.float32

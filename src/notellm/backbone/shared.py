@@ -1,15 +1,12 @@
-"""Many sequences with one beginning: its keys and values are computed once, and no sequence holds a copy.
+"""Compute many sequences with the same beginning, whose keys and values are computed once and never copied.
 
 For n continuations of L tokens after P shared ones, attention is
 
     softmax([Q K_shared^T, Q K_own^T + causal]) [V_shared; V_own]
 
-which is a mean of the attention to either part, weighted by what its exponentials sum to; the first is one
-attention of all n x L queries. A cache that is repeated for every sequence gives the same, but spends most of
-its time copying keys and values when the continuations are short.
-
-Only the state of a sequence's last token is wanted: in the last layer no other token attends to anything,
-or goes through the feed-forward part.
+This is the mean of the attention to both parts, weighted by their sums of exponentials, and the first part is
+one attention of all n x L queries. (Repeating a cache for every sequence would spend most of the time on
+copies.) Only the state of each sequence's last token is computed in the last layer.
 """
 
 from collections.abc import Iterator
@@ -24,20 +21,22 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from notellm.backbone.load import evaluation_mode
+
 _NAME = "notellm_shared_beginning"
-#: What scaled_dot_product_attention is on the CPU, but that it tells the sum, too; other versions of torch
-#: may have none.
+#: The implementation of scaled_dot_product_attention on the CPU, which also returns the log of the sums of
+#: exponentials; None if this version of torch has no such operator.
 _FUSED = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """What many sequences begin with.
+    """The beginning that many sequences share.
 
     Attributes:
-        length: its tokens, P.
-        keys: by layer, (key heads, P, head).
-        values: likewise.
+        length: number of its tokens, P.
+        keys: the keys of each layer, (key heads, P, head).
+        values: the values of each layer, (key heads, P, head).
     """
 
     length: int
@@ -47,7 +46,7 @@ class Beginning:
 
 @dataclass(frozen=True)
 class _Reading:
-    """What the attention layers of a forward pass need to know: the beginning, and each sequence's end."""
+    """What the attention layers of a forward pass read: the beginning, and the index of each last token."""
 
     beginning: Beginning
     ends: Tensor
@@ -57,29 +56,25 @@ _current: ContextVar[_Reading] = ContextVar("reading")
 
 
 def can_share(model: PreTrainedModel) -> bool:
-    """Whether a model's attention is the plain one that is computed here.
+    """Return whether a model's attention is the plain one that this module computes.
 
-    Windows, caps on scores and state-space layers are not: such a model must read whole sequences.
+    Models with sliding windows, capped scores or state-space layers must read whole sequences.
     """
     config = model.config.get_text_config()
-    window = getattr(config, "sliding_window", None)  # counts for every layer where no kinds are given
-    usual = ["full_attention" if window is None else "sliding_attention"]
-    kinds = set(getattr(config, "layer_types", None) or usual)
-    if kinds != {"full_attention"} or getattr(config, "attn_logit_softcapping", None) is not None:
+    window = getattr(config, "sliding_window", None)  # it holds for every layer if there are no layer_types
+    default = ["full_attention" if window is None else "sliding_attention"]
+    layer_types = set(getattr(config, "layer_types", None) or default)
+    if layer_types != {"full_attention"} or getattr(config, "attn_logit_softcapping", None) is not None:
         return False
     ids = torch.tensor([[1, 2, 3, 4]], device=model.device)
     mask = torch.ones_like(ids)
-    training = model.training
-    model.eval()  # type: ignore[no-untyped-call]
     try:
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             output = model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
             whole = output.last_hidden_state[:, -1]
             parts = end_states(model, read_beginning(model, ids[0, :2].tolist()), ids[:, 2:], mask[:, 2:])
     except (AttributeError, LookupError, TypeError, ValueError):
-        return False  # no attention layers of the common form
-    finally:
-        model.train(training)
+        return False  # its attention layers do not have the common form
     return torch.allclose(whole, parts, rtol=1e-2, atol=1e-2 * float(whole.abs().max()))
 
 
@@ -87,24 +82,24 @@ def read_beginning(model: PreTrainedModel, ids: list[int]) -> Beginning:
     """Compute the keys and values of a beginning.
 
     Raises:
-        ValueError: the model keeps those of some tokens alone: it must read whole sequences.
+        ValueError: if the model keeps only some of them.
     """
     output = model.base_model(input_ids=torch.tensor([ids], device=model.device), use_cache=True)
     layers = output.past_key_values.layers
     if any(layer.keys.shape[2] != len(ids) for layer in layers):
-        raise ValueError("this model's cache forgets the beginning; let it read whole sequences")
+        raise ValueError("this model's cache drops tokens of the beginning; let it read whole sequences")
     return Beginning(len(ids), [layer.keys[0] for layer in layers], [layer.values[0] for layer in layers])
 
 
 def end_states(
     model: PreTrainedModel, beginning: Beginning, input_ids: Tensor, attention_mask: Tensor
 ) -> Tensor:
-    """Last hidden states, (n, hidden), of the last tokens of sequences that go on from a beginning.
+    """Return the last hidden states, (n, hidden), of the last tokens of sequences that continue a beginning.
 
     Args:
-        model: one that :func:`can_share`.
-        beginning: from :func:`read_beginning` of the same model.
-        input_ids: (n, length) what follows.
+        model: a model for which :func:`can_share` is true.
+        beginning: the beginning, from :func:`read_beginning` with the same model.
+        input_ids: (n, length) int64, the tokens after the beginning.
         attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
     """
     positions = torch.arange(input_ids.shape[1], device=input_ids.device) + beginning.length
@@ -122,9 +117,9 @@ def end_states(
 
 @contextmanager
 def _attending_to(model: PreTrainedModel, reading: _Reading) -> Iterator[None]:
-    """Every attention layer of the model sees the beginning before its own tokens."""
+    """Let every attention layer of the model attend to the beginning, too."""
     config = model.config.get_text_config()
-    usual = config._attn_implementation  # noqa: SLF001 - where layers look for their attention
+    original = config._attn_implementation  # noqa: SLF001 - layers look up their attention by this name
     config._attn_implementation = _NAME  # noqa: SLF001
     token = _current.set(reading)
     hooks = [hook for part in _last_feed_forward(model) for hook in _at_ends(part, reading.ends)]
@@ -134,11 +129,11 @@ def _attending_to(model: PreTrainedModel, reading: _Reading) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
         _current.reset(token)
-        config._attn_implementation = usual  # noqa: SLF001
+        config._attn_implementation = original  # noqa: SLF001
 
 
 def _last_feed_forward(model: PreTrainedModel) -> list[nn.Module]:
-    """The feed-forward part of the last layer, which reads every token alone; none where it is not found."""
+    """Return the feed-forward part of the last layer in a list; the list is empty if there is none."""
     layers = model.config.get_text_config().num_hidden_layers
     for module in model.base_model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == layers:
@@ -148,7 +143,7 @@ def _last_feed_forward(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _at_ends(part: nn.Module, ends: Tensor) -> list[RemovableHandle]:
-    """Let a module read the sequences' ends alone; elsewhere its answer is 0."""
+    """Let a module compute only the last token of each sequence; its output is 0 for all others."""
     rows = torch.arange(len(ends), device=ends.device)
     lengths: list[int] = []
 
@@ -165,7 +160,7 @@ def _at_ends(part: nn.Module, ends: Tensor) -> list[RemovableHandle]:
 
 
 def _spread(values: Tensor, rows: Tensor, ends: Tensor, length: int) -> Tensor:
-    """What belongs to the ends, (n, ...), among zeros, (n, length, ...)."""
+    """Put values of the last tokens, (n, ...), into zeros for all tokens, (n, length, ...)."""
     result = values.new_zeros(len(values), length, *values.shape[1:])
     result[rows, ends] = values
     return result
@@ -180,15 +175,17 @@ def _attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention over the beginning and over the own tokens so far; in the last layer that of the ends alone.
+    """Attend to the beginning and to the sequence's earlier tokens.
+
+    In the last layer the result is computed for the last token of each sequence, and is 0 for all others.
 
     Args:
-        module: the layer, which knows its index.
+        module: the attention layer, with its ``layer_idx``.
         query: (n, heads, L, head).
-        key: (n, key heads, L, head); each serves heads / key heads queries.
-        value: as key.
-        attention_mask: (n, 1, L, L), added to the scores of the own tokens.
-        scaling: of the scores; the root of a head's size when None.
+        key: (n, key heads, L, head); each key head serves heads / key heads query heads.
+        value: (n, key heads, L, head).
+        attention_mask: (n, 1, L, L), added to the scores of the sequence's tokens.
+        scaling: factor of the scores; None divides by the square root of the head's size.
     """
     beginning, ends = _current.get().beginning, _current.get().ends
     layer = int(module.layer_idx)  # type: ignore[arg-type]
@@ -209,14 +206,14 @@ def _attend(
     attention_mask: Tensor | None,
     scaling: float | None,
 ) -> Tensor:
-    """As `_attention`; there may be fewer queries than keys."""
+    """Compute :func:`_attention` for a layer; there may be fewer queries than keys."""
     count, heads, length, head = query.shape
     groups = heads // key.shape[1]
     scale = head**-0.5 if scaling is None else scaling
     keys, values = (
         part[layer].repeat_interleave(groups, dim=0)[None] for part in (beginning.keys, beginning.values)
     )
-    flat = query.transpose(0, 1).reshape(1, heads, -1, head)  # all queries side by side: they share the keys
+    flat = query.transpose(0, 1).reshape(1, heads, -1, head)  # all sequences share these keys
     past, past_total = _read(flat, keys, values, None, scale)
     past = past.view(heads, count, length, head).transpose(0, 1)
     past_total = past_total.view(heads, count, length).transpose(0, 1)
@@ -231,21 +228,21 @@ def _attend(
 def _read(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Attention, and the logarithm of what its exponentials sum to, by which two of them are joined.
+    """Return attention, and the log of its sum of exponentials, with which two attentions are joined.
 
     Args:
         query: (n, heads, L, head).
         key: (n, heads, K, head).
-        value: likewise.
+        value: (n, heads, K, head).
         mask: (n, 1, L, K), added to the scores.
-        scale: of the scores.
+        scale: factor of the scores.
 
     Returns:
-        (n, heads, L, head), and (n, heads, L) in float32.
+        The attention, (n, heads, L, head), and the logs, (n, heads, L) float32.
     """
-    if query.device.type == "cpu" and _FUSED is not None:  # about twice as fast: no scores in memory
-        found: tuple[Tensor, Tensor] = _FUSED(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
-        return found
+    if query.device.type == "cpu" and _FUSED is not None:  # keeps no scores in memory
+        result: tuple[Tensor, Tensor] = _FUSED(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
+        return result
     scores = (query @ key.transpose(-1, -2)).float() * scale
     if mask is not None:
         scores = scores + mask

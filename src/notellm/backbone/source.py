@@ -1,9 +1,9 @@
 """From a model's name to a folder that is safe to open.
 
-A model folder comes from somebody else. It may name Python code to run (``auto_map``), hold weights that are
-pickles (``pytorch_model.bin``), or name files outside of itself. Whatever a model is called by, its files are
-first brought into one local folder; that folder is looked through here, and only then are its weights and its
-tokenizer opened. A name that looks like a path is never looked up on the Hugging Face Hub.
+A model folder comes from a third party. It may name Python code to run (``auto_map``), contain weights that
+are pickles (``pytorch_model.bin``), or name files outside the folder. Therefore the files are first brought
+into one local folder, and the folder is checked, before its weights and its tokenizer are opened. A name that
+looks like a path is never looked up on the Hugging Face Hub.
 """
 
 import json
@@ -18,12 +18,12 @@ from huggingface_hub import snapshot_download
 from notellm.errors import DataError, ModelError, StorageError
 from notellm.files import read_json
 
-#: What a model's name on the hub looks like: ``name`` or ``owner/name``.
+#: A name on the hub: ``name`` or ``owner/name``.
 _HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
 #: Small files at the top of a repository that describe a model and its tokenizer.
 _DESCRIPTIONS = ["*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-#: Weights in formats that are not opened. All but the last three are, or may be, pickles.
+#: Weights in formats that are never opened. All but the last three can be pickles.
 _OTHER_WEIGHTS = (
     "*.bin",
     "*.pt",
@@ -35,33 +35,36 @@ _OTHER_WEIGHTS = (
     "*.msgpack",
     "*.gguf",
 )
-#: transformers opens these before any other weights, and all of them together.
+#: Files of a distributed checkpoint, which transformers prefers to any other weights.
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 
 
 def local_folder(name_or_path: str | Path, *, trust_remote_code: bool = False) -> Path:
-    """The folder that holds a model: a local one, or the local copy of a repository of the hub.
+    """Return the folder of a model: a local folder, or the local copy of a repository on the hub.
 
-    Files of the hub are downloaded where they are not there yet; of the weights only the safetensors.
+    Missing files are downloaded from the hub; of the weights only safetensors.
 
     Args:
         name_or_path: a folder, or a name on the hub (``owner/name``).
-        trust_remote_code: download Python files, too.
+        trust_remote_code: also download Python files.
 
     Returns:
-        The folder. That of a name on the hub is in the hub's cache, where files are symbolic links.
+        The folder. For a name on the hub it lies in the hub's cache, where files are symbolic links.
 
     Raises:
-        ModelError: there is no such folder and it cannot be a name on the hub, or the hub does not give it.
+        ModelError: if there is no such folder and the name cannot be one on the hub, or the download fails.
     """
     path = Path(name_or_path)
     try:
         if path.is_dir():
             return path
-        is_there = path.exists()
-    except (OSError, ValueError) as error:  # no permission, a name that is too long or holds a zero
+        exists = path.exists()
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # no permission, or a name that is too long or contains a zero byte
         raise ModelError(f"cannot open the model folder {path}: {first_line(error)}") from error
-    if is_there:
+    if exists:
         raise ModelError(f"{path} is a file; give the folder of a model")
     name = str(name_or_path)
     if not _HUB_NAME.fullmatch(name):
@@ -81,29 +84,31 @@ def local_folder(name_or_path: str | Path, *, trust_remote_code: bool = False) -
 
 
 def _download(name: str, code: list[str]) -> Path:
-    """The local copy of a repository: its descriptions first, then the weights that they name."""
-    # A pattern's * matches slashes, too: subfolders (ONNX, other formats) are left out by the second list.
+    """Download a repository and return its local copy: first the descriptions, then the weights they name."""
+    # The * of a pattern also matches slashes; ignore_patterns leaves out subfolders (ONNX, other formats).
     folder = Path(snapshot_download(name, allow_patterns=[*_DESCRIPTIONS, *code], ignore_patterns=["*/*"]))
     config = folder / "config.json"
     weights = list(_explicit_weights(read_object(config))) if config.is_file() else []
     weights = weights or [_INDEX if (folder / _INDEX).is_file() else _WEIGHTS]
     if weights[0].endswith(".json"):
         weights = _shards(folder / weights[0])
-    # The folder is named by the commit, so weights and descriptions are of the same one.
+    # The folder's name is the commit, so that weights and descriptions come from the same one.
     snapshot_download(name, revision=folder.name, allow_patterns=weights)
     return folder
 
 
 def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
-    """Refuse a folder that holds no model, or that asks for more than reading numbers and settings.
+    """Refuse a folder that holds no model, or a model that needs code or files from elsewhere.
+
+    Only JSON files are opened.
 
     Args:
-        folder: from :func:`local_folder`. Nothing but JSON is opened.
-        trust_remote_code: allow it to name attention kernels on the hub, which are code.
+        folder: a folder from :func:`local_folder`.
+        trust_remote_code: allow the model to name attention kernels on the hub, which are code.
 
     Raises:
-        ModelError: the folder has no ``config.json`` or no safetensors, a file in it names a file outside of
-            it, or it is a LoRA adapter, whose backbone is somewhere else.
+        ModelError: if the folder has no ``config.json`` or no safetensors, if a file in it names a file
+            outside the folder, or if it is a LoRA adapter without its backbone.
     """
     if not is_file(folder / "config.json"):
         raise ModelError(f"{folder} is not a model directory: it has no config.json")
@@ -117,7 +122,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
         _check_kernels(folder, config)
     if "configuration_files" in config:
         raise ModelError(
-            f"{folder / 'config.json'} names other configuration files, which are not read; "
+            f"{folder / 'config.json'} names other configuration files, which notellm does not read; "
             "remove configuration_files from it"
         )
     check_tokenizer_files(folder)
@@ -125,10 +130,10 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> None:
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Refuse a tokenizer whose settings name files elsewhere.
+    """Refuse a tokenizer whose settings name files outside the folder.
 
     Raises:
-        ModelError: ``tokenizer_config.json`` does so, or is no JSON object.
+        ModelError: if ``tokenizer_config.json`` names such a file, or is not a JSON object.
     """
     path = folder / "tokenizer_config.json"
     if path.is_file():
@@ -137,12 +142,12 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there; unlike ``Path.is_file`` without errors, whatever its name is."""
+    """Return whether a path is a file; unlike ``Path.is_file`` it raises no error for malformed names."""
     return os.path.isfile(path)  # noqa: PTH113 - see above
 
 
 def asks_for_code(folder: Path, file: str) -> bool:
-    """Whether a JSON file of a model folder names Python code to run."""
+    """Return whether a JSON file of a model folder names Python code to run."""
     try:
         return "auto_map" in read_object(folder / file)
     except ModelError:
@@ -150,32 +155,32 @@ def asks_for_code(folder: Path, file: str) -> bool:
 
 
 def code_message(folder: Path, file: str) -> str:
-    """What to say about a folder that :func:`asks_for_code` and may not have it run."""
+    """Return the error message for a folder that :func:`asks_for_code` without permission."""
     return (
-        f"{folder} asks to run Python code of its own (auto_map in {file}), which is not done; choose "
+        f"{folder} asks to run Python code of its own (auto_map in {file}), which is not allowed; choose "
         "another backbone, or read the code and allow it with notellm --trust-remote-code (in Python: "
         "trust_remote_code=True)"
     )
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Read a file that holds a JSON object.
 
     Raises:
-        ModelError: the file is something else, or cannot be read.
+        ModelError: if the file holds something else, or cannot be read.
     """
     try:
         value = read_json(path)
     except (DataError, StorageError) as error:
         raise ModelError(f"{error}; copy or download the model again") from error
     if not isinstance(value, dict):
-        found = json.dumps(value)[:40]
-        raise ModelError(f"{path} is no JSON object ({found}); copy or download the model again")
+        content = json.dumps(value)[:40]
+        raise ModelError(f"{path} is not a JSON object ({content}); copy or download the model again")
     return value
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type where it has none."""
+    """Return the first line of an error's text, or its type if the text is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -183,14 +188,14 @@ def first_line(error: Exception) -> str:
 
 
 def _check_weights(folder: Path, explicit: list[str]) -> None:
-    """Make sure that what transformers will open are safetensors of this folder, and that none is missing."""
+    """Check that transformers will open safetensors of this folder only, and that none of them is missing."""
     if any(_DISTRIBUTED.fullmatch(file.name) for file in folder.iterdir()):
         raise ModelError(
             f"{folder} holds a distributed checkpoint (shard-*.safetensors); load it with transformers and "
             "save it again with save_pretrained"
         )
-    usual = [name for name in (_WEIGHTS, _INDEX) if (folder / name).is_file()][:1]
-    names = explicit or usual
+    default = [name for name in (_WEIGHTS, _INDEX) if (folder / name).is_file()][:1]
+    names = explicit or default
     if not names:
         others = sorted({file.name for pattern in _OTHER_WEIGHTS for file in folder.glob(pattern)})
         if not others:
@@ -202,7 +207,7 @@ def _check_weights(folder: Path, explicit: list[str]) -> None:
             f"{folder} has its weights in {others[0]}, but only safetensors are opened, since reading other "
             "formats can run code. If you trust the file, convert it once with transformers: "
             f"AutoModelForCausalLM.from_pretrained({str(folder)!r}).save_pretrained(NEW_FOLDER), and "
-            "AutoTokenizer likewise"
+            "do the same with AutoTokenizer"
         )
     for name in names:
         if not (folder / name).is_file():
@@ -216,28 +221,30 @@ def _check_weights(folder: Path, explicit: list[str]) -> None:
 
 
 def _shards(index: Path) -> list[str]:
-    """The files that an index of weights names.
+    """Return the files that an index of weights names.
 
     Raises:
-        ModelError: it is no index, or names what is no safetensors file beside it.
+        ModelError: if it is not an index, or names anything but safetensors files of its folder.
     """
     content = read_object(index)
     mapped, metadata = content.get("weight_map"), content.get("metadata", {})
     if not isinstance(mapped, dict) or not mapped or not isinstance(metadata, dict):
-        raise ModelError(f"{index} is no index of weights (no weight_map); copy or download the model again")
+        raise ModelError(
+            f"{index} is not an index of weights (no weight_map); copy or download the model again"
+        )
     names = list(dict.fromkeys(mapped.values())) if all(isinstance(n, str) for n in mapped.values()) else []
     if not names:
-        raise ModelError(f"{index} is no index of weights: a file name in weight_map is no text")
+        raise ModelError(f"{index} is not an index of weights: a file name in weight_map is not a text")
     for name in names:
         _check_plain(index, name, ".safetensors")
     return names
 
 
 def _explicit_weights(config: dict[str, Any]) -> Iterator[str]:
-    """Files of weights that a configuration names, in its parts too.
+    """Yield the files of weights that a configuration names at any depth.
 
     Raises:
-        ModelError: one is no safetensors file of the folder.
+        ModelError: if one is not a safetensors file of the folder.
     """
     for key, value in _entries(config):
         if key == "transformers_weights" and value is not None:
@@ -246,7 +253,7 @@ def _explicit_weights(config: dict[str, Any]) -> Iterator[str]:
 
 
 def _check_plain(source: Path, name: Any, *endings: str) -> None:
-    """Refuse what is not the name of a file of some kind in the same folder."""
+    """Refuse anything but the name of a file of the same folder with one of the endings."""
     inside = isinstance(name, str) and name == Path(name).name and "\\" not in name and ":" not in name
     if not inside or not name.endswith(endings):
         raise ModelError(
@@ -259,7 +266,7 @@ def _check_plain(source: Path, name: Any, *endings: str) -> None:
 
 
 def _check_kernels(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse attention that would be fetched as code from the hub (``owner/kernel``)."""
+    """Refuse attention kernels, which are code from the hub (``owner/kernel``)."""
     for key, value in _entries(config):
         if key.strip("_") in {"attn_implementation", "experts_implementation"} and "/" in str(value):
             raise ModelError(
@@ -269,7 +276,7 @@ def _check_kernels(folder: Path, config: dict[str, Any]) -> None:
 
 
 def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """All keys with their values of a JSON value, at any depth."""
+    """Yield all keys of a JSON value with their values, at any depth."""
     if isinstance(value, dict):
         for key, part in value.items():
             yield key, part
@@ -280,7 +287,7 @@ def _entries(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _listed(value: Any) -> list[Any]:
-    """A list as it is, nothing as an empty one, and anything else as its only element."""
+    """Return a list unchanged, None as an empty list, and anything else as a list of one element."""
     if value is None:
         return []
     return value if isinstance(value, list) else [value]

@@ -1,8 +1,8 @@
 """Tokenizers that read special tokens in a text as plain characters.
 
-``[EMB]``, ``</s>`` or ``<|im_start|>`` in somebody's note must never act as markup. Every tokenizer of
-notellm therefore has ``split_special_tokens`` set, which is saved with it, so that transformers and
-sentence-transformers open it with the same behaviour.
+``</s>`` or ``<|im_start|>`` in a user's text must never act as markup. Therefore every tokenizer of notellm
+has ``split_special_tokens`` set. The setting is saved with the tokenizer, so that transformers and
+sentence-transformers read texts in the same way.
 """
 
 import json
@@ -22,30 +22,31 @@ from notellm.backbone.source import (
 )
 from notellm.errors import ModelError, NotellmError
 
-#: No common tokenizer needs more characters than this for one token of prose, so a text of a million
-#: characters is cut before it is tokenized, not after.
+#: Common tokenizers need fewer characters for one token of prose. So a text of a million characters can be
+#: cut before it is tokenized.
 CHARACTERS_PER_TOKEN = 30
 
 
 def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTokenizerBase:
-    """Make a tokenizer safe for texts that are data, and add special tokens of our own.
+    """Make a tokenizer safe for texts that are data, and add special tokens.
 
-    - Special tokens in a text become plain characters.
-    - Added tokens that are markup although not declared special (``<think>``, ``<tool_call>``) are
-      declared special, so that the same holds for them. Added runs of white space stay as they are.
-    - Padding goes to the right, with the end token where there is no padding token.
+    - Special tokens in a text are read as plain characters.
+    - Added tokens that are markup, but not declared special (``<think>``, ``<tool_call>``), are declared
+    special,
+      so that they are treated in the same way. Added runs of white space do not change.
+    - Padding is on the right. A tokenizer without padding token pads with its end token.
 
     Args:
         tokenizer: a fast tokenizer; changed in place and returned.
-        new_tokens: special tokens to add where they are missing.
+        new_tokens: special tokens, added where they are missing.
 
     Raises:
-        ModelError: the tokenizer is not a fast one or has no end token.
+        ModelError: if the tokenizer is not a fast one, or has no end token.
     """
     if not tokenizer.is_fast:
         raise ModelError(
-            f"the tokenizer {type(tokenizer).__name__} is not a fast one; notellm needs a "
-            "tokenizer.json (convert it with transformers' convert_slow_tokenizer)"
+            f"the tokenizer {type(tokenizer).__name__} is not a fast one; notellm needs a tokenizer.json "
+            "(convert the tokenizer with transformers' convert_slow_tokenizer)"
         )
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end token (eos_token); set one before saving the model")
@@ -62,7 +63,7 @@ def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTo
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "right"
     tokenizer.split_special_tokens = True
-    tokenizer.init_kwargs["split_special_tokens"] = True  # what save_pretrained writes down
+    tokenizer.init_kwargs["split_special_tokens"] = True  # save_pretrained writes these
     return tokenizer
 
 
@@ -73,11 +74,12 @@ def load_tokenizer(
 
     Args:
         name_or_path: a folder, or a name on the hub (``owner/name``).
-        new_tokens: special tokens to add where they are missing.
-        trust_remote_code: allow a tokenizer to be Python code that comes with the model; that code then runs.
+        new_tokens: special tokens, added where they are missing.
+        trust_remote_code: allow the tokenizer to be Python code that comes with the model; that code then
+            runs.
 
     Raises:
-        ModelError: there is no tokenizer there, it cannot be used, or it is code that is not allowed to run.
+        ModelError: if there is no tokenizer, it cannot be used, or it is code that is not allowed to run.
     """
     folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
     check_tokenizer_files(folder)
@@ -86,10 +88,10 @@ def load_tokenizer(
             str(folder),
             split_special_tokens=True,
             trust_remote_code=trust_remote_code,
-            local_files_only=not trust_remote_code,  # trusted code may lie in another repository
+            local_files_only=not trust_remote_code,  # trusted code may come from another repository
         )
         hardened = harden(tokenizer, *new_tokens)
-        hardened("text")  # settings of a wrong type show only now
+        hardened("text")  # settings of a wrong type only fail here
     except NotellmError:
         raise
     except Exception as error:  # tokenizers raises a plain Exception, damaged JSON any kind of error
@@ -100,10 +102,10 @@ def load_tokenizer(
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Everything that decides which ids a text becomes, as text: equal where two tokenizers do the same.
+    """Return everything that decides the ids of a text, as text; equal texts mean equal tokenizers.
 
-    It is the same before a tokenizer is saved and after it is opened again. What a call sets for itself
-    (padding, truncation) and what only chats need is left out.
+    Saving and opening a tokenizer does not change it. It leaves out padding and truncation, which each call
+    sets, and what only chats use.
     """
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("version", "truncation", "padding"):
@@ -114,7 +116,7 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def cut_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], budget: int) -> list[str]:
-    """The beginning of each text that takes at most ``budget`` tokens, cut between two tokens as text."""
+    """Cut each text after ``budget`` tokens; the result is a beginning of the text."""
     if not texts:
         return []
     short = [text[: budget * CHARACTERS_PER_TOKEN] for text in texts]
