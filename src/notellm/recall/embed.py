@@ -1,9 +1,8 @@
-"""Vectors of a whole notes table, streamed to Parquet; a killed run goes on where it stopped.
+"""Embed a whole notes table into one Parquet file; a killed run continues where it stopped.
 
-Notes are embedded in order of length (little padding) in shards of ``SHARD`` notes. Every finished
-shard is a Parquet file of its own (``recall/shards.py``), so a new call skips what is there. At the end the
-shards are streamed into one file, in the table's order, ``note_id`` (string) and ``vector`` (fixed-size list
-of float32), with its record, and the shards are removed.
+Notes are embedded in order of their length, which needs little padding, in shards of ``SHARD`` notes
+(``recall/shards.py``). The file has the columns ``note_id`` (string) and ``vector`` (fixed-size list of
+float32) in the order of the notes table. All vectors are held in memory once, as float32.
 """
 
 from collections.abc import Iterator
@@ -14,39 +13,38 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from notellm.artifacts import check_file_replaceable
 from notellm.data.note import notes_from_table
 from notellm.errors import DataError
-from notellm.files import write_parquet, write_parquet_pieces
+from notellm.files import write_parquet_pieces
 from notellm.recall.model import NoteLLM
-from notellm.recall.shards import shards
+from notellm.recall.shards import computed_shards
 from notellm.record import describe, fingerprint, make_record
-from notellm.vectors import read_vectors, vector_table
+from notellm.vectors import vector_table
 
 SHARD = 4_096
-_ROWS = 65_536  # of a row group of the file
+_ROW_GROUP = 65_536
 
 
 def embed_to_parquet(
     model: NoteLLM, notes: pa.Table, path: str | Path, *, force: bool = False, progress: bool = True
 ) -> pa.Schema:
-    """Write the vectors of all notes to a Parquet file; resumable.
+    """Write the vectors of all notes to a Parquet file.
 
     Args:
         model: the model.
         notes: notes table.
-        path: the output file; a file of vectors that is there is replaced when the new one is complete.
-        force: replace any file that is there.
-        progress: show a bar with rate and remaining time.
+        path: the output file; a file of vectors is replaced when the new one is complete.
+        force: replace any file.
+        progress: show a progress bar with rate and remaining time.
 
     Returns:
-        The file's schema.
+        The schema of the file.
 
     Raises:
-        DataError: the table is empty or has no ids.
-        StorageError: the file cannot be written, or one that may not be replaced is there.
+        DataError: if the table is empty or has no ids.
+        StorageError: if the file cannot be written, or a file that may not be replaced is in its place.
     """
     check_file_replaceable(path, "vectors", force=force)
     if notes.num_rows == 0:
@@ -55,47 +53,36 @@ def embed_to_parquet(
         raise DataError(f"the notes table has no column note_id; found {', '.join(notes.column_names)}")
     target = Path(path)
     data = {"model": {"fingerprint": model.fingerprint()}, "notes": describe(notes)}
-    # Length in characters is near enough to length in tokens, and needs no tokenizing of everything.
-    lengths = np.array([len(text) for text in _texts(notes)])
+    # The length in characters is close to the length in tokens, and is known without tokenizing.
+    lengths = np.array([len(note.title) + len(note.content) for note in notes_from_table(notes)])
     order = np.argsort(lengths, kind="stable")
-    pieces = [order[start : start + SHARD] for start in range(0, len(order), SHARD)]
-    with shards(target, data) as parts:
-        with tqdm(total=len(order), unit="note", desc="embed", disable=not progress) as bar:
-            for number, rows in enumerate(pieces):
-                shard = parts / f"{number:06d}.parquet"
-                if not shard.is_file():
-                    vectors = model.encode(notes.take(rows))
-                    write_parquet(vector_table(notes.column("note_id").take(rows), vectors), shard)
-                bar.update(len(rows))
-        table = vector_table(notes.column("note_id"), _merge(parts, pieces, model.settings.dim))
+
+    def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {"vector": model.encode(notes.take(rows))}
+
+    with computed_shards(
+        target, data, order, compute, size=SHARD, label="embed", progress=progress
+    ) as results:
+        vectors = np.empty((notes.num_rows, model.settings.dim), dtype=np.float32)
+        for rows, result in results:
+            vectors[rows] = result["vector"]
+        table = vector_table(notes.column("note_id"), vectors)
         record = make_record(
             kind="vectors",
-            config=_settings(model),
+            config=_vector_settings(model),
             data=data,
             metrics={"notes": table.num_rows},
             fingerprint=fingerprint(table),
         )
-        write_parquet_pieces(_pieces(table), target, record=record, force=force)
+        write_parquet_pieces(_row_groups(table), target, record=record, force=force)
     return pq.read_schema(target)
 
 
-def _texts(notes: pa.Table) -> list[str]:
-    return [note.title + note.content for note in notes_from_table(notes)]
-
-
-def _settings(model: NoteLLM) -> dict[str, Any]:
-    """The settings that shape a vector: all but the names that generation is held to."""
+def _vector_settings(model: NoteLLM) -> dict[str, Any]:
+    """Return the settings without the categories, which have no effect on vectors."""
     return {name: value for name, value in asdict(model.settings).items() if name != "categories"}
 
 
-def _merge(parts: Path, pieces: list[np.ndarray], dim: int) -> np.ndarray:
-    """The vectors of all shards in the table's order, held once, as float32."""
-    vectors = np.empty((sum(map(len, pieces)), dim), dtype=np.float32)
-    for number, rows in enumerate(pieces):
-        _, vectors[rows] = read_vectors(parts / f"{number:06d}.parquet")
-    return vectors
-
-
-def _pieces(table: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, table.num_rows, _ROWS):
-        yield table.slice(start, _ROWS)
+def _row_groups(table: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, table.num_rows, _ROW_GROUP):
+        yield table.slice(start, _ROW_GROUP)

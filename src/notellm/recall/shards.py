@@ -1,37 +1,93 @@
-"""Finished pieces of a long computation, kept on disk so that a killed run goes on where it stopped.
+"""Computations over many rows that continue where a killed run stopped.
 
-    with shards(target, inputs) as folder:      # .NAME.KEY.parts beside the target
-        ...                                     # write folder/000000.parquet, skip what is there
-        ...                                     # join them into the target
-
-KEY is a hash of the inputs, so that pieces of other inputs are never mixed in. The folder is removed when the
-block ends without an error, together with those that killed runs with other inputs left for the same target.
+The rows are computed in shards. Each finished shard is a Parquet file in a folder ``.NAME.KEY.parts`` beside
+the target file. KEY is a hash of the inputs, so shards of other inputs are never used. The folder is removed
+when the target is written, together with folders that killed runs with other inputs left for the same target.
 """
 
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 from filelock import FileLock, Timeout
+from tqdm.auto import tqdm
 
 from notellm.errors import StorageError
+from notellm.files import read_parquet, write_parquet
 
 _LOCK = ".lock"
 
 
 @contextmanager
-def shards(target: Path, inputs: object) -> Iterator[Path]:
-    """Yield the folder for the pieces of a computation.
+def computed_shards(
+    target: Path,
+    inputs: object,
+    rows: np.ndarray,
+    compute: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    *,
+    size: int,
+    label: str,
+    progress: bool,
+) -> Iterator[Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]]:
+    """Compute the missing shards; inside the block, read them all and write the target.
 
     Args:
-        target: the file that they will be joined into.
-        inputs: all that the pieces depend on; its ``repr`` is hashed.
+        target: the file that the block writes.
+        inputs: everything that the results depend on; its ``repr`` is hashed.
+        rows: (n,) int64, the rows in the order in which they are computed.
+        compute: returns the results of some rows: matrices by name, with one row for each of them.
+        size: rows in a shard.
+        label: name of the progress bar.
+        progress: show a progress bar with rate and remaining time.
+
+    Yields:
+        For each shard its rows and their results. It can be read once.
 
     Raises:
-        StorageError: the folder cannot be made, or another process computes the same.
+        StorageError: as :func:`shard_folder`.
+    """
+    pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+    with shard_folder(target, inputs) as folder:
+        files = [folder / f"{number:06d}.parquet" for number in range(len(pieces))]
+        with tqdm(total=len(rows), unit="note", desc=label, disable=not progress) as bar:
+            for piece, file in zip(pieces, files, strict=True):
+                if not file.is_file():
+                    write_parquet(_table(compute(piece)), file)
+                bar.update(len(piece))
+        yield ((piece, _matrices(file)) for piece, file in zip(pieces, files, strict=True))
+
+
+def _table(matrices: Mapping[str, np.ndarray]) -> pa.Table:
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+        for name, matrix in matrices.items()
+    }
+    return pa.table(columns)
+
+
+def _matrices(file: Path) -> dict[str, np.ndarray]:
+    table = read_parquet(file).combine_chunks()
+    return {
+        name: column.chunk(0).flatten().to_numpy().reshape(table.num_rows, -1)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+
+
+@contextmanager
+def shard_folder(target: Path, inputs: object) -> Iterator[Path]:
+    """Yield the folder for the shards of a computation; it is removed if the block ends without an error.
+
+    Args:
+        target: the file that the shards will be joined into.
+        inputs: everything that the shards depend on; its ``repr`` is hashed.
+
+    Raises:
+        StorageError: if the folder cannot be created, or another process computes the same.
     """
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
     folder = target.parent / f".{target.name}.{key}.parts"
@@ -41,7 +97,7 @@ def shards(target: Path, inputs: object) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise StorageError(
-            f"another process writes {target} from the same inputs; wait for it, or name another file"
+            f"another process writes {target} from the same inputs; wait for it, or choose another file"
         ) from error
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
@@ -49,16 +105,16 @@ def shards(target: Path, inputs: object) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
-    # The whole name counts: unfinished pieces of "vectors.parquet" are none of "vectors".
-    own = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.parts")
-    for left in target.parent.iterdir():
-        if own.fullmatch(left.name):
-            _remove_unless_locked(left)
+    # The whole name must match: the shards of "vectors.parquet" do not belong to the target "vectors".
+    shards_of_target = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.parts")
+    for path in target.parent.iterdir():
+        if shards_of_target.fullmatch(path.name):
+            _remove_unless_locked(path)
 
 
 def _remove_unless_locked(folder: Path) -> None:
     if not (folder / _LOCK).is_file():
-        return  # no folder of ours
+        return  # notellm did not create this folder
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)
