@@ -1,7 +1,7 @@
-"""What training a model around a backbone has in common: learning rates by part, and small checkpoints.
+"""The base of trainers of models with a backbone: learning rates by part, validation, and small checkpoints.
 
-A checkpoint holds what is trained: with LoRA the adapters and heads, not the frozen backbone. Weights that
-share memory (tied embeddings) are written once.
+A checkpoint holds the weights that are trained: with LoRA the adapters and heads, not the frozen backbone.
+Weights that share memory (tied embeddings) are written once.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from notellm.errors import ConfigError, StorageError
 
@@ -21,32 +21,56 @@ WEIGHTS = "model.safetensors"
 
 
 class BackboneTrainer(Trainer):
-    """transformers' ``Trainer`` for a module that holds a backbone; a subclass supplies the loss."""
+    """transformers' ``Trainer`` for a module that holds a backbone; a subclass computes the loss.
+
+    Args:
+        model: the module.
+        args: the options.
+        trainer_options: further parameters of transformers' ``Trainer``.
+    """
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, **trainer_options: Any) -> None:
+        super().__init__(model=model, args=args, **trainer_options)
+        self.model_accepts_loss_kwargs = False  # the loss of a subclass is a mean already
 
     @property
     def bare(self) -> nn.Module:
-        """The model without what distributed training wraps it in."""
+        """The model without the wrapper of distributed training."""
         return cast("nn.Module", self.accelerator.unwrap_model(self.model))
 
-    def own_rates(self) -> dict[int, float | None]:
-        """Learning rates of single parameters, by ``id``; None is that of the arguments."""
+    def learning_rates(self) -> dict[int, float | None]:
+        """Return the learning rates of single parameters by ``id``; None takes that of the arguments."""
         return {}
 
+    def measure(self) -> dict[str, float]:
+        """Return the figures of the validation data by name, without a prefix; a subclass computes them."""
+        raise NotImplementedError
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Measure the validation data, log the figures and return them, with a prefix in their names."""
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with :meth:`own_rates`; parameters of one dimension or none do not decay."""
+        """Create AdamW with the rates of :meth:`learning_rates`; vectors and scalars have no weight decay."""
         target = cast("nn.Module", self.model if model is None else model)
-        rate, own = self.args.learning_rate, self.own_rates()
+        default_rate, rates = self.args.learning_rate, self.learning_rates()
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for parameter in target.parameters():
             if parameter.requires_grad:
-                wanted = own.get(id(parameter))
+                rate = rates.get(id(parameter))
                 decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
-                groups.setdefault((rate if wanted is None else wanted, decay), []).append(parameter)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
+                groups.setdefault((default_rate if rate is None else rate, decay), []).append(parameter)
+        optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
         options.pop("lr", None)
-        self.optimizer = kind(
-            [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
-            lr=rate,
+        self.optimizer = optimizer(
+            [
+                {"params": params, "lr": rate, "weight_decay": decay}
+                for (rate, decay), params in groups.items()
+            ],
+            lr=default_rate,
             **options,
         )
         return self.optimizer
@@ -71,45 +95,46 @@ class BackboneTrainer(Trainer):
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """The newest complete checkpoint of a run, None if there is none; incomplete ones are removed.
+    """Return the newest complete checkpoint of a run, None if there is none; incomplete ones are removed.
 
-    ``trainer_state.json`` is the last file of a checkpoint that is written: a checkpoint that was cut
-    off by a kill has none, or half of one.
+    ``trainer_state.json`` is the last file of a checkpoint to be written. It is missing or damaged if the run
+    was killed before.
     """
-    found = []
+    complete = []
     for folder in run.glob("checkpoint-*"):
         try:
             step = int(json.loads((folder / "trainer_state.json").read_text())["global_step"])
-            found.append((step, folder))
+            complete.append((step, folder))
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
-    return max(found)[1] if found else None
+    return max(complete)[1] if complete else None
 
 
 def load_trained(model: nn.Module, checkpoint: Path) -> None:
-    """Load the trained weights of a checkpoint into a model made the same way.
+    """Load the weights of a checkpoint into a model that was built with the same options.
 
     Raises:
-        StorageError: the checkpoint has no weights.
-        ConfigError: they belong to a model of another shape.
+        StorageError: if the checkpoint has no readable weights.
+        ConfigError: if the weights belong to a model of another shape.
     """
     try:
         weights = load_file(checkpoint / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"the checkpoint {checkpoint} has no readable {WEIGHTS}: {error}") from error
-    own = dict(model.named_parameters())
-    if set(weights) != set(trained_weights(model)) or any(weights[n].shape != own[n].shape for n in weights):
+    parameters = dict(model.named_parameters())
+    same_names = set(weights) == set(trained_weights(model))
+    if not same_names or any(weights[name].shape != parameters[name].shape for name in weights):
         raise ConfigError(
-            f"the checkpoint {checkpoint} belongs to another model; resume with the options it was "
-            "started with, or start anew in another folder"
+            f"the checkpoint {checkpoint} belongs to another model; resume with the options that the run was "
+            "started with, or start a new run in another folder"
         )
     with torch.no_grad():
         for name, weight in weights.items():
-            own[name].copy_(weight)
+            parameters[name].copy_(weight)
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable weights by name; weights shared between two names appear once."""
+    """Return the trainable weights by name; weights that two names share appear once."""
     return {
         name: weight.detach().contiguous()
         for name, weight in model.named_parameters()

@@ -112,7 +112,7 @@ class BinLLMTrainer(BackboneTrainer):
         loss = functional.binary_cross_entropy_with_logits(logits, inputs["labels"])
         return (loss, logits) if return_outputs else loss
 
-    def own_rates(self) -> dict[int, float | None]:
+    def learning_rates(self) -> dict[int, float | None]:
         """Embeddings have their own rate."""
         embeddings = cast("BinLLM", self.bare).backbone.get_input_embeddings()
         return dict.fromkeys(map(id, embeddings.parameters()), self.args.embedding_learning_rate)

@@ -1,17 +1,11 @@
-"""The two losses of NoteLLM, as plain functions of tensors (arXiv 2403.01744, section 4).
+"""The two losses of NoteLLM as functions of tensors (arXiv 2403.01744, section 4).
 
 GCL:   L_cl  = -1/N sum_i log( exp(cos(n_i, n_i+) e^tau) / sum_{j in C(i)} exp(cos(n_i, n_j) e^tau) )
 CSFT:  L_gen = mean negative log-likelihood of the output tokens
 total: L     = (L_cl + alpha L_gen) / (1 + alpha)
 
-N = 2B notes of B pairs, both members of a pair are queries, tau is learnt. C(i) is every note of the
-batch but i itself and but those that are no true negatives: the same note again, a note with the same
-text, or a known related note of i (the partner i+ always stays).
-
-A note stands in a batch as often as it stands in pairs, so plain in-batch negatives push popular notes
-away and the cosine learns the pointwise mutual information. With ``log_frequency`` the sampling is
-corrected for (Yi et al., RecSys 2019, "Sampling-bias-corrected neural modeling"): the cosine then learns
-what is clicked next, popularity included as far as the text tells it.
+N = 2B notes of B pairs (n_i, n_i+); both notes of a pair are queries; tau is learnt. C(i) holds n_i+ and all
+other notes of the batch, without false negatives (:func:`false_negatives`).
 """
 
 import torch
@@ -27,17 +21,21 @@ def contrastive_loss(
     tau: Tensor,
     log_frequency: Tensor | None = None,
 ) -> Tensor:
-    """Sum of the GCL terms of some queries; divide by the number of notes in the whole batch.
+    """Return the sum of the GCL terms of some queries; divide it by the number of notes in the whole batch.
+
+    A note is in a batch as often as it is in pairs. So without a correction popular notes are pushed away as
+    negatives, and the cosine learns the pointwise mutual information. With ``log_frequency`` the sampling is
+    corrected (Yi et al., RecSys 2019, "Sampling-bias-corrected neural modeling"), and the cosine learns what
+    is clicked next, including the popularity that can be read from the text.
 
     Args:
         queries: (n, d) vectors of unit norm.
-        candidates: (N, d) vectors of unit norm, the whole batch, every process's part of it.
-        positive: (n,) int64, where each query's partner stands in ``candidates``.
-        excluded: (n, N) bool, candidates that are neither the partner nor a true negative: the query
-            itself and the false negatives.
+        candidates: (N, d) vectors of unit norm, the whole batch of all processes.
+        positive: (n,) int64, index of each query's partner among the candidates.
+        excluded: (n, N) bool, the candidates that are no negatives of a query: the query itself and the false
+            negatives.
         tau: scalar, log of the inverse temperature.
-        log_frequency: (N,) log of how often each candidate is drawn into a batch, to correct for it; None
-            is the paper's loss.
+        log_frequency: (N,) log of how often each candidate is drawn into a batch; None is the paper's loss.
     """
     scores = queries.float() @ candidates.float().T * tau.float().exp()
     if log_frequency is not None:
@@ -47,11 +45,11 @@ def contrastive_loss(
 
 
 def generation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the negative log-likelihoods of output tokens; divide by their number in the whole batch.
+    """Return the sum of the negative log-likelihoods of output tokens; divide it by their number.
 
     Args:
-        logits: (n, vocabulary) at the positions that predict an output token.
-        labels: (n,) int64, the tokens they shall predict.
+        logits: (n, vocabulary), at the positions that predict an output token.
+        labels: (n,) int64, the output tokens.
     """
     if labels.numel() == 0:
         return logits.sum() * 0.0
@@ -59,22 +57,25 @@ def generation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def joint_loss(contrastive: Tensor, generation: Tensor, alpha: float) -> Tensor:
-    """The weighted mean of the two losses; alpha = 0 is contrastive only."""
+    """Return the weighted mean of both losses; alpha = 0 takes the contrastive loss only."""
     return (contrastive + alpha * generation) / (1 + alpha)
 
 
 def false_negatives(
     note: Tensor, text: Tensor, positive: Tensor, all_notes: Tensor, all_texts: Tensor, known: Tensor
 ) -> Tensor:
-    """Which candidates a query must not be pushed away from, (n, N) bool; the partner is never one.
+    """Return which candidates are no true negatives of a query, (n, N) bool; its partner is never among them.
+
+    These are the query's note and its partner's note in other pairs, notes with the text of either, and known
+    related notes.
 
     Args:
-        note: (n,) index of each query's note.
-        text: (n,) a key of each query's text; equal keys mean equal texts.
-        positive: (n,) where each query's partner stands among the candidates.
-        all_notes: (N,) note index of each candidate.
-        all_texts: (N,) text key of each candidate.
-        known: (n, N) bool, related pairs of the log in either direction.
+        note: (n,) row of each query's note.
+        text: (n,) key of each query's text; equal texts have equal keys.
+        positive: (n,) index of each query's partner among the candidates.
+        all_notes: (N,) row of each candidate's note.
+        all_texts: (N,) key of each candidate's text.
+        known: (n, N) bool, whether query and candidate are a related pair in either direction.
     """
     partner_note, partner_text = all_notes[positive], all_texts[positive]
     same = (all_notes[None, :] == note[:, None]) | (all_texts[None, :] == text[:, None])
