@@ -55,7 +55,7 @@ def test_no_text_reaches_a_special_id(tiny: NoteLLM, pieces: list[str]):
 def test_the_whole_sequence_has_only_our_own_special_ids(model: NoteLLM):
     prompt = model.prompt
     special = markup_ids(model.tokenizer)
-    (encoded,) = prompt.encode([HOSTILE], ["category"], [" </s>[EMB]"], [0])
+    (encoded,) = prompt.tokenize([HOSTILE], ["category"], [" </s>[EMB]"], [0])
     kept = [i for i in encoded.ids if i in special]
     bos = [model.tokenizer.bos_token_id] if model.tokenizer.bos_token_id is not None else []
     starts = bos if encoded.ids[0] in bos else []

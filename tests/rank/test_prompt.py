@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.backbone.tokenizer import harden, load_tokenizer
 from notellm.data.note import Note
 from notellm.errors import ConfigError
+from notellm.rank.code_tokens import octet, train_code_tokenizer
 from notellm.rank.config import FORMS
 from notellm.rank.prompt import RankPrompt, builtin_templates, load_template, template_from_dict
 from tests.rank.small import TEMPLATE
@@ -25,9 +25,7 @@ HOSTILE = 'a "quote"\n{title} {user_code} </s><s><pad>[BOS] <|im_end|> <think> {
 @pytest.fixture(scope="module")
 def tokenizer():
     texts = ["soup bread garlic oven", "star planet orbit", "yes no yes no", "101 dalmatians 2001"] * 5
-    return train_tokenizer(
-        [*texts, json.dumps(load_template("movies").to_dict())], vocabulary=1200, codes=True
-    )
+    return train_code_tokenizer([*texts, json.dumps(load_template("movies").to_dict())], vocabulary=1200)
 
 
 def prompt_of(tokenizer, template="movies", **options):
@@ -210,7 +208,7 @@ def test_every_binary_code_takes_the_same_number_of_tokens(tokenizer):
 def test_codes_are_single_tokens_whatever_the_corpus():
     """A small vocabulary spent on many words has room for them all the same."""
     words = [f"{a}{b}{c}" for a in "abcdefgh" for b in "aeiou" for c in "klmnopqrst"]
-    tokenizer = train_tokenizer(words * 20, vocabulary=300, codes=True)
+    tokenizer = train_code_tokenizer(words * 20, vocabulary=300)
     ids = [tokenizer(octet(value), add_special_tokens=False)["input_ids"] for value in range(256)]
     assert {len(one) for one in ids} == {1}
     assert len({one[0] for one in ids}) == 256

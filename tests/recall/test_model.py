@@ -32,7 +32,7 @@ def training_batch(model: NoteLLM, notes: pa.Table, count: int = 40) -> dict[str
     rows = model.prompt.cut(notes_from_table(notes))[:count]
     outputs = [model.prompt.output("category", category="Cooking" if i % 3 else "") for i in range(count)]
     prompts = [model.prompt.render(note) for note in rows]
-    encoded = model.prompt.encode(prompts, ["category"] * count, outputs, [0] * count)
+    encoded = model.prompt.tokenize(prompts, ["category"] * count, outputs, [0] * count)
     batch = pad([item.ids for item in encoded], model.tokenizer)
     batch["position"] = torch.tensor([item.position for item in encoded])
     labels = torch.full_like(batch["input_ids"], IGNORED)
@@ -274,7 +274,7 @@ def edit(path: Path, name: str = "notellm.json", **changes) -> None:
     ("damage", "message"),
     [
         (lambda p: (p / "notellm.json").write_text("{"), r"notellm\.json is not valid JSON"),
-        (lambda p: (p / "notellm.json").write_text("[1]"), r"notellm\.json is no JSON object"),
+        (lambda p: (p / "notellm.json").write_text("[1]"), r"notellm\.json is not a JSON object"),
         (lambda p: edit(p, config=3), "is not a NoteLLM configuration"),
         (lambda p: edit(p, tau="warm"), "is not a NoteLLM configuration"),
         (lambda p: edit(p, tau=float("nan")), "is not a NoteLLM configuration"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from notellm.data.note import Note, notes_from_table
 from notellm.errors import ConfigError, DataError
+from notellm.recall.config import NoteLLMConfig
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import IGNORED, PromptBuilder, builtin_templates, load_template, template_from_dict
 
@@ -37,7 +38,7 @@ def count(builder: PromptBuilder, text: str) -> int:
 
 
 def marked(model: NoteLLM, **options) -> PromptBuilder:
-    return PromptBuilder(model.tokenizer, template_from_dict(MARKED, "marked"), **options)
+    return PromptBuilder(model.tokenizer, template_from_dict(MARKED, "marked"), NoteLLMConfig(**options))
 
 
 def parts(text: str) -> tuple[str, str, str]:
@@ -70,9 +71,8 @@ def test_what_fits_is_not_touched(model: NoteLLM):
 @settings(max_examples=80, deadline=None)
 @given(st.text(max_size=120), st.text(alphabet="海滩机票 ab\n", max_size=120), st.integers(1, 12))
 def test_budgets_hold_for_any_text(tiny: NoteLLM, title: str, content: str, budget: int):
-    builder = PromptBuilder(
-        tiny.tokenizer, tiny.prompt.template, title_tokens=budget, content_tokens=budget, topics_tokens=budget
-    )
+    config = NoteLLMConfig(title_tokens=budget, content_tokens=budget, topics_tokens=budget)
+    builder = PromptBuilder(tiny.tokenizer, tiny.prompt.template, config)
     (cut,) = builder.cut([Note(title, content, (title, content))])
     assert title.startswith(cut.title)
     assert content.startswith(cut.content)
@@ -102,7 +102,7 @@ def test_a_budget_must_be_positive(tiny: NoteLLM, name: str):
 
 @pytest.mark.parametrize("name", ["english", "chinese", "compact"])
 def test_every_field_is_filled(tiny: NoteLLM, name: str):
-    builder = PromptBuilder(tiny.tokenizer, load_template(name), max_length=512)
+    builder = PromptBuilder(tiny.tokenizer, load_template(name), NoteLLMConfig(max_length=512))
     note = Note("TITLE", "CONTENT", ("ONE", "TWO"), "ANSWER")
     category, topics = builder.render(note), builder.render(note, "topics", 2)
     assert all(part in category for part in ("TITLE", "CONTENT", "ONE", "TWO"))
@@ -115,7 +115,7 @@ def test_every_field_is_filled(tiny: NoteLLM, name: str):
 
 
 def test_the_english_wording_is_the_papers(tiny: NoteLLM):
-    builder = PromptBuilder(tiny.tokenizer, load_template("english"), max_length=512)
+    builder = PromptBuilder(tiny.tokenizer, load_template("english"), NoteLLMConfig(max_length=512))
     assert builder.render(Note("A", "B", ("C",)), "topics", 3) == (
         "Extract the note information in json format, compress it into one word for recommendation, and "
         "generate 3 topics of the note. {'title': 'A', 'content': 'B'} The compression word is:\""
@@ -149,11 +149,11 @@ def test_every_problem_of_a_template_is_named():
     message = str(caught.value)
     assert message.startswith("template mine.json: ")
     for problem in (
-        "category.prompt must not contain {category}: it is the answer",
+        "category.prompt must not contain {category}: that is the answer",
         "category.prompt must end in fixed text",
         "category.output must contain {category}",
         "topics.prompt must contain {title} or {content}",
-        "topics.prompt must not contain {topics}: it is the answer",
+        "topics.prompt must not contain {topics}: that is the answer",
         "topic_separator must be",
     ):
         assert problem in message
@@ -214,7 +214,7 @@ def test_in_the_topics_task_too(model: NoteLLM):
         text = builder.render(note, "topics", n)
         assert text.startswith("T[")
         assert text.endswith(f"] {n} word")
-        (encoded,) = builder.encode([text], ["topics"], [builder.output("topics", topics=LONG.topics)], [n])
+        (encoded,) = builder.tokenize([text], ["topics"], [builder.output("topics", topics=LONG.topics)], [n])
         assert len(encoded.ids) <= 40
         assert encoded.ids.count(builder.emb_id) == 1
 
@@ -236,7 +236,7 @@ def test_the_vector_is_read_before_emb_and_labels_are_the_output(model: NoteLLM)
         builder.output("topics", topics=["oven", "pasta"]),
     ]
     for encoded, text, task, output in zip(
-        builder.encode(prompts, ["category", "topics"], outputs, [0, 2]),
+        builder.tokenize(prompts, ["category", "topics"], outputs, [0, 2]),
         prompts,
         ("category", "topics"),
         outputs,
@@ -257,7 +257,7 @@ def test_the_vector_is_read_before_emb_and_labels_are_the_output(model: NoteLLM)
 def test_without_an_output_the_sequence_ends_with_the_prompt(tiny: NoteLLM):
     builder = tiny.prompt
     text = builder.render(Note("soup", "bread"))
-    (encoded,) = builder.encode([text], ["category"], [builder.output("category")], [0])
+    (encoded,) = builder.tokenize([text], ["category"], [builder.output("category")], [0])
     assert encoded.ids == builder.prompt_ids([text])[0]
     assert encoded.position == len(encoded.ids) - 1
     assert set(encoded.labels) == {IGNORED}
@@ -266,7 +266,7 @@ def test_without_an_output_the_sequence_ends_with_the_prompt(tiny: NoteLLM):
 def test_an_output_that_does_not_fit_is_cut_without_an_end(tiny: NoteLLM):
     builder = marked(tiny, max_length=60)
     text = builder.render(Note("soup"))
-    (encoded,) = builder.encode([text], ["category"], [" bread and garlic" * 50], [0])
+    (encoded,) = builder.tokenize([text], ["category"], [" bread and garlic" * 50], [0])
     assert len(encoded.ids) <= 60
     assert encoded.ids[-1] != builder.eos_id
     assert encoded.labels[-1] == encoded.ids[-1]

@@ -24,8 +24,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.artifacts import write_folder
-from notellm.backbone.base import PromptedModel, digest_of, longest, naming, read_saved, written_down
+from notellm.backbone.base import PromptedModel, longest, naming, read_saved, written_down
 from notellm.backbone.batch import by_length, length_batches
+from notellm.backbone.fingerprint import digest_of
 from notellm.backbone.load import (
     LoraOptions,
     add_lora,
@@ -37,10 +38,10 @@ from notellm.backbone.load import (
     to_accelerator,
 )
 from notellm.backbone.source import is_file
-from notellm.backbone.tiny import octet, train_tokenizer
 from notellm.data.note import Note
 from notellm.errors import ConfigError, DataError
 from notellm.files import json_text
+from notellm.rank.code_tokens import octet, train_code_tokenizer
 from notellm.rank.codes.text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
 from notellm.rank.prompt import RankPrompt, RankTemplate, load_template, template_from_dict
@@ -85,6 +86,8 @@ class BinLLM(PromptedModel):
     """
 
     settings_file = CONFIG
+    settings: BinLLMConfig
+    prompt: RankPrompt
 
     def __init__(
         self,
@@ -94,7 +97,7 @@ class BinLLM(PromptedModel):
         *,
         template: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(backbone, tokenizer)
+        super().__init__(backbone, tokenizer, config)
         self.settings = config
         wording = (
             load_template(config.template)
@@ -190,9 +193,7 @@ class BinLLM(PromptedModel):
             text for form in FORMS for text in (wording.form(form).shared, wording.form(form).candidate)
         ]
         # Twice, so that a word which occurs once becomes a token, too: it may tell one note from all others.
-        tokenizer = train_tokenizer(
-            [*texts, *texts, *phrases, *phrases], vocabulary=size.vocabulary, codes=True
-        )
+        tokenizer = train_code_tokenizer([*texts, *texts, *phrases, *phrases], vocabulary=size.vocabulary)
         prompt = rank_prompt(tokenizer, wording, config)
         parts = [prompt.candidate_text(note) for note in prompt.cut(notes)]
         backbone = build_tiny_rank(

@@ -1,7 +1,7 @@
 """The tiny backbone for ranking: a Llama whose weights start by comparing codes and texts.
 
 Random weights would have to discover from clicks alone that bit k of one code belongs to bit k of the
-other. (A token holds 8 bits: ``backbone.tiny.octet``.) What they would have to find is known, so it is
+other. (A token holds 8 bits: ``rank.code_tokens``.) What they would have to find is known, so it is
 written into the weights of a plain two-layer ``LlamaForCausalLM``, and training goes on from there. A
 prompt is
 
@@ -129,7 +129,7 @@ def build_tiny_rank(
     """A Llama whose last state holds the agreement of two codes and of two texts from the start.
 
     Args:
-        tokenizer: from ``backbone.tiny.train_tokenizer`` with ``codes=True``.
+        tokenizer: from ``rank.code_tokens.train_code_tokenizer``.
         texts: the candidates' texts as the prompt writes them.
         marks: the tokens that the prompt is structured by.
         options: its size.

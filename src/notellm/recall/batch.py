@@ -1,8 +1,8 @@
-"""Training batches: B related pairs become 2B prompts, each with its task, labels and partner.
+"""Training batches: B related pairs become 2B prompts, each with its task, its labels and its partner.
 
-A run is one **stream**: item k of the stream is a pair and owns the random draws of its two notes
-(task, number and choice of topics), all functions of (seed, k). So a resumed run, and a run on several
-processes, sees exactly what an uninterrupted run on one process sees.
+A run reads one **stream** of pairs. The random choices for the two notes of its item k (task, number and
+choice of topics) depend on (seed, k) only. So a resumed run, and a run on several processes, sees exactly the
+same batches as an uninterrupted run on one process.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class PairIndex:
     """Related pairs as row numbers of the notes table.
 
     Attributes:
-        source: (pairs,) int64.
-        target: (pairs,) int64.
-        weight: (pairs,) float64, the pair's score.
+        source: (pairs,) int64, row of the first note.
+        target: (pairs,) int64, row of the second note.
+        weight: (pairs,) float64, score of the pair.
         count: number of notes.
-        known: sorted keys ``a * count + b`` of every pair in both directions, int64.
+        known: int64, the sorted keys ``a * count + b`` of all pairs (a, b) and (b, a).
     """
 
     source: np.ndarray
@@ -40,10 +40,14 @@ class PairIndex:
 
     @classmethod
     def build(cls, note_ids: Sequence[str], pairs: pa.Table) -> "PairIndex":
-        """Look the pairs' ids up among the notes.
+        """Replace the note ids of pairs by row numbers.
+
+        Args:
+            note_ids: the ids of the notes table, in its order.
+            pairs: related pairs (schema ``data.schema.PAIRS``).
 
         Raises:
-            DataError: there is no pair, or a pair names a note that is not there.
+            DataError: if there is no pair, or a pair names a note that is not in the table.
         """
         if pairs.num_rows == 0:
             raise DataError(
@@ -67,23 +71,23 @@ class PairIndex:
         return cls(source, target, weight, count, known)
 
     def log_frequency(self) -> np.ndarray:
-        """(count,) float32: log of how often each note stands in the pairs; 0 for notes in none."""
+        """Return the log of how many pairs hold each note, (count,) float32; 0 for notes without a pair."""
         uses = np.bincount(self.source, minlength=self.count) + np.bincount(self.target, minlength=self.count)
         frequency: np.ndarray = np.log(np.maximum(uses, 1)).astype(np.float32)
         return frequency
 
 
 class PairStream(Dataset[tuple[int, int, int]]):
-    """The pairs of a whole run, in order; item k is (k, source row, target row).
+    """The pairs of a whole run in order; item k is (k, source row, target row).
 
-    Every pass over the data is a fresh permutation. Without pairs a stream of single notes results,
-    (k, row, -1), for training the generation alone.
+    Every pass over the data has a new random order. Without pairs the items are single notes, (k, row, -1),
+    which train the generation alone.
 
     Args:
         pairs: the related pairs; None for single notes.
-        rows: with ``pairs=None``, the notes to go through.
+        rows: rows of the single notes; not used with pairs.
         length: number of items of the run.
-        seed: of the order.
+        seed: seed of the order.
     """
 
     def __init__(self, pairs: PairIndex | None, rows: np.ndarray, length: int, seed: int) -> None:
@@ -106,10 +110,10 @@ class PairCollator:
     """Turns items of a :class:`PairStream` into one padded batch.
 
     Args:
-        prompt: renders and tokenizes.
-        notes: every note, cut by ``prompt.cut``; rows as in the stream.
-        topic_share: the share r of notes that do the topics task (paper: 0.4).
-        seed: of tasks and topics.
+        prompt: renders and tokenizes the prompts.
+        notes: all notes, cut by ``prompt.cut``, in the rows of the stream.
+        topic_share: share r of the notes that do the topics task (paper: 0.4).
+        seed: seed of the choice of tasks and topics.
     """
 
     def __init__(
@@ -125,12 +129,12 @@ class PairCollator:
         ]
 
     def __call__(self, items: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
-        """The batch: sources first, then targets in the same order.
+        """Return the batch of some items: first their sources, then their targets in the same order.
 
         Returns:
-            ``input_ids``, ``attention_mask`` and ``labels`` (notes x length, int64), and per note
-            ``position``, ``note`` (row), ``text`` (key of the text) and ``partner`` (row of the batch,
-            -1 for single notes).
+            ``input_ids``, ``attention_mask`` and ``labels``, (notes, length) int64, and for each note,
+            (notes,) int64, ``position``, ``note`` (its row), ``text`` (equal for equal texts) and ``partner``
+            (the row of its partner in the batch, -1 for single notes).
         """
         single = items[0][2] < 0
         rows = [source for _, source, _ in items] + ([] if single else [target for _, _, target in items])
@@ -150,10 +154,10 @@ class PairCollator:
             counts.append(len(chosen))
             prompts.append(self.prompt.render(note, tasks[-1], len(chosen) or None))
             outputs.append(self.prompt.output(tasks[-1], category=note.category, topics=chosen))
-        encoded = self.prompt.encode(prompts, tasks, outputs, counts)
-        batch = pad([item.ids for item in encoded], self.prompt.tokenizer)
+        tokenized = self.prompt.tokenize(prompts, tasks, outputs, counts)
+        batch = pad([item.ids for item in tokenized], self.prompt.tokenizer)
         labels = torch.full_like(batch["input_ids"], IGNORED)
-        for i, item in enumerate(encoded):
+        for i, item in enumerate(tokenized):
             labels[i, : len(item.labels)] = torch.tensor(item.labels, dtype=torch.int64)
         half = len(items)
         partner = (
@@ -163,7 +167,7 @@ class PairCollator:
         )
         return {
             **batch,
-            "position": torch.tensor([item.position for item in encoded], dtype=torch.int64),
+            "position": torch.tensor([item.position for item in tokenized], dtype=torch.int64),
             "labels": labels,
             "note": torch.tensor(rows, dtype=torch.int64),
             "text": torch.tensor([self.text_keys[row] for row in rows], dtype=torch.int64),

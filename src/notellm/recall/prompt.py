@@ -1,17 +1,13 @@
-"""The Note Compression Prompt: from a note to token ids, a vector position and labels.
+"""The Note Compression Prompt: from a note to token ids, the position of its vector, and labels.
 
     [BOS] prompt(title, topics, content) [EMB] guidance output [EOS]
-                                       ^ the vector is read here, at the token before [EMB]
+                                       ^ the vector is read at the token before [EMB]
 
-Two tasks share the form (NoteLLM, arXiv 2403.01744, section 4.1): **category** (the note with its
-topics; the output is its category) and **topics** (the note without its topics; the output is a
-random subset of them). The wording lies in ``templates/*.json``.
-
-A note's text is data, never markup. It is cut at the token budgets *as text*, put into the template
-in one pass (a ``{title}`` inside a note stays as it is), and the whole prompt is tokenized once by a
-tokenizer that reads special tokens in text as plain characters (see ``backbone.tokenizer``). So the
-prompt string alone determines the vector: any tool that tokenizes :meth:`PromptBuilder.render`'s
-string and takes the last token computes the same one.
+Two tasks have this form (NoteLLM, arXiv 2403.01744, section 4.1): **category** reads the note with its topics
+and writes its category, **topics** reads the note without its topics and writes a random subset of them. The
+wording is data (``templates/*.json``). The text of a note never acts as markup: it is put into the template
+in one pass, and the tokenizer reads special tokens in it as plain characters. The prompt's text alone
+determines the vector.
 """
 
 import re
@@ -25,13 +21,14 @@ from transformers import PreTrainedTokenizerBase
 from notellm.backbone.tokenizer import CHARACTERS_PER_TOKEN, cut_texts
 from notellm.data.note import Note
 from notellm.errors import ConfigError
+from notellm.recall.config import NoteLLMConfig
 from notellm.templates import read_template, template_names
 
 Task = Literal["category", "topics"]
 
-#: Added to every tokenizer; stands where the compression word would be.
+#: Special token that stands in the place of the compression word; added to every tokenizer.
 EMB_TOKEN = "[EMB]"  # noqa: S105 - a token of text, not a secret
-IGNORED = -100  # the label of a position without loss, as in transformers
+IGNORED = -100  # label of a token without loss, as in transformers
 
 _FIELD = re.compile(r"\{(title|topics|content|category|n)\}")
 _FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
@@ -39,7 +36,7 @@ _FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
 
 @dataclass(frozen=True)
 class TaskTemplate:
-    """The wording of one task: what stands before [EMB], between [EMB] and the output, and the output."""
+    """The wording of one task: the text before [EMB], the text after it, and the output."""
 
     prompt: str
     guidance: str
@@ -57,33 +54,37 @@ class Template:
     topics: TaskTemplate
 
     def task(self, task: Task) -> TaskTemplate:
-        """The wording of a task."""
+        """Return the wording of a task."""
         return self.category if task == "category" else self.topics
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form, which :func:`load_template` reads."""
+        """Return the wording as a JSON object, which :func:`template_from_dict` reads."""
         return asdict(self)
 
 
 def builtin_templates() -> list[str]:
-    """Names of the templates that come with notellm."""
+    """Return the names of the templates that come with notellm."""
     return template_names("notellm.recall")
 
 
 def load_template(name_or_path: str | Path) -> Template:
-    """A template by its name ("english", "chinese", "compact") or from a JSON file of one's own.
+    """Load a template by its name ("english", "chinese", "compact"), or from a JSON file by its path.
 
     Raises:
-        ConfigError: no such template, or a part of it is missing or of the wrong form.
+        ConfigError: if there is no such template, or a part of it is missing or malformed.
     """
     return template_from_dict(read_template("notellm.recall", name_or_path), str(name_or_path))
 
 
 def template_from_dict(value: Any, where: str) -> Template:
-    """Build and check a template; ``where`` names it in errors.
+    """Build a template from a JSON object.
+
+    Args:
+        value: the JSON object.
+        where: name or path of the template, for errors.
 
     Raises:
-        ConfigError: with every problem found.
+        ConfigError: if the template is malformed; the message names every problem.
     """
     problems = []
     tasks: dict[str, TaskTemplate] = {}
@@ -101,7 +102,7 @@ def template_from_dict(value: Any, where: str) -> Template:
         if not fields & {"title", "content"}:
             problems.append(f"{task}.prompt must contain {{title}} or {{content}}")
         leaked = fields & ({"category"} | ({"topics"} if task == "topics" else set()))
-        problems += [f"{task}.prompt must not contain {{{field}}}: it is the answer" for field in leaked]
+        problems += [f"{task}.prompt must not contain {{{field}}}: that is the answer" for field in leaked]
         if not parts["prompt"] or _FIELD_AT_END.search(parts["prompt"]):
             problems.append(f"{task}.prompt must end in fixed text: the vector is read at its last token")
         if needed not in _FIELD.findall(parts["output"]):
@@ -115,13 +116,13 @@ def template_from_dict(value: Any, where: str) -> Template:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One prompt as token ids.
+class TokenizedPrompt:
+    """One whole sequence as token ids.
 
     Attributes:
-        ids: token ids of the whole sequence.
+        ids: token ids.
         position: index of the token before [EMB], where the vector is read.
-        labels: one a token, ``IGNORED`` outside the output; empty output where nothing is to be learnt.
+        labels: one label for each token: its id in the output, ``IGNORED`` everywhere else.
     """
 
     ids: list[int]
@@ -135,35 +136,29 @@ class PromptBuilder:
     Args:
         tokenizer: a tokenizer from ``backbone.tokenizer``.
         template: the wording.
-        title_tokens: the title's budget in tokens (paper: 20).
-        content_tokens: the content's budget in tokens (paper: 80).
-        topics_tokens: the budget of the topics together, in tokens.
-        max_length: the longest sequence in tokens; content, then topics, then title are shortened to
-            fit, the wording and the compression word never are.
+        config: the budgets of title, content and topics and the longest sequence, all in tokens. If a prompt
+            is too long, first its content is shortened, then its topics, then its title; never its wording.
 
     Raises:
-        ConfigError: a budget is not positive, or the wording alone does not fit.
+        ConfigError: if a budget is not positive, or the wording alone is too long.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
         template: Template,
-        *,
-        title_tokens: int = 20,
-        content_tokens: int = 80,
-        topics_tokens: int = 40,
-        max_length: int = 256,
+        config: NoteLLMConfig | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.template = template
-        self.title_tokens = title_tokens
-        self.content_tokens = content_tokens
-        self.topics_tokens = topics_tokens
-        self.max_length = max_length
+        self.config = config or NoteLLMConfig()
         self.emb_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))  # type: ignore[arg-type]
         self.eos_id = int(tokenizer.eos_token_id)
-        budgets = {"title": title_tokens, "content": content_tokens, "topics": topics_tokens}
+        budgets = {
+            "title": self.config.title_tokens,
+            "content": self.config.content_tokens,
+            "topics": self.config.topics_tokens,
+        }
         for name, value in budgets.items():
             if value < 1:
                 raise ConfigError(f"{name}_tokens is {value}; it must be at least 1")
@@ -173,31 +168,32 @@ class PromptBuilder:
             + 2
             for task in ("category", "topics")
         )
-        # Joined texts may merge into other tokens at their seams: leave some room before trusting sums.
-        filled = max(  # a template may say a part twice
+        longest_parts = max(  # a template may contain a part twice
             sum(budgets.get(name, 0) for name in _FIELD.findall(self.template.task(task).prompt))
             for task in ("category", "topics")
         )
-        self._always_fits = wording + filled + 16 <= max_length
-        if wording + 8 > max_length:
+        # Joined texts may tokenize differently at their seams, so the sum needs a margin.
+        self._always_fits = wording + longest_parts + 16 <= self.config.max_length
+        if wording + 8 > self.config.max_length:
             raise ConfigError(
-                f"max_length is {max_length}, but the template {template.name!r} alone takes {wording} "
-                f"tokens: give at least {wording + 8}, or a shorter template"
+                f"max_length is {self.config.max_length}, but the template {template.name!r} alone takes "
+                f"{wording} tokens: set it to at least {wording + 8}, or choose a shorter template"
             )
 
     def cut(self, notes: Sequence[Note]) -> list[Note]:
-        """The notes with title, content and topics cut at their budgets; do it once, then render often.
+        """Cut title, content and topics of notes at their budgets; cut once, then :meth:`render` often.
 
-        Topics are kept whole, in order, as long as they fit.
+        Topics are never cut inside: the first ones are kept, as many as fit.
         """
-        titles = cut_texts(self.tokenizer, [note.title for note in notes], self.title_tokens)
-        contents = cut_texts(self.tokenizer, [note.content for note in notes], self.content_tokens)
-        limit = self.topics_tokens * CHARACTERS_PER_TOKEN
-        flat = [topic[:limit] for note in notes for topic in note.topics]
-        lengths = iter(len(ids) for ids in self._batch_ids(flat))
+        config = self.config
+        titles = cut_texts(self.tokenizer, [note.title for note in notes], config.title_tokens)
+        contents = cut_texts(self.tokenizer, [note.content for note in notes], config.content_tokens)
+        limit = config.topics_tokens * CHARACTERS_PER_TOKEN
+        all_topics = [topic[:limit] for note in notes for topic in note.topics]
+        lengths = iter(len(ids) for ids in self._batch_ids(all_topics))
         result = []
         for note, title, content in zip(notes, titles, contents, strict=True):
-            room = self.topics_tokens
+            room = config.topics_tokens
             topics = []
             for topic in note.topics:
                 room -= next(lengths) + 1  # one for the separator
@@ -207,55 +203,56 @@ class PromptBuilder:
         return result
 
     def render(self, note: Note, task: Task = "category", n: int | None = None) -> str:
-        """The text before [EMB] of a note that :meth:`cut` has cut.
+        """Return the text before [EMB].
 
         Args:
-            note: the note; its category is never part of it, nor are its topics in the topics task.
-            task: which wording.
-            n: how many topics the wording asks for; as many as the note has when None.
+            note: a note from :meth:`cut`. Its category is never part of the text, and its topics are not part
+                of the topics task.
+            task: the task.
+            n: number of topics that the wording asks for; None takes the number of the note's topics.
         """
         count = len(note.topics) if n is None else n
         text = self._fill(self.template.task(task).prompt, note, count)
         if self._always_fits:
             return text
         reserve = len(self._plain_ids(self._fill(self.template.task(task).guidance, Note(), count))) + 2
-        excess = len(self._ids(text)) + reserve - self.max_length
+        excess = len(self._ids(text)) + reserve - self.config.max_length
         shorter = note
         for part in ("content", "topics", "title"):
             while excess > 0 and getattr(shorter, part):
                 shorter = replace(shorter, **{part: self._shorten(getattr(shorter, part), excess)})
                 text = self._fill(self.template.task(task).prompt, shorter, count)
-                excess = len(self._ids(text)) + reserve - self.max_length
+                excess = len(self._ids(text)) + reserve - self.config.max_length
         return text
 
-    def encode(
+    def tokenize(
         self, prompts: Sequence[str], tasks: Sequence[Task], outputs: Sequence[str], counts: Sequence[int]
-    ) -> list[Encoded]:
-        """Token ids, vector position and labels of whole sequences, for training.
+    ) -> list[TokenizedPrompt]:
+        """Tokenize whole sequences for training.
 
         Args:
             prompts: texts from :meth:`render`.
-            tasks: the task of each.
-            outputs: texts from :meth:`output`; "" where there is nothing to learn (the sequence then
-                ends with the prompt).
-            counts: how many topics each guidance names.
+            tasks: the task of each prompt.
+            outputs: texts from :meth:`output`; after a prompt with the output "" nothing is learnt, and the
+                sequence ends with the prompt.
+            counts: number of topics that each guidance names.
         """
         prompt_ids = self._batch_ids(prompts, special=True)
         output_ids = self._batch_ids(outputs)
-        encoded = []
+        tokenized = []
         for ids, task, output, count in zip(prompt_ids, tasks, output_ids, counts, strict=True):
             position = len(ids) - 1
             if not output:
-                encoded.append(Encoded(ids, position, [IGNORED] * len(ids)))
+                tokenized.append(TokenizedPrompt(ids, position, [IGNORED] * len(ids)))
                 continue
             head = [*ids, self.emb_id, *self.guidance_ids(task, count)]
-            room = max(self.max_length - len(head) - 1, 0)
+            room = max(self.config.max_length - len(head) - 1, 0)
             tail = [*output[:room], self.eos_id] if len(output) <= room else output[:room]
-            encoded.append(Encoded([*head, *tail], position, [IGNORED] * len(head) + tail))
-        return encoded
+            tokenized.append(TokenizedPrompt([*head, *tail], position, [IGNORED] * len(head) + tail))
+        return tokenized
 
     def output(self, task: Task, *, category: str = "", topics: Sequence[str] = ()) -> str:
-        """The output text of a task: the category, or the topics joined by the separator."""
+        """Return the output text of a task: the category, or the topics joined by the separator."""
         wanted = category if task == "category" else topics
         if not wanted:
             return ""
@@ -263,24 +260,24 @@ class PromptBuilder:
         return self._fill(self.template.task(task).output, note, len(topics))
 
     def parse_topics(self, text: str) -> list[str]:
-        """The topics in a generated output: split at the separator, repeats and empties dropped."""
-        seen: dict[str, str] = {}
+        """Split a generated output into topics; empty and repeated ones are dropped."""
+        topics: dict[str, str] = {}
         for piece in text.split(self.template.topic_separator.strip()):
             topic = piece.strip()
             if topic:
-                seen.setdefault(topic.casefold(), topic)
-        return list(seen.values())
+                topics.setdefault(topic.casefold(), topic)
+        return list(topics.values())
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered prompts, [BOS] included; the last one is where the vector is read."""
+        """Return the token ids of rendered prompts with [BOS]; the vector is read at the last one."""
         return self._batch_ids(prompts, special=True)
 
     def output_ids(self, outputs: Sequence[str]) -> list[list[int]]:
-        """Token ids of outputs as training labels them, without [EOS]."""
+        """Return the token ids of outputs, without [EOS]."""
         return self._batch_ids(outputs)
 
     def guidance_ids(self, task: Task, n: int) -> list[int]:
-        """Token ids of the guidance that follows [EMB]."""
+        """Return the token ids of the guidance, which follows [EMB]."""
         return self._plain_ids(self._fill(self.template.task(task).guidance, Note(), n))
 
     def _fill(self, template: str, note: Note, n: int) -> str:
@@ -294,7 +291,7 @@ class PromptBuilder:
         return _FIELD.sub(lambda match: values[match.group(1)], template)
 
     def _shorten(self, value: Any, excess: int) -> Any:
-        """Take at least ``excess`` tokens off a text, or whole topics off a tuple of them."""
+        """Remove at least ``excess`` tokens from the end of a text, or the last one of a tuple of topics."""
         if isinstance(value, tuple):
             return value[:-1]
         keep = len(self._plain_ids(value)) - excess

@@ -1,24 +1,11 @@
-"""The embedded default backbone: a tiny Llama initialised from the corpus, no download needed.
+"""A tiny Llama for NoteLLM that starts from latent semantic analysis of the notes and needs no download.
 
-Random weights need millions of texts before they mean anything; a note table has thousands. So the
-weights start where latent semantic analysis would put them, and training starts from there:
+- Token vectors are right singular vectors of the TF-IDF matrix of notes and of users' click profiles.
+- In layer 0 attention weights are proportional to idf^p: the last position reads the idf-weighted mean of the
+  token vectors before it. Further layers have no effect until they are trained.
+- The output head adds up what a token has in common with the note and how often it follows the last token.
 
-1. a byte-level BPE (lower-cased) is trained on the notes;
-2. token vectors are the right singular vectors, times their singular values, of the TF-IDF matrix of
-   notes and, where there are clicks, of user profiles (each the sum of what one user clicked), scaled
-   to unit norm: tokens that stand in the same notes or interest the same users lie near each other;
-3. the last input dimension holds the log inverse document frequency of the token, idf_t;
-4. in layer 0 every head's query is a constant and its key reads that dimension, so that attention
-   weights are proportional to idf_t^p; value and output projections are the identity. The last
-   position thus sees the idf-weighted mean of the token vectors in front of it: an LSA vector;
-5. the last quarter of the width holds bigram vectors: a truncated SVD of log(1 + c P(next | token)) over
-   the outputs (categories and topics as they are to be written). The output head reads both, so that a
-   token's first logit is what it has in common with the note plus how often it follows the last token;
-   the two scales are those with the least loss on a sample of the notes;
-6. the other layers start silent (their output projections are zero) and learn what they can add.
-
-The architecture is plain ``LlamaForCausalLM``. RoPE turns queries and keys by position; the constant
-query sits in each head's slowest rotary pair, which hardly turns over a prompt's length.
+The functions below write each part into the weights of a plain ``LlamaForCausalLM``.
 """
 
 import math
@@ -39,13 +26,13 @@ class TinyOptions:
     """Size of the tiny backbone; the defaults were measured on MicroLens (benchmarks/README.md).
 
     Attributes:
-        vocabulary: the largest number of tokens of the BPE.
-        hidden: width of the model.
+        vocabulary: largest number of tokens of the BPE.
+        hidden: width of the hidden states.
         layers: number of layers, at least 1.
-        heads: attention heads; hidden / heads must be even.
+        heads: number of attention heads; hidden / heads must be even.
         intermediate: width of the feed-forward parts.
         max_length: the longest sequence in tokens.
-        idf_power: p above; 0 is a plain mean.
+        idf_power: exponent p of the idf in the attention weights; 0 is a plain mean.
     """
 
     vocabulary: int = 16_000
@@ -66,16 +53,19 @@ def build_tiny(
     clicked: sp.csr_matrix | None = None,
     seed: int = 0,
 ) -> LlamaForCausalLM:
-    """A Llama whose last position starts as the idf-weighted mean of latent-semantic token vectors.
+    """Build a Llama whose last hidden state starts as the idf-weighted mean of latent-semantic token vectors.
+
+    The hidden state has three parts: the token vector, a bigram vector (the last quarter of the width), and
+    in the last dimension the log of the token's inverse document frequency.
 
     Args:
-        tokenizer: from :func:`train_tokenizer` on the same texts.
-        texts: the rendered prompts of the notes, as the model will read them.
-        outputs: token ids of whole sequences and the position from which on they are output, guidance
-            included; may be empty where there is nothing to write.
-        options: its size.
-        clicked: who clicked which of the texts, (users, texts) of ones; None leaves the notes alone.
-        seed: of the random parts (feed-forward weights, output head).
+        tokenizer: from ``backbone.tiny.train_tokenizer``, trained on the same texts.
+        texts: the prompts of the notes.
+        outputs: whole sequences as token ids, each with the position at which guidance and output begin;
+            empty if there is nothing to generate.
+        options: the size.
+        clicked: which user clicked which text, (users, texts) of ones; None if there are no clicks.
+        seed: seed of the random parts (feed-forward weights, output head).
 
     Returns:
         The model in float32 on the CPU, in training mode.
@@ -108,39 +98,40 @@ def build_tiny(
 def _bigram_vectors(
     outputs: Sequence[tuple[Sequence[int], int]], size: int, width: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of tokens as the last one and as the next one, (tokens, width) float32 each.
+    """Return the vectors of tokens as last token and as next token, (tokens, width) float32 each.
 
-    Their inner product approximates log(1 + c P(next | token)), c = 1000: zero for what never follows. The
-    first ones are scaled to a root mean square norm of 0.2 over the tokens that occur: beside a unit token
-    vector they must not take much of what the input norm leaves to it.
+    They are a truncated SVD of log(1 + 1000 P(next | last)), which is 0 for tokens that never follow each
+    other. The vectors of last tokens get a root mean square norm of 0.2, since they share the input norm with
+    token vectors of norm 1.
     """
-    ends = [(ids[i], ids[i + 1]) for ids, start in outputs for i in range(start, len(ids) - 1)]
+    bigrams = [(ids[i], ids[i + 1]) for ids, start in outputs for i in range(start, len(ids) - 1)]
     before, after = np.zeros((2, size, width), dtype=np.float32)
-    if not ends:
+    if not bigrams:
         return before, after
-    last, following = np.array(ends).T
+    last, following = np.array(bigrams).T
     counts = sp.csr_matrix((np.ones(len(last)), (last, following)), shape=(size, size))
     counts.sum_duplicates()
     totals = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-    chance = (sp.diags(1 / totals) @ counts).tocsr()
-    chance.data = np.log1p(1000 * chance.data)
+    probability = (sp.diags(1 / totals) @ counts).tocsr()
+    probability.data = np.log1p(1000 * probability.data)
     rank = min(width, len(np.unique(last)), len(np.unique(following)))
-    left, strength, right = svd(chance.astype(np.float32), rank, seed)
-    before[:, :rank] = left * np.sqrt(strength)
-    after[:, :rank] = right.T * np.sqrt(strength)
+    left, values, right = svd(probability.astype(np.float32), rank, seed)
+    before[:, :rank] = left * np.sqrt(values)
+    after[:, :rank] = right.T * np.sqrt(values)
     scale = 5 * np.sqrt((before[np.unique(last)] ** 2).sum(axis=1).mean())
     return before / max(scale, 1e-9), after * scale
 
 
 def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray) -> float:
-    """Token vectors and, as last dimension, log idf brought to [-0.5, 0.5]; root mean square about 0.1.
+    """Write token vectors and, as last dimension, log idf mapped to [-0.5, 0.5]; root mean square about 0.1.
 
-    Returns the largest log idf, by which a key must multiply the last dimension to restore it.
+    Returns:
+        The largest log idf. A key multiplies the last dimension by it to restore the log idf.
     """
     log_idf = np.log(idf)
     spread = max(float(log_idf.max()), 1e-9)
     wanted = log_idf / spread - 0.5
-    # What remains of it after the norm of the row is then exactly ``wanted``.
+    # After the row is normalized the channel is exactly ``wanted``.
     squares = (vectors.astype(np.float64) ** 2).sum(axis=1)
     channel = wanted * np.sqrt(squares / (1 - wanted**2))
     table = np.concatenate([vectors, channel[:, None]], axis=1)
@@ -150,7 +141,11 @@ def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndar
 
 
 def _write_first_layer(model: LlamaForCausalLM, gain: float, width: int) -> None:
-    """Constant query on the slowest rotary pair, key = gain x last dimension, ``width`` values pass."""
+    """Write attention weights proportional to exp(gain x last dimension); values copy ``width`` dimensions.
+
+    The query is a constant in each head's slowest rotary pair, which RoPE hardly turns over the length of a
+    prompt. The key reads the last dimension; value and output projections are the identity.
+    """
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads
     head = hidden // heads
@@ -160,8 +155,8 @@ def _write_first_layer(model: LlamaForCausalLM, gain: float, width: int) -> None
         part.bias.zero_()
     slowest = torch.arange(heads) * head + head // 2 - 1
     attention.q_proj.bias[slowest] = 1.0
-    # The input norm brings a token to root mean square 1, so the channel arrives times sqrt(hidden);
-    # scores are divided by sqrt(head).
+    # The input norm scales a token to root mean square 1, which multiplies the channel by sqrt(hidden).
+    # Attention divides scores by sqrt(head).
     attention.k_proj.weight[slowest, hidden - 1] = gain * math.sqrt(head) / math.sqrt(hidden)
     attention.v_proj.weight[:width, :width] = torch.eye(width)
     attention.o_proj.weight.copy_(torch.eye(hidden))
@@ -174,7 +169,10 @@ def _write_head(
     outputs: Sequence[tuple[Sequence[int], int]],
     seed: int,
 ) -> None:
-    """Set the output head to a x (in common with the note) + b x (follows the last token)."""
+    """Set the output head to a x (in common with the note) + b x (follows the last token).
+
+    a and b are the scales with the smallest loss on up to 200 outputs.
+    """
     chosen = np.random.default_rng(seed).permutation(len(outputs))[:200]
     states, labels = [], []
     for row in chosen:
@@ -184,16 +182,16 @@ def _write_head(
         labels.append(torch.tensor(ids[start + 1 :]))
     state, label = torch.cat(states), torch.cat(labels)
     width = vectors.shape[1]
-    ever = np.unique([token for ids, start in outputs for token in ids[start:]])
-    own = np.zeros_like(vectors)
-    own[ever] = vectors[ever]  # what is never written needs no push
-    common = state[:, :width] @ torch.from_numpy(own).T
+    used = np.unique([token for ids, start in outputs for token in ids[start:]])
+    output_vectors = np.zeros_like(vectors)
+    output_vectors[used] = vectors[used]  # tokens that are in no output keep the logit 0
+    common = state[:, :width] @ torch.from_numpy(output_vectors).T
     follows = state[:, width : width + after.shape[1]] @ torch.from_numpy(after).T
     scales = [(a, b) for a in (0.0, 0.1, 0.2, 0.4, 0.8) for b in (0.05, 0.1, 0.2, 0.4, 0.8)]
     losses = [float(functional.cross_entropy(a * common + b * follows, label)) for a, b in scales]
     a, b = scales[int(np.argmin(losses))]
     head = np.zeros((len(vectors), model.config.hidden_size), dtype=np.float32)
-    head[:, :width] = a * own
+    head[:, :width] = a * output_vectors
     head[:, width : width + after.shape[1]] = b * after
     head += 0.002 * np.random.default_rng(seed).standard_normal(head.shape).astype(np.float32)
     model.lm_head.weight.copy_(torch.from_numpy(head))
