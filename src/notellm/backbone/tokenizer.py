@@ -32,8 +32,7 @@ def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTo
 
     - Special tokens in a text are read as plain characters.
     - Added tokens that are markup, but not declared special (``<think>``, ``<tool_call>``), are declared
-    special,
-      so that they are treated in the same way. Added runs of white space do not change.
+      special, so that they are treated in the same way. Added runs of white space do not change.
     - Padding is on the right. A tokenizer without padding token pads with its end token.
 
     Args:

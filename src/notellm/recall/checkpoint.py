@@ -1,10 +1,9 @@
 """The files of a saved NoteLLM: one folder that common libraries open, without pickles.
 
-    config.json  generation_config.json  model.safetensors  tokenizer.json ...   AutoModelForCausalLM opens
-    these modules.json  sentence_bert_config.json  config_sentence_transformers.json
-    1_Pooling/  2_Dense/  3_Normalize/                                           SentenceTransformer opens
-    these notellm.json                      settings, template, tau, and the fingerprint and dtype of the
-    whole model manifest.json                     size and digest of each file
+    config.json  model.safetensors  tokenizer.json ...          AutoModelForCausalLM opens the folder
+    modules.json  1_Pooling/  2_Dense/  3_Normalize/ ...        SentenceTransformer opens the folder
+    notellm.json      settings, template, tau, and the fingerprint and dtype of the whole model
+    manifest.json     size and digest of each file
 
 All libraries compute the same vectors: last-token pooling of a prompt, the dense layer (the projection), and
 normalization. LoRA adapters are merged into the weights.

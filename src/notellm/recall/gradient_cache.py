@@ -3,8 +3,7 @@
 1. Compute the vectors of all chunks without a graph.
 2. Compute the contrastive loss of all vectors and its gradient g with respect to them.
 3. Compute each chunk again, with a graph, and back-propagate the surrogate loss (vectors . g). Its gradient
-with
-   respect to the weights is the one of the contrastive loss.
+   with respect to the weights equals that of the contrastive loss.
 """
 
 from collections.abc import Iterator, Mapping
