@@ -57,11 +57,11 @@ def test_batches_hold_every_row_once_within_the_tokens(monkeypatch, budget):
     monkeypatch.setattr(batches, "TOKENS_PER_BATCH", budget)
     draw = np.random.default_rng(0)
     rows = [draw.integers(0, 98, size=n).tolist() for n in draw.integers(1, 12, size=50)]
-    result = list(length_batches(rows, PADDED, CPU))
-    assert sorted(np.concatenate([part for part, _ in result]).tolist()) == list(range(50))
-    assert len(result) == {1: 50, 10_000: 1}.get(budget, len(result))
+    found = list(length_batches(rows, PADDED, CPU))
+    assert sorted(np.concatenate([part for part, _ in found]).tolist()) == list(range(50))
+    assert len(found) == {1: 50, 10_000: 1}.get(budget, len(found))
     widths = []
-    for part, batch in result:
+    for part, batch in found:
         assert batch["input_ids"].numel() <= max(budget, batch["input_ids"].shape[1])
         for place, row in enumerate(part):
             ids = batch["input_ids"][place][batch["attention_mask"][place].bool()]

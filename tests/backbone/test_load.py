@@ -22,6 +22,7 @@ from notellm.backbone.load import (
     LoraOptions,
     add_lora,
     check_label_logits,
+    evaluation_mode,
     hidden_states,
     label_logits,
     load_backbone,
@@ -89,7 +90,7 @@ def test_a_head_of_another_kind_is_refused():
             output.logits = 2 * output.logits + 1
             return output
 
-    with pytest.raises(ModelError, match="Doubled transforms its logits in a way"):
+    with pytest.raises(ModelError, match="Doubled treats its logits in a way"):
         check_label_logits(Doubled(LlamaConfig(**SHAPE)))
 
 
@@ -97,6 +98,16 @@ def test_the_check_leaves_the_mode_alone():
     model = LlamaForCausalLM(LlamaConfig(**SHAPE)).train()
     check_label_logits(model)
     assert model.training
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_evaluation_mode_ends_with_the_block(training: bool):
+    module = torch.nn.Sequential(torch.nn.Dropout()).train(training)
+    with pytest.raises(ZeroDivisionError), evaluation_mode(module):  # noqa: PT012 - the mode inside counts, too
+        assert not module.training
+        assert not module[0].training
+        raise ZeroDivisionError
+    assert module.training == module[0].training == training
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "neox"])

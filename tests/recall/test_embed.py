@@ -111,7 +111,7 @@ def test_titles_alone_are_enough(tiny: NoteLLM, notes: pa.Table, tmp_path: Path)
 def test_what_cannot_be_embedded_or_read(tiny: NoteLLM, notes: pa.Table, tmp_path: Path):
     with pytest.raises(DataError, match="no notes to embed"):
         embed_to_parquet(tiny, notes.slice(0, 0), tmp_path / "v.parquet")
-    with pytest.raises(DataError, match="no column note_id; its columns are title"):
+    with pytest.raises(DataError, match="no column note_id; found title"):
         embed_to_parquet(tiny, notes.select(["title"]), tmp_path / "v.parquet")
     with pytest.raises(StorageError, match="no such file"):
         read_vectors(tmp_path / "nothing.parquet")

@@ -10,7 +10,6 @@ import torch
 import notellm.recall.generate as generate_module
 from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
-from notellm.recall.generate import generate_categories, generate_topics
 from notellm.recall.model import NoteLLM
 from tests.conftest import Checkpoint, fresh
 
@@ -47,7 +46,7 @@ def greedy_category(model: NoteLLM, note, names: list[str]) -> str:
 def test_a_constrained_category_is_the_greedy_choice_among_the_names(model: NoteLLM, notes: pa.Table):
     model.eval()
     rows = notes_from_table(notes)[:15]
-    found = generate_categories(model, rows, categories=NAMES)
+    found = model.categorize(rows, categories=NAMES)
     assert set(found) <= set(NAMES)
     assert found == [greedy_category(model, note, NAMES) for note in rows]
 
@@ -56,18 +55,18 @@ def test_notes_differ_in_their_category(tiny: NoteLLM, notes: pa.Table):
     """Not vacuous: even untrained, the corpus-initialised model picks several of the notes' categories."""
     own = notes.column("category").to_pylist()
     names = sorted({name for name in own if name})
-    found = generate_categories(tiny, notes, categories=names)
+    found = tiny.categorize(notes, categories=names)
     assert set(found) <= set(names)
     assert len(set(found)) > 1
 
 
 @pytest.mark.parametrize("names", [["旅行", "旅行攻略"], ["Cook", "Cooking", "Cook"], ["one"]])
 def test_whatever_the_list_the_category_is_from_it(model: NoteLLM, notes: pa.Table, names: list[str]):
-    assert set(generate_categories(model, notes.slice(0, 20), categories=names)) <= set(names)
+    assert set(model.categorize(notes.slice(0, 20), categories=names)) <= set(names)
 
 
 def test_of_two_names_with_one_spelling_the_first_counts(tiny: NoteLLM, notes: pa.Table):
-    assert set(generate_categories(tiny, notes, categories=["SOUP", "soup"])) == {"SOUP"}
+    assert set(tiny.categorize(notes, categories=["SOUP", "soup"])) == {"SOUP"}
 
 
 def test_many_notes_at_once_write_what_each_writes_alone(model: NoteLLM, notes: pa.Table, monkeypatch):
@@ -75,9 +74,9 @@ def test_many_notes_at_once_write_what_each_writes_alone(model: NoteLLM, notes: 
     lengths = {len(start_ids(model, note, "category", 1)) for note in rows}
     assert len(lengths) > 3
     for write in (
-        lambda some: generate_categories(model, some, categories=NAMES),
-        lambda some: generate_categories(model, some, constrained=False),
-        lambda some: generate_topics(model, some, n=2),
+        lambda some: model.categorize(some, categories=NAMES),
+        lambda some: model.categorize(some, constrained=False),
+        lambda some: model.write_topics(some, n=2),
     ):
         together = write(rows)
         assert together == [write([note])[0] for note in rows]
@@ -90,7 +89,7 @@ def test_free_writing_is_greedy_too(model: NoteLLM, notes: pa.Table):
     model.eval()
     prompt = model.prompt
     rows = notes_from_table(notes)[:4]
-    found = generate_categories(model, rows, constrained=False)
+    found = model.categorize(rows, constrained=False)
     assert any(found)
     for note, text in zip(rows, found, strict=True):
         ids = start_ids(model, note, "category", 1)
@@ -106,17 +105,17 @@ def test_free_writing_is_greedy_too(model: NoteLLM, notes: pa.Table):
 def test_the_number_of_topics(model: NoteLLM, notes: pa.Table):
     rows = notes.slice(0, 12)
     for n in (1, 3):
-        found = generate_topics(model, rows, n=n)
+        found = model.write_topics(rows, n=n)
         assert len(found) == 12
         assert all(len(topics) <= n for topics in found)
         assert all(len({topic.casefold() for topic in topics}) == len(topics) for topics in found)
     assert any(found)
-    assert len(generate_topics(model, rows)) == 12
+    assert len(model.write_topics(rows)) == 12
 
 
 def test_a_notes_own_topics_and_category_are_not_read(tiny: NoteLLM, notes: pa.Table):
     bare = notes.select(["note_id", "title", "content"])
-    assert generate_topics(tiny, notes, n=2) == generate_topics(tiny, bare, n=2)
+    assert tiny.write_topics(notes, n=2) == tiny.write_topics(bare, n=2)
     untitled = notes.drop_columns(["category"])
     assert tiny.categorize(notes, categories=NAMES) == tiny.categorize(untitled, categories=NAMES)
 
@@ -125,10 +124,11 @@ def test_the_models_own_categories_and_methods(tiny: NoteLLM, notes: pa.Table, t
     tiny.save_pretrained(tmp_path / "model")
     model = NoteLLM.from_pretrained(tmp_path / "model", categories=["Cooking", "旅行"])
     assert set(model.categorize(notes.slice(0, 5))) <= {"Cooking", "旅行"}
-    assert model.write_topics(notes.slice(0, 5), n=2) == generate_topics(tiny, notes.slice(0, 5), n=2)
+    assert model.write_topics(notes.slice(0, 5), n=2) == tiny.write_topics(notes.slice(0, 5), n=2)
     model.train()
     model.categorize(notes.slice(0, 2))
     assert model.training
+    assert model.backbone.training
 
 
 HOSTILE = {
@@ -183,9 +183,9 @@ def test_a_backbones_own_way_of_decoding_does_not_count(
             setattr(changed.backbone.generation_config, name, value)
     before = changed.backbone.generation_config.to_dict()
     for write in (
-        lambda m: generate_categories(m, rows, categories=NAMES),
-        lambda m: generate_categories(m, rows, constrained=False),
-        lambda m: generate_topics(m, rows, n=2),
+        lambda m: m.categorize(rows, categories=NAMES),
+        lambda m: m.categorize(rows, constrained=False),
+        lambda m: m.write_topics(rows, n=2),
     ):
         assert write(changed) == write(plain)
     assert changed.backbone.generation_config.to_dict() == before
@@ -210,21 +210,21 @@ def test_a_models_own_generate_is_not_called(
 ):
     model = fresh("llama", checkpoints, notes)
     rows = notes.slice(0, 2)
-    before = generate_topics(model, rows, n=2)
+    before = model.write_topics(rows, n=2)
 
     def generate(*_, **__):
         pytest.fail("the model's own generate was called")
 
     monkeypatch.setattr(model.backbone, "generate", generate, raising=False)
-    assert generate_topics(model, rows, n=2) == before
+    assert model.write_topics(rows, n=2) == before
 
 
 def test_what_cannot_be_written_is_refused(tiny: NoteLLM, notes: pa.Table):
     with pytest.raises(ConfigError, match="no category is known"):
-        generate_categories(tiny, notes, categories=[])
+        tiny.categorize(notes, categories=[])
     with pytest.raises(ConfigError, match="no category is known"):
-        generate_categories(tiny, notes, categories=[" ", ""])
+        tiny.categorize(notes, categories=[" ", ""])
     with pytest.raises(ConfigError, match="n is 0; ask for at least 1 topic"):
-        generate_topics(tiny, notes, n=0)
+        tiny.write_topics(notes, n=0)
     with pytest.raises(DataError, match="there are no notes"):
-        generate_topics(tiny, [])
+        tiny.write_topics([])

@@ -71,11 +71,8 @@ def test_what_fits_is_not_touched(model: NoteLLM):
 @settings(max_examples=80, deadline=None)
 @given(st.text(max_size=120), st.text(alphabet="海滩机票 ab\n", max_size=120), st.integers(1, 12))
 def test_budgets_hold_for_any_text(tiny: NoteLLM, title: str, content: str, budget: int):
-    builder = PromptBuilder(
-        tiny.tokenizer,
-        tiny.prompt.template,
-        NoteLLMConfig(title_tokens=budget, content_tokens=budget, topics_tokens=budget),
-    )
+    config = NoteLLMConfig(title_tokens=budget, content_tokens=budget, topics_tokens=budget)
+    builder = PromptBuilder(tiny.tokenizer, tiny.prompt.template, config)
     (cut,) = builder.cut([Note(title, content, (title, content))])
     assert title.startswith(cut.title)
     assert content.startswith(cut.content)
@@ -152,11 +149,11 @@ def test_every_problem_of_a_template_is_named():
     message = str(caught.value)
     assert message.startswith("template mine.json: ")
     for problem in (
-        "category.prompt must not contain {category}: it is the answer",
+        "category.prompt must not contain {category}: that is the answer",
         "category.prompt must end in fixed text",
         "category.output must contain {category}",
         "topics.prompt must contain {title} or {content}",
-        "topics.prompt must not contain {topics}: it is the answer",
+        "topics.prompt must not contain {topics}: that is the answer",
         "topic_separator must be",
     ):
         assert problem in message

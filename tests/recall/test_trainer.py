@@ -416,7 +416,7 @@ def test_tau_may_start_elsewhere(make: Make):
     assert float(make("plain").model.tau.detach()) == 3.0
 
 
-def test_embeddings_and_projection_may_have_other_learning_rates(make: Make):
+def test_embeddings_and_projection_may_have_their_own_rates(make: Make):
     trainer = make("plain", embedding_learning_rate=0.7, head_learning_rate=0.3, weight_decay=0.2)
     model = trainer.model
     tables = [model.backbone.get_input_embeddings().weight]

@@ -1,1 +1,1 @@
-"""Causal language models, independent of any task: loading, safe tokenizers, LoRA, batching and training."""
+"""Causal language models without a task: loading, safe tokenizers, LoRA, batches, saving, training."""

@@ -1,4 +1,4 @@
-"""Batches of sequences of different lengths: padding, and grouping by similar length."""
+"""Batches of sequences of different length: padding, and groups of similar length."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,24 +7,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-#: The number of tokens that a batch of prompts may hold, padding included.
+#: Tokens in a batch of :func:`length_batches`, with padding.
 TOKENS_PER_BATCH = 16_384
-#: The number of sequences of similar length that pass through the backbone together in training.
+#: Sequences in a group of :func:`by_length`.
 GROUP = 32
 
 
 def pad(
     rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device | None = None
 ) -> dict[str, Tensor]:
-    """Pad token ids on the right to one batch, with the position of each last token.
-
-    Args:
-        rows: token ids of n prompts, each with at least one token.
-        tokenizer: supplies the padding token.
-        device: where the tensors are placed; the CPU when None.
+    """Return token ids as one batch that is padded on the right.
 
     Returns:
-        ``input_ids`` and ``attention_mask``, (n, longest) int64, and ``position``, (n,) int64.
+        ``input_ids`` and ``attention_mask``, (n, length) int64, and ``position``, (n,) int64, the index of
+        each sequence's last token.
     """
     lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
     width = int(lengths.max())
@@ -39,7 +35,7 @@ def pad(
 def pad_left(
     rows: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> dict[str, Tensor]:
-    """Pad token ids on the left to one batch for generation: ``input_ids`` and ``attention_mask``."""
+    """Return ``input_ids`` and ``attention_mask`` of a batch that is padded on the left, for generation."""
     width = max(len(row) for row in rows)
     pad_id = int(tokenizer.pad_token_id)
     ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
@@ -48,9 +44,9 @@ def pad_left(
 
 
 def by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
-    """Group the rows of a batch by similar length; return each group's row numbers and longest length.
+    """Return the rows of a batch in groups of similar length, each with its greatest length.
 
-    Notes differ in length by an order of magnitude, so a single padded batch would be mostly padding.
+    Lengths in a batch differ by up to a factor of ten, so that most of it is padding; a group has little.
     """
     lengths = attention_mask.sum(dim=1)
     groups = torch.argsort(lengths, stable=True).split(GROUP)  # type: ignore[no-untyped-call]
@@ -60,7 +56,7 @@ def by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
 def length_batches(
     ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-    """Yield row numbers and padded batches of sequences of similar length, the longest sequences first."""
+    """Yield padded batches of sequences of similar length with the rows of their sequences, longest first."""
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     order = np.argsort(-lengths, kind="stable")
     start = 0

@@ -1,11 +1,12 @@
-"""Load causal language models of the Hugging Face ecosystem and compute what recall and rank need.
+"""Load and save causal language models, compute their hidden states and logits, add and merge LoRA adapters.
 
-Only this package depends on transformers' internals: which part of a model computes the hidden states, how
-logits are computed from them, and how LoRA adapters are added and merged.
+Only the package ``backbone`` depends on the internals of transformers: which module computes hidden states,
+how logits are computed from them, and how adapters are added and merged.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -29,13 +30,14 @@ _Module = TypeVar("_Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class LoraOptions:
-    """Options of low-rank adapters (peft). The defaults are BinLLM's.
+    """Options of low-rank adapters (peft); the defaults are those of arXiv 2406.03210.
 
     Attributes:
-        rank: rank of the adapters.
-        alpha: numerator of their scale, alpha / rank.
-        dropout: dropout of their inputs.
-        targets: names of the linear layers to adapt; None takes peft's choice for the architecture.
+        rank: rank of each adapter.
+        alpha: the adapter's output is multiplied by alpha / rank.
+        dropout: share of the adapter's inputs that is dropped in training.
+        targets: names of the linear layers that get an adapter; None takes peft's choice for the
+            architecture.
     """
 
     rank: int = 8
@@ -51,29 +53,32 @@ def load_backbone(
     trust_remote_code: bool = False,
     saved: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a causal language model and its hardened tokenizer from a local folder or the hub.
+    """Load a causal language model and its hardened tokenizer.
 
-    The embedding matrix grows if there are more tokens than rows. Only safetensors are opened. The model's
-    ``generation_config.json`` is ignored, because notellm sets how it decodes.
+    The embedding matrix grows if new tokens need more rows. Weights are only read from safetensors. The
+    model's ``generation_config.json`` is ignored, since it would change how texts are generated.
 
     Args:
-        name_or_path: a folder, or a name on the hub (``owner/name``). A name that looks like a path is only
-            searched for on this machine.
-        new_tokens: special tokens to add if the tokenizer lacks them.
+        name_or_path: a folder, or a name on the hub (``owner/name``). A name that looks like a path is never
+            looked up on the hub.
+        new_tokens: special tokens, added where they are missing.
         dtype: dtype of the weights; "auto" keeps the one they were saved in.
-        trust_remote_code: allow a model that comes with its own Python code; the code then runs.
-        saved: whether notellm saved the folder. Then only the folder is read, and weights that the
-            configuration has no parameter for are an error, too.
+        trust_remote_code: allow the model to be Python code that comes with it; that code then runs.
+        saved: whether notellm saved the folder. Then no file outside the folder is read, and weights without
+            a place in the model are an error.
+
+    Returns:
+        The model in evaluation mode, and the tokenizer.
 
     Raises:
-        ModelError: if there is no causal language model or no usable tokenizer, if a file is missing or
-            damaged, or if the model asks for something that :mod:`notellm.backbone.source` refuses.
+        ModelError: if there is no causal language model or no usable tokenizer, a file is missing or damaged,
+            or the model needs something that is not allowed (see :mod:`notellm.backbone.source`).
     """
     folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
     try:
         check_folder(folder, trust_remote_code=trust_remote_code)
         tokenizer = load_tokenizer(folder, *new_tokens, trust_remote_code=trust_remote_code)
-        # Trusted code may be stored in another repository, except for a saved model.
+        # Trusted code may come from another repository, except for a model that notellm saved.
         source = {"trust_remote_code": trust_remote_code, "local_files_only": saved or not trust_remote_code}
         config = AutoConfig.from_pretrained(str(folder), **source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -81,7 +86,7 @@ def load_backbone(
             config=config,
             dtype=dtype,
             use_safetensors=True,
-            generation_config=greedy_decoding(tokenizer),
+            generation_config=own_decoding(tokenizer),
             output_loading_info=True,
             **source,
         )
@@ -93,21 +98,21 @@ def load_backbone(
         check_label_logits(model)
     except NotellmError:
         raise
-    except Exception as error:  # damaged models raise errors of many types
+    except Exception as error:  # a damaged model fails in many ways, in transformers and in its layers
         if not trust_remote_code and asks_for_code(folder, "config.json"):
             raise ModelError(code_message(folder, "config.json")) from error
         raise ModelError(
             f"no causal language model at {name_or_path}: {first_line(error)} "
-            "(give a local model folder, or a name on the hub and a network connection)"
+            "(give a local model directory, or a hub name with a network connection)"
         ) from error
     return model, tokenizer
 
 
-def greedy_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> GenerationConfig:
-    """Return settings for greedy decoding, which replace the backbone's ``generation_config.json``.
+def own_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> GenerationConfig:
+    """Return the generation settings of notellm: greedy decoding, independent of the backbone's settings.
 
     Args:
-        tokenizer: supplies the begin, end and padding tokens.
+        tokenizer: the tokenizer, for the ids of its [BOS], [EOS] and padding tokens.
         options: further fields of transformers' ``GenerationConfig``.
     """
     return GenerationConfig(  # type: ignore[no-untyped-call]
@@ -123,8 +128,7 @@ def _check_loading(folder: Path, loading: Mapping[str, Any], *, saved: bool) -> 
     """Refuse a model with missing weights, which transformers would fill with random numbers.
 
     Raises:
-        ModelError: if a weight is missing, or if a saved model has weights that its configuration has no
-            parameter for.
+        ModelError: if a weight is missing, or a saved model has weights without a place in its configuration.
     """
     if missing := sorted(map(str, loading["missing_keys"])):
         raise ModelError(
@@ -133,32 +137,45 @@ def _check_loading(folder: Path, loading: Mapping[str, Any], *, saved: bool) -> 
         )
     if saved and (unexpected := sorted(map(str, loading["unexpected_keys"]))):
         raise ModelError(
-            f"the weights and the config.json of {folder} do not belong together: the model has no parameter "
+            f"the weights and the config.json of {folder} do not belong together: there is no place for "
             f"{unexpected[0]}; copy the model again"
         )
 
 
 def to_accelerator(module: _Module) -> _Module:
-    """Move a module to the accelerator if there is one.
+    """Move a module to the accelerator, if there is one.
 
-    In distributed training (``LOCAL_RANK`` is set) the module stays where it is: the trainer moves it.
+    In distributed training (``LOCAL_RANK`` is set) the module stays where it is: the trainer places it.
     """
     device = torch.accelerator.current_accelerator(check_available=True)
     return module if device is None or "LOCAL_RANK" in os.environ else module.to(device)
 
 
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Switch a module to evaluation mode (no dropout), and back afterwards if it was in training mode."""
+    training = module.training
+    if training:  # switching visits every layer, which takes as long as a short prompt
+        module.eval()
+    try:
+        yield
+    finally:
+        if training:
+            module.train()
+
+
 def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-    """Return the hidden states after the final norm, (batch, length, hidden), without computing logits."""
+    """Return the last hidden states after the final norm, (batch, length, hidden); computes no logits."""
     output = model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
     states: Tensor = output.last_hidden_state
     return states
 
 
 def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Return the logits, (n, vocabulary), of hidden states, (n, hidden), as the model's head computes them.
+    """Return the logits, (n, vocabulary), of hidden states, (n, hidden), exactly as the model computes them.
 
-    Some architectures scale or cap the logits after the output embedding. The three known ways are applied
-    here; :func:`check_label_logits` refuses models that do anything else.
+    Some architectures scale or cap the product with their output embedding. Three ways are known here;
+    :func:`check_label_logits` refuses a model that does something else.
     """
     logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[no-untyped-call]
     config = model.config.get_text_config()
@@ -173,31 +190,28 @@ def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def check_label_logits(model: PreTrainedModel) -> None:
-    """Check on two tokens that :func:`label_logits` equals the model's head.
+    """Compare :func:`label_logits` with the model's own logits on two tokens.
 
     Raises:
-        ModelError: if it does not; the architecture then needs a line in :func:`label_logits`.
+        ModelError: if they differ; then :func:`label_logits` does not know the architecture.
     """
     ids = torch.tensor([[1, 2]], device=model.device)
     mask = torch.ones_like(ids)
-    training = model.training
-    model.eval()  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        full = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
-        ours = label_logits(model, hidden_states(model, ids, mask)[0]).float()
-    model.train(training)
-    if not torch.allclose(full, ours, rtol=1e-2, atol=1e-2 * float(full.abs().max().clamp(min=1.0))):
+    with evaluation_mode(model), torch.no_grad():
+        wanted = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0].float()
+        computed = label_logits(model, hidden_states(model, ids, mask)[0]).float()
+    if not torch.allclose(wanted, computed, rtol=1e-2, atol=1e-2 * float(wanted.abs().max().clamp(min=1.0))):
         raise ModelError(
-            f"{type(model).__name__} transforms its logits in a way that notellm does not support; "
+            f"{type(model).__name__} treats its logits in a way that notellm does not know; "
             "choose another backbone"
         )
 
 
 def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
-    """Add trainable low-rank adapters to a model and freeze all other weights.
+    """Add trainable low-rank adapters to a model and freeze everything else.
 
     Returns:
-        peft's ``PeftModel``; its ``get_base_model()`` returns ``model`` with the adapters inside.
+        peft's ``PeftModel``; its ``get_base_model()`` is ``model``, which holds the adapters.
 
     Raises:
         MissingDependencyError: if peft is not installed.
@@ -221,7 +235,7 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
             {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
         )
         raise ConfigError(
-            f"LoRA targets {options.targets} do not fit this backbone; choose from its linear layers: "
+            f"LoRA targets {options.targets} do not fit this backbone; its linear layers are "
             f"{', '.join(names)}"
         ) from error
 
@@ -246,7 +260,7 @@ def merged_state(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def save_backbone(model: PreTrainedModel, folder: Path) -> torch.dtype:
-    """Save a causal language model in transformers' format, with LoRA adapters merged into the weights.
+    """Save a causal language model in the format of transformers, with LoRA adapters merged into the weights.
 
     Returns:
         A dtype that holds all saved weights exactly.

@@ -1,8 +1,4 @@
-"""Parts that the tiny backbones of recall and rank share.
-
-A BPE tokenizer trained on the notes, latent-semantic token vectors (truncated SVD of TF-IDF profiles), and
-a Llama of random weights. ``recall/tiny.py`` and ``rank/tiny.py`` then write their first weights into it.
-"""
+"""Parts of a backbone that needs no download: a trained BPE, token vectors, a Llama of random weights."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -23,36 +19,32 @@ def train_tokenizer(
     *,
     vocabulary: int,
     new_tokens: Sequence[str] = (),
-    normalizer_steps: Sequence[normalizers.Normalizer] = (),
-    first_split: pre_tokenizers.PreTokenizer | None = None,
+    replacements: Sequence[normalizers.Replace] = (),
+    splits: Sequence[pre_tokenizers.Split] = (),
     prefix_space: bool = True,
-    extra_texts: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
-    """Train a lower-casing byte-level BPE tokenizer that reads special tokens in texts as plain characters.
+    """Train a lower-casing byte-level BPE whose special tokens cannot occur in texts.
 
     Args:
-        texts: the texts to learn from.
-        vocabulary: the largest number of tokens.
+        texts: the texts that it is trained on.
+        vocabulary: largest number of tokens.
         new_tokens: special tokens to add.
-        normalizer_steps: normalizers that run after NFKC and lower-casing.
-        first_split: a pre-tokenizer that runs before the byte-level one.
-        prefix_space: put a space before a text that does not begin with one.
-        extra_texts: further texts to learn from; ``texts`` must hold text without them.
+        replacements: further normalization, after NFKC and lower-casing.
+        splits: where a text is split before it is split into words; a token never crosses a split.
+        prefix_space: read the first word of a text as if a space were before it.
 
     Raises:
-        DataError: if ``texts`` hold nothing but white space.
+        DataError: if the texts are empty.
     """
     if not any(text.strip() for text in texts):
-        raise DataError("the notes hold no text to build a backbone from; give notes with titles")
+        raise DataError("there is no text to train a tokenizer on; give texts that are not empty")
     bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *replacements])
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
-    bpe.pre_tokenizer = (
-        byte_level if first_split is None else pre_tokenizers.Sequence([first_split, byte_level])
-    )
-    bpe.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), *normalizer_steps])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level]) if splits else byte_level
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        [*texts, *extra_texts],
+        texts,
         trainers.BpeTrainer(
             vocab_size=vocabulary,
             min_frequency=2,
@@ -79,14 +71,14 @@ def random_llama(
     heads: int,
     length: int,
 ) -> LlamaForCausalLM:
-    """Build a float32 Llama of random weights with biases in attention and an untied output head.
+    """Build a Llama of random float32 weights, with biases in attention and an untied output head.
 
     Args:
-        tokenizer: the tokenizer whose tokens it reads.
+        tokenizer: the tokenizer, for the size of its vocabulary and its special tokens.
         hidden: width of the hidden states.
         intermediate: width of the feed-forward parts.
         layers: number of layers.
-        heads: attention heads of a layer.
+        heads: number of attention heads of a layer.
         length: the longest sequence in tokens.
     """
     config = LlamaConfig(
@@ -115,16 +107,17 @@ def token_vectors(
     power: float = 1.0,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compute latent-semantic vectors of tokens and the inverse document frequency of each token.
+    """Compute latent-semantic vectors of tokens, and their inverse document frequencies.
 
     Args:
-        tokenizer: a tokenizer trained on the texts.
-        texts: one text a note.
+        tokenizer: a tokenizer that was trained on the texts.
+        texts: the texts.
         width: dimensions of a vector.
-        clicked: which user clicked which note, a (users, texts) matrix of ones.
-        power: exponent of the singular values in the vectors; 1 keeps similarities, 0 gives all directions
-            the same weight.
-        seed: seed of the decomposition and of the vectors for tokens that occur in no text.
+        clicked: which user clicked which text, (users, texts) of ones. Tokens of texts that the same users
+            clicked then get similar vectors.
+        power: exponent of the singular values in the vectors. With 1 the inner product is the similarity of
+            tokens, with 0 all directions weigh the same.
+        seed: seed of the decomposition, and of the random vectors of tokens that occur in no text.
 
     Returns:
         Vectors of unit norm, (tokens, width) float32, and smoothed idf, (tokens,) float64, at least 1.
@@ -138,7 +131,7 @@ def token_vectors(
     counts.sum_duplicates()
     frequency = np.bincount(counts.indices, minlength=size)
     idf = np.log((1 + len(ids)) / (1 + frequency)) + 1
-    idf[frequency == 0] = 1.0  # special and unused tokens tell nothing about a note
+    idf[frequency == 0] = 1.0  # special and unused tokens carry no information
     weighted = counts.copy()
     weighted.data = (1 + np.log(weighted.data)).astype(np.float32)
     weighted = (weighted @ sp.diags(idf.astype(np.float32))).tocsr()
@@ -150,38 +143,40 @@ def token_vectors(
     rng = np.random.default_rng(seed)
     vectors = np.zeros((size, width), dtype=np.float32)
     if rank > 0:
-        _, strength, right = svd(weighted, rank, seed)
-        vectors[:, :rank] = right.T * strength**power
+        _, values, right = svd(weighted, rank, seed)
+        vectors[:, :rank] = right.T * values**power
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     random = rng.standard_normal(vectors.shape).astype(np.float32)
     random /= np.linalg.norm(random, axis=1, keepdims=True)
-    # Special and unused tokens get a random direction, so that training can move them apart.
+    # Special and unused tokens get random directions, so that training can move them apart.
     return np.where(norms > 1e-6, vectors / np.maximum(norms, 1e-6), random), idf
 
 
-def _user_profiles(clicked: sp.csr_matrix, notes: sp.csr_matrix) -> sp.csr_matrix:
-    """Return the token profiles of all users with at least two clicks, (users, tokens).
+def _user_profiles(clicked: sp.csr_matrix, texts: sp.csr_matrix) -> sp.csr_matrix:
+    """Return the token profile of each user with at least two clicks, (users, tokens).
 
-    A profile is a weighted sum of the notes that the user clicked. Active users and popular notes count
-    less (powers -1/4 and -1/2); together the profiles weigh three times as much as the notes in the
-    Frobenius norm. See "Choices and their measurements" in benchmarks/README.md.
+    A profile is the sum of the clicked texts. Active users and popular texts are damped by the powers -1/4
+    and -1/2, and the profiles get three times the Frobenius norm of the texts (benchmarks/README.md).
+
+    Args:
+        clicked: (users, texts) of ones.
+        texts: (texts, tokens), weighted counts of tokens.
     """
     clicked = clicked[np.asarray(clicked.sum(axis=1)).ravel() > 1]
     per_user = np.asarray(clicked.sum(axis=1)).ravel()
-    per_note = np.maximum(np.asarray(clicked.sum(axis=0)).ravel(), 1)
-    profiles = sp.diags(per_user**-0.25) @ clicked @ sp.diags(per_note**-0.5) @ notes
-    norm = _size(profiles)
-    return profiles * (3.0 * _size(notes) / norm if norm > 0 else 1.0)
+    per_text = np.maximum(np.asarray(clicked.sum(axis=0)).ravel(), 1)
+    profiles = sp.diags(per_user**-0.25) @ clicked @ sp.diags(per_text**-0.5) @ texts
+    norm = _frobenius_norm(profiles)
+    return profiles * (3.0 * _frobenius_norm(texts) / norm if norm > 0 else 1.0)
 
 
-def _size(matrix: sp.csr_matrix) -> float:
-    """Return the Frobenius norm of a sparse matrix."""
+def _frobenius_norm(matrix: sp.csr_matrix) -> float:
     return float(np.sqrt((matrix.data.astype(np.float64) ** 2).sum()))
 
 
 def svd(matrix: sp.spmatrix, rank: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the left vectors, singular values and right vectors of a truncated SVD."""
-    from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 - the import is slow
+    """Return a truncated singular value decomposition: left vectors, singular values, right vectors."""
+    from sklearn.utils.extmath import randomized_svd  # noqa: PLC0415 - slow to import, and a service does not need it
 
-    left, strength, right = randomized_svd(matrix, rank, random_state=seed)
-    return left, strength, right
+    left, values, right = randomized_svd(matrix, rank, random_state=seed)
+    return left, values, right

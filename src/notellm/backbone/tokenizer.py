@@ -1,8 +1,8 @@
 """Tokenizers that read special tokens in a text as plain characters.
 
-``[EMB]``, ``</s>`` or ``<|im_start|>`` in the text of a note must never act as markup. Every tokenizer of
-notellm therefore sets ``split_special_tokens``. The setting is saved with the tokenizer, so transformers
-and sentence-transformers open it with the same behaviour.
+``</s>`` or ``<|im_start|>`` in a user's text must never act as markup. Therefore every tokenizer of notellm
+has ``split_special_tokens`` set. The setting is saved with the tokenizer, so that transformers and
+sentence-transformers read texts in the same way.
 """
 
 import json
@@ -22,30 +22,30 @@ from notellm.backbone.source import (
 )
 from notellm.errors import ModelError, NotellmError
 
-#: The largest number of characters that one token of prose has in common tokenizers. Long texts are cut to
-#: this many characters per token before they are tokenized, which saves time.
+#: Common tokenizers need fewer characters for one token of prose. So a text of a million characters can be
+#: cut before it is tokenized.
 CHARACTERS_PER_TOKEN = 30
 
 
 def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTokenizerBase:
-    """Make a tokenizer read special tokens in texts as plain characters, and add special tokens.
+    """Make a tokenizer safe for texts that are data, and add special tokens.
 
-    - Special tokens in a text become plain characters.
-    - Added tokens that are markup but not declared special (``<think>``, ``<tool_call>``) are declared
-      special and treated the same way. Added runs of white space do not change.
-    - Padding is on the right. If there is no padding token, the end token pads.
+    - Special tokens in a text are read as plain characters.
+    - Added tokens that are markup, but not declared special (``<think>``, ``<tool_call>``), are declared
+      special, so that they are treated in the same way. Added runs of white space do not change.
+    - Padding is on the right. A tokenizer without padding token pads with its end token.
 
     Args:
         tokenizer: a fast tokenizer; changed in place and returned.
-        new_tokens: special tokens to add if the tokenizer lacks them.
+        new_tokens: special tokens, added where they are missing.
 
     Raises:
-        ModelError: if the tokenizer is not a fast one or has no end token.
+        ModelError: if the tokenizer is not a fast one, or has no end token.
     """
     if not tokenizer.is_fast:
         raise ModelError(
-            f"the tokenizer {type(tokenizer).__name__} is not a fast one, and notellm needs a "
-            "tokenizer.json; convert it with transformers' convert_slow_tokenizer"
+            f"the tokenizer {type(tokenizer).__name__} is not a fast one; notellm needs a tokenizer.json "
+            "(convert the tokenizer with transformers' convert_slow_tokenizer)"
         )
     if tokenizer.eos_token_id is None:
         raise ModelError("the tokenizer has no end token (eos_token); set one before saving the model")
@@ -62,7 +62,7 @@ def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTo
     tokenizer.padding_side = "right"
     tokenizer.truncation_side = "right"
     tokenizer.split_special_tokens = True
-    tokenizer.init_kwargs["split_special_tokens"] = True  # what save_pretrained writes to the folder
+    tokenizer.init_kwargs["split_special_tokens"] = True  # save_pretrained writes these
     return tokenizer
 
 
@@ -73,11 +73,12 @@ def load_tokenizer(
 
     Args:
         name_or_path: a folder, or a name on the hub (``owner/name``).
-        new_tokens: special tokens to add if the tokenizer lacks them.
-        trust_remote_code: allow a tokenizer that comes with its own Python code; the code then runs.
+        new_tokens: special tokens, added where they are missing.
+        trust_remote_code: allow the tokenizer to be Python code that comes with the model; that code then
+            runs.
 
     Raises:
-        ModelError: if there is no tokenizer, if it cannot be used, or if it needs code that may not run.
+        ModelError: if there is no tokenizer, it cannot be used, or it is code that is not allowed to run.
     """
     folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
     check_tokenizer_files(folder)
@@ -86,13 +87,13 @@ def load_tokenizer(
             str(folder),
             split_special_tokens=True,
             trust_remote_code=trust_remote_code,
-            local_files_only=not trust_remote_code,  # trusted code may be stored in another repository
+            local_files_only=not trust_remote_code,  # trusted code may come from another repository
         )
         hardened = harden(tokenizer, *new_tokens)
-        hardened("text")  # settings of a wrong type fail only here
+        hardened("text")  # settings of a wrong type only fail here
     except NotellmError:
         raise
-    except Exception as error:  # tokenizers raises a plain Exception, damaged JSON errors of any type
+    except Exception as error:  # tokenizers raises a plain Exception, damaged JSON any kind of error
         if not trust_remote_code and asks_for_code(folder, "tokenizer_config.json"):
             raise ModelError(code_message(folder, "tokenizer_config.json")) from error
         raise ModelError(f"no usable tokenizer at {name_or_path}: {first_line(error)}") from error
@@ -100,10 +101,10 @@ def load_tokenizer(
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return everything that determines the ids of a text, as text; equal tokenizers have equal states.
+    """Return everything that decides the ids of a text, as text; equal texts mean equal tokenizers.
 
-    Saving and opening a tokenizer does not change its state. Settings that every call overrides (padding,
-    truncation) and the chat template are left out.
+    Saving and opening a tokenizer does not change it. It leaves out padding and truncation, which each call
+    sets, and what only chats use.
     """
     state: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
     for name in ("version", "truncation", "padding"):
@@ -114,12 +115,12 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def cut_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], budget: int) -> list[str]:
-    """Cut each text between two tokens so that at most ``budget`` tokens are left; return texts."""
+    """Cut each text after ``budget`` tokens; the result is a beginning of the text."""
     if not texts:
         return []
-    prefixes = [text[: budget * CHARACTERS_PER_TOKEN] for text in texts]
-    batch = tokenizer(prefixes, add_special_tokens=False, return_offsets_mapping=True)
+    short = [text[: budget * CHARACTERS_PER_TOKEN] for text in texts]
+    batch = tokenizer(short, add_special_tokens=False, return_offsets_mapping=True)
     return [
         text[: offsets[budget][0]].rstrip() if len(offsets) > budget else text
-        for text, offsets in zip(prefixes, batch["offset_mapping"], strict=True)
+        for text, offsets in zip(short, batch["offset_mapping"], strict=True)
     ]

@@ -1,6 +1,6 @@
-"""The trainer that recall and rank build on: learning rates by part of the model, and small checkpoints.
+"""The base of trainers of models with a backbone: learning rates by part, validation, and small checkpoints.
 
-A checkpoint holds only the trained weights: with LoRA the adapters and heads, not the frozen backbone.
+A checkpoint holds the weights that are trained: with LoRA the adapters and heads, not the frozen backbone.
 Weights that share memory (tied embeddings) are written once.
 """
 
@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from notellm.errors import ConfigError, StorageError
 
@@ -21,19 +21,40 @@ WEIGHTS = "model.safetensors"
 
 
 class BackboneTrainer(Trainer):
-    """transformers' ``Trainer`` for a module that contains a backbone; a subclass supplies the loss."""
+    """transformers' ``Trainer`` for a module that holds a backbone; a subclass computes the loss.
+
+    Args:
+        model: the module.
+        args: the options.
+        trainer_options: further parameters of transformers' ``Trainer``.
+    """
+
+    def __init__(self, model: nn.Module, args: TrainingArguments, **trainer_options: Any) -> None:
+        super().__init__(model=model, args=args, **trainer_options)
+        self.model_accepts_loss_kwargs = False  # the loss of a subclass is a mean already
 
     @property
     def bare(self) -> nn.Module:
-        """The model without the wrappers of distributed training."""
+        """The model without the wrapper of distributed training."""
         return cast("nn.Module", self.accelerator.unwrap_model(self.model))
 
     def learning_rates(self) -> dict[int, float | None]:
-        """Return learning rates by ``id`` of a parameter; None means the rate of the training arguments."""
+        """Return the learning rates of single parameters by ``id``; None takes that of the arguments."""
         return {}
 
+    def measure(self) -> dict[str, float]:
+        """Return the figures of the validation data by name, without a prefix; a subclass computes them."""
+        raise NotImplementedError
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """Measure the validation data, log the figures and return them, with a prefix in their names."""
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in self.measure().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create AdamW with :meth:`learning_rates`; vectors and scalars have no weight decay."""
+        """Create AdamW with the rates of :meth:`learning_rates`; vectors and scalars have no weight decay."""
         target = cast("nn.Module", self.model if model is None else model)
         default_rate, rates = self.args.learning_rate, self.learning_rates()
         groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -42,10 +63,13 @@ class BackboneTrainer(Trainer):
                 rate = rates.get(id(parameter))
                 decay = self.args.weight_decay if parameter.ndim > 1 else 0.0
                 groups.setdefault((default_rate if rate is None else rate, decay), []).append(parameter)
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
+        optimizer, options = self.get_optimizer_cls_and_kwargs(self.args, target)  # type: ignore[arg-type]
         options.pop("lr", None)
-        self.optimizer = kind(
-            [{"params": params, "lr": lr, "weight_decay": wd} for (lr, wd), params in groups.items()],
+        self.optimizer = optimizer(
+            [
+                {"params": params, "lr": rate, "weight_decay": decay}
+                for (rate, decay), params in groups.items()
+            ],
             lr=default_rate,
             **options,
         )
@@ -71,10 +95,10 @@ class BackboneTrainer(Trainer):
 
 
 def last_checkpoint(run: Path) -> Path | None:
-    """Return the newest complete checkpoint of a run, or None, and remove incomplete checkpoints.
+    """Return the newest complete checkpoint of a run, None if there is none; incomplete ones are removed.
 
-    ``trainer_state.json`` is the last file that is written to a checkpoint. If the process was killed while
-    writing, the file is missing or incomplete.
+    ``trainer_state.json`` is the last file of a checkpoint to be written. It is missing or damaged if the run
+    was killed before.
     """
     complete = []
     for folder in run.glob("checkpoint-*"):
@@ -87,23 +111,22 @@ def last_checkpoint(run: Path) -> Path | None:
 
 
 def load_trained(model: nn.Module, checkpoint: Path) -> None:
-    """Load the trained weights of a checkpoint into a model that was built with the same options.
+    """Load the weights of a checkpoint into a model that was built with the same options.
 
     Raises:
         StorageError: if the checkpoint has no readable weights.
-        ConfigError: if the weights belong to a model with other names or shapes.
+        ConfigError: if the weights belong to a model of another shape.
     """
     try:
         weights = load_file(checkpoint / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"the checkpoint {checkpoint} has no readable {WEIGHTS}: {error}") from error
     parameters = dict(model.named_parameters())
-    if set(weights) != set(trained_weights(model)) or any(
-        weights[name].shape != parameters[name].shape for name in weights
-    ):
+    same_names = set(weights) == set(trained_weights(model))
+    if not same_names or any(weights[name].shape != parameters[name].shape for name in weights):
         raise ConfigError(
-            f"the checkpoint {checkpoint} belongs to another model; resume with the options that "
-            "the run was started with, or start a new run in another folder"
+            f"the checkpoint {checkpoint} belongs to another model; resume with the options that the run was "
+            "started with, or start a new run in another folder"
         )
     with torch.no_grad():
         for name, weight in weights.items():
@@ -111,7 +134,7 @@ def load_trained(model: nn.Module, checkpoint: Path) -> None:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return the trainable weights by name; weights shared by two names appear once."""
+    """Return the trainable weights by name; weights that two names share appear once."""
     return {
         name: weight.detach().contiguous()
         for name, weight in model.named_parameters()

@@ -1,8 +1,7 @@
-"""How a tokenizer reads binary codes: 8 bits are one token, which no other text can produce.
+"""A tokenizer that reads 8 bits of a binary code as one token, which no other text can produce.
 
-A normalizer replaces the digits of a run of eight or more 0s and 1s by two signs that NFKC removes from
-every text, so a digit of a title is never taken for a bit of a code. A pre-tokenizer then splits the signs
-into groups of eight, and each of the 256 groups becomes a token of the BPE.
+A run of eight or more digits 0 and 1 is a code. Its digits are replaced by signs that no text holds after
+NFKC, and are split into groups of eight, which training makes tokens.
 """
 
 from collections.abc import Sequence
@@ -12,46 +11,36 @@ from transformers import PreTrainedTokenizerFast
 
 from notellm.backbone.tiny import train_tokenizer
 
+#: The signs that replace the digits of a code.
+CODE_SIGNS = {"0": "\N{CIRCLED DIGIT ZERO}", "1": "\N{CIRCLED DIGIT ONE}"}
 _OCTETS = 256  # values of 8 bits
-#: The sign that replaces each digit of a binary code.
-_SIGNS = {"0": "\N{CIRCLED DIGIT ZERO}", "1": "\N{CIRCLED DIGIT ONE}"}
 
 
-def train_code_tokenizer(
-    texts: Sequence[str], *, vocabulary: int, new_tokens: Sequence[str] = ()
-) -> PreTrainedTokenizerFast:
-    """Train a tokenizer that reads every 8 digits of a run of 0s and 1s as one token.
+def train_code_tokenizer(texts: Sequence[str], *, vocabulary: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer with :func:`notellm.backbone.tiny.train_tokenizer` that has a token for every 8 bits.
 
     Args:
-        texts: the texts to learn from.
-        vocabulary: the largest number of tokens; raised to 1,024 where it is smaller, so that all groups of
-            8 bits have a token.
-        new_tokens: special tokens to add.
-
-    Raises:
-        DataError: if no text holds anything but white space.
+        texts: the texts that it is trained on.
+        vocabulary: largest number of tokens; raised where it is too small for all octets.
     """
-    signs = "".join(_SIGNS.values())
+    # Octets occur as often as the most common words, so that they are merged early and each becomes a token.
+    octets = ["".join(map(octet, range(_OCTETS)))] * max(100, len(texts) // 20)
+    signs = "".join(CODE_SIGNS.values())
     return train_tokenizer(
-        texts,
+        [*texts, *octets],
         vocabulary=max(vocabulary, 2 * _OCTETS + 512),
-        new_tokens=new_tokens,
-        normalizer_steps=[
-            normalizers.Replace(Regex(_in_a_run(digit)), sign) for digit, sign in _SIGNS.items()
-        ],
-        first_split=pre_tokenizers.Split(Regex(f"[{signs}]{{8}}"), behavior="isolated"),
+        replacements=[normalizers.Replace(Regex(_in_a_run(d)), sign) for d, sign in CODE_SIGNS.items()],
+        splits=[pre_tokenizers.Split(Regex(f"[{signs}]{{8}}"), behavior="isolated")],
         prefix_space=False,
-        # As frequent as the commonest words, so that their merges come early and each group becomes a token.
-        extra_texts=["".join(map(octet, range(_OCTETS)))] * max(100, len(texts) // 20),
     )
 
 
 def octet(value: int) -> str:
-    """Return the text of 8 bits of a code, the highest bit first: "00000101" for 5."""
+    """Return the text of 8 bits of a code, the highest first: "00000101" for 5."""
     return f"{value:08b}"
 
 
 def _in_a_run(digit: str) -> str:
-    """Return a pattern for a digit in a run of eight or more: a bits before it and 7 - a after it."""
-    bit = f"[01{''.join(_SIGNS.values())}]"
+    """Return a pattern for a digit in a run of eight or more: with a digits before it and 7 - a after it."""
+    bit = f"[01{''.join(CODE_SIGNS.values())}]"
     return "|".join(f"(?<={bit}{{{a}}}){digit}(?={bit}{{{7 - a}}})" for a in range(8))

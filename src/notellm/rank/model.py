@@ -10,8 +10,7 @@ This is the probability of "Yes" among the two answers; the paper's public code 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,22 +21,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.artifacts import write_folder
-from notellm.backbone.base import PromptedModel, digest_of, longest_prompt, naming
+from notellm.backbone.base import PromptedModel
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (
-    LoraOptions,
-    add_lora,
     hidden_states,
     label_logits,
-    load_backbone,
-    merged_state,
-    to_accelerator,
 )
 from notellm.data.matrices import liked_notes
 from notellm.data.note import Note, Notes, as_notes
 from notellm.errors import ConfigError, DataError
-from notellm.rank.checkpoint import CONFIG, Settings, is_checkpoint, read_settings, write_checkpoint
 from notellm.rank.code_tokens import octet, train_code_tokenizer
 from notellm.rank.codes.text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
@@ -80,7 +72,12 @@ class BinLLM(PromptedModel):
         ConfigError: if the template or a budget is not allowed.
     """
 
-    settings_file = CONFIG
+    settings_file = "binllm.json"
+    kind = "rank model"
+    config_type = BinLLMConfig
+
+    settings: BinLLMConfig
+    prompt: RankPrompt
 
     def __init__(
         self,
@@ -90,8 +87,7 @@ class BinLLM(PromptedModel):
         *,
         template: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(backbone, tokenizer)
-        self.settings = config
+        super().__init__(backbone, tokenizer, config)
         wording = (
             load_template(config.template)
             if template is None
@@ -102,46 +98,13 @@ class BinLLM(PromptedModel):
     # ---------------------------------------------------------------- making
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        *,
-        lora: LoraOptions | None = None,
-        dtype: torch.dtype | str = torch.float32,
-        trust_remote_code: bool = False,
-        **options: Any,
-    ) -> Self:
-        """Open a saved BinLLM, or make a new one on any causal language model; on an accelerator if present.
-
-        Args:
-            name_or_path: a directory that :meth:`save_pretrained` wrote, or a model by hub name or path.
-            lora: train low-rank adapters only; None trains every weight.
-            dtype: dtype of the backbone.
-            trust_remote_code: allow the backbone to bring its own Python code; that code then runs.
-            options: fields of :class:`BinLLMConfig` that differ from the saved ones (or from the defaults).
+    def config_from_options(cls, options: dict[str, Any]) -> BinLLMConfig:
+        """Return the configuration of some options, checked.
 
         Raises:
-            ModelError: if there is no usable model, its files do not fit together, or it needs code that is
-                not allowed to run.
             ConfigError: if an option is unknown or not allowed.
         """
-        path = Path(name_or_path)
-        saved = read_settings(path) if is_checkpoint(path) else None
-        settings_file = path / CONFIG if saved and not options else None
-        with naming(settings_file):
-            config = checked_config({**(saved.config if saved else {}), **options})
-        backbone, tokenizer = load_backbone(
-            name_or_path, dtype=dtype, trust_remote_code=trust_remote_code, saved=saved is not None
-        )
-        config = replace(config, max_length=longest_prompt(backbone, config.max_length))
-        template = saved.template if saved and "template" not in options else None
-        with naming(settings_file):
-            model = cls(backbone, tokenizer, config, template=template)
-        if saved and settings_file:
-            model.opened_with(settings_file, saved.written)
-        if lora is not None:
-            add_lora(backbone, lora)
-        return to_accelerator(model)
+        return checked_config(options)
 
     @classmethod
     def from_corpus(
@@ -260,41 +223,6 @@ class BinLLM(PromptedModel):
     def code_texts(self, codes: Bits) -> list[str]:
         """Return codes (n, bits) in the text form that this model reads."""
         return binary_text(codes) if self.settings.code_text == "binary" else decimal_text(codes)
-
-    # ---------------------------------------------------------------- disk
-
-    def save_pretrained(
-        self, folder: str | Path, *, extra: dict[str, str] | None = None, force: bool = False
-    ) -> None:
-        """Write the model as one directory, whole or not at all; adapters are merged into the weights.
-
-        Args:
-            folder: where to write; a model in that place is replaced.
-            extra: further text files by name.
-            force: as in ``artifacts.write_folder``.
-
-        Raises:
-            StorageError: if the folder cannot be written.
-        """
-        with write_folder(folder, "rank model", force=force) as aside:
-            self.write(aside, extra=extra)
-
-    def write(self, folder: Path, *, extra: dict[str, str] | None = None) -> None:
-        """Write the model's files into an empty folder."""
-        settings = Settings(asdict(self.settings), self.prompt.template.to_dict(), self.fingerprint())
-        write_checkpoint(folder, self.backbone, self.tokenizer, settings, extra or {})
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of settings, prompt, tokenizer and weights, 16 hexadecimal digits.
-
-        A model has the same fingerprint before it is saved and after it is opened.
-        """
-        return digest_of(
-            (self.settings, self.prompt.template),
-            self.backbone.config,
-            self.tokenizer,
-            merged_state(self.backbone),
-        )
 
 
 def _liked(notes: Notes, impressions: pa.Table) -> sp.csr_matrix:

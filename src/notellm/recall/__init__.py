@@ -1,4 +1,5 @@
-"""NoteLLM (arXiv 2403.01744): a note becomes one vector, its topics and its category.
+"""NoteLLM (arXiv 2403.01744), the recall model: vectors, related notes, topics and categories of notes.
 
-prompt -> model -> trainer (two losses, one forward pass) -> embed, related notes, generate.
+A note becomes a prompt (``prompt``), the model computes its vector (``model``), and training (``trainer``)
+joins two losses. A trained model serves ``embed``, ``item_to_item`` and ``generate``.
 """

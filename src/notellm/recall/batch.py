@@ -1,8 +1,8 @@
 """Training batches: B related pairs become 2B prompts, each with its task, its labels and its partner.
 
-A run is one **stream**. Item k of the stream is a pair, and the random draws of its two notes (task, number
-and choice of topics) are functions of (seed, k). So a resumed run, and a run on several processes, sees
-exactly what an uninterrupted run on one process sees.
+A run reads one **stream** of pairs. The random choices for the two notes of its item k (task, number and
+choice of topics) depend on (seed, k) only. So a resumed run, and a run on several processes, sees exactly the
+same batches as an uninterrupted run on one process.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class PairIndex:
     """Related pairs as row numbers of the notes table.
 
     Attributes:
-        source: (pairs,) int64.
-        target: (pairs,) int64.
-        weight: (pairs,) float64, the score of the pair.
+        source: (pairs,) int64, row of the first note.
+        target: (pairs,) int64, row of the second note.
+        weight: (pairs,) float64, score of the pair.
         count: number of notes.
-        known: sorted keys ``a * count + b`` of every pair in both directions, int64.
+        known: int64, the sorted keys ``a * count + b`` of all pairs (a, b) and (b, a).
     """
 
     source: np.ndarray
@@ -40,10 +40,14 @@ class PairIndex:
 
     @classmethod
     def build(cls, note_ids: Sequence[str], pairs: pa.Table) -> "PairIndex":
-        """Look up the ids of the pairs among the notes.
+        """Replace the note ids of pairs by row numbers.
+
+        Args:
+            note_ids: the ids of the notes table, in its order.
+            pairs: related pairs (schema ``data.schema.PAIRS``).
 
         Raises:
-            DataError: if there is no pair, or a pair names a note that is not among the notes.
+            DataError: if there is no pair, or a pair names a note that is not in the table.
         """
         if pairs.num_rows == 0:
             raise DataError(
@@ -67,21 +71,21 @@ class PairIndex:
         return cls(source, target, weight, count, known)
 
     def log_frequency(self) -> np.ndarray:
-        """Log of the number of pairs that each note is in, (count,) float32; 0 for notes in none."""
+        """Return the log of how many pairs hold each note, (count,) float32; 0 for notes without a pair."""
         uses = np.bincount(self.source, minlength=self.count) + np.bincount(self.target, minlength=self.count)
         frequency: np.ndarray = np.log(np.maximum(uses, 1)).astype(np.float32)
         return frequency
 
 
 class PairStream(Dataset[tuple[int, int, int]]):
-    """The pairs of a whole run, in order; item k is (k, source row, target row).
+    """The pairs of a whole run in order; item k is (k, source row, target row).
 
-    Every pass over the pairs is a new permutation. Without pairs it is a stream of single notes, (k, row,
-    -1), for training generation alone.
+    Every pass over the data has a new random order. Without pairs the items are single notes, (k, row, -1),
+    which train the generation alone.
 
     Args:
         pairs: the related pairs; None for single notes.
-        rows: the notes to go through if ``pairs`` is None.
+        rows: rows of the single notes; not used with pairs.
         length: number of items of the run.
         seed: seed of the order.
     """
@@ -106,10 +110,10 @@ class PairCollator:
     """Turns items of a :class:`PairStream` into one padded batch.
 
     Args:
-        prompt: renders and tokenizes the notes.
-        notes: all notes, cut by ``prompt.cut``, in the rows that the stream names.
+        prompt: renders and tokenizes the prompts.
+        notes: all notes, cut by ``prompt.cut``, in the rows of the stream.
         topic_share: share r of the notes that do the topics task (paper: 0.4).
-        seed: seed of tasks and topics.
+        seed: seed of the choice of tasks and topics.
     """
 
     def __init__(
@@ -125,11 +129,12 @@ class PairCollator:
         ]
 
     def __call__(self, items: Sequence[tuple[int, int, int]]) -> dict[str, Tensor]:
-        """Return the batch: all sources first, then all targets in the same order.
+        """Return the batch of some items: first their sources, then their targets in the same order.
 
-        Returns: ``input_ids``, ``attention_mask`` and ``labels`` (notes x length, int64), and for each note
-            ``position``, ``note`` (its row), ``text`` (a key of its text) and ``partner`` (its row in the
-            batch, -1 for single notes).
+        Returns:
+            ``input_ids``, ``attention_mask`` and ``labels``, (notes, length) int64, and for each note,
+            (notes,) int64, ``position``, ``note`` (its row), ``text`` (equal for equal texts) and ``partner``
+            (the row of its partner in the batch, -1 for single notes).
         """
         single = items[0][2] < 0
         rows = [source for _, source, _ in items] + ([] if single else [target for _, _, target in items])
@@ -149,10 +154,10 @@ class PairCollator:
             counts.append(len(chosen))
             prompts.append(self.prompt.render(note, tasks[-1], len(chosen) or None))
             outputs.append(self.prompt.output(tasks[-1], category=note.category, topics=chosen))
-        encoded = self.prompt.tokenize(prompts, tasks, outputs, counts)
-        batch = pad([item.ids for item in encoded], self.prompt.tokenizer)
+        tokenized = self.prompt.tokenize(prompts, tasks, outputs, counts)
+        batch = pad([item.ids for item in tokenized], self.prompt.tokenizer)
         labels = torch.full_like(batch["input_ids"], IGNORED)
-        for i, item in enumerate(encoded):
+        for i, item in enumerate(tokenized):
             labels[i, : len(item.labels)] = torch.tensor(item.labels, dtype=torch.int64)
         half = len(items)
         partner = (
@@ -162,7 +167,7 @@ class PairCollator:
         )
         return {
             **batch,
-            "position": torch.tensor([item.position for item in encoded], dtype=torch.int64),
+            "position": torch.tensor([item.position for item in tokenized], dtype=torch.int64),
             "labels": labels,
             "note": torch.tensor(rows, dtype=torch.int64),
             "text": torch.tensor([self.text_keys[row] for row in rows], dtype=torch.int64),

@@ -1,73 +1,47 @@
-"""A NoteLLM on disk: one directory in the format of the Hugging Face ecosystem, without any pickle.
+"""The files of a saved NoteLLM: one folder that common libraries open, without pickles.
 
-    config.json  model.safetensors  tokenizer.json ...                     opened by AutoModelForCausalLM
-    modules.json  1_Pooling/  2_Dense/  3_Normalize/ ...                   opened by SentenceTransformer
-    notellm.json              settings, template, tau, fingerprint of the model
-    manifest.json             size and digest of each file
+    config.json  model.safetensors  tokenizer.json ...          AutoModelForCausalLM opens the folder
+    modules.json  1_Pooling/  2_Dense/  3_Normalize/ ...        SentenceTransformer opens the folder
+    notellm.json      settings, template, tau, and the fingerprint and dtype of the whole model
+    manifest.json     size and digest of each file
 
-Every tool computes the same vectors: last-token pooling of a prompt, the dense layer (the projection), and
-normalization. Adapters are merged into the weights.
+All libraries compute the same vectors: last-token pooling of a prompt, the dense layer (the projection), and
+normalization. LoRA adapters are merged into the weights.
 """
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.artifacts import write_folder
-from notellm.backbone.base import identity_entries, read_saved
-from notellm.backbone.load import save_backbone
 from notellm.backbone.source import is_file
 from notellm.errors import ModelError
 from notellm.files import json_text
-from notellm.recall.config import NoteLLMConfig
 from notellm.recall.prompt import EMB_TOKEN
 
 CONFIG = "notellm.json"
 _DENSE = "2_Dense"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The content of ``notellm.json``.
-
-    Attributes:
-        config: fields of :class:`NoteLLMConfig`, ``dim`` among them.
-        template: the wording of the prompt.
-        tau: the log inverse temperature.
-        fingerprint: fingerprint of the whole model; None in files of older versions.
-        written: the content as the file has it.
-    """
-
-    config: dict[str, Any]
-    template: dict[str, Any]
-    tau: float
-    fingerprint: str | None = None
-    written: Mapping[str, Any] = field(default_factory=dict)
-
-
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a path is the directory of a saved NoteLLM, and not only of a causal language model."""
+    """Return whether a folder holds a saved NoteLLM, not only a causal language model."""
     return is_file(Path(path) / CONFIG)
 
 
 def check_complete(path: Path) -> None:
-    """Refuse a copy of a saved NoteLLM that lacks its settings.
+    """Refuse a folder without settings file whose other files are those of a saved NoteLLM.
 
-    Without them the model would open as a plain backbone, with a random projection and no warning.
+    Opening it as a plain backbone would silently replace its projection by a random one.
 
-    Raises: ModelError: if the folder has the projection of a NoteLLM and the token [EMB], but no
-        ``notellm.json``.
+    Raises:
+        ModelError: if the folder has a projection and its tokenizer the token [EMB].
     """
     tokenizer = path / "tokenizer.json"
-    if is_checkpoint(path) or not is_file(path / _DENSE / "model.safetensors") or not is_file(tokenizer):
+    if not is_file(path / _DENSE / "model.safetensors") or not is_file(tokenizer):
         return
     if json.dumps(EMB_TOKEN).encode() in tokenizer.read_bytes():
         raise ModelError(
@@ -76,58 +50,16 @@ def check_complete(path: Path) -> None:
         )
 
 
-def write_checkpoint(
-    folder: str | Path,
-    backbone: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    projection: nn.Linear,
-    settings: Settings,
-    extra: Mapping[str, str],
-    *,
-    force: bool = False,
-) -> None:
-    """Write the directory of a model.
-
-    Args:
-        folder: the directory; an existing model is replaced.
-        backbone: the causal language model.
-        tokenizer: its tokenizer.
-        projection: the linear layer to the vector.
-        settings: everything else.
-        extra: further text files, by name.
-        force: as in ``artifacts.write_folder``.
-
-    Raises:
-        StorageError: if it cannot be written.
-    """
-    with write_folder(folder, "model", force=force) as aside:
-        dtype = save_backbone(backbone, aside)
-        tokenizer.save_pretrained(aside)
-        _write_sentence_transformers(aside, projection, settings.config["max_length"])
-        content = {"config": settings.config, "template": settings.template, "tau": settings.tau}
-        content |= identity_entries(str(settings.fingerprint), dtype)
-        for name, text in {CONFIG: json_text(content), **extra}.items():
-            (aside / name).write_text(text, encoding="utf-8")
-
-
-def read_settings(path: Path) -> Settings:
-    """Read ``notellm.json`` and compare the other files with the manifest.
-
-    Raises: ModelError: if the file is not what :func:`write_checkpoint` writes, or another file is missing or
-        damaged.
-    """
-    saved = read_saved(path / CONFIG, NoteLLMConfig, "NoteLLM")
-    tau = saved.get("tau")
-    if "dim" not in saved["config"] or not isinstance(tau, float) or not math.isfinite(tau):
-        raise ModelError(f"{path / CONFIG} is not a NoteLLM configuration; save the model again")
-    return Settings(saved["config"], saved["template"], tau, saved.get("fingerprint"), saved)
+def is_tau(value: Any) -> bool:
+    """Return whether a value of ``notellm.json`` is a finite number, as the temperature must be."""
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def load_projection(path: Path, projection: nn.Linear) -> None:
-    """Load the saved weights into a projection.
+    """Load the saved weights of the projection.
 
     Raises:
-        ModelError: if they are missing, or have another shape.
+        ModelError: if they are missing, or of another shape.
     """
     try:
         weights = load_file(path / _DENSE / "model.safetensors")
@@ -143,9 +75,15 @@ def load_projection(path: Path, projection: nn.Linear) -> None:
     projection.bias.data = bias.float()
 
 
-def _write_sentence_transformers(folder: Path, projection: nn.Linear, max_length: int) -> None:
-    """Write the files with which SentenceTransformer(path) computes the same vectors."""
-    root = "sentence_transformers.models"  # the path that versions 2 to 6 all understand
+def write_projection(folder: Path, projection: nn.Linear, max_length: int) -> None:
+    """Write the projection, and the files with which SentenceTransformer(path) computes the same vectors.
+
+    Args:
+        folder: the folder of the model.
+        projection: the linear layer from hidden states to vectors.
+        max_length: the longest sequence in tokens.
+    """
+    root = "sentence_transformers.models"  # versions 2 to 6 all know this path
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": f"{root}.Transformer"},
         {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{root}.Pooling"},

@@ -1,8 +1,8 @@
-"""The vectors of all notes of a table, written to one Parquet file; a killed run continues where it stopped.
+"""Embed a whole notes table into one Parquet file; a killed run continues where it stopped.
 
-Notes are embedded in the order of their length, which keeps padding short, in shards of ``SHARD`` notes
-(``recall/shards.py``). The finished shards are joined in the order of the table into a file with the columns
-``note_id`` (string) and ``vector`` (fixed-size list of float32) and the record of how it was made.
+Notes are embedded in order of their length, which needs little padding, in shards of ``SHARD`` notes
+(``recall/shards.py``). The file has the columns ``note_id`` (string) and ``vector`` (fixed-size list of
+float32) in the order of the notes table. All vectors are held in memory once, as float32.
 """
 
 from collections.abc import Iterator
@@ -19,24 +19,24 @@ from notellm.data.note import notes_from_table
 from notellm.errors import DataError
 from notellm.files import write_parquet_pieces
 from notellm.recall.model import NoteLLM
-from notellm.recall.shards import computed, cut, shards
+from notellm.recall.shards import computed_shards
 from notellm.record import describe, fingerprint, make_record
-from notellm.vectors import vector_matrix, vector_table
+from notellm.vectors import vector_table
 
 SHARD = 4_096
-_ROW_GROUP = 65_536  # rows
+_ROW_GROUP = 65_536
 
 
 def embed_to_parquet(
     model: NoteLLM, notes: pa.Table, path: str | Path, *, force: bool = False, progress: bool = True
 ) -> pa.Schema:
-    """Write the vectors of all notes to a Parquet file; a killed call continues where it stopped.
+    """Write the vectors of all notes to a Parquet file.
 
     Args:
         model: the model.
         notes: notes table.
-        path: the output file; an earlier file of vectors is replaced when the new one is complete.
-        force: replace a file of any kind.
+        path: the output file; a file of vectors is replaced when the new one is complete.
+        force: replace any file.
         progress: show a progress bar with rate and remaining time.
 
     Returns:
@@ -44,42 +44,42 @@ def embed_to_parquet(
 
     Raises:
         DataError: if the table is empty or has no ids.
-        StorageError: if the file cannot be written, or may not be replaced.
+        StorageError: if the file cannot be written, or a file that may not be replaced is in its place.
     """
     check_file_replaceable(path, "vectors", force=force)
     if notes.num_rows == 0:
         raise DataError("there are no notes to embed: the table is empty")
     if "note_id" not in notes.column_names:
-        columns = ", ".join(notes.column_names)
-        raise DataError(f"the notes table has no column note_id; its columns are {columns}")
+        raise DataError(f"the notes table has no column note_id; found {', '.join(notes.column_names)}")
     target = Path(path)
     data = {"model": {"fingerprint": model.fingerprint()}, "notes": describe(notes)}
-    # The length in characters is close enough to the length in tokens and is known without tokenizing.
+    # The length in characters is close to the length in tokens, and is known without tokenizing.
     lengths = np.array([len(note.title) + len(note.content) for note in notes_from_table(notes)])
-    pieces = cut(np.argsort(lengths, kind="stable"), SHARD)
-    ids, dim = notes.column("note_id"), model.settings.dim
+    order = np.argsort(lengths, kind="stable")
 
-    def embed(rows: np.ndarray) -> pa.Table:
-        return vector_table(ids.take(rows), model.encode(notes.take(rows)))
+    def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
+        return {"vector": model.encode(notes.take(rows))}
 
-    with shards(target, data) as folder:
-        vectors = np.empty((notes.num_rows, dim), dtype=np.float32)
-        for rows, table in computed(folder, pieces, embed, name="embed", progress=progress):
-            vectors[rows] = vector_matrix(table.column("vector"), dim)
-        whole = vector_table(ids, vectors)
+    with computed_shards(
+        target, data, order, compute, size=SHARD, label="embed", progress=progress
+    ) as results:
+        vectors = np.empty((notes.num_rows, model.settings.dim), dtype=np.float32)
+        for rows, result in results:
+            vectors[rows] = result["vector"]
+        table = vector_table(notes.column("note_id"), vectors)
         record = make_record(
             kind="vectors",
-            config=_settings(model),
+            config=_vector_settings(model),
             data=data,
-            metrics={"notes": whole.num_rows},
-            fingerprint=fingerprint(whole),
+            metrics={"notes": table.num_rows},
+            fingerprint=fingerprint(table),
         )
-        write_parquet_pieces(_row_groups(whole), target, record=record, force=force)
+        write_parquet_pieces(_row_groups(table), target, record=record, force=force)
     return pq.read_schema(target)
 
 
-def _settings(model: NoteLLM) -> dict[str, Any]:
-    """The settings that shape a vector: all except the names to which generation is restricted."""
+def _vector_settings(model: NoteLLM) -> dict[str, Any]:
+    """Return the settings without the categories, which have no effect on vectors."""
     return {name: value for name, value in asdict(model.settings).items() if name != "categories"}
 
 

@@ -1,11 +1,12 @@
-"""The item-to-item table of all notes, resumable; an existing table is brought up to date.
+"""Write the item-to-item table of all notes, or bring an existing one up to date.
 
     note_id (string)   related (list of string)   scores (list of float32)   digest (uint64, of the vector)
 
-The search is exact, in shards of ``SHARD`` notes (``recall/shards.py``). Compared with the existing table, a
-note is new or changed (its digest differs), removed, or unchanged. An unchanged note is searched again only
-if one of its related notes changed or was removed; else new and changed notes are merged into its list. The
-result equals a table made from scratch, up to rounding and the choice among equal scores.
+The search is exact, a shard of ``SHARD`` notes at a time; a killed run continues where it stopped
+(``recall/shards.py``). If the table exists, notes are compared with it by their digests. A row is searched
+again if its note is new or changed, or if one of its related notes changed or was removed. The new and
+changed notes are merged into all other rows by their similarity. The result equals that of a complete search,
+up to rounding and the choice among equal scores.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,7 @@ import pyarrow.compute as pc
 from notellm.artifacts import check_file_replaceable
 from notellm.errors import ConfigError, DataError, NotellmError
 from notellm.files import read_parquet, write_parquet_pieces
-from notellm.recall.shards import computed, cut, shards
+from notellm.recall.shards import computed_shards
 from notellm.record import describe, make_record, read_record
 from notellm.vectors import search, vector_table
 
@@ -29,11 +30,11 @@ _COLUMNS = ["note_id", "related", "scores", "digest"]
 
 @dataclass(frozen=True)
 class ItemToItem:
-    """What a call of :func:`write_item_to_item` did.
+    """How much was computed for a table.
 
     Attributes:
-        notes: number of rows of the table.
-        computed: number of rows that were searched; the others were kept, or merged with new notes.
+        notes: rows of the table.
+        computed: rows that were searched; the others were kept, with new and changed notes merged into them.
     """
 
     notes: int
@@ -42,7 +43,12 @@ class ItemToItem:
 
 @dataclass(frozen=True, eq=False)
 class _Neighbours:
-    """Row numbers of related notes, int64 (n, k), -1 for none, and their cosines, float32 (n, k)."""
+    """The related notes of each note.
+
+    Attributes:
+        rows: (n, k) int64, rows of the related notes, -1 where there are fewer than k.
+        scores: (n, k) float32, their cosines.
+    """
 
     rows: np.ndarray
     scores: np.ndarray
@@ -57,20 +63,20 @@ def write_item_to_item(
     force: bool = False,
     progress: bool = True,
 ) -> ItemToItem:
-    """Write the item-to-item table of all notes as one Parquet file.
+    """Write the item-to-item table of all notes as one Parquet file, completely or not at all.
 
     Args:
-        ids: note ids, each once.
-        vectors: (n, d) float32, unit norm.
-        path: the table. An existing one with the same k is brought up to date, any other is replaced.
-        k: related notes of each note.
-        force: replace a file that is no item-to-item table, too.
+        ids: the note ids, each once.
+        vectors: (n, d) float32 array of unit norm.
+        path: the table. An existing table with the same k is brought up to date, another one is replaced.
+        k: number of related notes of each note.
+        force: replace any file.
         progress: show a progress bar with rate and remaining time.
 
     Raises:
         ConfigError: if k is not positive.
         DataError: if there are no notes.
-        StorageError: if the file cannot be written, or may not be replaced.
+        StorageError: if the file cannot be written, or a file that may not be replaced is in its place.
     """
     check_file_replaceable(path, "related", force=force)
     if k < 1:
@@ -80,25 +86,28 @@ def write_item_to_item(
     target = Path(path)
     names = pa.array(ids, pa.string())
     digests = vector_digests(vectors)
-    existing = _existing(target, k)
-    stale, neighbours = _start(names, digests, vectors, existing, k)
-
-    def related(rows: np.ndarray) -> pa.Table:
-        return _shard_table(*search(vectors, vectors[rows], k, exclude=rows))
-
+    stale, neighbours = _start(names, digests, vectors, _existing_table(target, k), k)
     data = {"vectors": describe(vector_table(names, vectors))}
-    with shards(target, (data, k, stale.tolist())) as folder:
-        for rows, table in computed(folder, cut(stale, SHARD), related, name="related", progress=progress):
-            neighbours.rows[rows], neighbours.scores[rows] = _read_shard(table, k)
+
+    def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
+        related, cosines = search(vectors, vectors[rows], k, exclude=rows)
+        return {"rows": related, "scores": cosines}
+
+    inputs = (data, k, stale.tolist())
+    with computed_shards(
+        target, inputs, stale, compute, size=SHARD, label="related", progress=progress
+    ) as results:
+        for rows, result in results:
+            neighbours.rows[rows], neighbours.scores[rows] = result["rows"], result["scores"]
         record = make_record(
             kind="related", config={"k": k}, data=data, metrics={"notes": len(ids), "computed": len(stale)}
         )
-        write_parquet_pieces(_pieces(names, digests, neighbours), target, record=record, force=force)
+        write_parquet_pieces(_row_groups(names, digests, neighbours), target, record=record, force=force)
     return ItemToItem(len(ids), len(stale))
 
 
 def vector_digests(vectors: np.ndarray) -> np.ndarray:
-    """Hash the bits of each vector to a number that changes with them, uint64 (n,)."""
+    """Return a hash of the bits of each vector, (n,) uint64, by which a changed vector is recognised."""
     odd = np.random.default_rng(0).integers(1 << 63, size=vectors.shape[1], dtype=np.uint64) * 2 + 1
     bits = np.ascontiguousarray(vectors, dtype=np.float32).view(np.uint32).astype(np.uint64)
     digests: np.ndarray = (bits * odd).sum(axis=1, dtype=np.uint64)
@@ -108,79 +117,81 @@ def vector_digests(vectors: np.ndarray) -> np.ndarray:
 def _start(
     names: pa.Array, digests: np.ndarray, vectors: np.ndarray, existing: pa.Table | None, k: int
 ) -> tuple[np.ndarray, _Neighbours]:
-    """Row numbers of the notes that must be searched, and the neighbours of the others."""
+    """Return the rows that must be searched, and the related notes of all others.
+
+    Args:
+        names: the note ids.
+        digests: (n,) uint64, digests of the vectors.
+        vectors: (n, d) float32.
+        existing: the table to bring up to date; None to search all rows.
+        k: number of related notes of each note.
+    """
     count = len(names)
     neighbours = _Neighbours(
         np.full((count, k), -1, dtype=np.int64), np.full((count, k), -np.inf, dtype=np.float32)
     )
     if existing is None:
         return np.arange(count), neighbours
-    place = pc.index_in(names, value_set=existing.column("note_id").combine_chunks())
-    existing_row = place.fill_null(-1).to_numpy()
-    present = np.flatnonzero(existing_row >= 0)
-    same = existing.column("digest").to_numpy()[existing_row[present]] == digests[present]
-    unchanged = present[same]
-    fresh = np.setdiff1d(np.arange(count), unchanged)
-    if len(fresh) > count // 4:  # merging would cost about as much as searching
+    position = pc.index_in(names, value_set=existing.column("note_id").combine_chunks())
+    old_row = position.fill_null(-1).to_numpy()
+    listed = np.flatnonzero(old_row >= 0)
+    unchanged = listed[existing.column("digest").to_numpy()[old_row[listed]] == digests[listed]]
+    changed = np.setdiff1d(np.arange(count), unchanged)
+    if len(changed) > count // 4:  # merging would cost about as much as searching
         return np.arange(count), neighbours
-    # Only unchanged notes can stay in a list.
-    lists = existing.take(pa.array(existing_row[unchanged]))
+    lists = existing.take(pa.array(old_row[unchanged]))
     lengths = pc.list_value_length(lists.column("related")).to_numpy()
     related = pc.list_flatten(lists.column("related")).combine_chunks()
-    stays = pc.index_in(related, value_set=names.take(pa.array(unchanged))).fill_null(-1).to_numpy()
-    owner = np.repeat(np.arange(len(unchanged)), lengths)
+    # Only an unchanged note can keep its place in a list: for every entry its index in `unchanged`, or -1.
+    kept = pc.index_in(related, value_set=names.take(pa.array(unchanged))).fill_null(-1).to_numpy()
+    owner = np.repeat(np.arange(len(unchanged)), lengths)  # for every entry, the list that holds it
     broken = np.zeros(len(unchanged), dtype=bool)
-    broken[owner[stays < 0]] = True
+    broken[owner[kept < 0]] = True
     column = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    whole = ~broken[owner]
-    rows = unchanged[owner[whole]]
-    neighbours.rows[rows, column[whole]] = unchanged[stays[whole]]
-    neighbours.scores[rows, column[whole]] = pc.list_flatten(lists.column("scores")).to_numpy()[whole]
+    intact = ~broken[owner]
+    rows = unchanged[owner[intact]]
+    neighbours.rows[rows, column[intact]] = unchanged[kept[intact]]
+    neighbours.scores[rows, column[intact]] = pc.list_flatten(lists.column("scores")).to_numpy()[intact]
     merged = unchanged[~broken]
-    if len(fresh) and len(merged):
-        _merge(neighbours, vectors, merged, fresh, k)
-    return np.union1d(fresh, unchanged[broken]), neighbours
+    if len(changed) and len(merged):
+        _merge(neighbours, vectors, merged, changed, k)
+    return np.union1d(changed, unchanged[broken]), neighbours
 
 
-def _merge(neighbours: _Neighbours, vectors: np.ndarray, rows: np.ndarray, fresh: np.ndarray, k: int) -> None:
-    """Put fresh notes into the lists of notes to which they are nearer than the last note of the list."""
-    for piece in cut(rows, SHARD):
-        fresh_rows, scores = search(vectors[fresh], vectors[piece], min(k, len(fresh)))
-        fresh_rows = np.where(fresh_rows >= 0, fresh[fresh_rows], -1)
-        all_rows = np.concatenate([neighbours.rows[piece], fresh_rows], axis=1)
-        all_scores = np.concatenate([neighbours.scores[piece], scores], axis=1)
+def _merge(
+    neighbours: _Neighbours, vectors: np.ndarray, rows: np.ndarray, changed: np.ndarray, k: int
+) -> None:
+    """Add changed notes to the lists in which they are nearer than the last entry.
+
+    Args:
+        neighbours: the lists, changed in place.
+        vectors: (n, d) float32.
+        rows: rows whose lists are merged.
+        changed: rows of the changed notes.
+        k: number of related notes of each note.
+    """
+    for start in range(0, len(rows), SHARD):
+        part = rows[start : start + SHARD]
+        nearest, scores = search(vectors[changed], vectors[part], min(k, len(changed)))
+        nearest_rows = np.where(nearest >= 0, changed[nearest], -1)
+        all_rows = np.concatenate([neighbours.rows[part], nearest_rows], axis=1)
+        all_scores = np.concatenate([neighbours.scores[part], scores], axis=1)
         order = np.lexsort((all_rows, -all_scores), axis=1)[:, :k]
-        neighbours.rows[piece] = np.take_along_axis(all_rows, order, axis=1)
-        neighbours.scores[piece] = np.take_along_axis(all_scores, order, axis=1)
+        neighbours.rows[part] = np.take_along_axis(all_rows, order, axis=1)
+        neighbours.scores[part] = np.take_along_axis(all_scores, order, axis=1)
 
 
-def _existing(path: Path, k: int) -> pa.Table | None:
-    """The existing table, if it can be brought up to date."""
+def _existing_table(path: Path, k: int) -> pa.Table | None:
+    """Return the existing table if it has this k and digests, else None."""
     try:
         if read_record(path)["config"].get("k") != k:
             return None
         return read_parquet(path, _COLUMNS)
     except (NotellmError, KeyError):
-        return None  # there is no table, or one without digests
+        return None
 
 
-def _shard_table(rows: np.ndarray, cosines: np.ndarray) -> pa.Table:
-    width = rows.shape[1]
-    return pa.table(
-        {
-            "rows": pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), width),
-            "scores": pa.FixedSizeListArray.from_arrays(pa.array(cosines.ravel()), width),
-        }
-    )
-
-
-def _read_shard(table: pa.Table, k: int) -> tuple[np.ndarray, np.ndarray]:
-    whole = table.combine_chunks()
-    rows, scores = (whole.column(name).chunk(0).flatten().to_numpy() for name in ("rows", "scores"))
-    return rows.reshape(-1, k), scores.reshape(-1, k)
-
-
-def _pieces(names: pa.Array, digests: np.ndarray, neighbours: _Neighbours) -> Iterator[pa.Table]:
+def _row_groups(names: pa.Array, digests: np.ndarray, neighbours: _Neighbours) -> Iterator[pa.Table]:
     for start in range(0, len(names), SHARD):
         rows, scores = neighbours.rows[start : start + SHARD], neighbours.scores[start : start + SHARD]
         present = rows >= 0

@@ -4,10 +4,8 @@ GCL:   L_cl  = -1/N sum_i log( exp(cos(n_i, n_i+) e^tau) / sum_{j in C(i)} exp(c
 CSFT:  L_gen = mean negative log-likelihood of the output tokens
 total: L     = (L_cl + alpha L_gen) / (1 + alpha)
 
-N = 2B notes of B pairs; both notes of a pair are queries, tau is learnt. C(i) holds the notes of the batch
-except i itself and false negatives (:func:`false_negatives`). With ``log_frequency`` the logits are corrected
-for how often a note is sampled as a negative (Yi et al., RecSys 2019, "Sampling-bias-corrected neural
-modeling").
+N = 2B notes of B pairs (n_i, n_i+); both notes of a pair are queries; tau is learnt. C(i) holds n_i+ and all
+other notes of the batch, without false negatives (:func:`false_negatives`).
 """
 
 import torch
@@ -25,17 +23,19 @@ def contrastive_loss(
 ) -> Tensor:
     """Return the sum of the GCL terms of some queries; divide it by the number of notes in the whole batch.
 
-    A note is in a batch as often as it is in pairs, so plain in-batch negatives push popular notes away and
-    the cosine learns pointwise mutual information. Corrected for that, it learns what is clicked next,
-    including the part of popularity that the text tells.
+    A note is in a batch as often as it is in pairs. So without a correction popular notes are pushed away as
+    negatives, and the cosine learns the pointwise mutual information. With ``log_frequency`` the sampling is
+    corrected (Yi et al., RecSys 2019, "Sampling-bias-corrected neural modeling"), and the cosine learns what
+    is clicked next, including the popularity that can be read from the text.
 
-    Args: queries: (n, d), unit norm. candidates: (N, d), unit norm: the whole batch of all processes.
-        positive: (n,) int64, row of each query's partner in ``candidates``. excluded: (n, N) bool, candidates
-        that are neither the partner nor a true negative: the query itself and
-            false negatives.
+    Args:
+        queries: (n, d) vectors of unit norm.
+        candidates: (N, d) vectors of unit norm, the whole batch of all processes.
+        positive: (n,) int64, index of each query's partner among the candidates.
+        excluded: (n, N) bool, the candidates that are no negatives of a query: the query itself and the false
+            negatives.
         tau: scalar, log of the inverse temperature.
-        log_frequency: (N,) log of how often each candidate is drawn into a batch; None is the loss of the
-            paper.
+        log_frequency: (N,) log of how often each candidate is drawn into a batch; None is the paper's loss.
     """
     scores = queries.float() @ candidates.float().T * tau.float().exp()
     if log_frequency is not None:
@@ -45,11 +45,11 @@ def contrastive_loss(
 
 
 def generation_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the summed negative log-likelihood of output tokens; divide it by their number in the batch.
+    """Return the sum of the negative log-likelihoods of output tokens; divide it by their number.
 
     Args:
-        logits: (n, vocabulary) at the positions that predict an output token.
-        labels: (n,) int64, the predicted tokens.
+        logits: (n, vocabulary), at the positions that predict an output token.
+        labels: (n,) int64, the output tokens.
     """
     if labels.numel() == 0:
         return logits.sum() * 0.0
@@ -57,25 +57,25 @@ def generation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def joint_loss(contrastive: Tensor, generation: Tensor, alpha: float) -> Tensor:
-    """Return the weighted mean of the two losses; alpha = 0 is the contrastive loss alone."""
+    """Return the weighted mean of both losses; alpha = 0 takes the contrastive loss only."""
     return (contrastive + alpha * generation) / (1 + alpha)
 
 
 def false_negatives(
     note: Tensor, text: Tensor, positive: Tensor, all_notes: Tensor, all_texts: Tensor, known: Tensor
 ) -> Tensor:
-    """Return which candidates a query must not be pushed away from, (n, N) bool.
+    """Return which candidates are no true negatives of a query, (n, N) bool; its partner is never among them.
 
-    These are the same note again, a note with the same text, and known related notes; the same holds for the
-    note and text of the partner. The partner itself is never one.
+    These are the query's note and its partner's note in other pairs, notes with the text of either, and known
+    related notes.
 
     Args:
-        note: (n,) index of each query's note.
-        text: (n,) key of each query's text; equal keys mean equal texts.
-        positive: (n,) row of each query's partner among the candidates.
-        all_notes: (N,) note index of each candidate.
-        all_texts: (N,) text key of each candidate.
-        known: (n, N) bool, related pairs of the log in either direction.
+        note: (n,) row of each query's note.
+        text: (n,) key of each query's text; equal texts have equal keys.
+        positive: (n,) index of each query's partner among the candidates.
+        all_notes: (N,) row of each candidate's note.
+        all_texts: (N,) key of each candidate's text.
+        known: (n, N) bool, whether query and candidate are a related pair in either direction.
     """
     partner_note, partner_text = all_notes[positive], all_texts[positive]
     same = (all_notes[None, :] == note[:, None]) | (all_texts[None, :] == text[:, None])

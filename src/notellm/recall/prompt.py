@@ -1,13 +1,13 @@
-"""The Note Compression Prompt of NoteLLM (arXiv 2403.01744, section 4.1), as text, token ids and labels.
+"""The Note Compression Prompt: from a note to token ids, the position of its vector, and labels.
 
     [BOS] prompt(title, topics, content) [EMB] guidance output [EOS]
-                                       ^ the vector is read here, at the token before [EMB]
+                                       ^ the vector is read at the token before [EMB]
 
-The task "category" shows the topics and asks for the category; the task "topics" hides the topics and asks
-for a random subset of them. The wording is in ``templates/*.json``. The text of a note is data, never markup:
-it is cut at its budgets as text, inserted in one pass, and the whole prompt is tokenized once, with special
-tokens read as plain characters. So the string that :meth:`PromptBuilder.render` returns determines the
-vector, and any tool that tokenizes it and takes the last token computes the same vector.
+Two tasks have this form (NoteLLM, arXiv 2403.01744, section 4.1): **category** reads the note with its topics
+and writes its category, **topics** reads the note without its topics and writes a random subset of them. The
+wording is data (``templates/*.json``). The text of a note never acts as markup: it is put into the template
+in one pass, and the tokenizer reads special tokens in it as plain characters. The prompt's text alone
+determines the vector.
 """
 
 import re
@@ -26,9 +26,9 @@ from notellm.templates import read_template, template_names
 
 Task = Literal["category", "topics"]
 
-#: Added to every tokenizer; stands where the compression word would be.
+#: Special token that stands in the place of the compression word; added to every tokenizer.
 EMB_TOKEN = "[EMB]"  # noqa: S105 - a token of text, not a secret
-IGNORED = -100  # the label of a position without loss, as in transformers
+IGNORED = -100  # label of a token without loss, as in transformers
 
 _FIELD = re.compile(r"\{(title|topics|content|category|n)\}")
 _FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
@@ -36,7 +36,7 @@ _FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
 
 @dataclass(frozen=True)
 class TaskTemplate:
-    """The wording of one task: before [EMB], between [EMB] and the output, and of the output."""
+    """The wording of one task: the text before [EMB], the text after it, and the output."""
 
     prompt: str
     guidance: str
@@ -54,21 +54,21 @@ class Template:
     topics: TaskTemplate
 
     def task(self, task: Task) -> TaskTemplate:
-        """The wording of a task."""
+        """Return the wording of a task."""
         return self.category if task == "category" else self.topics
 
     def to_dict(self) -> dict[str, Any]:
-        """The template as JSON values, which :func:`load_template` reads."""
+        """Return the wording as a JSON object, which :func:`template_from_dict` reads."""
         return asdict(self)
 
 
 def builtin_templates() -> list[str]:
-    """Names of the templates that come with notellm."""
+    """Return the names of the templates that come with notellm."""
     return template_names("notellm.recall")
 
 
 def load_template(name_or_path: str | Path) -> Template:
-    """Load a template by its name ("english", "chinese", "compact") or from a JSON file.
+    """Load a template by its name ("english", "chinese", "compact"), or from a JSON file by its path.
 
     Raises:
         ConfigError: if there is no such template, or a part of it is missing or malformed.
@@ -77,10 +77,14 @@ def load_template(name_or_path: str | Path) -> Template:
 
 
 def template_from_dict(value: Any, where: str) -> Template:
-    """Check JSON values and return them as a template; ``where`` names them in errors.
+    """Build a template from a JSON object.
+
+    Args:
+        value: the JSON object.
+        where: name or path of the template, for errors.
 
     Raises:
-        ConfigError: with every problem found.
+        ConfigError: if the template is malformed; the message names every problem.
     """
     problems = []
     tasks: dict[str, TaskTemplate] = {}
@@ -98,7 +102,7 @@ def template_from_dict(value: Any, where: str) -> Template:
         if not fields & {"title", "content"}:
             problems.append(f"{task}.prompt must contain {{title}} or {{content}}")
         leaked = fields & ({"category"} | ({"topics"} if task == "topics" else set()))
-        problems += [f"{task}.prompt must not contain {{{field}}}: it is the answer" for field in leaked]
+        problems += [f"{task}.prompt must not contain {{{field}}}: that is the answer" for field in leaked]
         if not parts["prompt"] or _FIELD_AT_END.search(parts["prompt"]):
             problems.append(f"{task}.prompt must end in fixed text: the vector is read at its last token")
         if needed not in _FIELD.findall(parts["output"]):
@@ -112,13 +116,13 @@ def template_from_dict(value: Any, where: str) -> Template:
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """One prompt as token ids.
+class TokenizedPrompt:
+    """One whole sequence as token ids.
 
     Attributes:
-        ids: token ids of the whole sequence.
+        ids: token ids.
         position: index of the token before [EMB], where the vector is read.
-        labels: one label a token, ``IGNORED`` outside the output.
+        labels: one label for each token: its id in the output, ``IGNORED`` everywhere else.
     """
 
     ids: list[int]
@@ -129,12 +133,14 @@ class Encoded:
 class PromptBuilder:
     """Renders and tokenizes prompts.
 
-    Args: tokenizer: a tokenizer from ``backbone.tokenizer``. template: the wording. config: budgets of title,
-        content and topics in tokens, and the longest sequence. Where a prompt would be
-            longer, its content is shortened first, then its topics, then its title; the wording never is.
+    Args:
+        tokenizer: a tokenizer from ``backbone.tokenizer``.
+        template: the wording.
+        config: the budgets of title, content and topics and the longest sequence, all in tokens. If a prompt
+            is too long, first its content is shortened, then its topics, then its title; never its wording.
 
     Raises:
-        ConfigError: if a budget is not positive, or the wording alone does not fit.
+        ConfigError: if a budget is not positive, or the wording alone is too long.
     """
 
     def __init__(
@@ -143,16 +149,16 @@ class PromptBuilder:
         template: Template,
         config: NoteLLMConfig | None = None,
     ) -> None:
-        config = config or NoteLLMConfig()
         self.tokenizer = tokenizer
         self.template = template
-        self.title_tokens = config.title_tokens
-        self.content_tokens = config.content_tokens
-        self.topics_tokens = config.topics_tokens
-        self.max_length = config.max_length
+        self.config = config or NoteLLMConfig()
         self.emb_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))  # type: ignore[arg-type]
         self.eos_id = int(tokenizer.eos_token_id)
-        budgets = {"title": self.title_tokens, "content": self.content_tokens, "topics": self.topics_tokens}
+        budgets = {
+            "title": self.config.title_tokens,
+            "content": self.config.content_tokens,
+            "topics": self.config.topics_tokens,
+        }
         for name, value in budgets.items():
             if value < 1:
                 raise ConfigError(f"{name}_tokens is {value}; it must be at least 1")
@@ -162,31 +168,32 @@ class PromptBuilder:
             + 2
             for task in ("category", "topics")
         )
-        # Joined texts may merge into other tokens at their seams: leave some room before trusting sums.
-        filled = max(  # a template may say a part twice
+        longest_parts = max(  # a template may contain a part twice
             sum(budgets.get(name, 0) for name in _FIELD.findall(self.template.task(task).prompt))
             for task in ("category", "topics")
         )
-        self._always_fits = wording + filled + 16 <= self.max_length
-        if wording + 8 > self.max_length:
+        # Joined texts may tokenize differently at their seams, so the sum needs a margin.
+        self._always_fits = wording + longest_parts + 16 <= self.config.max_length
+        if wording + 8 > self.config.max_length:
             raise ConfigError(
-                f"max_length is {self.max_length}, but the template {template.name!r} alone takes {wording} "
-                f"tokens: give at least {wording + 8}, or a shorter template"
+                f"max_length is {self.config.max_length}, but the template {template.name!r} alone takes "
+                f"{wording} tokens: set it to at least {wording + 8}, or choose a shorter template"
             )
 
     def cut(self, notes: Sequence[Note]) -> list[Note]:
-        """Cut title, content and topics of notes at their budgets; cut once, then render as often as needed.
+        """Cut title, content and topics of notes at their budgets; cut once, then :meth:`render` often.
 
-        Topics are kept whole and in order, as many as fit.
+        Topics are never cut inside: the first ones are kept, as many as fit.
         """
-        titles = cut_texts(self.tokenizer, [note.title for note in notes], self.title_tokens)
-        contents = cut_texts(self.tokenizer, [note.content for note in notes], self.content_tokens)
-        limit = self.topics_tokens * CHARACTERS_PER_TOKEN
-        flat = [topic[:limit] for note in notes for topic in note.topics]
-        lengths = iter(len(ids) for ids in self._batch_ids(flat))
+        config = self.config
+        titles = cut_texts(self.tokenizer, [note.title for note in notes], config.title_tokens)
+        contents = cut_texts(self.tokenizer, [note.content for note in notes], config.content_tokens)
+        limit = config.topics_tokens * CHARACTERS_PER_TOKEN
+        all_topics = [topic[:limit] for note in notes for topic in note.topics]
+        lengths = iter(len(ids) for ids in self._batch_ids(all_topics))
         result = []
         for note, title, content in zip(notes, titles, contents, strict=True):
-            room = self.topics_tokens
+            room = config.topics_tokens
             topics = []
             for topic in note.topics:
                 room -= next(lengths) + 1  # one for the separator
@@ -196,54 +203,56 @@ class PromptBuilder:
         return result
 
     def render(self, note: Note, task: Task = "category", n: int | None = None) -> str:
-        """Return the text before [EMB] of a note that :meth:`cut` has cut.
+        """Return the text before [EMB].
 
         Args:
-            note: the note. Its category is never shown, its topics are hidden in the topics task.
-            task: which wording.
-            n: number of topics that the wording asks for; None asks for as many as the note has.
+            note: a note from :meth:`cut`. Its category is never part of the text, and its topics are not part
+                of the topics task.
+            task: the task.
+            n: number of topics that the wording asks for; None takes the number of the note's topics.
         """
         count = len(note.topics) if n is None else n
         text = self._fill(self.template.task(task).prompt, note, count)
         if self._always_fits:
             return text
         reserve = len(self._plain_ids(self._fill(self.template.task(task).guidance, Note(), count))) + 2
-        excess = len(self._ids(text)) + reserve - self.max_length
+        excess = len(self._ids(text)) + reserve - self.config.max_length
         shorter = note
         for part in ("content", "topics", "title"):
             while excess > 0 and getattr(shorter, part):
                 shorter = replace(shorter, **{part: self._shorten(getattr(shorter, part), excess)})
                 text = self._fill(self.template.task(task).prompt, shorter, count)
-                excess = len(self._ids(text)) + reserve - self.max_length
+                excess = len(self._ids(text)) + reserve - self.config.max_length
         return text
 
     def tokenize(
         self, prompts: Sequence[str], tasks: Sequence[Task], outputs: Sequence[str], counts: Sequence[int]
-    ) -> list[Encoded]:
-        """Return token ids, position of the vector and labels of whole sequences, for training.
+    ) -> list[TokenizedPrompt]:
+        """Tokenize whole sequences for training.
 
         Args:
             prompts: texts from :meth:`render`.
             tasks: the task of each prompt.
-            outputs: texts from :meth:`output`; a sequence with the output "" ends with its prompt.
+            outputs: texts from :meth:`output`; after a prompt with the output "" nothing is learnt, and the
+                sequence ends with the prompt.
             counts: number of topics that each guidance names.
         """
         prompt_ids = self._batch_ids(prompts, special=True)
         output_ids = self._batch_ids(outputs)
-        encoded = []
+        tokenized = []
         for ids, task, output, count in zip(prompt_ids, tasks, output_ids, counts, strict=True):
             position = len(ids) - 1
             if not output:
-                encoded.append(Encoded(ids, position, [IGNORED] * len(ids)))
+                tokenized.append(TokenizedPrompt(ids, position, [IGNORED] * len(ids)))
                 continue
             head = [*ids, self.emb_id, *self.guidance_ids(task, count)]
-            room = max(self.max_length - len(head) - 1, 0)
+            room = max(self.config.max_length - len(head) - 1, 0)
             tail = [*output[:room], self.eos_id] if len(output) <= room else output[:room]
-            encoded.append(Encoded([*head, *tail], position, [IGNORED] * len(head) + tail))
-        return encoded
+            tokenized.append(TokenizedPrompt([*head, *tail], position, [IGNORED] * len(head) + tail))
+        return tokenized
 
     def output(self, task: Task, *, category: str = "", topics: Sequence[str] = ()) -> str:
-        """Return the output of a task: the category, or the topics joined by the separator."""
+        """Return the output text of a task: the category, or the topics joined by the separator."""
         wanted = category if task == "category" else topics
         if not wanted:
             return ""
@@ -251,24 +260,24 @@ class PromptBuilder:
         return self._fill(self.template.task(task).output, note, len(topics))
 
     def parse_topics(self, text: str) -> list[str]:
-        """Split a generated text at the separator, and return its topics without repetitions."""
-        seen: dict[str, str] = {}
+        """Split a generated output into topics; empty and repeated ones are dropped."""
+        topics: dict[str, str] = {}
         for piece in text.split(self.template.topic_separator.strip()):
             topic = piece.strip()
             if topic:
-                seen.setdefault(topic.casefold(), topic)
-        return list(seen.values())
+                topics.setdefault(topic.casefold(), topic)
+        return list(topics.values())
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return token ids of rendered prompts, [BOS] included; the vector is read at the last one."""
+        """Return the token ids of rendered prompts with [BOS]; the vector is read at the last one."""
         return self._batch_ids(prompts, special=True)
 
     def output_ids(self, outputs: Sequence[str]) -> list[list[int]]:
-        """Return token ids of outputs as they are labelled in training, without [EOS]."""
+        """Return the token ids of outputs, without [EOS]."""
         return self._batch_ids(outputs)
 
     def guidance_ids(self, task: Task, n: int) -> list[int]:
-        """Return token ids of the guidance after [EMB]."""
+        """Return the token ids of the guidance, which follows [EMB]."""
         return self._plain_ids(self._fill(self.template.task(task).guidance, Note(), n))
 
     def _fill(self, template: str, note: Note, n: int) -> str:
@@ -282,7 +291,7 @@ class PromptBuilder:
         return _FIELD.sub(lambda match: values[match.group(1)], template)
 
     def _shorten(self, value: Any, excess: int) -> Any:
-        """Remove at least ``excess`` tokens from a text, or the last topic from a tuple of topics."""
+        """Remove at least ``excess`` tokens from the end of a text, or the last one of a tuple of topics."""
         if isinstance(value, tuple):
             return value[:-1]
         keep = len(self._plain_ids(value)) - excess

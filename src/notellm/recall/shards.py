@@ -1,17 +1,14 @@
-"""Shards of a long computation, kept on disk so that a killed run continues where it stopped.
+"""Computations over many rows that continue where a killed run stopped.
 
-    with shards(target, inputs) as folder:              # .NAME.KEY.parts beside the target
-        for rows, table in computed(folder, pieces, compute, progress=bar): ...
-        ...                                             # join the tables into the target
-
-KEY is a hash of the inputs, so that shards of other inputs are never mixed in. The folder is removed when
-the block ends without an error, together with folders that killed runs with other inputs left behind.
+The rows are computed in shards. Each finished shard is a Parquet file in a folder ``.NAME.KEY.parts`` beside
+the target file. KEY is a hash of the inputs, so shards of other inputs are never used. The folder is removed
+when the target is written, together with folders that killed runs with other inputs left for the same target.
 """
 
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,15 +24,70 @@ _LOCK = ".lock"
 
 
 @contextmanager
-def shards(target: Path, inputs: object) -> Iterator[Path]:
-    """Yield the folder for the shards of a computation.
+def computed_shards(
+    target: Path,
+    inputs: object,
+    rows: np.ndarray,
+    compute: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    *,
+    size: int,
+    label: str,
+    progress: bool,
+) -> Iterator[Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]]:
+    """Compute the missing shards; inside the block, read them all and write the target.
+
+    Args:
+        target: the file that the block writes.
+        inputs: everything that the results depend on; its ``repr`` is hashed.
+        rows: (n,) int64, the rows in the order in which they are computed.
+        compute: returns the results of some rows: matrices by name, with one row for each of them.
+        size: rows in a shard.
+        label: name of the progress bar.
+        progress: show a progress bar with rate and remaining time.
+
+    Yields:
+        For each shard its rows and their results. It can be read once.
+
+    Raises:
+        StorageError: as :func:`shard_folder`.
+    """
+    pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
+    with shard_folder(target, inputs) as folder:
+        files = [folder / f"{number:06d}.parquet" for number in range(len(pieces))]
+        with tqdm(total=len(rows), unit="note", desc=label, disable=not progress) as bar:
+            for piece, file in zip(pieces, files, strict=True):
+                if not file.is_file():
+                    write_parquet(_table(compute(piece)), file)
+                bar.update(len(piece))
+        yield ((piece, _matrices(file)) for piece, file in zip(pieces, files, strict=True))
+
+
+def _table(matrices: Mapping[str, np.ndarray]) -> pa.Table:
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+        for name, matrix in matrices.items()
+    }
+    return pa.table(columns)
+
+
+def _matrices(file: Path) -> dict[str, np.ndarray]:
+    table = read_parquet(file).combine_chunks()
+    return {
+        name: column.chunk(0).flatten().to_numpy().reshape(table.num_rows, -1)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+
+
+@contextmanager
+def shard_folder(target: Path, inputs: object) -> Iterator[Path]:
+    """Yield the folder for the shards of a computation; it is removed if the block ends without an error.
 
     Args:
         target: the file that the shards will be joined into.
         inputs: everything that the shards depend on; its ``repr`` is hashed.
 
     Raises:
-        StorageError: if the folder cannot be made, or another process computes the same target.
+        StorageError: if the folder cannot be created, or another process computes the same.
     """
     key = hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
     folder = target.parent / f".{target.name}.{key}.parts"
@@ -45,7 +97,7 @@ def shards(target: Path, inputs: object) -> Iterator[Path]:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise StorageError(
-            f"another process writes {target} from the same inputs; wait for it, or name another file"
+            f"another process writes {target} from the same inputs; wait for it, or choose another file"
         ) from error
     except OSError as error:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
@@ -53,48 +105,16 @@ def shards(target: Path, inputs: object) -> Iterator[Path]:
         yield folder
     finally:
         lock.release()
-    # The whole name counts: shards of "vectors.parquet" do not belong to "vectors".
-    shard_folder = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.parts")
+    # The whole name must match: the shards of "vectors.parquet" do not belong to the target "vectors".
+    shards_of_target = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.parts")
     for path in target.parent.iterdir():
-        if shard_folder.fullmatch(path.name):
+        if shards_of_target.fullmatch(path.name):
             _remove_unless_locked(path)
-
-
-def computed(
-    folder: Path,
-    pieces: Sequence[np.ndarray],
-    compute: Callable[[np.ndarray], pa.Table],
-    *,
-    name: str,
-    progress: bool,
-) -> Iterator[tuple[np.ndarray, pa.Table]]:
-    """Compute the shards that are missing, then yield each piece with its table.
-
-    Args:
-        folder: folder from :func:`shards`.
-        pieces: row numbers of each shard, int64.
-        compute: returns the table of a piece.
-        name: label of the progress bar.
-        progress: show a progress bar with rate and remaining time.
-    """
-    paths = [folder / f"{number:06d}.parquet" for number in range(len(pieces))]
-    with tqdm(total=sum(map(len, pieces)), unit="note", desc=name, disable=not progress) as bar:
-        for path, rows in zip(paths, pieces, strict=True):
-            if not path.is_file():
-                write_parquet(compute(rows), path)
-            bar.update(len(rows))
-    for path, rows in zip(paths, pieces, strict=True):
-        yield rows, read_parquet(path)
-
-
-def cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Row numbers in consecutive pieces of at most ``size``."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _remove_unless_locked(folder: Path) -> None:
     if not (folder / _LOCK).is_file():
-        return  # notellm did not make this folder
+        return  # notellm did not create this folder
     lock = FileLock(folder / _LOCK)
     try:
         lock.acquire(timeout=0)

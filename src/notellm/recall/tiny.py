@@ -1,13 +1,11 @@
-"""The first weights of NoteLLM's tiny backbone, computed from the notes, so that nothing is downloaded.
+"""A tiny Llama for NoteLLM that starts from latent semantic analysis of the notes and needs no download.
 
-1. Token vectors of unit norm come from a truncated SVD of the TF-IDF matrix of notes and user profiles.
-2. The last input dimension holds the log inverse document frequency of the token, idf_t.
-3. In layer 0 the query is constant and the key reads that dimension, so attention weights are proportional to
-   idf_t^p; values pass unchanged. The last position starts as the idf-weighted mean of the token vectors.
-4. The last quarter of the width holds bigram vectors, a truncated SVD of log(1 + c P(next | token)) of the
-   outputs. The output head adds what a token has in common with the note and how often it follows the last
-   token.
-5. The other layers start silent and learn what they can add. The architecture is plain ``LlamaForCausalLM``.
+- Token vectors are right singular vectors of the TF-IDF matrix of notes and of users' click profiles.
+- In layer 0 attention weights are proportional to idf^p: the last position reads the idf-weighted mean of the
+  token vectors before it. Further layers have no effect until they are trained.
+- The output head adds up what a token has in common with the note and how often it follows the last token.
+
+The functions below write each part into the weights of a plain ``LlamaForCausalLM``.
 """
 
 import math
@@ -29,12 +27,12 @@ class TinyOptions:
 
     Attributes:
         vocabulary: largest number of tokens of the BPE.
-        hidden: width of the model.
+        hidden: width of the hidden states.
         layers: number of layers, at least 1.
-        heads: attention heads; hidden / heads must be even.
+        heads: number of attention heads; hidden / heads must be even.
         intermediate: width of the feed-forward parts.
-        max_length: longest sequence in tokens.
-        idf_power: the power p of the inverse document frequency; 0 is a plain mean.
+        max_length: the longest sequence in tokens.
+        idf_power: exponent p of the idf in the attention weights; 0 is a plain mean.
     """
 
     vocabulary: int = 16_000
@@ -55,14 +53,18 @@ def build_tiny(
     clicked: sp.csr_matrix | None = None,
     seed: int = 0,
 ) -> LlamaForCausalLM:
-    """Make a Llama whose last position starts as the idf-weighted mean of latent-semantic token vectors.
+    """Build a Llama whose last hidden state starts as the idf-weighted mean of latent-semantic token vectors.
 
-    Args: tokenizer: from ``backbone.tiny.train_tokenizer`` on the same texts. texts: the rendered prompts of
-        the notes, as the model will read them. outputs: token ids of whole sequences and the position where
-        the output begins, guidance included; empty if
-            there is nothing to write.
+    The hidden state has three parts: the token vector, a bigram vector (the last quarter of the width), and
+    in the last dimension the log of the token's inverse document frequency.
+
+    Args:
+        tokenizer: from ``backbone.tiny.train_tokenizer``, trained on the same texts.
+        texts: the prompts of the notes.
+        outputs: whole sequences as token ids, each with the position at which guidance and output begin;
+            empty if there is nothing to generate.
         options: the size.
-        clicked: who clicked which text, (users, texts) of ones; None uses the notes alone.
+        clicked: which user clicked which text, (users, texts) of ones; None if there are no clicks.
         seed: seed of the random parts (feed-forward weights, output head).
 
     Returns:
@@ -96,39 +98,40 @@ def build_tiny(
 def _bigram_vectors(
     outputs: Sequence[tuple[Sequence[int], int]], size: int, width: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return vectors of tokens as the last and as the next token, (tokens, width) float32 each.
+    """Return the vectors of tokens as last token and as next token, (tokens, width) float32 each.
 
-    Their inner product approximates log(1 + c P(next | token)) with c = 1000, so it is zero for tokens that
-    never follow. The first ones are scaled to a root mean square norm of 0.2 over the tokens that occur, so
-    that they leave most of the input norm to the token vector of norm 1 beside them.
+    They are a truncated SVD of log(1 + 1000 P(next | last)), which is 0 for tokens that never follow each
+    other. The vectors of last tokens get a root mean square norm of 0.2, since they share the input norm with
+    token vectors of norm 1.
     """
-    ends = [(ids[i], ids[i + 1]) for ids, start in outputs for i in range(start, len(ids) - 1)]
+    bigrams = [(ids[i], ids[i + 1]) for ids, start in outputs for i in range(start, len(ids) - 1)]
     before, after = np.zeros((2, size, width), dtype=np.float32)
-    if not ends:
+    if not bigrams:
         return before, after
-    last, following = np.array(ends).T
+    last, following = np.array(bigrams).T
     counts = sp.csr_matrix((np.ones(len(last)), (last, following)), shape=(size, size))
     counts.sum_duplicates()
     totals = np.maximum(np.asarray(counts.sum(axis=1)).ravel(), 1)
-    chance = (sp.diags(1 / totals) @ counts).tocsr()
-    chance.data = np.log1p(1000 * chance.data)
+    probability = (sp.diags(1 / totals) @ counts).tocsr()
+    probability.data = np.log1p(1000 * probability.data)
     rank = min(width, len(np.unique(last)), len(np.unique(following)))
-    left, strength, right = svd(chance.astype(np.float32), rank, seed)
-    before[:, :rank] = left * np.sqrt(strength)
-    after[:, :rank] = right.T * np.sqrt(strength)
+    left, values, right = svd(probability.astype(np.float32), rank, seed)
+    before[:, :rank] = left * np.sqrt(values)
+    after[:, :rank] = right.T * np.sqrt(values)
     scale = 5 * np.sqrt((before[np.unique(last)] ** 2).sum(axis=1).mean())
     return before / max(scale, 1e-9), after * scale
 
 
 def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray) -> float:
-    """Write token vectors and, as last dimension, log idf scaled to [-0.5, 0.5]; root mean square about 0.1.
+    """Write token vectors and, as last dimension, log idf mapped to [-0.5, 0.5]; root mean square about 0.1.
 
-    Returns the largest log idf, by which a key must multiply the last dimension to restore it.
+    Returns:
+        The largest log idf. A key multiplies the last dimension by it to restore the log idf.
     """
     log_idf = np.log(idf)
     spread = max(float(log_idf.max()), 1e-9)
     wanted = log_idf / spread - 0.5
-    # What remains of it after the norm of the row is then exactly ``wanted``.
+    # After the row is normalized the channel is exactly ``wanted``.
     squares = (vectors.astype(np.float64) ** 2).sum(axis=1)
     channel = wanted * np.sqrt(squares / (1 - wanted**2))
     table = np.concatenate([vectors, channel[:, None]], axis=1)
@@ -138,9 +141,10 @@ def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndar
 
 
 def _write_first_layer(model: LlamaForCausalLM, gain: float, width: int) -> None:
-    """Write a constant query on the slowest rotary pair, a key of gain x last dimension, and the values.
+    """Write attention weights proportional to exp(gain x last dimension); values copy ``width`` dimensions.
 
-    RoPE turns queries and keys by position; the slowest pair hardly turns over the length of a prompt.
+    The query is a constant in each head's slowest rotary pair, which RoPE hardly turns over the length of a
+    prompt. The key reads the last dimension; value and output projections are the identity.
     """
     config = model.config
     hidden, heads = config.hidden_size, config.num_attention_heads
@@ -151,8 +155,8 @@ def _write_first_layer(model: LlamaForCausalLM, gain: float, width: int) -> None
         part.bias.zero_()
     slowest = torch.arange(heads) * head + head // 2 - 1
     attention.q_proj.bias[slowest] = 1.0
-    # The input norm brings a token to root mean square 1, so the channel arrives times sqrt(hidden);
-    # scores are divided by sqrt(head).
+    # The input norm scales a token to root mean square 1, which multiplies the channel by sqrt(hidden).
+    # Attention divides scores by sqrt(head).
     attention.k_proj.weight[slowest, hidden - 1] = gain * math.sqrt(head) / math.sqrt(hidden)
     attention.v_proj.weight[:width, :width] = torch.eye(width)
     attention.o_proj.weight.copy_(torch.eye(hidden))
@@ -167,7 +171,7 @@ def _write_head(
 ) -> None:
     """Set the output head to a x (in common with the note) + b x (follows the last token).
 
-    The scales a and b are those with the smallest loss on a sample of the outputs.
+    a and b are the scales with the smallest loss on up to 200 outputs.
     """
     chosen = np.random.default_rng(seed).permutation(len(outputs))[:200]
     states, labels = [], []
@@ -178,16 +182,16 @@ def _write_head(
         labels.append(torch.tensor(ids[start + 1 :]))
     state, label = torch.cat(states), torch.cat(labels)
     width = vectors.shape[1]
-    ever = np.unique([token for ids, start in outputs for token in ids[start:]])
-    own = np.zeros_like(vectors)
-    own[ever] = vectors[ever]  # what is never written needs no push
-    common = state[:, :width] @ torch.from_numpy(own).T
+    used = np.unique([token for ids, start in outputs for token in ids[start:]])
+    output_vectors = np.zeros_like(vectors)
+    output_vectors[used] = vectors[used]  # tokens that are in no output keep the logit 0
+    common = state[:, :width] @ torch.from_numpy(output_vectors).T
     follows = state[:, width : width + after.shape[1]] @ torch.from_numpy(after).T
     scales = [(a, b) for a in (0.0, 0.1, 0.2, 0.4, 0.8) for b in (0.05, 0.1, 0.2, 0.4, 0.8)]
     losses = [float(functional.cross_entropy(a * common + b * follows, label)) for a, b in scales]
     a, b = scales[int(np.argmin(losses))]
     head = np.zeros((len(vectors), model.config.hidden_size), dtype=np.float32)
-    head[:, :width] = a * own
+    head[:, :width] = a * output_vectors
     head[:, width : width + after.shape[1]] = b * after
     head += 0.002 * np.random.default_rng(seed).standard_normal(head.shape).astype(np.float32)
     model.lm_head.weight.copy_(torch.from_numpy(head))

@@ -1,12 +1,12 @@
-"""Training NoteLLM with both losses of ``losses.py`` from one forward pass (GCL and CSFT, arXiv 2403.01744).
+"""Train a NoteLLM: contrastive learning (GCL) together with the generation of topics and categories (CSFT).
 
-:class:`NoteLLMTrainer` is transformers' ``Trainer``, so logging, checkpoints, resuming, bf16, FSDP and
-DeepSpeed come with it. Several processes: vectors are gathered with their gradients and every sum is divided
-by its count over all processes, so that N processes make the same update as one with the whole batch. Large
-batches: with ``chunk_notes`` a batch may exceed the memory by gradient caching (Gao et al. 2021, arXiv
-2101.06983): first the vectors of all chunks without a graph, then the contrastive loss and its gradient with
-respect to the vectors, then each chunk again with a graph, where (vector . cached gradient) has the true
-gradient.
+:class:`NoteLLMTrainer` is transformers' ``Trainer`` with the losses of ``losses.py``, computed in one forward
+pass. Logging, checkpoints, resuming, bf16, FSDP and DeepSpeed come from transformers.
+
+With several processes, vectors are gathered with their gradients. Every sum is divided by its count over all
+processes and multiplied by the number of processes, since gradients are averaged afterwards. So N processes
+make the same update as one process with the whole batch. Batches larger than memory: ``chunk_notes`` and
+``gradient_cache.py``.
 """
 
 import copy
@@ -18,9 +18,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainingArguments
 
@@ -31,10 +29,15 @@ from notellm.evaluate.retrieval import evaluate_related, targets_from_pairs, vec
 from notellm.options import check
 from notellm.recall.batch import PairCollator, PairIndex, PairStream
 from notellm.recall.config import LossOptions
+from notellm.recall.distributed import (
+    check_equal_sizes,
+    gather,
+    gather_with_gradients,
+    sum_over_processes,
+)
+from notellm.recall.gradient_cache import MODEL_INPUTS, GradientCache
 from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss
 from notellm.recall.model import NoteLLM, NoteLLMOutput
-
-_CHUNK_KEYS = ("input_ids", "attention_mask", "position", "labels")
 
 
 @dataclass
@@ -68,10 +71,10 @@ class NoteLLMTrainingArguments(LossOptions, TrainingArguments):
 
 @dataclass(frozen=True)
 class Validation:
-    """Notes held out for choosing the best checkpoint; their Recall is measured during training.
+    """Held-out notes, whose Recall is measured during training to choose the best checkpoint.
 
     Attributes:
-        notes: notes table, which is also the pool.
+        notes: notes table; all of its notes are candidates.
         pairs: related pairs among these notes.
     """
 
@@ -82,14 +85,18 @@ class Validation:
 class NoteLLMTrainer(BackboneTrainer):
     """Trains a :class:`NoteLLM` on notes and their related pairs.
 
-    Args: model: the model. args: options; ``num_train_epochs`` counts passes over the pairs. notes: notes
-        table (schema ``data.schema.NOTES``). pairs: related pairs among these notes (schema
-        ``data.schema.PAIRS``); None trains generation alone, on
-            single notes.
-        validation: measured at every evaluation as ``eval_recall@10``, ``eval_recall@100`` and ``eval_mrr``.
+    Args:
+        model: the model.
+        args: the options; ``num_train_epochs`` counts passes over the pairs.
+        notes: notes table (schema ``data.schema.NOTES``).
+        pairs: related pairs among the notes (schema ``data.schema.PAIRS``); None trains the generation alone,
+            on single notes.
+        validation: measured at every evaluation as ``eval_recall@10``, ``eval_recall@100``, ``eval_mrr`` and
+            their mean ``eval_mean``.
 
     Raises:
-        DataError: if the pairs are empty or name other notes, or there is nothing to learn.
+        DataError: if the pairs are empty or name notes that are not in the table, or if there is nothing to
+            learn.
     """
 
     args: NoteLLMTrainingArguments
@@ -109,17 +116,17 @@ class NoteLLMTrainer(BackboneTrainer):
         self.pair_index = None
         if pairs is not None:
             self.pair_index = PairIndex.build(notes.column("note_id").to_pylist(), pairs)
-        teachable = np.array([i for i, n in enumerate(rows) if n.topics or n.category], dtype=np.int64)
-        if pairs is None and (len(teachable) == 0 or args.alpha == 0):
+        labelled = np.array([i for i, n in enumerate(rows) if n.topics or n.category], dtype=np.int64)
+        if pairs is None and (len(labelled) == 0 or args.alpha == 0):
             raise DataError(
                 "without related pairs only the generation can be trained, and these notes have neither "
                 "topics nor a category (or alpha is 0); give pairs, topics or categories"
             )
-        items = len(teachable) if self.pair_index is None else len(self.pair_index.source)
+        items = len(labelled) if self.pair_index is None else len(self.pair_index.source)
         per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
         if args.max_steps <= 0:
             args.max_steps = max(1, round(args.num_train_epochs * items / per_step))
-        stream = PairStream(self.pair_index, teachable, args.max_steps * per_step, args.seed)
+        stream = PairStream(self.pair_index, labelled, args.max_steps * per_step, args.seed)
         known = np.empty(0, dtype=np.int64) if self.pair_index is None else self.pair_index.known
         self._known = torch.from_numpy(known)
         self._log_frequency = None
@@ -127,10 +134,10 @@ class NoteLLMTrainer(BackboneTrainer):
             self._log_frequency = torch.from_numpy(self.pair_index.log_frequency())
         if args.tau is not None:
             model.tau.data.fill_(args.tau)
-        # The generation alone says nothing about the vectors: what only they use must not decay.
+        # The generation loss gives no gradient to the projection and tau: weight decay must not shrink them.
         for parameter in (*model.projection.parameters(), model.tau):
             parameter.requires_grad_(pairs is not None)
-        self._parts: list[Tensor] = []
+        self._logged_losses: list[Tensor] = []
         self.validation = validation
         super().__init__(
             model=model,
@@ -140,23 +147,22 @@ class NoteLLMTrainer(BackboneTrainer):
             eval_dataset=None if validation is None else stream,
             **trainer_options,
         )
-        self.model_accepts_loss_kwargs = False
 
-    # ---------------------------------------------------------------- the losses
+    # ---------------------------------------------------------------- losses
 
     def compute_loss(
         self,
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - the counts here are our own
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - the losses count notes and labels
     ) -> Any:
-        """Return the joint loss of a batch, from one forward pass."""
-        output: NoteLLMOutput = model(*(inputs[key] for key in _CHUNK_KEYS))
+        """Compute the joint loss of a batch in one forward pass."""
+        output: NoteLLMOutput = model(*(inputs[name] for name in MODEL_INPUTS))
         contrastive = self._contrastive(output.vectors, output.tau, inputs)
         generation = self._generation(output.generation_sum, inputs)
         loss = self._join(contrastive, generation)
-        self._note_parts(contrastive, generation)
+        self._remember(contrastive, generation)
         return (loss, output) if return_outputs else loss
 
     def training_step(
@@ -165,76 +171,55 @@ class NoteLLMTrainer(BackboneTrainer):
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Make one step; with ``chunk_notes`` by gradient caching."""
+        """Compute the loss and the gradients of a batch, by gradient caching if ``chunk_notes`` is set."""
         if self.args.chunk_notes is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         inputs = self._prepare_inputs(inputs)
-        size = self.args.chunk_notes
-        chunks = [
-            {key: inputs[key][start : start + size] for key in _CHUNK_KEYS}
-            for start in range(0, len(inputs["note"]), size)
-        ]
-        states, vectors = [], []
-        with torch.no_grad(), self.compute_loss_context_manager():
-            for chunk in chunks:
-                states.append(_random_state(self.args.device))
-                output = model(chunk["input_ids"], chunk["attention_mask"], chunk["position"])
-                vectors.append(output.vectors)
-        leaf, tau = torch.cat(vectors).requires_grad_(), output.tau.requires_grad_()
-        contrastive = self._contrastive(leaf, tau, inputs)
-        leaf.grad, tau.grad = torch.zeros_like(leaf), torch.zeros_like(tau)
+        with self.compute_loss_context_manager():
+            cache = GradientCache(model, inputs, self.args.chunk_notes)
+        contrastive = self._contrastive(cache.vectors, cache.tau, inputs)
         if self.pair_index is not None:
             contrastive.backward()  # type: ignore[no-untyped-call]
-        generation = leaf.new_zeros(())
-        count = _total(_label_count(inputs))
-        for i, (chunk, state) in enumerate(zip(chunks, states, strict=True)):
-            last = i == len(chunks) - 1
-            _set_random_state(state, self.args.device)
-            sync = nullcontext() if last else self.accelerator.no_sync(model)
-            with sync:
+        generation = cache.vectors.new_zeros(())
+        label_count = sum_over_processes(_label_count(inputs)).clamp(min=1)
+        for number, chunk in cache.replay():
+            is_last = number == len(cache.chunks) - 1
+            with nullcontext() if is_last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    output = model(*(chunk[key] for key in _CHUNK_KEYS))
-                part = self.args.world_size * output.generation_sum / count.clamp(min=1)
+                    output: NoteLLMOutput = model(*(chunk[name] for name in MODEL_INPUTS))
+                part = self.args.world_size * output.generation_sum / label_count
                 generation = generation + part.detach()
-                surrogate = (output.vectors * leaf.grad[i * size : (i + 1) * size]).sum()
-                surrogate = surrogate + output.tau * tau.grad / len(chunks)
-                loss = self._join(surrogate, part) / self.current_gradient_accumulation_steps
-                self.accelerator.backward(loss)
-        self._note_parts(contrastive, generation)
+                loss = self._join(cache.surrogate_loss(number, output), part)
+                self.accelerator.backward(loss / self.current_gradient_accumulation_steps)
+        self._remember(contrastive, generation)
         return self._join(contrastive.detach(), generation) / self.current_gradient_accumulation_steps
 
     def _contrastive(self, vectors: Tensor, tau: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """This process's share of the GCL, times the number of processes."""
+        """Return this process's share of the GCL, times the number of processes."""
         if self.pair_index is None:
             return vectors.new_zeros(())
         note, text, partner = inputs["note"], inputs["text"], inputs["partner"]
-        rank, world = self.args.process_index, self.args.world_size
-        first = 0
-        if world > 1:
-            sizes = _gather(torch.tensor([len(note)], device=note.device))
-            if len(set(sizes.tolist())) > 1:
-                raise DataError("processes hold batches of different size; drop the last partial batch")
-            first = rank * len(note)
-            everything = torch.cat(tuple(all_gather(vectors)))  # type: ignore[no-untyped-call]
-            all_notes, all_texts = _gather(note), _gather(text)
-        else:
-            everything, all_notes, all_texts = vectors, note, text
+        check_equal_sizes(len(note), note.device)
+        first = self.args.process_index * len(note)
+        all_vectors = gather_with_gradients(vectors)
+        all_notes, all_texts = gather(note), gather(text)
         positive = partner + first
         known = self._is_known(note, all_notes)
         excluded = false_negatives(note, text, positive, all_notes, all_texts, known)
-        own = torch.arange(len(note), device=note.device)
-        excluded[own, own + first] = True
+        row = torch.arange(len(note), device=note.device)
+        excluded[row, row + first] = True  # a note is no candidate of itself
         frequency = self._log_frequency
         if frequency is not None:
             frequency = frequency.to(all_notes.device)[all_notes]
-        total = contrastive_loss(vectors, everything, positive, excluded, tau, frequency)
-        loss: Tensor = world * total / len(all_notes)
+        total = contrastive_loss(vectors, all_vectors, positive, excluded, tau, frequency)
+        loss: Tensor = self.args.world_size * total / len(all_notes)
         return loss
 
     def _generation(self, total: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-        """This process's share of the CSFT, times the number of processes."""
-        loss: Tensor = self.args.world_size * total / _total(_label_count(inputs)).clamp(min=1)
+        """Return this process's share of the CSFT, times the number of processes."""
+        label_count = sum_over_processes(_label_count(inputs)).clamp(min=1)
+        loss: Tensor = self.args.world_size * total / label_count
         return loss
 
     def _join(self, contrastive: Tensor, generation: Tensor) -> Tensor:
@@ -242,61 +227,62 @@ class NoteLLMTrainer(BackboneTrainer):
             return generation
         return joint_loss(contrastive, generation, self.args.alpha)
 
-    def _note_parts(self, contrastive: Tensor, generation: Tensor) -> None:
-        self._parts.append(torch.stack([contrastive.detach(), generation.detach()]).cpu())
+    def _remember(self, contrastive: Tensor, generation: Tensor) -> None:
+        """Keep both losses for the next log entry."""
+        self._logged_losses.append(torch.stack([contrastive.detach(), generation.detach()]).cpu())
 
     def _is_known(self, note: Tensor, others: Tensor) -> Tensor:
-        """Whether (note, other) is a related pair of the log in either direction, (n, N) bool."""
+        """Return whether (note, other) is a related pair in either direction, (n, N) bool."""
         keys = note[:, None] * self.pair_index.count + others[None, :]  # type: ignore[union-attr]
         known = self._known.to(keys.device)
-        at = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-        return known[at] == keys
+        position = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+        return known[position] == keys
 
-    # ---------------------------------------------------------------- the loop
+    # ---------------------------------------------------------------- hooks of the Trainer
 
     def learning_rates(self) -> dict[int, float | None]:
-        """Learning rates of the embeddings, and of projection, tau and output head."""
+        """Return the rate of the token embeddings, and that of the projection, tau and the output head."""
         bare = cast("NoteLLM", self.bare)
         parts: tuple[tuple[nn.Module, float | None], ...] = (
             (bare.projection, self.args.head_learning_rate),
             (bare.backbone.get_output_embeddings(), self.args.head_learning_rate),  # type: ignore[no-untyped-call]
-            # Last, since an output head may be tied to the token embeddings.
+            # Last: where the output head is tied to the token embeddings, their rate counts.
             (bare.backbone.get_input_embeddings(), self.args.embedding_learning_rate),
         )
         rates = {id(parameter): rate for part, rate in parts for parameter in part.parameters()}
         return rates | {id(bare.tau): self.args.head_learning_rate}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        """The stream is already in order, and the same for any number of processes."""
+        """Read the stream in its order, which is random and the same for any number of processes."""
         return SequentialSampler(cast("PairStream", train_dataset or self.train_dataset))
 
-    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Measure Recall and MRR of the validation notes, over a pool of all of them."""
+    def measure(self) -> dict[str, float]:
+        """Measure Recall and MRR of the validation notes.
+
+        Raises:
+            ConfigError: if there are no validation notes.
+        """
         if self.validation is None:
             raise ConfigError("this trainer has no validation notes; give Validation(notes, pairs)")
-        model = self.accelerator.unwrap_model(self.model)
-        metrics = {
-            f"{metric_key_prefix}_{name}": value
-            for name, value in validation_metrics(model, self.validation).items()
-        }
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return validation_metrics(cast("NoteLLM", self.bare), self.validation)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the two losses, averaged since the last time, to what is logged."""
-        if "loss" in logs and self._parts:
-            contrastive, generation = torch.stack(self._parts).mean(dim=0).tolist()
-            self._parts.clear()
-            tau = float(self.accelerator.unwrap_model(self.model).tau.detach())
+        """Add the mean of both losses since the last log entry, and tau, to a log entry."""
+        if "loss" in logs and self._logged_losses:
+            contrastive, generation = torch.stack(self._logged_losses).mean(dim=0).tolist()
+            self._logged_losses.clear()
+            tau = float(cast("NoteLLM", self.bare).tau.detach())
             logs |= {"contrastive": contrastive, "generation": generation, "tau": tau}
         super().log(logs, start_time)
 
-    # ---------------------------------------------------------------- checkpoints
-
 
 def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, float]:
-    """Return Recall@10, Recall@100, MRR and their mean; the target of a note is its best related note."""
+    """Return Recall@10, Recall@100, MRR and their mean over held-out notes.
+
+    The target of a query is its best related note; all held-out notes are candidates. The mean chooses
+    checkpoints, since each figure alone is unreliable: with a hundred notes Recall@100 is always 1, and the
+    MRR of a hundred queries varies too much.
+    """
     ids = validation.notes.column("note_id")
     queries, targets = targets_from_pairs(validation.pairs, min_users=1)
     result = evaluate_related(
@@ -313,34 +299,9 @@ def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, floa
         "recall@100": result.figures["R@100"].mean,
         "mrr": result.figures["MRR"].mean,
     }
-    # One of them alone is a poor judge of checkpoints: Recall@100 of a hundred notes is always 1, MRR of a
-    # hundred queries is noise.
     return figures | {"mean": sum(figures.values()) / len(figures)}
 
 
 def _label_count(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the number of output tokens that are predicted; the first token of a sequence never is."""
     return (inputs["labels"][:, 1:] >= 0).sum().float()
-
-
-def _total(value: Tensor) -> Tensor:
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(value)
-    return value
-
-
-def _gather(value: Tensor) -> Tensor:
-    pieces = [torch.empty_like(value) for _ in range(dist.get_world_size())]
-    dist.all_gather(pieces, value.contiguous())
-    return torch.cat(pieces)
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), cuda
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    """Restore the random state, so that dropout of the second pass equals that of the first."""
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
