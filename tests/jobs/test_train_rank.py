@@ -34,8 +34,7 @@ from notellm.record import describe
 
 JOB = """
 import sys
-from notellm.data import impressions_from_clicks, sample_world, split_impressions
-from notellm.jobs.train_rank import RankOptions, train_rank
+from notellm import RankOptions, impressions_from_clicks, sample_world, split_impressions, train_rank
 
 world = sample_world(notes=220, users=40, clicks=600, bots=0, seed=5)
 train, valid, _ = split_impressions(impressions_from_clicks(world.clicks))
