@@ -19,6 +19,7 @@ from typing import Any
 
 import notellm
 from notellm.artifacts import write_file
+from notellm.evaluate.tables import Table
 from notellm.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,6 +114,5 @@ def write_results(
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """A Markdown table, its first ``left`` columns aligned left and the others right."""
-    line = ["---"] * left + ["---:"] * (len(head) - left)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [head, line, *rows])
+    """Return a Markdown table with its first ``left`` columns aligned left and the others right."""
+    return Table(head, list(rows), text_columns=left).markdown()

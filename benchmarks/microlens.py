@@ -24,6 +24,7 @@ from benchmarks.training import MIN_USERS, load, points, train
 from notellm.data.split import Split, split_by_note
 from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.retrieval import RetrievalResult, paired_difference
+from notellm.evaluate.tables import intervals_json
 from notellm.evaluate.tagging import TopicResult
 from notellm.files import read_json, write_json
 from notellm.jobs.evaluate_recall import NAME, Evaluation, evaluate_recall
@@ -226,7 +227,9 @@ def report(runs: list[dict[str, Any]], split: Split) -> Iterable[str]:
     for run in runs:
         if topics := run["evaluation"]["topics"]:
             yield f"## Topics ({run['made_of']['variant']}, seed {run['made_of']['config']['seed']})"
-            scored = Evaluation(topics={name: TopicResult(**values) for name, values in topics.items()})
+            scored = Evaluation(
+                topics={name: TopicResult(name=name, **values) for name, values in topics.items()}
+            )
             yield scored.text(markdown=True)
 
 
@@ -253,10 +256,7 @@ def main() -> None:
     gains = differences(runs)
     values = {
         "runs": [{name: value for name, value in run.items() if name != "per_query"} for run in runs],
-        "joint_less_contrastive": {
-            seed: {name: dataclasses.asdict(value) for name, value in gain.items()}
-            for seed, gain in gains.items()
-        },
+        "joint_less_contrastive": {seed: intervals_json(gain) for seed, gain in gains.items()},
     }
     write_results(
         chosen.results, "microlens", "Related notes that were never seen", report(runs, split), values

@@ -29,12 +29,8 @@ from notellm.data.matrices import click_matrix
 from notellm.data.split import split_impressions
 from notellm.evaluate.baselines import popularity
 from notellm.evaluate.bootstrap import Interval, intervals
-from notellm.evaluate.next_click import (
-    NextClickResult,
-    evaluate_recommendations,
-    next_click_json,
-    next_click_markdown,
-)
+from notellm.evaluate.next_click import NextClickResult, evaluate_recommendations, next_click_table
+from notellm.evaluate.tables import intervals_json
 from notellm.jobs.train_rank import train_rank
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
@@ -198,7 +194,7 @@ def main() -> None:
         "recommend",
         "The next click on MicroLens",
         [
-            next_click_markdown(results),
+            next_click_table(results).markdown(),
             "Recall, then rank is ahead, in points on the same users, by",
             table(
                 ["of", *lead[results[0].name]],
@@ -210,11 +206,8 @@ def main() -> None:
             "can reach.",
         ],
         {
-            "results": [next_click_json(result) for result in results],
-            "ahead": {
-                name: {figure: dataclasses.asdict(value) for figure, value in found.items()}
-                for name, found in lead.items()
-            },
+            "results": [result.to_json() for result in results],
+            "ahead": {name: intervals_json(differences) for name, differences in lead.items()},
             "seconds": {"recall": recall_seconds, "rank": rank_seconds, "list": answer_seconds},
             "config": {
                 "recall": dataclasses.asdict(recall_options.resolved()),

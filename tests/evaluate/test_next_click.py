@@ -7,12 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from notellm.errors import ConfigError, DataError
-from notellm.evaluate.next_click import (
-    evaluate_recommendations,
-    next_click_json,
-    next_click_markdown,
-    next_click_text,
-)
+from notellm.evaluate.next_click import evaluate_recommendations, next_click_table
 
 NOTES = [f"n{i}" for i in range(12)]
 
@@ -83,7 +78,7 @@ def test_intervals_are_over_users_and_seeded():
 def test_what_cannot_be_judged():
     for lists, wanted, message in (
         ([("u", ["a"]), ("u", ["b"])], {"u": {"a"}}, "user 'u' has two lists"),
-        ({"u": ["a", "b", "a"]}, {"u": {"a"}}, "list of user 'u' holds note 'a' twice"),
+        ({"u": ["a", "b", "a"]}, {"u": {"a"}}, "list of user 'u' contains note 'a' twice"),
         ({"u": ["a"]}, {"u": set()}, "none of 1 users has held-out notes"),
         ({"u": ["a"]}, {}, "none of 0 users"),
         ({"1": ["a"]}, {"01": {"a"}}, "none of 1 users with held-out notes has a list, such as '01'"),
@@ -104,15 +99,15 @@ def test_tables_and_json():
         evaluate(lists, {"u": {"a"}, "v": {"b"}}, name=name, ks=(1,))
         for name, lists in (("popularity", {"u": ["a"]}), ("notellm", {"u": ["a"], "v": ["b"]}))
     ]
-    lines = next_click_markdown(results).splitlines()
+    lines = next_click_table(results).markdown().splitlines()
     assert lines[0].startswith("2 users with held-out clicks; %")
     assert lines[2] == "| method | users served | R@1 | NDCG@1 |"
     assert lines[5] == "| notellm | 2 | 100.0 [100.0, 100.0] | 100.0 [100.0, 100.0] |"
-    assert len({len(line) for line in next_click_text(results).splitlines()[1:]}) == 1
-    values = next_click_json(results[0])
+    assert len({len(line) for line in next_click_table(results).text().splitlines()[1:]}) == 1
+    values = results[0].to_json()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert (values["users"], values["served"], values["figures"]["R@1"]["mean"]) == (2, 1, 0.5)
     with pytest.raises(DataError, match="give one or more"):
-        next_click_text([])
+        next_click_table([])
     with pytest.raises(DataError, match="not on the same users"):
-        next_click_text([results[0], evaluate({"u": ["a"]}, {"u": {"a"}}, ks=(1,))])
+        next_click_table([results[0], evaluate({"u": ["a"]}, {"u": {"a"}}, ks=(1,))])

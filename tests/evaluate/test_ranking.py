@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from notellm.errors import ConfigError, DataError
-from notellm.evaluate import ranking as module
+from notellm.evaluate import ranking_figures
 from notellm.evaluate.ranking import (
     cold_groups,
     evaluate_ranking,
     ranking_difference,
-    ranking_json,
-    ranking_markdown,
-    ranking_text,
+    ranking_table,
 )
 
 
@@ -131,8 +129,8 @@ def test_resampled_auc_is_that_of_the_resampled_rows(seed, block):
         ]
     low, high = np.quantile(expected, [0.025, 0.975])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "DRAWS", 60 * size)
-        interval = module._auc_interval(label, score, 7, seed)
+        patch.setattr(ranking_figures, "DRAWS", 60 * size)
+        interval = ranking_figures.auc_interval(label, score, 7, seed)
     assert (interval.low, interval.high) == pytest.approx((low, high))
 
 
@@ -142,7 +140,7 @@ def test_interval_of_auc_covers_the_truth_about_95_times_in_100():
     draw = np.random.default_rng(0)
     for trial in range(200):
         label = draw.random(150) < 0.4
-        interval = module._auc_interval(label, draw.normal(size=150) + label, 200, trial)
+        interval = ranking_figures.auc_interval(label, draw.normal(size=150) + label, 200, trial)
         assert interval.low <= interval.mean <= interval.high
         covered += interval.low <= truth <= interval.high
     assert 0.90 <= covered / 200 <= 0.99
@@ -170,7 +168,7 @@ def test_a_difference_is_that_of_the_figures(seed):
 def test_weighted_auc_is_scikit_learns(seed):
     user, label, score = drawn(seed)
     weights = np.random.default_rng(seed).integers(0, 3, (4, int(user.max()) + 1))
-    found = module._weighted_aucs(user, label, score, list(weights))
+    found = ranking_figures.weighted_aucs(user, label, score, list(weights))
     for of_user, auc in zip(weights, found, strict=True):
         kept = of_user[user] > 0
         if 0 < label[kept].sum() < kept.sum():
@@ -244,7 +242,7 @@ def test_cold_groups():
 def test_scores_and_groups_that_cannot_be_judged():
     rows, score = table("aabb", [1, 0, 1, 0]), np.arange(4.0)
     for options, message in (
-        ({"scores": score[:3]}, r"shape \(3,\): give one an impression, \(4,\)"),
+        ({"scores": score[:3]}, r"shape \(3,\): give one per impression, \(4,\)"),
         ({"scores": score[:, None]}, r"shape \(4, 1\)"),
         ({"scores": [1, np.nan, 2, np.nan]}, "2 of 4 scores of method are NaN, the first in row 1"),
         ({"warm": [True]}, r"group 'warm' is bool of shape \(1,\)"),
@@ -277,7 +275,7 @@ def both(**options):
 
 
 def test_markdown():
-    lines = ranking_markdown(both()).splitlines()
+    lines = ranking_table(both()).markdown().splitlines()
     assert lines[0].startswith("60 impressions of 9 users; UAUC over the users with both labels")
     assert lines[2] == "| method | group | rows | users | with both labels | AUC | UAUC | NDCG@2 |"
     assert [line.split(" | ")[:2] for line in lines[4:]] == [
@@ -288,14 +286,14 @@ def test_markdown():
 
 
 def test_text_is_aligned():
-    lines = ranking_text(both()).splitlines()[1:]
+    lines = ranking_table(both()).text().splitlines()[1:]
     assert len(lines) == 7
     assert len({len(line) for line in lines}) == 1
 
 
 def test_json_goes_round():
     result = both()[0]
-    values = ranking_json(result)
+    values = result.to_json()
     assert json.loads(json.dumps(values, allow_nan=False)) == values
     assert values["figures"]["AUC"]["mean"] == result.figures["AUC"].mean
     assert values["by_group"]["cold item"]["counted"] == {"NDCG@2": result.by_group["cold item"].users}
@@ -303,6 +301,6 @@ def test_json_goes_round():
 
 def test_unlike_results_are_refused():
     with pytest.raises(DataError, match="give one or more"):
-        ranking_markdown([])
+        ranking_table([])
     with pytest.raises(DataError, match="one and one are not on the same rows"):
-        ranking_text([both()[0], both(ks=(3,))[0]])
+        ranking_table([both()[0], both(ks=(3,))[0]])

@@ -1,62 +1,49 @@
-"""Who clicked what: clicks as sparse matrices, and ids as Arrow arrays."""
-
-from collections.abc import Sequence
-from typing import TypeAlias
+"""Sparse matrices of who clicked or liked which note."""
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import scipy.sparse as sp
 from scipy import sparse
 
-Ids: TypeAlias = Sequence[str] | pa.Array | pa.ChunkedArray
-
-
-def as_array(ids: Ids) -> pa.Array:
-    """Ids as one Arrow array of strings."""
-    if isinstance(ids, pa.ChunkedArray):
-        ids = ids.combine_chunks()
-    return ids.cast(pa.string()) if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
+from notellm.data.ids import Ids, as_array
 
 
 def click_matrix(pool_ids: Ids, clicks: pa.Table) -> sparse.csr_array:
-    """Who clicked what: float32 (pool, users), 1 where the user clicked the note.
+    """Return who clicked what: float32 (pool, users), 1 where the user clicked the note.
 
-    The cosine of two rows is their co-occurrence, users of both over the root of the product of the
-    users of each.
+    The cosine of two rows is the co-occurrence of their notes: the number of users of both over the root of
+    the product of the numbers of users of each.
 
     Args:
         pool_ids: ids of the pool's notes.
-        clicks: table with the schema CLICKS: the clicks of train.
+        clicks: table with the schema CLICKS; rows of other events or notes do not count.
     """
-    opened, position = clicks_on(pool_ids, clicks)
-    users = pc.unique(opened["user_id"])
-    user = pc.index_in(opened["user_id"], value_set=users).to_numpy()
-    matrix = sparse.csr_array(
-        (np.ones(len(user), np.float32), (position, user)), shape=(len(pool_ids), len(users))
-    )
-    matrix.data[:] = 1.0  # a user who clicked a note twice is one user
-    return matrix
+    return _notes_by_users(pool_ids, clicks.filter(pc.equal(clicks["event"], "click")))
 
 
-def clicks_on(pool_ids: Ids, clicks: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-    """The "click" rows on notes of the pool, and those notes' positions in it."""
-    pool = as_array(pool_ids)
-    opened = clicks.filter(
-        pc.and_(pc.equal(clicks["event"], "click"), pc.is_in(clicks["note_id"], value_set=pool))
-    )
-    return opened, pc.index_in(opened["note_id"], value_set=pool).to_numpy()
+def liked_notes(note_ids: Ids, impressions: pa.Table) -> sparse.csr_matrix:
+    """Return who liked what: float32 (users, notes), 1 where the user liked the note.
+
+    Args:
+        note_ids: ids of the notes.
+        impressions: table with the schema IMPRESSIONS; rows on other notes do not count.
+    """
+    return sparse.csr_matrix(_notes_by_users(note_ids, impressions.filter(impressions["label"])).T)
 
 
-def liked_notes(note_ids: pa.ChunkedArray, impressions: pa.Table) -> sp.csr_matrix:
-    """Who liked what in some impressions, float32 (users, notes) of ones."""
-    liked = impressions.filter(impressions.column("label"))
-    note = pc.index_in(liked.column("note_id"), value_set=note_ids.combine_chunks())
+def _notes_by_users(note_ids: Ids, rows: pa.Table) -> sparse.csr_array:
+    """Return a matrix of ones, float32 (notes, users), with users in the order of their first row.
+
+    Args:
+        note_ids: ids of the notes.
+        rows: table with the columns ``user_id`` and ``note_id``; rows on other notes do not count.
+    """
+    note = pc.index_in(rows["note_id"], value_set=as_array(note_ids))
     known = note.is_valid()
-    users = liked.column("user_id").filter(known)
-    user = pc.index_in(users, value_set=users.unique()).to_numpy()
-    rows = (user, note.drop_null().to_numpy())
-    matrix = sp.csr_matrix((np.ones(len(user), np.float32), rows), shape=(len(users.unique()), len(note_ids)))
-    matrix.data[:] = 1.0  # liked twice is liked
+    user_ids = rows["user_id"].filter(known)
+    users = user_ids.unique()
+    user = pc.index_in(user_ids, value_set=users).to_numpy()
+    cells = note.drop_null().to_numpy(), user
+    matrix = sparse.csr_array((np.ones(len(user), np.float32), cells), shape=(len(note_ids), len(users)))
+    matrix.data[:] = 1.0  # several rows of one user and note count once
     return matrix

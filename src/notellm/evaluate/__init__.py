@@ -1,1 +1,1 @@
-"""Metrics with intervals, baselines, and tables of results."""
+"""Figures of quality with intervals, baselines to compare them with, and tables of results."""

@@ -1,4 +1,4 @@
-"""Means with bootstrap intervals: how far a figure would move on other queries, users or rows."""
+"""Means with bootstrap intervals, which say how far a figure would move on other queries, users or rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,38 +7,49 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-DRAWS = 2**22  # resampled rows held at once
+DRAWS = 2**22  # largest number of resampled rows held in memory at once
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % bootstrap interval: shares (0 to 1), or a difference of such (-1 to 1)."""
+    """A mean with its 95 % bootstrap interval: a share (0 to 1), or a difference of shares (-1 to 1).
+
+    ``f"{interval:.4f}"`` formats all three numbers: "0.7312 [0.7201, 0.7420]".
+    """
 
     mean: float
     low: float
     high: float
 
+    def __format__(self, number_format: str) -> str:
+        mean, low, high = (format(value, number_format) for value in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]"
+
+    def percent(self) -> "Interval":
+        """Return the interval in percent, or in points if it is a difference."""
+        return Interval(100 * self.mean, 100 * self.low, 100 * self.high)
+
 
 def intervals(values: Mapping[str, npt.NDArray[Any]], resamples: int, seed: int) -> dict[str, Interval]:
-    """Mean of each column and the 2.5 % and 97.5 % percentiles of its resampled means.
+    """Return the mean of each figure and the 2.5 % and 97.5 % percentiles of its resampled means.
 
     Args:
-        values: figures by name, each with one value per query, (n,); all are resampled together.
-        resamples: bootstrap resamples, 1 or more.
-        seed: of the draws.
+        values: (n,) array of each figure by name, one value per query; all figures are resampled together.
+        resamples: number of bootstrap resamples, at least 1.
+        seed: seed of the draws.
     """
-    columns = np.stack(list(values.values()), axis=1).astype(np.float64)  # queries x metrics
+    columns = np.stack(list(values.values()), axis=1).astype(np.float64)  # queries x figures
     count = len(columns)
-    draw = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     means = np.empty((resamples, columns.shape[1]))
     step = max(1, DRAWS // count)
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
-        rows = draw.integers(0, count, (size, count))
-        for metric in range(columns.shape[1]):
-            means[start : start + size, metric] = columns[:, metric][rows].mean(axis=1)
+        rows = generator.integers(0, count, (size, count))
+        for figure in range(columns.shape[1]):
+            means[start : start + size, figure] = columns[:, figure][rows].mean(axis=1)
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     return {
-        metric: Interval(float(columns[:, i].mean()), float(low[i]), float(high[i]))
-        for i, metric in enumerate(values)
+        name: Interval(float(columns[:, i].mean()), float(low[i]), float(high[i]))
+        for i, name in enumerate(values)
     }

@@ -1,25 +1,13 @@
-"""Retrieval of related notes: Recall@k and MRR with intervals, over a pool, by exposure.
+"""Recall@k and MRR of related notes over a pool, with intervals, and by the exposure of the query.
 
-For a query A and its target B (a related note, from the click log), every note of the pool but A is
-a candidate. With the scores s of a method,
+For a query A and its target B, a related note in the click log, every note of the pool but A is a candidate.
+With the scores s of a method, and C over the candidates,
 
-    rank(B)  = 1 + #{C: s(C) > s(B)} + 1/2 #{C != B: s(C) = s(B)}        C over the candidates
+    rank(B)  = 1 + #{C: s(C) > s(B)} + 1/2 #{C != B: s(C) = s(B)}
     Recall@k = mean over queries of [rank <= k]          MRR = mean over queries of 1 / rank
 
-The rank is the expected one when ties are broken at random, so a method that gives all notes one
-score stands in the middle, not on top. A query with several targets contributes the share of them
-within k, and the reciprocal of the best rank.
-
-A method is a `Scorer`: a function from query positions in the pool to scores. It is called with a
-block of queries at a time, small enough for a block of scores to stay under 64 MiB.
-
-Every figure has a 95 % bootstrap interval over the queries (percentiles of resampled means; the
-same seed resamples the same way).
-
-By exposure, as in NoteLLM (arXiv 2403.01744; there: under 1,500 views, 30 % of the notes, and over
-75,000, 10 %): a query is "low" when its exposure is at most the 30 % quantile over the notes of the
-pool, "high" when it is above the 90 % quantile. It is the query's exposure that counts, since the
-query is the note that needs neighbours. Notes without a target count in the quantiles only.
+The rank is its expectation when ties are broken at random. A query with several targets contributes the share
+of them within k, and the reciprocal of their best rank. Exposure groups follow NoteLLM (arXiv 2403.01744).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -34,18 +22,22 @@ import pyarrow.compute as pc
 from scipy import sparse
 from tqdm import tqdm
 
-from notellm.data.matrices import Ids, as_array
+from notellm.data.ids import Ids, as_array
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.bootstrap import Interval, intervals
+from notellm.evaluate.tables import Table, check_comparable, intervals_json
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-#: Scores of query positions against the whole pool: int64 (queries,) -> float32 (queries, pool).
+#: A method: takes positions of queries in the pool, int64 (queries,), and returns their scores against all
+#: notes of the pool, float32 (queries, pool).
 Scorer = Callable[[Ints], Floats]
 
+#: Queries with at most the first quantile of the pool's exposure are "low", those above the second "high".
 LOW_QUANTILE, HIGH_QUANTILE = 0.3, 0.9
-_CELLS = 2**24  # float32 scores of a block: 64 MiB
+_CELLS = 2**24  # largest number of float32 scores held at once: 64 MiB
+_GROUPS = {"all": "all", "low": "low exposure", "high": "high exposure"}
 
 
 @dataclass(frozen=True)
@@ -53,14 +45,14 @@ class RetrievalResult:
     """How well a method finds the targets.
 
     Args:
-        name: of the method.
-        group: "all", "low" or "high": the exposure of the queries.
-        pool: notes in the pool, the query among them.
+        name: the method.
+        group: exposure of the queries: "all", "low" or "high".
+        pool: number of notes in the pool, which contains the queries.
         queries: number of queries.
-        figures: "R@k" for every k, and "MRR".
-        per_query: the same names, one value a query; what `paired_difference` compares.
+        figures: "R@k" for every k, and "MRR", with intervals over queries.
+        per_query: (queries,) values of each figure, which ``paired_difference`` compares.
         query_ids: the queries, in the order of ``per_query``.
-        by_exposure: the "low" and "high" groups, where exposure was given and they have queries.
+        by_exposure: results of the groups "low" and "high", if exposure is known and they have queries.
     """
 
     name: str
@@ -72,23 +64,36 @@ class RetrievalResult:
     query_ids: tuple[str, ...] = field(repr=False)
     by_exposure: Mapping[str, "RetrievalResult"] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return name, group, pool, queries, figures and the groups by exposure."""
+        values: dict[str, Any] = {
+            "name": self.name,
+            "group": self.group,
+            "pool": self.pool,
+            "queries": self.queries,
+            "figures": intervals_json(self.figures),
+        }
+        if self.by_exposure:
+            values["by_exposure"] = {group: part.to_json() for group, part in self.by_exposure.items()}
+        return values
+
 
 def targets_from_pairs(
     pairs: pa.Table, *, min_users: int = 2, best_only: bool = True
 ) -> tuple[pa.Array, pa.Array]:
-    """Queries and their targets: the related notes that enough users made.
+    """Return queries and their targets: the pairs of related notes that enough users made.
 
     Args:
         pairs: table with the schema PAIRS, mined from the clicks of the part under evaluation.
-        min_users: pairs of fewer users are noise, not truth.
-        best_only: one target a query, its best by score, then users, then the smaller id; otherwise
-            all of them.
+        min_users: pairs of fewer users are left out as noise.
+        best_only: return one target per query, the best by score, then by users, then the smaller id;
+            otherwise return all targets.
 
     Returns:
         Query ids and target ids, aligned; ascending by query, best target first.
 
     Raises:
-        DataError: no pair is left.
+        DataError: if no pair has enough users.
     """
     frame = pl.DataFrame(pl.from_arrow(pairs)).filter(pl.col("users") >= min_users)
     if frame.is_empty():
@@ -120,24 +125,24 @@ def evaluate_related(
     seed: int = 0,
     progress: bool = True,
 ) -> RetrievalResult:
-    """Rank every query's targets among all notes of the pool but the query itself.
+    """Rank the targets of every query among all notes of the pool but the query itself.
 
     Args:
-        scorer: the method; its positions are those of ``pool_ids``.
-        pool_ids: ids of the notes of the split, distinct.
-        queries: query ids; one with several targets stands once for each.
+        scorer: the method; it is called with a block of positions in ``pool_ids`` at a time.
+        pool_ids: ids of the pool's notes, distinct.
+        queries: query ids; a query with several targets is repeated for each.
         targets: target ids, aligned with ``queries``.
         ks: depths of Recall@k.
-        name: of the method, for the report.
-        exposure: (pool,) clicks of each note of the pool in the log; None for no groups.
-        resamples: bootstrap resamples.
-        seed: of the bootstrap.
-        progress: show a bar that counts queries.
+        name: the method, for the report.
+        exposure: (pool,) number of clicks on each note of the pool; None for no exposure groups.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
+        progress: show a progress bar over queries.
 
     Raises:
-        ConfigError: no k, or one below 1, or less than 1 resample.
-        DataError: a query or target that is not in the pool, a query that is its own target, no
-            queries, or a scorer that returns another shape or NaN.
+        ConfigError: if ``ks`` is empty or has a depth below 1, or ``resamples`` is below 1.
+        DataError: if there are no queries, a query or target is not in the pool, a query is its own target,
+            or the scorer returns another shape or NaN.
     """
     if not ks or min(ks) < 1:
         raise ConfigError(f"ks is {tuple(ks)}: give depths of 1 or more, as in (10, 100, 1000)")
@@ -145,26 +150,28 @@ def evaluate_related(
         raise ConfigError(f"resamples is {resamples}: give 1 or more")
     pool = as_array(pool_ids)
     if len(pool) != pc.count_distinct(pool).as_py():
-        raise DataError("pool_ids holds an id twice: give each note of the pool once")
+        raise DataError("pool_ids contains an id twice: give each note of the pool once")
     query, target = _positions("query", queries, pool), _positions("target", targets, pool)
     if len(query) != len(target) or len(query) == 0:
-        raise DataError(f"{len(query)} queries and {len(target)} targets: give one target for each, and some")
+        raise DataError(
+            f"{len(query)} queries and {len(target)} targets: give one target per query, and at least one"
+        )
     if (query == target).any():
-        own = pool[int(query[query == target][0])].as_py()
-        raise DataError(f"query {own!r} is its own target: related notes are other notes")
+        query_id = pool[int(query[query == target][0])].as_py()
+        raise DataError(f"query {query_id!r} is its own target: give another note as its target")
 
-    asked, first, row_query = np.unique(query, return_index=True, return_inverse=True)
-    by_first = np.argsort(first)  # queries in the order they came
-    place = np.empty(len(asked), np.int64)
-    place[by_first] = np.arange(len(asked))
-    asked, row_query = asked[by_first], place[row_query]
-    ranks = _ranks(scorer, asked, row_query, target, len(pool), name, progress=progress)
+    distinct, first, query_of_row = np.unique(query, return_index=True, return_inverse=True)
+    by_first = np.argsort(first)  # keeps the queries in the order of their first row
+    place = np.empty(len(distinct), np.int64)
+    place[by_first] = np.arange(len(distinct))
+    distinct, query_of_row = distinct[by_first], place[query_of_row]
+    ranks = _ranks(scorer, distinct, query_of_row, target, len(pool), name, progress=progress)
 
-    per_query = {f"R@{k}": _mean_by(row_query, ranks <= k) for k in ks}
-    best = np.full(len(asked), np.inf)
-    np.minimum.at(best, row_query, ranks)
+    per_query = {f"R@{k}": _mean_by(query_of_row, ranks <= k) for k in ks}
+    best = np.full(len(distinct), np.inf)
+    np.minimum.at(best, query_of_row, ranks)
     per_query["MRR"] = 1.0 / best
-    asked_ids = np.array(pool.take(pa.array(asked)).to_pylist(), dtype=object)
+    query_ids = np.array(pool.take(pa.array(distinct)).to_pylist(), dtype=object)
 
     def result(group: str, chosen: Any, **groups: Any) -> RetrievalResult:
         values = {metric: value[chosen] for metric, value in per_query.items()}
@@ -175,47 +182,74 @@ def evaluate_related(
             queries=int(chosen.sum()),
             figures=intervals(values, resamples, seed),
             per_query=values,
-            query_ids=tuple(asked_ids[chosen]),
+            query_ids=tuple(query_ids[chosen]),
             **groups,
         )
 
     by_exposure = {}
     if exposure is not None:
-        for group, chosen in _exposure_groups(np.asarray(exposure), asked, len(pool)).items():
+        for group, chosen in _exposure_groups(np.asarray(exposure), distinct, len(pool)).items():
             if chosen.any():
                 by_exposure[group] = result(group, chosen)
-    return result("all", np.ones(len(asked), bool), by_exposure=by_exposure)
+    return result("all", np.ones(len(distinct), bool), by_exposure=by_exposure)
 
 
 def paired_difference(
     first: RetrievalResult, second: RetrievalResult, *, resamples: int = 1000, seed: int = 0
 ) -> dict[str, Interval]:
-    """``first`` minus ``second`` on the same queries, with a paired bootstrap interval.
+    """Return the figures of ``first`` minus those of ``second``, with paired bootstrap intervals.
 
-    Both methods are resampled together, so what is hard or easy for both cancels. An interval above
-    0 says ``first`` is better; one that holds 0 says that these queries cannot tell.
+    Both methods are resampled together, so what is hard or easy for both cancels out. If the interval is
+    above 0, ``first`` is better; if it contains 0, these queries cannot tell.
 
     Returns:
-        The metrics that both have, as differences of shares (-1 to 1).
+        The figures that both have, as differences of shares (-1 to 1).
 
     Raises:
-        DataError: the results are not on the same queries and pool.
+        DataError: if the results are not on the same queries and pool.
     """
     if first.query_ids != second.query_ids or first.pool != second.pool:
         raise DataError(
-            f"{first.name} has {first.queries} queries in a pool of {first.pool}, {second.name} "
+            f"{first.name} has {first.queries} queries in a pool of {first.pool}, {second.name} has "
             f"{second.queries} in {second.pool}: compare methods on the same queries and pool"
         )
     differences = {
-        metric: values - second.per_query[metric]
-        for metric, values in first.per_query.items()
-        if metric in second.per_query
+        figure: values - second.per_query[figure]
+        for figure, values in first.per_query.items()
+        if figure in second.per_query
     }
     return intervals(differences, resamples, seed)
 
 
+def retrieval_table(results: Sequence[RetrievalResult]) -> Table:
+    """Return a table of results on one pool, group by group, one row per method, figures in %.
+
+    Raises:
+        DataError: if there is no result, or the results are of different pools, queries or figures.
+    """
+    check_comparable(
+        results,
+        lambda result: (result.pool, result.query_ids, list(result.figures)),
+        "pool, queries and figures",
+    )
+    first = results[0]
+    rows = [
+        [part.name, _GROUPS[part.group], *(f"{value.percent():.1f}" for value in part.figures.values())]
+        for group in ("all", *first.by_exposure)
+        for result in results
+        for part in [result if group == "all" else result.by_exposure[group]]
+    ]
+    groups = (f"{part.queries:,} of {_GROUPS[name]}" for name, part in first.by_exposure.items())
+    counts = ", ".join([f"{first.queries:,} queries", *groups])
+    caption = (
+        f"{counts}; pool of {first.pool:,} notes, all but the query are candidates; "
+        "% [95 % bootstrap interval over queries]."
+    )
+    return Table(["method", "queries", *first.figures], rows, caption, text_columns=2)
+
+
 def vector_scorer(vectors: npt.ArrayLike) -> Scorer:
-    """Cosine of dense vectors, float (pool, width). A zero vector scores 0 with everything."""
+    """Return a scorer by the cosine of dense vectors, (pool, dim); a zero vector scores 0."""
     matrix = np.asarray(vectors, np.float32)
     norms = np.linalg.norm(matrix, axis=1, keepdims=True)
     unit = np.divide(matrix, norms, out=np.zeros_like(matrix), where=norms > 0)
@@ -223,7 +257,7 @@ def vector_scorer(vectors: npt.ArrayLike) -> Scorer:
 
 
 def sparse_cosine_scorer(matrix: sparse.sparray | sparse.spmatrix) -> Scorer:
-    """Cosine of sparse rows, (pool, features): TF-IDF of the text, or the users who clicked."""
+    """Return a scorer by the cosine of sparse rows, (pool, features): TF-IDF, or the users who clicked."""
     rows = sparse.csr_array(matrix, dtype=np.float32)
     norms = sparse.linalg.norm(rows, axis=1)
     unit = sparse.diags_array(1.0 / np.where(norms > 0, norms, 1.0)) @ rows
@@ -233,68 +267,81 @@ def sparse_cosine_scorer(matrix: sparse.sparray | sparse.spmatrix) -> Scorer:
 
 
 def constant_scorer(scores: npt.ArrayLike) -> Scorer:
-    """The same scores for every query, (pool,): popularity, for one."""
+    """Return a scorer with the same scores, (pool,), for every query, such as popularity."""
     row = np.asarray(scores, np.float32)
     return lambda queries: np.broadcast_to(row, (len(queries), len(row)))
 
 
 def _ranks(
     scorer: Scorer,
-    asked: Ints,
-    row_query: Ints,
+    queries: Ints,
+    query_of_row: Ints,
     target: Ints,
     pool: int,
     name: str,
     *,
     progress: bool,
 ) -> npt.NDArray[np.float64]:
-    """Rank of each row's target among the candidates of its query; `asked` are pool positions."""
+    """Return the rank of each row's target among the candidates of its query.
+
+    Args:
+        scorer: the method.
+        queries: (queries,) positions of the distinct queries in the pool.
+        query_of_row: (rows,) index into ``queries`` of each row.
+        target: (rows,) position of each row's target in the pool.
+        pool: number of notes in the pool.
+        name: the method, for messages.
+        progress: show a progress bar over queries.
+    """
     ranks = np.empty(len(target))
     block = max(1, _CELLS // pool)
-    by_query = np.argsort(row_query, kind="stable")
-    starts = np.searchsorted(row_query[by_query], np.arange(len(asked) + 1))
-    with tqdm(total=len(asked), desc=name, unit="query", disable=not progress) as bar:
-        for start in range(0, len(asked), block):
-            queries = asked[start : start + block]
-            scores = np.asarray(scorer(queries), np.float32)  # block x pool
-            if scores.shape != (len(queries), pool):
+    rows_by_query = np.argsort(query_of_row, kind="stable")
+    starts = np.searchsorted(query_of_row[rows_by_query], np.arange(len(queries) + 1))
+    with tqdm(total=len(queries), desc=name, unit="query", disable=not progress) as bar:
+        for start in range(0, len(queries), block):
+            part = queries[start : start + block]
+            scores = np.asarray(scorer(part), np.float32)  # block x pool
+            if scores.shape != (len(part), pool):
                 raise DataError(
                     f"the scorer of {name} returned shape {scores.shape}: "
-                    f"give one score a query and pool note, {(len(queries), pool)}"
+                    f"give one score per query and note of the pool, {(len(part), pool)}"
                 )
             if np.isnan(scores).any():
                 raise DataError(f"the scorer of {name} returned NaN: give numbers, or -inf")
-            for i, query in enumerate(queries):
+            for i, query in enumerate(part):
                 row = scores[i]
-                for j in by_query[starts[start + i] : starts[start + i + 1]]:
-                    own = row[target[j]]
-                    higher = np.count_nonzero(row > own) - (row[query] > own)
-                    tied = np.count_nonzero(row == own) - 1 - (row[query] == own)
+                for j in rows_by_query[starts[start + i] : starts[start + i + 1]]:
+                    target_score = row[target[j]]
+                    higher = np.count_nonzero(row > target_score) - (row[query] > target_score)
+                    tied = np.count_nonzero(row == target_score) - 1 - (row[query] == target_score)
                     ranks[j] = 1 + higher + tied / 2
-            bar.update(len(queries))
+            bar.update(len(part))
     return ranks
 
 
-def _exposure_groups(exposure: npt.NDArray[Any], asked: Ints, pool: int) -> dict[str, npt.NDArray[np.bool_]]:
+def _exposure_groups(
+    exposure: npt.NDArray[Any], queries: Ints, pool: int
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return which queries have low and high exposure, compared with all notes of the pool."""
     if exposure.shape != (pool,):
-        raise DataError(f"exposure has shape {exposure.shape}: give one number a note, ({pool},)")
+        raise DataError(f"exposure has shape {exposure.shape}: give one number per note, ({pool},)")
     low, high = np.quantile(exposure, [LOW_QUANTILE, HIGH_QUANTILE])
-    return {"low": exposure[asked] <= low, "high": exposure[asked] > high}
+    return {"low": exposure[queries] <= low, "high": exposure[queries] > high}
 
 
 def _mean_by(groups: Ints, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Mean of the values of each group; groups are 0, 1, ..., none empty."""
+    """Return the mean of the values of each group; groups are 0, 1, ..., none of them empty."""
     return np.bincount(groups, weights=values) / np.bincount(groups)
 
 
 def _positions(what: str, ids: Ids, pool: pa.Array) -> Ints:
-    """Positions of ids in the pool."""
+    """Return the positions of ids in the pool; ``what`` names them in the message if some are missing."""
     wanted = as_array(ids)
-    found = pc.index_in(wanted, value_set=pool)
-    if found.null_count:
-        missing = wanted.filter(pc.is_null(found))
+    positions = pc.index_in(wanted, value_set=pool)
+    if positions.null_count:
+        missing = wanted.filter(pc.is_null(positions))
         raise DataError(
             f"{len(missing)} of {len(wanted)} {what} ids are not in the pool, such as "
             f"{missing[0].as_py()!r}: mine the pairs from clicks on the pool's notes"
         )
-    return np.asarray(found.to_numpy(), np.int64)
+    return np.asarray(positions.to_numpy(), np.int64)

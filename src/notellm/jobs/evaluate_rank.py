@@ -1,7 +1,7 @@
-"""How well a ranker tells what users enjoy, beside item popularity and its codes alone."""
+"""Evaluate a ranker on test impressions, beside item popularity and its codes alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,10 @@ from notellm.evaluate.ranking import (
     cold_groups,
     evaluate_ranking,
     ranking_difference,
-    ranking_json,
-    ranking_markdown,
-    ranking_text,
+    ranking_table,
 )
 from notellm.evaluate.report import save_report
+from notellm.evaluate.tables import intervals_json
 from notellm.rank.batch import impression_codes, questions
 from notellm.rank.codes.codes import Codes
 from notellm.rank.scorer import Ranker
@@ -32,12 +31,13 @@ NAME = "BinLLM"
 
 @dataclass
 class RankEvaluation:
-    """How well methods tell what users enjoy, on the same impressions.
+    """The results of a ranker and its baselines on the same impressions.
 
     Attributes:
-        results: one a method, BinLLM last.
-        ahead: by how much the last method has more AUC and UAUC than each of the others, on the same users.
-        record: what was measured, on what; with the figures of the last method.
+        results: one result per method, BinLLM last.
+        ahead: for each other method, AUC and UAUC of the last method minus those of the other, on the same
+            users.
+        record: what was measured and on what data, with the figures of the last method.
     """
 
     results: list[RankingResult] = field(default_factory=list)
@@ -45,28 +45,26 @@ class RankEvaluation:
     record: dict[str, Any] = field(default_factory=dict)
 
     def text(self, *, markdown: bool = False) -> str:
-        """The table, for a terminal or as Markdown."""
-        text = ranking_markdown(self.results) if markdown else ranking_text(self.results)
-        for name, found in self.ahead.items():
-            figures = ", ".join(f"{n} {v.mean:+.4f} [{v.low:+.4f}, {v.high:+.4f}]" for n, v in found.items())
-            text += f"\n{self.results[-1].name} less {name}, over users: {figures}\n"
-        return text
+        """Return the table and the differences as plain text, or in Markdown."""
+        table = ranking_table(self.results)
+        pieces = [table.markdown() if markdown else table.text()]
+        for name, differences in self.ahead.items():
+            figures = ", ".join(f"{figure} {value:+.4f}" for figure, value in differences.items())
+            pieces.append(f"{self.results[-1].name} less {name}, over users: {figures}\n")
+        return "\n".join(pieces)
 
     def to_json(self) -> dict[str, Any]:
-        """All figures as JSON values, shares from 0 to 1."""
+        """Return all figures as JSON values, shares from 0 to 1."""
         return {
-            "ranking": [ranking_json(result) for result in self.results],
-            "ahead": {
-                name: {figure: asdict(value) for figure, value in found.items()}
-                for name, found in self.ahead.items()
-            },
+            "ranking": [result.to_json() for result in self.results],
+            "ahead": {name: intervals_json(differences) for name, differences in self.ahead.items()},
         }
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
-        """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, whole or not at all.
+        """Write ``report.md``, ``results.json`` and ``record.json`` into a folder, all of them or none.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: if the folder may not be replaced or cannot be written.
         """
         save_report(folder, "Ranking", self.text(markdown=True), self.to_json(), self.record, force=force)
 
@@ -81,23 +79,23 @@ def evaluate_rank(
     seed: int = 0,
     progress: bool = True,
 ) -> RankEvaluation:
-    """AUC, UAUC and NDCG@k of item popularity, the codes alone (BinMF) and the model; warm and cold rows.
+    """Compute AUC, UAUC and NDCG@k of item popularity, the codes alone (BinMF) and the ranker.
 
     Args:
-        ranker: the ranker; or scores (rows,) of methods by name, which are measured as they are.
-        impressions: test rows (schema ``data.schema.IMPRESSIONS``) on notes that the ranker has; with a
-            ranker, rows on others are left out and counted in the record.
-        train: the training impressions, for item popularity (how many times a note was liked) and for
-            warm and cold. Without them popularity is by the users' histories that the ranker remembers,
-            and warm is what its codes know; scores alone have neither.
+        ranker: the ranker; or the scores (rows,) of methods by name, which are measured unchanged.
+        impressions: test rows (schema ``data.schema.IMPRESSIONS``). With a ranker, rows on notes that it does
+            not know are left out and counted in the record.
+        train: the training impressions, which define item popularity (number of likes) and which rows are
+            warm or cold. Without them, a ranker's user histories define popularity and its codes define warm
+            rows; scores alone get neither.
         ks: depths of NDCG@k.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
         progress: show a progress bar.
 
     Raises:
-        ConfigError: no k, or one below 1, or less than 1 resample.
-        DataError: the rows hold one label only, or scores do not fit them.
+        ConfigError: if ``ks`` is empty or has a depth below 1, or ``resamples`` is below 1.
+        DataError: if all labels are alike, or the scores do not fit the rows.
     """
     table, dropped = impressions, {}
     methods: dict[str, npt.ArrayLike] = {}
@@ -108,7 +106,8 @@ def evaluate_rank(
         if train is not None:
             train, _ = validate_impressions(train, ranker.table)
         codes = ranker.codes
-        liked = pa.chunked_array([[note for own in ranker.histories.values() for note in own]], pa.string())
+        histories = ranker.histories.values()
+        liked = pa.chunked_array([[note for history in histories for note in history]], pa.string())
         methods["item popularity"] = _counts(liked if train is None else _liked(train), table["note_id"])
         if codes is not None:
             methods["BinMF"] = codes.scores(table["user_id"], table["note_id"], table["history"])
@@ -153,21 +152,21 @@ def evaluate_rank(
 
 
 def _liked(train: pa.Table) -> pa.ChunkedArray:
-    """The notes of the rows that were enjoyed."""
+    """Return the notes of the rows with a positive label."""
     return train["note_id"].filter(train["label"])
 
 
 def _counts(liked: pa.ChunkedArray, note_ids: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """How often each of some notes was liked, float32 (n,)."""
-    found = pc.value_counts(liked)
-    place = pc.index_in(note_ids, value_set=found.field("values"))
-    counts = found.field("counts").take(place).fill_null(0)
+    """Return how often each note of ``note_ids`` was liked, float32 (n,)."""
+    counted = pc.value_counts(liked)
+    place = pc.index_in(note_ids, value_set=counted.field("values"))
+    counts = counted.field("counts").take(place).fill_null(0)
     result: npt.NDArray[np.float32] = counts.to_numpy().astype(np.float32)
     return result
 
 
 def _known_groups(codes: Codes | None, table: pa.Table) -> dict[str, npt.NDArray[np.bool_]]:
-    """As `cold_groups`, by the users and notes that have codes of their own; none without codes."""
+    """Return the groups of ``cold_groups`` by which users and notes the codes know; none without codes."""
     if codes is None:
         return {}
     rows = codes.users.rows(table["user_id"]), codes.items.rows(table["note_id"])

@@ -1,1 +1,1 @@
-"""Public datasets, read as they are distributed."""
+"""Readers of public datasets, in the files that their publishers distribute."""

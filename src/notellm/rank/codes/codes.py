@@ -27,7 +27,7 @@ from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from notellm.artifacts import check_whole, write_folder
-from notellm.data.matrices import Ids
+from notellm.data.ids import Ids
 from notellm.errors import DataError, ModelError
 from notellm.files import read_json, read_parquet, write_json, write_parquet
 from notellm.rank.codes.model import CodeModel

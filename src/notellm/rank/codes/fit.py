@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from notellm.data.matrices import Ids
+from notellm.data.ids import Ids
 from notellm.errors import ConfigError, DataError
 from notellm.rank.codes.codes import Codes
 from notellm.rank.codes.model import CodeModel

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from notellm.data.matrices import Ids
+from notellm.data.ids import Ids
 from notellm.rank.codes.options import CodeOptions
 from notellm.rank.codes.text import Bits
 from notellm.rank.collaborative.base import CollaborativeModel, Floats, blocks, inference, lookup, seeded

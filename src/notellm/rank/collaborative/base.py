@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notellm.artifacts import check_whole, write_folder
-from notellm.data.matrices import Ids
+from notellm.data.ids import Ids
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import read_json, read_parquet, write_json, write_parquet
 from notellm.rank.collaborative.kinds import KINDS

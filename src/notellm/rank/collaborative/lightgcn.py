@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from notellm.data.matrices import Ids
+from notellm.data.ids import Ids
 from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, seeded
 

@@ -9,7 +9,7 @@ With biases the vectors are x_u = [p_u, b_u + b, 1] and y_i = [q_i, 1, b_i], who
 import torch
 from torch import Tensor, nn
 
-from notellm.data.matrices import Ids
+from notellm.data.ids import Ids
 from notellm.rank.collaborative.base import CollaborativeModel, seeded
 
 

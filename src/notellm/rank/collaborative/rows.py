@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from notellm.data.matrices import Ids, as_array
+from notellm.data.ids import Ids, as_array
 from notellm.errors import DataError
 
 Ints = npt.NDArray[np.int64]

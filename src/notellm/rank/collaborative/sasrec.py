@@ -11,7 +11,7 @@ own: a new user is scored from the history like all others. Items without traini
 import torch
 from torch import Tensor, nn
 
-from notellm.data.matrices import Ids
+from notellm.data.ids import Ids
 from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, seeded
 from notellm.rank.collaborative.rows import Rows
