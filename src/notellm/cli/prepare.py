@@ -7,19 +7,14 @@ from typing import Annotated
 import typer
 
 from notellm.cli.common import Force, Output, Quiet, Seed, examples, group, show
+from notellm.data.datasets.table import CLICK_NAMES, read_clicks_of
 from notellm.errors import ConfigError, DataError
 
 commands = group()
 
 
-class Dataset(StrEnum):
-    """Public datasets that can be read in the form in which they are distributed."""
-
-    microlens = "microlens"
-    movielens = "movielens"
-    mind = "mind"
-    kuairec = "kuairec"
-    sample = "sample"
+#: The name under which --dataset offers the built-in sample world.
+_SAMPLE = "sample"
 
 
 class By(StrEnum):
@@ -45,7 +40,8 @@ def prepare(
     notes: Annotated[Path | None, typer.Option(help="Notes: Parquet, CSV, TSV or JSON lines.")] = None,
     clicks: Annotated[Path | None, typer.Option(help="Clicks: the same formats; optional.")] = None,
     dataset: Annotated[
-        Dataset | None, typer.Option(help="A public dataset instead of --notes and --clicks.")
+        str | None,
+        typer.Option(help=f"Instead of --notes and --clicks: {', '.join(CLICK_NAMES)} or {_SAMPLE}."),
     ] = None,
     source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
     column: Annotated[
@@ -65,10 +61,6 @@ def prepare(
 ) -> None:
     """Read notes and clicks, check and clean them, and report every problem in one table."""
     from notellm.artifacts import check_replaceable
-    from notellm.data.datasets.kuairec import read_kuairec
-    from notellm.data.datasets.microlens import read_microlens
-    from notellm.data.datasets.mind import read_mind
-    from notellm.data.datasets.movielens import read_movielens
     from notellm.data.problems import Report
     from notellm.data.read import read_clicks, read_notes
     from notellm.data.sample_world import sample_world
@@ -81,19 +73,15 @@ def prepare(
     names: dict[str, str] = {}
     if (dataset is None) == (notes is None):
         raise ConfigError("give either --notes (and --clicks), or --dataset")
-    if dataset is Dataset.sample:
+    if dataset == _SAMPLE:
         world = sample_world(sample_notes, sample_users, sample_clicks, seed=seed)
         raw_notes, raw_clicks = world.notes, world.clicks
     elif dataset is not None:
+        if dataset not in CLICK_NAMES:
+            raise ConfigError(f"no dataset {dataset!r}: give one of {', '.join(CLICK_NAMES)} or {_SAMPLE}")
         if source is None:
             raise ConfigError(f"--dataset {dataset} needs --source, the folder of its files")
-        readers = {
-            Dataset.microlens: read_microlens,
-            Dataset.movielens: read_movielens,
-            Dataset.mind: read_mind,
-            Dataset.kuairec: read_kuairec,
-        }
-        raw_notes, raw_clicks = readers[dataset](source)
+        raw_notes, raw_clicks = read_clicks_of(dataset, source)
     else:
         names = _columns(column or [])
         note_columns = {ours: theirs for ours, theirs in names.items() if ours in NOTES.names}
@@ -107,9 +95,9 @@ def prepare(
     if strict and len(report):
         raise DataError(f"strict: the files have {len(report)} kinds of problems\n{report}")
     good_notes, good_clicks, problems = validate(raw_notes, raw_clicks, strict=strict)
-    sample = dataset is Dataset.sample
+    sample = dataset == _SAMPLE
     config = {
-        "dataset": dataset and dataset.value,
+        "dataset": dataset,
         "source": source and str(source),
         "notes": notes and str(notes),
         "clicks": clicks and str(clicks),

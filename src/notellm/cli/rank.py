@@ -1,6 +1,5 @@
 """Commands that train and use a ranker, which is a BinLLM: rank train, rank score, rank evaluate."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from notellm.cli.common import (
     trusts_code,
 )
 from notellm.cli.options import with_options
+from notellm.data.datasets.table import IMPRESSION_NAMES, read_impressions_of
 from notellm.errors import ConfigError, DataError
 from notellm.rank.config import RankOptions
 
@@ -34,12 +34,6 @@ rank = typer.Typer(
     help="Train and use a ranker, which scores notes for a user.", rich_markup_mode=None, no_args_is_help=True
 )
 commands.add_typer(rank, name="rank")
-
-
-class Dataset(StrEnum):
-    """Public datasets of impressions."""
-
-    collm = "collm"
 
 
 _DEFAULTS = RankOptions()
@@ -67,7 +61,9 @@ def train(
         Path | None, typer.Option(help="Training impressions (Parquet), instead of clicks.")
     ] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation impressions (Parquet).")] = None,
-    dataset: Annotated[Dataset | None, typer.Option(help="A public dataset instead of a folder.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help=f"Instead of a folder a public dataset: {', '.join(IMPRESSION_NAMES)}.")
+    ] = None,
     source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
     vectors: Annotated[
         Path | None,
@@ -104,7 +100,8 @@ def train(
     if dataset is not None:
         if source is None or folder is not None or impressions is not None:
             raise ConfigError(f"--dataset {dataset} needs --source, and neither a folder nor --impressions")
-        notes, train, validation, test = _collm(source)
+        public = read_impressions_of(dataset, source)
+        notes, train, validation, test = public.notes, public.train, public.valid, public.test
     elif folder is None:
         raise ConfigError("give a dataset or split folder, or --dataset")
     elif (impressions is None) != (valid is None):
@@ -225,14 +222,6 @@ def _impressions(clicks: Any, vectors: Any, negatives: int | None, seed: int, *,
     if vectors is None:
         return impressions_from_clicks(clicks, seed=seed, **options)
     return impressions_from_candidates(clicks, vectors, seed=seed, progress=progress, **options)
-
-
-def _collm(source: Path) -> tuple[Any, ...]:
-    """Read notes, train, validation and test impressions of the public dataset."""
-    from notellm.data.datasets.collm import read_collm
-
-    data = read_collm(source)
-    return data.notes, data.train, data.valid, data.test
 
 
 def _read(path: Path) -> Any:

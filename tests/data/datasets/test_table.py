@@ -4,17 +4,22 @@ import sys
 
 import pytest
 
-from notellm.data.datasets.table import _READERS, CLICK_NAMES, IMPRESSION_NAMES, NAMES, read_dataset
+from notellm.data.datasets.table import (
+    _READERS,
+    CLICK_NAMES,
+    IMPRESSION_NAMES,
+    read_clicks_of,
+    read_impressions_of,
+)
 from notellm.errors import ConfigError
 
 
 def test_names():
-    assert NAMES == ("microlens", "movielens", "mind", "kuairec", "collm")
-    assert CLICK_NAMES + IMPRESSION_NAMES == NAMES
+    assert CLICK_NAMES == ("microlens", "movielens", "mind", "kuairec")
     assert IMPRESSION_NAMES == ("collm",)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", _READERS)
 def test_every_reader_is_there(name):
     module, function = _READERS[name][1].split(":")
     assert callable(getattr(importlib.import_module(f"notellm.data.datasets.{module}"), function))
@@ -23,16 +28,16 @@ def test_every_reader_is_there(name):
 def test_a_dataset_is_read_by_name(tmp_path):
     (tmp_path / "MicroLens-50k_titles.csv").write_text("item,title\n1,Tea time #tea\n")
     (tmp_path / "MicroLens-50k_pairs.tsv").write_text("u1\t1\n")
-    dataset = read_dataset("microlens", tmp_path)
-    assert isinstance(dataset, tuple)
-    notes, clicks = dataset
+    notes, clicks = read_clicks_of("microlens", tmp_path)
     assert notes["content"].to_pylist() == ["Tea time"]
     assert clicks["user_id"].to_pylist() == ["u1"]
 
 
 def test_unknown_names_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no dataset 'netflix': give one of microlens, "):
-        read_dataset("netflix", tmp_path)
+        read_clicks_of("netflix", tmp_path)
+    with pytest.raises(ConfigError, match="no dataset 'mind': give one of collm"):
+        read_impressions_of("mind", tmp_path)
 
 
 def test_listing_the_names_imports_no_reader():

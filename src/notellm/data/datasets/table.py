@@ -4,9 +4,10 @@ To add a dataset, write a module with its reader in this package, add one line t
 ``tests/data/datasets``. Readers are imported when they are called, so listing the names is quick.
 """
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from notellm.errors import ConfigError
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from notellm.data.datasets.collm import CollmData
-
-#: Raw notes and raw clicks, for ``data.validate.validate``; or notes and impressions, split and checked.
-Dataset: TypeAlias = "tuple[pa.Table, pa.Table] | CollmData"
 
 #: What each dataset holds beside notes, and its reader as "module:function" of this package.
 _READERS = {
@@ -26,30 +24,43 @@ _READERS = {
     "kuairec": ("clicks", "kuairec:read_kuairec"),
     "collm": ("impressions", "collm:read_collm"),
 }
-NAMES: tuple[str, ...] = tuple(_READERS)
 CLICK_NAMES: tuple[str, ...] = tuple(name for name, (content, _) in _READERS.items() if content == "clicks")
-IMPRESSION_NAMES: tuple[str, ...] = tuple(name for name in NAMES if name not in CLICK_NAMES)
+IMPRESSION_NAMES: tuple[str, ...] = tuple(name for name in _READERS if name not in CLICK_NAMES)
 
 
-def read_dataset(name: str, folder: str | Path) -> Dataset:
-    """Read a public dataset from a folder with its files as they are distributed.
+def read_clicks_of(name: str, folder: str | Path) -> "tuple[pa.Table, pa.Table]":
+    """Read raw notes and raw clicks of a public dataset, for ``data.validate.validate``.
 
     Args:
-        name: one of ``NAMES``.
-        folder: the folder with the files; the module of the reader lists them.
-
-    Returns:
-        The tuple of raw notes and raw clicks for a name in ``CLICK_NAMES``; notes, impressions and their
-        split (``CollmData``) for a name in ``IMPRESSION_NAMES``.
+        name: one of ``CLICK_NAMES``.
+        folder: the folder with the files as they are distributed; the module of the reader lists them.
 
     Raises:
-        ConfigError: if there is no dataset of that name.
+        ConfigError: if there is no such dataset.
         StorageError: if there is no such folder, or a file cannot be read.
         DataError: if a file is missing or has another content.
     """
-    if name not in _READERS:
-        raise ConfigError(f"no dataset {name!r}: give one of {', '.join(NAMES)}")
-    module, function = _READERS[name][1].split(":")
-    reader = getattr(import_module(f"notellm.data.datasets.{module}"), function)
-    dataset: Dataset = reader(folder)
+    tables: tuple[pa.Table, pa.Table] = _reader(name, CLICK_NAMES)(folder)
+    return tables
+
+
+def read_impressions_of(name: str, folder: str | Path) -> "CollmData":
+    """Read notes and split impressions of a public dataset.
+
+    Args:
+        name: one of ``IMPRESSION_NAMES``.
+        folder: as for :func:`read_clicks_of`.
+
+    Raises:
+        ConfigError: as :func:`read_clicks_of`, like StorageError and DataError.
+    """
+    dataset: CollmData = _reader(name, IMPRESSION_NAMES)(folder)
     return dataset
+
+
+def _reader(name: str, names: tuple[str, ...]) -> Callable[[str | Path], Any]:
+    if name not in names:
+        raise ConfigError(f"no dataset {name!r}: give one of {', '.join(names)}")
+    module, function = _READERS[name][1].split(":")
+    reader: Callable[[str | Path], Any] = getattr(import_module(f"notellm.data.datasets.{module}"), function)
+    return reader
