@@ -35,7 +35,7 @@ PLACES = {
     "sacrebleu": {"evaluate"},
     "safetensors": {"artifacts", "backbone", "rank", "recall"},
     "starlette": {"serve"},
-    "tokenizers": {"backbone"},
+    "tokenizers": {"backbone", "rank"},
     "torch": {"backbone", "jobs", "rank", "recall"},
     "transformers": {"backbone", "cli", "jobs", "rank", "recall"},
     "typer": {"cli"},
