@@ -147,10 +147,10 @@ def test_with_dropout_the_cached_gradient_is_that_of_the_same_draw(make: Make):
 
 @pytest.mark.parametrize("name", ["plain", "chunks", "lora"])
 def test_activation_checkpointing_changes_nothing(make: Make, name: str):
-    plain, saving = make(name), make(name, gradient_checkpointing=True)
+    plain, saving = make(name), make(name, activation_checkpointing=True)
     plain.train()
     saving.train()
-    assert saving.model.backbone.is_gradient_checkpointing
+    assert saving.model.backbone.is_activation_checkpointing
     assert jobs.losses(plain) == pytest.approx(jobs.losses(saving), rel=1e-5)
     assert_close(jobs.trained(plain.model), jobs.trained(saving.model))
 

@@ -41,6 +41,7 @@ class BinLLMTrainingArguments(TuningOptions, TrainingArguments):
     report_to: str | list[str] | None = "none"
     label_names: list[str] | None = field(default_factory=lambda: ["labels"])
     remove_unused_columns: bool = False
+    dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
     save_total_limit: int | None = 2
     metric_for_best_model: str | None = "eval_auc"
     logging_steps: float = 20

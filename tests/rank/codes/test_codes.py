@@ -184,7 +184,8 @@ def test_ids_that_only_valid_has_are_unknown(board):
 
 class TestOutOfFold:
     @pytest.fixture(scope="class")
-    def result(self, board):
+    @classmethod
+    def result(cls, board):
         return fit_out_of_fold(board[0], board[1], OPTIONS, folds=4)
 
     def test_every_row_has_codes(self, board, result):

@@ -41,7 +41,8 @@ class ModelContract:
         raise NotImplementedError
 
     @pytest.fixture(scope="class")
-    def trained(self, request):
+    @classmethod
+    def trained(cls, request):
         train, valid, test = checkerboard()
         model = request.cls.build()
         training = train_collaborative(model, train, valid, OPTIONS)
