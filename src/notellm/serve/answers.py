@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Response
 
-from notellm.engine.engine import Related
+from notellm.engine.requests import Related
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.serve.batching import BusyError
 from notellm.serve.guard import Scope, error_body

@@ -16,7 +16,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from notellm.data.note import Note
-from notellm.engine.engine import Change, Engine, Publish, RelatedQuery, Remove
+from notellm.engine.engine import Engine
+from notellm.engine.requests import Change, Publish, RelatedQuery, Remove
 from notellm.errors import NotellmError, NotFoundError
 from notellm.serve import schemas
 from notellm.serve.answers import (

@@ -6,7 +6,7 @@ same route, and answers what is refused or looks odd: another parameter, an id t
 
 from urllib.parse import unquote
 
-from notellm.engine.engine import RelatedQuery
+from notellm.engine.requests import RelatedQuery
 from notellm.errors import NotellmError
 from notellm.serve.answers import refusal, related_json
 from notellm.serve.guard import App, Receive, Scope, Send

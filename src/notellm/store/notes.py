@@ -39,6 +39,7 @@ from notellm.files import json_text
 from notellm.record import make_record
 from notellm.store.durable import TableFiles, free_name
 from notellm.store.index import base
+from notellm.store.index.filters import microseconds
 from notellm.store.index.kinds import invalidate_saved, is_index_file
 from notellm.store.manifest import DATA
 from notellm.vectors import vector_matrix
@@ -547,6 +548,11 @@ class NoteStore:
     def __len__(self) -> int:
         with _storage(self.uri):
             return int(self._table.count_rows())
+
+
+def is_visible(note: StoredNote) -> bool:
+    """Return whether a note may be shown now: neither hidden nor expired, by the clock that searches use."""
+    return not note.hidden and (note.expires_at is None or microseconds(note.expires_at) > base.now())
 
 
 def visible_vectors(rows: pa.Table) -> tuple[list[str], np.ndarray]:
