@@ -35,7 +35,7 @@ def child(store: Path, model: Path, seed: int, state: Path) -> None:
 
     from notellm.engine.engine import Engine  # noqa: PLC0415 - timed
     from notellm.engine.requests import Change, Publish, RelatedQuery, Remove  # noqa: PLC0415 - timed
-    from notellm.store.notes import StoredNote  # noqa: PLC0415 - timed
+    from notellm.store.rows import StoredNote  # noqa: PLC0415 - timed
 
     imported = time.perf_counter()
     engine = Engine.open(store, model, index="hnsw")

@@ -29,7 +29,9 @@ from notellm.store.index.filters import Filter
 from notellm.store.index.hnsw import HnswIndex
 from notellm.store.index.home import IndexHome
 from notellm.store.index.select import select
-from notellm.store.notes import NoteStore, StoredNote, notes_of, versions
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote, notes_of
+from notellm.store.tables import versions
 from notellm.vectors import vector_matrix
 from tests.conftest import SMALL
 
@@ -553,7 +555,7 @@ def test_vectors_that_mean_nothing_are_not_served(opened, tmp_path, parts, monke
     engine = opened(ranker=False)
     first = next(iter(engine.notes))
     with monkeypatch.context() as patch:
-        patch.setattr("notellm.store.notes._check_vectors", lambda *_: None)
+        patch.setattr("notellm.store.notes.check_new_vectors", lambda *_: None)
         engine._state.live.store.upsert([engine.note(first)], 3 * engine.index.vectors([first]))
     engine.close()
     with pytest.raises(

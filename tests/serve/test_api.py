@@ -23,7 +23,7 @@ from notellm.jobs.build_store import build_store
 from notellm.recall.model import NoteLLM
 from notellm.serve import service as service_module
 from notellm.serve.metrics import Metrics
-from notellm.store.notes import StoredNote
+from notellm.store.rows import StoredNote
 from notellm.version import __version__
 from tests.serve.small import NOTES, PATIENCE, USERS, served, told
 
@@ -1336,7 +1336,7 @@ def test_a_service_whose_last_write_failed_is_not_ready_until_the_disk_takes_wri
     with monkeypatch.context() as patch:
         patch.setattr(health, "_CHECK_INTERVAL", 0.0)
         with patch.context() as still:
-            still.setattr("notellm.store.notes.os.fsync", full)
+            still.setattr("notellm.store.upkeep.os.fsync", full)
             assert client.get("/health/ready").status_code == 503
         assert good(client.get("/health/ready")) == {"ready": True}
     good(client.put("/v1/notes/full", json={"title": "a"}))

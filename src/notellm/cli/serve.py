@@ -91,7 +91,8 @@ def related(
     """Write the item-to-item table of all visible notes; where it is there, only what changed is computed."""
     from notellm.artifacts import check_file_replaceable
     from notellm.recall.item_to_item import write_item_to_item
-    from notellm.store.notes import NoteStore, visible_vectors
+    from notellm.store.notes import NoteStore
+    from notellm.store.rows import visible_vectors
 
     check_file_replaceable(output, "related", force=force)
     opened = NoteStore.for_reading(place)

@@ -26,7 +26,7 @@ from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
 from notellm.recommend.recommender import Recommendations
 from notellm.store.index.base import Index
-from notellm.store.notes import StoredNote
+from notellm.store.rows import StoredNote
 
 
 class Engine:

@@ -17,7 +17,8 @@ from notellm.recall.model import NoteLLM
 from notellm.recommend.recommender import Recommender
 from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
-from notellm.store.notes import NoteStore, StoredNote
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from notellm.engine.live import Live, Paths, State, recommender_of
-from notellm.store.notes import NoteStore, notes_of
+from notellm.store.notes import NoteStore
+from notellm.store.rows import notes_of
 
 
 def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[str, float]]:

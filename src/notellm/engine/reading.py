@@ -12,7 +12,7 @@ from notellm.engine.requests import Tags
 from notellm.errors import DataError, NotFoundError
 from notellm.rank.scorer import Ranking
 from notellm.recommend.recommender import Recommendations, Recommender
-from notellm.store.notes import StoredNote, is_visible
+from notellm.store.rows import StoredNote, is_visible
 
 _NO_RANKER = (
     "there is no ranker here; start with one (notellm serve --ranker), or train one: notellm rank train"

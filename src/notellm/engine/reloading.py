@@ -18,7 +18,8 @@ from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
-from notellm.store.notes import NoteStore, notes_of, rows_of
+from notellm.store.notes import NoteStore
+from notellm.store.rows import notes_of, rows_of
 
 _BATCH = 1_024  # notes that are embedded together
 

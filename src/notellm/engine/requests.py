@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from notellm.data.note import Note
 from notellm.store.index.filters import Filter
-from notellm.store.notes import StoredNote
+from notellm.store.rows import StoredNote
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from notellm.engine.live import Live, State
 from notellm.engine.requests import Publish, Remove, Write, Written
 from notellm.errors import DataError, NotellmError, NotFoundError, StorageError
-from notellm.store.notes import StoredNote, notes_of, rows_of
+from notellm.store.rows import StoredNote, notes_of, rows_of
 
 #: Changed notes after which the index is saved again, so that a restart has little to add.
 _SAVED_EVERY = 5_000

@@ -14,7 +14,7 @@ from notellm.errors import ConfigError, DataError, ModelError, NotellmError, Not
 from notellm.serve.batching import BusyError
 from notellm.serve.guard import Scope, error_body
 from notellm.serve.log import log
-from notellm.store.notes import StoredNote
+from notellm.store.rows import StoredNote
 
 
 def json_answer(value: Any, *, status: int = 200) -> Response:

@@ -13,7 +13,7 @@ import numpy as np
 from notellm.engine.engine import Engine
 from notellm.store.index.base import vectors_there
 from notellm.store.index.filters import Filter
-from notellm.store.notes import is_visible
+from notellm.store.rows import is_visible
 
 MOST = 2_000
 _LATE = 200  # notes published since, at most

@@ -14,7 +14,7 @@ from pydantic import (
 
 from notellm.data.note import Note
 from notellm.store.index.filters import Filter
-from notellm.store.notes import StoredNote
+from notellm.store.rows import StoredNote
 
 #: Notes of one request, results of one question, and ids of one list.
 MOST_NOTES, MOST_RESULTS, MOST_IDS = 256, 500, 1_000
