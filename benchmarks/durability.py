@@ -33,8 +33,9 @@ def child(store: Path, model: Path, seed: int, state: Path) -> None:
     begun = time.perf_counter()
     import lancedb  # noqa: F401, PLC0415 - timed
 
-    from notellm.engine.engine import Change, Engine, Publish, RelatedQuery, Remove  # noqa: PLC0415 - timed
-    from notellm.store.notes import StoredNote  # noqa: PLC0415 - timed
+    from notellm.engine.engine import Engine  # noqa: PLC0415 - timed
+    from notellm.engine.requests import Change, Publish, RelatedQuery, Remove  # noqa: PLC0415 - timed
+    from notellm.store.rows import StoredNote  # noqa: PLC0415 - timed
 
     imported = time.perf_counter()
     engine = Engine.open(store, model, index="hnsw")
@@ -52,7 +53,7 @@ def child(store: Path, model: Path, seed: int, state: Path) -> None:
         indexed = engine.index.contains(ids).all() if ids else True
         if not whole or not indexed:
             wrong.append(name)
-    consistent = len(engine.index) == len(engine.notes) == len(engine._live.store)  # noqa: SLF001 - the check
+    consistent = len(engine.index) == len(engine.notes) == len(engine._state.live.store)  # noqa: SLF001 - the check
     first = {
         "imported": imported - begun,
         "opened": opened - imported,

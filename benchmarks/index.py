@@ -22,7 +22,7 @@ from notellm.store.index.base import Found, Index
 from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
 from notellm.store.index.hnsw import HnswIndex
-from notellm.store.notes import rows_of_table
+from notellm.store.rows import rows_of_table
 
 SIZES = (200_000, 1_000_000)
 KS = (10, 100)

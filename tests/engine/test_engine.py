@@ -13,12 +13,13 @@ import pytest
 pytest.importorskip("faiss")
 pytest.importorskip("lancedb")
 
-import notellm.engine.engine as module
 from notellm.data.impressions import impressions_from_clicks
 from notellm.data.note import Note
 from notellm.data.sample_world import sample_world
 from notellm.data.split import split_impressions
-from notellm.engine.engine import Change, Engine, Publish, Related, RelatedQuery, Remove, Written
+from notellm.engine import health, searching, writing
+from notellm.engine.engine import Engine
+from notellm.engine.requests import Change, Publish, Related, RelatedQuery, Remove, Written
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.jobs.build_store import build_store
 from notellm.jobs.train_rank import train_rank
@@ -29,7 +30,9 @@ from notellm.store.index.filters import Filter
 from notellm.store.index.hnsw import HnswIndex
 from notellm.store.index.home import IndexHome
 from notellm.store.index.select import select
-from notellm.store.notes import NoteStore, StoredNote, notes_of, versions
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote, notes_of
+from notellm.store.tables import versions
 from notellm.vectors import vector_matrix
 from tests.conftest import SMALL
 
@@ -169,9 +172,9 @@ def alike(own, wanted):
 
 def is_whole(engine, model):
     """Whether store, notes and index hold the same, and vectors of this model alone."""
-    place = engine._live.store.uri
+    place = engine._state.live.store.uri
     assert versions(place) == [model.fingerprint()] == [engine.fingerprint]
-    rows = engine._live.store.read()
+    rows = engine._state.live.store.read()
     stored = {note.note_id: note for note in notes_of(rows)}
     assert stored == dict(engine.notes)
     names = list(stored)
@@ -304,7 +307,7 @@ def test_a_bad_write_fails_alone(engine):
     ]  # fmt: skip
     assert str(done[1]) == "there is no note 'never there' to change; publish it first"
     assert str(done[2]) == "the note 'b' has no text; give it a title or content"
-    assert "no field 'titel' to change; it has title, content, topics, category" in str(done[4])
+    assert "no field 'titel' to change; the fields are title, content, topics, category" in str(done[4])
     assert engine.note("a").category == "Elsewhere"
     assert engine.notes.keys() == {*names, "a"} - {names[3]}
     assert engine.note(names[1]).title
@@ -402,7 +405,7 @@ def test_a_note_that_only_the_store_got_is_replaced_after_a_reload_not_added_aga
     engine.reload()
     assert engine.note("half").title == note.title
     assert engine.apply([Publish(replace(note, title="once more"))]) == [Written("half", existed=True)]
-    stored = engine._live.store.read()["note_id"].to_pylist()
+    stored = engine._state.live.store.read()["note_id"].to_pylist()
     assert len(stored) == len(set(stored)) == len(engine.notes) == len(engine.index)
     is_whole(engine, parts.models["one"])
 
@@ -425,11 +428,11 @@ def test_why_a_write_would_fail_is_known_without_writing(plain, monkeypatch):
     plain.apply([Publish(copy_of(plain, first))])
     assert plain.writable() is None
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_RESERVE", 1 << 62)
+        patch.setattr(health, "_RESERVE", 1 << 62)
         assert "MiB left; it needs" in str(plain.writable())
-    shutil.move(plain._paths.store, f"{plain._paths.store}-away")
-    assert "is not there: No such file or directory" in str(plain.writable())
-    shutil.move(f"{plain._paths.store}-away", plain._paths.store)
+    shutil.move(plain._state.paths.store, f"{plain._state.paths.store}-away")
+    assert "cannot be found: No such file or directory" in str(plain.writable())
+    shutil.move(f"{plain._state.paths.store}-away", plain._state.paths.store)
 
 
 def test_writable_follows_what_becomes_of_the_disk(plain, monkeypatch):
@@ -438,7 +441,7 @@ def test_writable_follows_what_becomes_of_the_disk(plain, monkeypatch):
     def full(*_, **__):
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(module, "_LOOKED_AGAIN", 0.0)
+    monkeypatch.setattr(health, "_CHECK_INTERVAL", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(NoteStore, "write", full)
         patch.setattr(NoteStore, "check_disk", full)
@@ -502,8 +505,8 @@ def test_maintenance_that_fails_is_no_part_of_a_write(opened, monkeypatch, caplo
     def full(*_, **__):
         raise StorageError("the disk is nearly full")
 
-    monkeypatch.setattr(module, "_SAVED_EVERY", 2)
-    engine._live.store._tidied_at = 2
+    monkeypatch.setattr(writing, "_SAVED_EVERY", 2)
+    engine._state.live.store._tidied_at = 2
     with monkeypatch.context() as patch, caplog.at_level("WARNING", "notellm"):
         patch.setattr(NoteStore, "optimize", full)
         patch.setattr(HnswIndex, "save", full)
@@ -538,7 +541,7 @@ def test_what_opening_mended_is_told(opened, tmp_path):
     engine = opened(ranker=False)
     assert list(engine.report) == []
     engine.apply([Publish(copy_of(engine, next(iter(engine.notes))))])
-    engine._live.store._untidy = 0
+    engine._state.live.store._untidy = 0
     engine.close()
     manifests = sorted((tmp_path / "store").glob("*.lance/_versions/*.manifest"))
     manifests[0].write_bytes(b"")
@@ -553,8 +556,8 @@ def test_vectors_that_mean_nothing_are_not_served(opened, tmp_path, parts, monke
     engine = opened(ranker=False)
     first = next(iter(engine.notes))
     with monkeypatch.context() as patch:
-        patch.setattr("notellm.store.notes._check_vectors", lambda *_: None)
-        engine._live.store.upsert([engine.note(first)], 3 * engine.index.vectors([first]))
+        patch.setattr("notellm.store.notes.check_new_vectors", lambda *_: None)
+        engine._state.live.store.upsert([engine.note(first)], 3 * engine.index.vectors([first]))
     engine.close()
     with pytest.raises(
         StorageError, match=f"is damaged: the vector of the note '{first}' has the length 3, not 1; "
@@ -596,7 +599,7 @@ def test_an_engine_opened_afterwards_answers_the_same(opened, parts, kind, kille
     is_whole(engine, parts.models["one"])
     before = answers(engine)
     if killed:
-        engine._live.store.close()  # all that the system does for a process that ends
+        engine._state.live.store.close()  # all that the system does for a process that ends
     else:
         engine.close()
     again = opened(kind, again=True)
@@ -609,7 +612,7 @@ def test_an_engine_opened_afterwards_answers_the_same(opened, parts, kind, kille
 
 
 def test_a_graph_is_saved_now_and_then(opened, monkeypatch):
-    monkeypatch.setattr(module, "_SAVED_EVERY", 3)
+    monkeypatch.setattr(writing, "_SAVED_EVERY", 3)
     engine = opened("hnsw")
     saved: list[None] = []
     monkeypatch.setattr(IndexHome, "save", lambda *_: saved.append(None))
@@ -648,7 +651,7 @@ def test_many_queries_are_answered_each_as_alone(engine):
         else:
             assert str(alone) == str(answer)
     assert str(together[2]) == "there is no note 'never there' among the 120 notes; publish it first"
-    assert str(together[4]) == "near_duplicates is 2.0; it is a cosine above 0 and at most 1, or none"
+    assert str(together[4]) == "near_duplicates is 2.0; it must be a cosine above 0 and at most 1, or none"
     assert engine.related([]) == []
 
 
@@ -715,9 +718,13 @@ def test_a_search_goes_no_further_than_any_index_does(plain, monkeypatch):
         return search(self, queries, k, **options)
 
     monkeypatch.setattr(ExactIndex, "search", watched)
-    monkeypatch.setattr(ExactIndex, "most_results", 100)
-    monkeypatch.setattr(module, "_MOST_FETCHED", 50)
     first = next(iter(engine.notes))
+    with monkeypatch.context() as patch:
+        patch.setattr(ExactIndex, "most_results", 50)
+        ask(engine, note_id=first, k=3, near_duplicates=0.0001)
+    assert asked == [12, 48, 50]
+    asked.clear()
+    monkeypatch.setattr(searching, "_MOST_FETCHED", 50)
     ask(engine, note_id=first, k=3, near_duplicates=0.0001)
     assert asked == [12, 48, 50]
     asked.clear()
@@ -903,7 +910,7 @@ def test_what_is_written_during_a_reload_is_not_lost(opened, parts, tmp_path, mo
         engine.apply([Publish(copy_of(engine, first))])
         seen.append(everywhere(engine, "new", near=first))
         assert engine.fingerprint == parts.models["one"].fingerprint()
-        with pytest.raises(ConfigError, match="a reload goes on already"):
+        with pytest.raises(ConfigError, match="a reload is already running"):
             engine.reload()
 
     with monkeypatch.context() as patch:

@@ -16,7 +16,9 @@ from notellm.files import write_parquet
 from notellm.jobs.build_store import Built, build_store
 from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
-from notellm.store.notes import NoteStore, StoredNote, notes_of, versions
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote, notes_of
+from notellm.store.tables import versions
 from notellm.vectors import vector_matrix, vector_table
 from tests.conftest import fresh
 
@@ -26,7 +28,7 @@ LATER = datetime(2033, 1, 1, tzinfo=UTC)
 @pytest.fixture
 def encoded(monkeypatch):
     """Ids of the notes that pass a model, in order, without those by which a new table is proven."""
-    monkeypatch.setattr("notellm.store.notes._PROVEN", 0)
+    monkeypatch.setattr("notellm.store.tables._SAMPLE", 0)
     ids: list[str] = []
     encode = NoteLLM.encode
 
@@ -232,7 +234,7 @@ def test_another_model_whose_vectors_are_not_right_leaves_the_former_ones(
     with monkeypatch.context() as patch:
         patch.setattr(NoteLLM, "encode", astray)
         with pytest.raises(
-            StorageError, match=r"has another vector of the note 'n.*' than the model makes now"
+            StorageError, match=r"has another vector of the note 'n.*' than the model computes now"
         ):
             build(place, another)
     assert versions(place) == [tiny.fingerprint()]

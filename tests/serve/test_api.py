@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from notellm.data.schema import NOTES as SCHEMA
-from notellm.engine import engine as engine_module
-from notellm.engine.engine import Engine, Publish
+from notellm.engine import health
+from notellm.engine.engine import Engine
+from notellm.engine.requests import Publish
 from notellm.errors import StorageError
 from notellm.jobs.build_store import build_store
 from notellm.recall.model import NoteLLM
 from notellm.serve import service as service_module
 from notellm.serve.metrics import Metrics
-from notellm.store.notes import StoredNote
+from notellm.store.rows import StoredNote
 from notellm.version import __version__
 from tests.serve.small import NOTES, PATIENCE, USERS, served, told
 
@@ -710,7 +711,7 @@ def test_a_reload_that_fails_says_so_and_changes_nothing(places, tmp_path, monke
     engine = Engine.open(own.store, places.model)
     if error is None:
         monkeypatch.setattr(
-            engine, "_paths", type(engine._paths)(str(own.store), "not there", None, "exact", "")
+            engine._state, "paths", type(engine._state.paths)(str(own.store), "not there", None, "exact", "")
         )
     else:
         monkeypatch.setattr(engine, "reload", lambda **_: (_ for _ in ()).throw(error))
@@ -1036,7 +1037,7 @@ def test_the_disk_that_fails_is_a_reason_to_ask_again(places, tmp_path, monkeypa
             raise OSError(28, "No space left on device")
 
         for way in ("merge_insert", "add"):
-            monkeypatch.setattr(engine._live.store._table, way, full)
+            monkeypatch.setattr(engine._state.live.store._table, way, full)
         for answer in (
             client.put("/v1/notes/full", json={"title": "a"}),
             client.post("/v1/notes", json={"notes": [{"note_id": "full", "title": "a"}]}),
@@ -1296,19 +1297,19 @@ def test_a_client_learns_no_path_and_the_log_has_it(own, monkeypatch, logged):
 
     def broken(*_, **__):
         raise StorageError(
-            f"cannot write {engine._paths.store}/notes.lance/_versions/7.manifest"
-        ) from OSError(30, "Read-only file system", f"{engine._paths.store}/notes.lance")
+            f"cannot write {engine._state.paths.store}/notes.lance/_versions/7.manifest"
+        ) from OSError(30, "Read-only file system", f"{engine._state.paths.store}/notes.lance")
 
     monkeypatch.setattr(engine, "apply", broken)
     answer = client.put("/v1/notes/a", json={"title": "a"})
     message = told(answer, 503, "storage")
     assert "Read-only file system" in message
-    assert engine._paths.store not in answer.text
+    assert engine._state.paths.store not in answer.text
     name = answer.headers["x-request-id"]
     assert name in message
     (line,) = [line for line in map(json.loads, logged().splitlines()) if line["event"] == "storage"]
     assert line["request"] == name
-    assert f"{engine._paths.store}/notes.lance/_versions/7.manifest" in line["error"]
+    assert f"{engine._state.paths.store}/notes.lance/_versions/7.manifest" in line["error"]
 
 
 def test_a_service_whose_last_write_failed_is_not_ready_until_the_disk_takes_writes_again(
@@ -1323,19 +1324,19 @@ def test_a_service_whose_last_write_failed_is_not_ready_until_the_disk_takes_wri
 
     with monkeypatch.context() as patch:
         for way in ("merge_insert", "add"):
-            patch.setattr(engine._live.store._table, way, full)
+            patch.setattr(engine._state.live.store._table, way, full)
         told(client.put("/v1/notes/full", json={"title": "a"}), 503, "storage")
     answer = client.get("/health/ready")
     assert answer.status_code == 503
     assert answer.json()["ready"] is False
     assert "store cannot be written" in answer.json()["reason"]
-    assert engine._paths.store not in answer.text
+    assert engine._state.paths.store not in answer.text
     assert client.delete("/v1/notes/not-there").status_code == 404
     assert client.get("/health/ready").status_code == 503  # to write nothing proves nothing
     with monkeypatch.context() as patch:
-        patch.setattr(engine_module, "_LOOKED_AGAIN", 0.0)
+        patch.setattr(health, "_CHECK_INTERVAL", 0.0)
         with patch.context() as still:
-            still.setattr("notellm.store.notes.os.fsync", full)
+            still.setattr("notellm.store.upkeep.os.fsync", full)
             assert client.get("/health/ready").status_code == 503
         assert good(client.get("/health/ready")) == {"ready": True}
     good(client.put("/v1/notes/full", json={"title": "a"}))
@@ -1348,11 +1349,11 @@ def test_a_service_whose_disk_is_nearly_full_or_whose_index_fails_is_not_ready(o
     client, engine = own
     monkeypatch.setattr(service_module, "_READY_FOR", 0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "writable", lambda: f"the disk of {engine._paths.store} has 1 MiB left")
+        patch.setattr(engine, "writable", lambda: f"the disk of {engine._state.paths.store} has 1 MiB left")
         answer = client.get("/health/ready")
         assert answer.status_code == 503
         assert "nearly full" in answer.json()["reason"]
-        assert engine._paths.store not in answer.text
+        assert engine._state.paths.store not in answer.text
         state = good(client.get("/v1/state"))
         assert (state["ready"], state["not_ready"]) == (False, answer.json()["reason"])
     with monkeypatch.context() as patch:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from notellm.client import Client, ServiceError
-from notellm.engine.engine import RelatedQuery
+from notellm.engine.requests import RelatedQuery
 from notellm.recommend.options import RecommendOptions
 from tests.serve.small import served
 

@@ -17,9 +17,11 @@ pytest.importorskip("lancedb")
 from filelock import FileLock
 
 from notellm.errors import StorageError
-from notellm.store import durable, notes
+from notellm.store import durable, lance, notes, upkeep
 from notellm.store.manifest import DELETIONS, ManifestReader
-from notellm.store.notes import NoteStore, StoredNote, versions
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote
+from notellm.store.tables import versions
 from tests.store.disk import ALL_WAYS, Disk
 from tests.store.index.contract import NOON, unit
 from tests.store.test_notes import DIM, ONE, OTHER, batch, by_id
@@ -118,7 +120,7 @@ def test_every_file_of_a_version_is_flushed_before_it_is_answered(place, disk):
 @KEEPS_NO_OLDER_VERSION
 @pytest.mark.parametrize("way", ALL_WAYS)
 def test_a_power_failure_leaves_every_acknowledged_write(place, disk, tmp_path, way, monkeypatch):
-    monkeypatch.setattr(notes, "_KEPT", timedelta(0))  # tidying removes all that it may
+    monkeypatch.setattr(upkeep, "_KEPT", timedelta(0))  # tidying removes all that it may
     store = NoteStore.create(place, ONE, [batch(10)], dim=DIM)
     for write in WRITES:
         write(store)
@@ -132,7 +134,7 @@ def test_a_power_failure_leaves_every_acknowledged_write(place, disk, tmp_path, 
 @KEEPS_NO_OLDER_VERSION
 @pytest.mark.parametrize("way", ALL_WAYS)
 def test_a_power_failure_amid_a_write_leaves_it_whole_or_not_at_all(place, disk, tmp_path, way, monkeypatch):
-    monkeypatch.setattr(notes, "_KEPT", timedelta(0))
+    monkeypatch.setattr(upkeep, "_KEPT", timedelta(0))
     monkeypatch.setattr(durable, "_FLUSHES", 1)  # one moment between two flushes
     store = NoteStore.create(place, ONE, [batch(10)], dim=DIM)
     moments: list[Path] = []
@@ -226,7 +228,7 @@ def test_a_torn_newest_manifest_gives_way_to_the_one_before(place, damage, openi
     assert by_id(store) == before
     (said,) = store.report
     assert str(manifest) in said
-    assert "the last acknowledged write is lost, the one before it is the newest now" in said
+    assert "the last acknowledged write is lost, and the one before it is the newest now" in said
     assert said in caplog.text
     assert (place / f"torn_{ONE}" / manifest.name).read_bytes() == torn  # nothing is deleted
     store.close()
@@ -270,7 +272,7 @@ def test_a_write_that_was_never_acknowledged_is_undone_where_it_is_torn(place, m
     zeroed(data_of_write(place, back=1))  # its size is right, and no checksum is known
     found, (said,) = content(place)
     assert found == wanted
-    assert "a write that was never acknowledged has been undone, all acknowledged ones are there" in said
+    assert "a write that was never acknowledged has been undone, and all acknowledged ones are there" in said
 
 
 def test_a_write_that_was_never_acknowledged_is_undone_where_lancedb_cannot_read_it(place, monkeypatch):
@@ -367,7 +369,7 @@ def test_a_damaged_index_of_ids_is_made_anew(place, damage):
         damage(place / TABLE / name)
     store = NoteStore.open(place, ONE)
     (said,) = store.report
-    assert "the index of ids was made anew" in said
+    assert "the index of ids was built again" in said
     assert store.get(["n3"]).num_rows == 1
     store.upsert([StoredNote(note_id="n3", title="anew")], unit(1, DIM))
     assert len(store) == 12
@@ -410,10 +412,10 @@ def test_a_panic_of_lancedb_is_an_error_of_the_store():
 
     with (
         pytest.raises(StorageError, match=r"^the store here cannot be used: index 9 out of range$"),
-        notes._storage("here"),
+        lance.storage_errors("here"),
     ):
         raise PanicException("index 9 out of range, /home/x/lance-1.0/src/dataset.rs:804:43")
-    with pytest.raises(KeyboardInterrupt), notes._storage("here"):
+    with pytest.raises(KeyboardInterrupt), lance.storage_errors("here"):
         raise KeyboardInterrupt
 
 
@@ -473,14 +475,14 @@ def test_a_damaged_record_of_checksums_loses_nothing(place, damage):
 
 @KEEPS_NO_OLDER_VERSION
 def test_the_record_forgets_files_that_are_gone(place, monkeypatch):
-    monkeypatch.setattr(notes, "_KEPT", timedelta(0))
+    monkeypatch.setattr(upkeep, "_KEPT", timedelta(0))
     monkeypatch.setattr(durable.TableFiles, "age", lambda *_: timedelta(0))
     store = NoteStore.create(place, ONE, [batch(10)], dim=DIM)
     for i in range(20):
         store.write(batch(1, start=20 + i), new=True)
     monkeypatch.undo()
     long = len((place / RECORD).read_text().splitlines())
-    monkeypatch.setattr(notes, "_KEPT", timedelta(microseconds=1))
+    monkeypatch.setattr(upkeep, "_KEPT", timedelta(microseconds=1))
     monkeypatch.setattr(durable.TableFiles, "age", lambda *_: timedelta(microseconds=1))
     store.optimize()
     store.optimize()
@@ -566,7 +568,7 @@ def test_a_failed_tidying_is_no_part_of_a_write(place, monkeypatch, caplog):
 
 def test_tidying_is_left_alone_where_the_disk_has_no_room_for_it(place, monkeypatch):
     store = NoteStore.create(place, ONE, [batch(10)], dim=DIM)
-    monkeypatch.setattr(notes, "_ROOM", 1 << 62)
+    monkeypatch.setattr(upkeep, "_ROOM", 1 << 62)
     with pytest.raises(StorageError, match=r"the disk of the store .* MiB left; tidying needs .* make room"):
         store.optimize()
     store.write(batch(1, start=20))
@@ -586,7 +588,7 @@ def test_whether_the_disk_takes_anything_is_found_out(place, monkeypatch):
 
 
 def test_former_files_are_dropped_only_when_what_replaces_them_is_on_the_disk(place, monkeypatch):
-    monkeypatch.setattr(notes, "_KEPT", timedelta(microseconds=1))
+    monkeypatch.setattr(upkeep, "_KEPT", timedelta(microseconds=1))
     store = NoteStore.create(place, ONE, [batch(10)], dim=DIM)
     for i in range(5):
         store.write(batch(1, start=20 + i), new=True)

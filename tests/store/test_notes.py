@@ -22,21 +22,13 @@ pytest.importorskip("lancedb")
 from notellm.data.schema import NOTES
 from notellm.errors import DataError, StorageError
 from notellm.files import write_json
-from notellm.store import notes
+from notellm.store import lance, notes, tables
 from notellm.store.index import base
 from notellm.store.index.filters import microseconds
 from notellm.store.index.hnsw import HnswIndex
-from notellm.store.notes import (
-    NoteStore,
-    StoredNote,
-    notes_of,
-    remove_store,
-    rows_of,
-    rows_of_table,
-    rows_schema,
-    versions,
-    visible_vectors,
-)
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote, notes_of, rows_of, rows_of_table, rows_schema, visible_vectors
+from notellm.store.tables import remove_store, versions
 from notellm.vectors import vector_matrix
 from tests.store import writer
 from tests.store.index.contract import NOON, ODD, TICK, unit
@@ -132,7 +124,7 @@ def test_odd_ids_mean_themselves_alone(store):
 
 
 def test_more_ids_than_one_condition_holds(store, monkeypatch):
-    monkeypatch.setattr(notes, "_IDS_TOGETHER", 3)
+    monkeypatch.setattr(notes, "_BATCH", 3)
     names = [f"n{i}" for i in range(8)]
     assert sorted(store.get([*names, *names, "none"]).column("note_id").to_pylist()) == names
     store.hide(names)
@@ -303,7 +295,7 @@ def test_a_store_is_opened_for_the_model_whose_vectors_it_has(store, tmp_path):
 
 
 def test_pieces_of_any_size_make_one_store(tmp_path, monkeypatch):
-    monkeypatch.setattr(notes, "_ROWS_TOGETHER", 3)
+    monkeypatch.setattr(tables, "_BATCH", 3)
     pieces = (batch(count, start) for count, start in ((5, 0), (0, 5), (1, 5), (9, 6)))
     made = NoteStore.create(tmp_path / "store", ONE, pieces, dim=DIM)
     assert by_id(made).keys() == {f"n{i}" for i in range(15)}
@@ -326,7 +318,7 @@ def test_a_new_table_is_proven_by_what_is_on_the_disk(store):
     ):
         store.prove(11, encode)
     vectors["n9"] = vectors["n8"]
-    with pytest.raises(StorageError, match="has another vector of the note 'n9' than the model makes now"):
+    with pytest.raises(StorageError, match="has another vector of the note 'n9' than the model computes now"):
         store.prove(10, encode)
     (file,) = (Path(store.uri) / f"notes_{ONE}.lance" / "data").iterdir()
     file.write_bytes(file.read_bytes()[:-1] + b"x")
@@ -581,7 +573,7 @@ def test_what_lancedb_keeps_in_memory_is_limited(store, monkeypatch):
     again = NoteStore.for_reading(store.uri)
     again.read()
     (session,) = set(sessions)  # one for the whole process
-    most = notes._INDEX_CACHE + notes._MANIFEST_CACHE
+    most = lance._INDEX_CACHE + lance._MANIFEST_CACHE
     assert most <= 128 << 20
     for i in range(20):
         store.write(batch(1, start=20 + i))

@@ -14,7 +14,8 @@ from collections.abc import Callable
 import lancedb  # noqa: F401 - for the forks; nothing is done with it before
 import numpy as np
 
-from notellm.store.notes import NoteStore, StoredNote
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote
 
 MODEL, DIM, BATCH = "0123456789abcdef", 4, 7
 

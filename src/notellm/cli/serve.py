@@ -91,7 +91,8 @@ def related(
 ) -> None:
     """Write the item-to-item table of all visible notes; if it exists, only changed notes are computed."""
     from notellm.artifacts import check_file_replaceable
-    from notellm.store.notes import NoteStore, visible_vectors
+    from notellm.store.notes import NoteStore
+    from notellm.store.rows import visible_vectors
 
     check_file_replaceable(output, "related", force=force)
     reader = NoteStore.for_reading(place)

@@ -1,1 +1,1 @@
-"""Everything at once and alive: what a service asks."""
+"""What a service asks: store, index, NoteLLM and ranker together, while notes come and go."""

@@ -17,7 +17,9 @@ from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
 from notellm.recall.model import NoteLLM
 from notellm.record import read_record
-from notellm.store.notes import NoteStore, StoredNote, notes_of, rows_of, rows_schema, versions
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote, notes_of, rows_of, rows_schema
+from notellm.store.tables import versions
 from notellm.vectors import read_vectors
 
 _BATCH_NOTES = 4_096

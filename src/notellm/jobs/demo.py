@@ -130,7 +130,7 @@ def run_demo(
 def _remove_store(place: Path) -> None:
     """Remove the store of an earlier demo."""
     if place.is_dir():
-        from notellm.store.notes import remove_store  # noqa: PLC0415 - its package is an extra
+        from notellm.store.tables import remove_store  # noqa: PLC0415 - its package is an extra
 
         remove_store(place)
 

@@ -27,7 +27,7 @@ from notellm.recommend.options import RecommendOptions
 from notellm.store.index.base import Index
 from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
-from notellm.store.notes import StoredNote, rows_of
+from notellm.store.rows import StoredNote, rows_of
 from notellm.vectors import read_vectors
 
 

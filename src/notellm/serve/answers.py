@@ -7,8 +7,8 @@ from typing import Any
 
 from fastapi import Response
 
-from notellm.engine.engine import Related
-from notellm.store.notes import StoredNote
+from notellm.engine.requests import Related
+from notellm.store.rows import StoredNote
 
 #: Characters of a note's content that stand for a missing title.
 TITLE_LENGTH = 120

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from notellm.engine.engine import Engine, is_visible
+from notellm.engine.engine import Engine
 from notellm.serve.answers import TITLE_LENGTH, display_title
 from notellm.store.index.base import vectors_there
 from notellm.store.index.filters import Filter
+from notellm.store.rows import is_visible
 
 MOST = 2_000
 _LATE = 200  # the newest notes that are looked at for notes published after the map was computed

@@ -7,7 +7,7 @@ same route in full, and answers every request that is unusual: another parameter
 
 from urllib.parse import unquote
 
-from notellm.engine.engine import RelatedQuery
+from notellm.engine.requests import RelatedQuery
 from notellm.errors import NotellmError
 from notellm.serve.answers import related_json
 from notellm.serve.asgi import App, Receive, Scope, Send

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from notellm.data.note import Note
-from notellm.engine.engine import Engine, Related, RelatedQuery, Tags, Write, Written
+from notellm.engine.engine import Engine
+from notellm.engine.requests import Related, RelatedQuery, Tags, Write, Written
 from notellm.errors import NotellmError
 from notellm.serve.batching import Batcher, Gatherer
 from notellm.serve.failures import without_paths

@@ -1,13 +1,11 @@
-"""What a version of a Lance table consists of, read from its manifest without LanceDB.
+"""Reads from a manifest, without LanceDB, which files a version of a Lance table consists of.
 
-A table is a folder. Every commit adds one manifest, ``_versions/NUMBER.manifest``, that lists the files of
-the version: data, deletions (which rows of a data file are gone), index files and the transaction. No file is
-ever changed once it is written. LanceDB does not say which files a version needs, and neither checks that
-they are there nor flushes them to disk; ``durable.py`` does both by what this module reads.
+Every commit adds one manifest, ``_versions/NUMBER.manifest``, that lists the files of the version: data,
+deletions (removed rows of a data file), index files and the transaction. A file never changes once it is
+written. LanceDB neither tells these files nor flushes them; ``durable.py`` checks and flushes them.
 
 A manifest is a protobuf message (``protos/table.proto`` of https://github.com/lance-format/lance) between an
-optional index section and a footer of 16 bytes: the message's position, the format's version, ``LANC``. Only
-the few fields that name files are decoded here.
+optional index section and a footer of 16 bytes: position of the message, version of the format, ``LANC``.
 """
 
 import re
@@ -38,12 +36,12 @@ _DELETION_KIND, _DELETION_READ, _DELETION_ID = 1, 2, 3
 _INDEX_UUID, _INDEX_FILES, _INDEX_FILE_NAME, _INDEX_FILE_BYTES = 1, 10, 1, 2
 _SECONDS, _NANOSECONDS = 1, 2
 
-#: Files by their paths within the table's folder, each with its size in bytes where the manifest has it.
+#: Sizes of files in bytes by their paths within the table's folder; None if the manifest does not tell.
 Files = dict[str, int | None]
 
 
 class TornError(ValueError):
-    """A manifest that is not whole."""
+    """A manifest is incomplete or damaged."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,11 @@ class Version:
     """A version of a table.
 
     Attributes:
-        number: of the version; each commit has the next one.
-        written_at: when it was committed, in seconds since 1970.
-        data: its data and deletion files.
-        transaction: what its commit did; a version can be read without it.
-        index: files of its indexes, which can be built anew from the data.
+        number: number of the version; each commit takes the next one.
+        written_at: time of the commit, in seconds since 1970.
+        data: data and deletion files.
+        transaction: file that describes the commit; a version can be read without it.
+        index: index files, which can be built again from the data.
     """
 
     number: int
@@ -66,10 +64,10 @@ class Version:
 
 
 class ManifestReader:
-    """Reads manifests of one table; what two have in common is decoded once.
+    """Reads the manifests of one table, and decodes what two of them share only once.
 
     Args:
-        table: the folder of the table.
+        table: folder of the table.
     """
 
     def __init__(self, table: Path) -> None:
@@ -77,36 +75,36 @@ class ManifestReader:
         self._fragments: dict[bytes, Files] = {}
 
     def numbered(self) -> dict[int, Path]:
-        """Manifests by the number of their version, newest first.
+        """Return the manifests by the number of their version, newest first.
 
         Raises:
-            OSError: the folder cannot be read.
+            OSError: if the folder cannot be read.
         """
         folder = self._table / VERSIONS
         if not folder.is_dir():
             return {}
-        found = {}
+        manifests = {}
         for path in folder.iterdir():
             if (match := _NAME.fullmatch(path.name)) is not None:
                 digits = match[1]
-                found[_LAST - int(digits) if len(digits) == len(str(_LAST)) else int(digits)] = path
-        return dict(sorted(found.items(), reverse=True))
+                manifests[_LAST - int(digits) if len(digits) == len(str(_LAST)) else int(digits)] = path
+        return dict(sorted(manifests.items(), reverse=True))
 
     def path(self, number: int) -> Path:
-        """The manifest of a version."""
+        """Return the path of a version's manifest."""
         newest = self._table / VERSIONS / f"{_LAST - number:020}.manifest"
         return newest if newest.is_file() else self._table / VERSIONS / f"{number}.manifest"
 
     def read(self, path: Path, number: int) -> Version:
-        """The content of a manifest.
+        """Read a manifest.
 
         Args:
-            path: the file.
-            number: the version that its name tells.
+            path: file of the manifest.
+            number: number of the version by the file's name.
 
         Raises:
-            TornError: it is not whole, or is the manifest of another version.
-            OSError: it cannot be read.
+            TornError: if it is not whole, or belongs to another version.
+            OSError: if it cannot be read.
         """
         content = path.read_bytes()
         try:
@@ -120,7 +118,7 @@ class ManifestReader:
     def _decode(self, content: bytes) -> Version:
         position, _, _, magic = _FOOTER.unpack(content[-_FOOTER.size :])
         if magic != _MAGIC:
-            raise TornError("no footer")
+            raise TornError("the footer is missing")
         number, written, index_at = 0, (0, 0), None
         data: Files = {}
         transaction: Files = {}
@@ -148,7 +146,7 @@ class ManifestReader:
 
 
 def _files_of_fragment(raw: bytes) -> Files:
-    """Data files and the deletion file of a fragment, which is a piece of the table."""
+    """Return the data files and the deletion file of a fragment, which is a piece of the table."""
     files: Files = {}
     fragment_id, deletion = 0, b""
     for field, value in _fields(raw):
@@ -162,13 +160,14 @@ def _files_of_fragment(raw: bytes) -> Files:
             deletion = _bytes(value)
     if deletion:
         about = dict(_fields(deletion))
-        read, own = (_int(about.get(number, 0)) for number in (_DELETION_READ, _DELETION_ID))
+        read_version, deletion_id = (_int(about.get(number, 0)) for number in (_DELETION_READ, _DELETION_ID))
         ending = "bin" if about.get(_DELETION_KIND, 0) else "arrow"
-        files[f"{DELETIONS}/{fragment_id}-{read}-{own}.{ending}"] = None
+        files[f"{DELETIONS}/{fragment_id}-{read_version}-{deletion_id}.{ending}"] = None
     return files
 
 
 def _files_of_index(table: Path, raw: bytes) -> Files:
+    """Return the files of an index."""
     files: Files = {}
     folder = ""
     for field, value in _fields(raw):
@@ -184,7 +183,7 @@ def _files_of_index(table: Path, raw: bytes) -> Files:
 
 
 def _message(content: bytes, position: int, *, end: int) -> bytes:
-    """A message that follows its length."""
+    """Return a message, which follows its length."""
     (length,) = _LENGTH.unpack_from(content, position)
     start = position + _LENGTH.size
     if start + length > end:
@@ -193,7 +192,7 @@ def _message(content: bytes, position: int, *, end: int) -> bytes:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Field numbers and values of a protobuf message; numbers that take 4 or 8 bytes come as bytes."""
+    """Yield the field numbers and values of a protobuf message; numbers of 4 or 8 bytes come as bytes."""
     at, end = 0, len(message)
     while at < end:
         key, at = _varint(message, at)
@@ -215,7 +214,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, and where the next field begins."""
+    """Return a number, stored in 7 bits of each byte, and the position behind it."""
     value = shift = 0
     while True:
         byte = message[at]
@@ -241,7 +240,7 @@ def _bytes(value: int | bytes) -> bytes:
 
 
 def _text(value: int | bytes) -> str:
-    """A file name; one that leads out of its folder is none of a table."""
+    """Return a file name, which must not lead out of its folder."""
     text = _bytes(value).decode()
     if not text or "/" in text or "\\" in text or text in (".", ".."):
         raise TornError(f"{text!r} is not a file name")

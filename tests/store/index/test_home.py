@@ -13,7 +13,7 @@ from notellm.files import read_json
 from notellm.store.index.hnsw import HnswIndex
 from notellm.store.index.home import IndexHome
 from notellm.store.index.milvus import MilvusIndex
-from notellm.store.notes import StoredNote, rows_of
+from notellm.store.rows import StoredNote, rows_of
 from tests.store.index.contract import unit
 
 DIM = 8

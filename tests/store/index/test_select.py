@@ -113,11 +113,15 @@ def test_diversity_prefers_another_direction():
 @pytest.mark.parametrize("value", [0, -0.5, 1.01, float("nan")])
 def test_near_duplicates_that_are_no_cosine(value):
     vectors = directions(0, 90)
-    with pytest.raises(ConfigError, match=r"near_duplicates is .*; it is a cosine above 0 and at most 1"):
+    with pytest.raises(
+        ConfigError, match=r"near_duplicates is .*; it must be a cosine above 0 and at most 1"
+    ):
         select(vectors[0], vectors[:, 0], vectors, 1, near_duplicates=value)
 
 
 @pytest.mark.parametrize("value", [1, -0.1, float("nan")])
 def test_diversity_out_of_range(value):
-    with pytest.raises(ConfigError, match=r"diversity is .*; allowed are 0 \(none\) to below 1"):
+    with pytest.raises(
+        ConfigError, match=r"diversity is .*; allowed are numbers from 0 \(no diversity\) to below 1"
+    ):
         check_selection(None, value)

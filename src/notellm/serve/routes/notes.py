@@ -5,7 +5,7 @@ from typing import Annotated
 
 from fastapi import FastAPI, Path, Query, Response
 
-from notellm.engine.engine import Change, Publish, Remove
+from notellm.engine.requests import Change, Publish, Remove
 from notellm.errors import NotFoundError
 from notellm.serve.answers import json_answer, note_json
 from notellm.serve.schemas import notes as schemas

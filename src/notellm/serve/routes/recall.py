@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import FastAPI, Query, Response
 
 from notellm.data.note import Note
-from notellm.engine.engine import RelatedQuery
+from notellm.engine.requests import RelatedQuery
 from notellm.serve.answers import json_answer, related_json
 from notellm.serve.routes.reading import only_reads
 from notellm.serve.schemas import recall as schemas

@@ -15,7 +15,7 @@ from notellm.serve.schemas.common import (
     Time,
     Topics,
 )
-from notellm.store.notes import StoredNote
+from notellm.store.rows import StoredNote
 
 
 class NoteBody(Text):

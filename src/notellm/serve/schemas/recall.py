@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from notellm.engine.engine import RelatedQuery
+from notellm.engine.requests import RelatedQuery
 from notellm.serve.schemas.common import CAMP_NOTE, MOST_RESULTS, FilterBody, NoteId, Strict, Text, Topics
 
 

@@ -2,8 +2,8 @@
 
     Filter(categories=("Travel",), published_after=datetime(2026, 1, 1, tzinfo=UTC), deny=("n7",))
 
-Conditions of different kinds all hold at once; of several categories, or several topics, one is enough.
-Hidden and expired notes never come back, with or without a filter.
+A note must meet all conditions of a filter. If a condition lists several categories or several topics, one of
+them is enough. Hidden and expired notes are never returned, with or without a filter.
 """
 
 from collections.abc import Collection
@@ -15,18 +15,18 @@ from notellm.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Conditions on notes; the default lets every visible note pass.
+    """Conditions on notes. The default lets every visible note pass.
 
     Attributes:
         categories: the note's category is one of these; empty: any category.
-        topics: the note has at least one of these topics, spelled alike; empty: any topics.
-        published_after: published at this time or later; notes without a time do not pass.
-        published_before: published before this time; notes without a time do not pass.
-        allow: only these note ids; None allows all.
-        deny: none of these note ids.
+        topics: the note has at least one of exactly these topics; empty: any topics.
+        published_after: the note was published at this time or later; a note without a time does not pass.
+        published_before: the note was published before this time; a note without a time does not pass.
+        allow: ids of the notes that may pass; None allows all.
+        deny: ids of notes that do not pass.
 
     Raises:
-        ConfigError: a time has no time zone, or the times exclude each other.
+        ConfigError: if a time has no time zone, or the two times exclude each other.
     """
 
     categories: Collection[str] = frozenset()
@@ -37,13 +37,13 @@ class Filter:
     deny: Collection[str] = frozenset()
 
     def __post_init__(self) -> None:
-        # Lists and sets are welcome; frozen sets make a filter a key by which equal searches are joined.
+        # Callers may give lists. Frozen sets make filters hashable, so that equal searches can be joined.
         for name in ("categories", "topics", "allow", "deny"):
-            given = getattr(self, name)
-            if isinstance(given, str):
-                raise ConfigError(f"{name} is the text {given!r}; give a list of them: [{given!r}]")
-            if given is not None:
-                object.__setattr__(self, name, frozenset(given))
+            values = getattr(self, name)
+            if isinstance(values, str):
+                raise ConfigError(f"{name} is the text {values!r}; give a list of texts: [{values!r}]")
+            if values is not None:
+                object.__setattr__(self, name, frozenset(values))
         for name in ("published_after", "published_before"):
             time = getattr(self, name)
             if time is not None and time.tzinfo is None:
@@ -52,12 +52,12 @@ class Filter:
         if after is not None and before is not None and after >= before:
             raise ConfigError(
                 f"published_after is {after.isoformat()} and published_before {before.isoformat()}: "
-                "no note is published then; exchange them"
+                "no time is between them; exchange them"
             )
 
     @property
     def is_empty(self) -> bool:
-        """Whether every visible note passes."""
+        """Whether the filter lets every visible note pass."""
         return self == _ALL
 
 
@@ -65,6 +65,6 @@ _ALL = Filter()
 
 
 def microseconds(time: datetime) -> int:
-    """A time as UTC microseconds since 1970, as the tables have it; exact where a float would round."""
+    """Return a time as UTC microseconds since 1970, as in the tables; a float would round it."""
     delta = time - datetime.fromisoformat("1970-01-01T00:00:00+00:00")
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds

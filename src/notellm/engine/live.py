@@ -1,0 +1,131 @@
+"""What an engine answers with at one time, and the state that its threads share.
+
+:class:`Live` is replaced as a whole: a thread that has read ``state.live`` keeps a model, a store and an
+index that belong together, even while a reload replaces them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock, RLock
+
+import numpy as np
+
+from notellm.data.note import Note
+from notellm.errors import NotFoundError
+from notellm.rank.scorer import Ranker
+from notellm.recall.model import NoteLLM
+from notellm.recommend.recommender import Recommender
+from notellm.store.index.base import Index
+from notellm.store.index.home import IndexHome
+from notellm.store.notes import NoteStore
+from notellm.store.rows import StoredNote
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where the parts of an engine come from; the fields are the arguments of ``Engine.open``."""
+
+    store: str
+    model: str
+    ranker: str | None
+    index: str
+    token: str
+    sync: bool = True
+    trust_remote_code: bool = False
+
+    def home(self, fingerprint: str) -> IndexHome:
+        """Return the place of the index for a model.
+
+        Raises:
+            ConfigError: if the kind of index is unknown.
+        """
+        return IndexHome(self.store, fingerprint, self.index, self.token)
+
+    def load_model(self) -> NoteLLM:
+        """Load the model.
+
+        Raises:
+            ModelError: if it is not a saved NoteLLM.
+        """
+        model = NoteLLM.from_saved(self.model, trust_remote_code=self.trust_remote_code)
+        model.eval()
+        return model
+
+    def load_ranker(self) -> Ranker | None:
+        """Load the ranker, if there is one.
+
+        Raises:
+            ModelError: if it cannot be used.
+        """
+        if self.ranker is None:
+            return None
+        return Ranker.from_pretrained(self.ranker, trust_remote_code=self.trust_remote_code)
+
+
+@dataclass(frozen=True)
+class Live:
+    """A model, a store, an index and a ranker that belong together.
+
+    Attributes:
+        model: NoteLLM.
+        fingerprint: its fingerprint.
+        store: the durable store.
+        home: where the index is kept.
+        index: the index of the store's vectors.
+        notes: all notes of the store by id; writes change it.
+        recommender: index and ranker together; None without a ranker.
+    """
+
+    model: NoteLLM
+    fingerprint: str
+    store: NoteStore
+    home: IndexHome
+    index: Index
+    notes: dict[str, StoredNote]
+    recommender: Recommender | None
+
+    def unknown_note(self, note_id: str) -> NotFoundError:
+        """Return the error that a note does not exist."""
+        return NotFoundError(
+            f"there is no note {note_id!r} among the {len(self.notes):,} notes; publish it first"
+        )
+
+
+class State:
+    """The state that the threads of an engine share.
+
+    Args:
+        live: what answers.
+        paths: where its parts come from.
+
+    Attributes:
+        write_lock: held by every write, and by a reload while it replaces ``live``.
+        touched: ids written since a reload began to build; None if no reload is running.
+        in_doubt: ids of failed writes, which the store may have all the same.
+        unsaved: number of notes changed since the index was saved.
+        failure: why the last write failed in the store or the index; None if it did not.
+        checked_at: when ``failure`` was checked last, by the monotonic clock.
+    """
+
+    def __init__(self, live: Live, paths: Paths) -> None:
+        self.live = live
+        self.paths = paths
+        self.write_lock = RLock()
+        self.touched: set[str] | None = None
+        self.in_doubt: set[str] = set()
+        self.unsaved = 0
+        self.failure: str | None = None
+        self.checked_at = 0.0
+        self.model_lock = Lock()  # threads must not share a tokenizer
+
+    def encode(self, model: NoteLLM, notes: Sequence[Note]) -> np.ndarray:
+        """Return the vectors of notes, (n, dim) float32; one thread at a time uses the model."""
+        with self.model_lock:
+            return model.encode(list(notes))
+
+
+def recommender_of(
+    ranker: Ranker | None, index: Index, notes: Mapping[str, StoredNote]
+) -> Recommender | None:
+    """Return a recommender over live notes; None without a ranker."""
+    return None if ranker is None else Recommender(index, ranker.with_notes(notes))

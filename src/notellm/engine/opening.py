@@ -1,0 +1,76 @@
+"""Opening an engine: load the model and the ranker, read the store, and open or build the index."""
+
+import gc
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import perf_counter
+
+from notellm.engine.live import Live, Paths, State, recommender_of
+from notellm.store.notes import NoteStore
+from notellm.store.rows import notes_of
+
+
+def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[str, float]]:
+    """Open all parts of an engine.
+
+    Args:
+        paths: where they are.
+        progress: show progress bars.
+
+    Returns:
+        The state, and the seconds that "model", "ranker", "store" and "index" took.
+
+    Raises:
+        NotellmError: as ``Engine.open``.
+    """
+    timer = _Timer()
+    model = paths.load_model()
+    fingerprint = model.verified_fingerprint()
+    timer.end("model")
+    ranker = paths.load_ranker()
+    timer.end("ranker")
+    store = NoteStore.open(paths.store, fingerprint, sync=paths.sync)
+    try:
+        with _garbage_collection_off(), ThreadPoolExecutor(1) as thread:
+            rows = store.read()
+            timer.end("store")
+            notes_task = thread.submit(notes_of, rows)  # opening the index runs mostly outside of Python
+            home = paths.home(fingerprint)
+            index = home.open(rows, progress=progress)
+            notes = {note.note_id: note for note in notes_task.result()}
+        live = Live(model, fingerprint, store, home, index, notes, recommender_of(ranker, index, notes))
+        # Only now that all of this model's data was read may the data of other models go.
+        store.drop_others()
+        home.drop_others()
+    except BaseException:
+        store.close()
+        raise
+    timer.end("index")
+    return State(live, paths), timer.seconds
+
+
+class _Timer:
+    """Measures the seconds of consecutive steps."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = perf_counter()
+
+    def end(self, step: str) -> None:
+        """End a step and start the next one."""
+        now = perf_counter()
+        self.seconds[step] = round(now - self._start, 2)
+        self._start = now
+
+
+@contextmanager
+def _garbage_collection_off() -> Iterator[None]:
+    """Turn the garbage collector off while many objects are created that stay: it would scan them in vain."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

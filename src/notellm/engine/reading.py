@@ -1,0 +1,106 @@
+"""Reads of an engine besides related notes: finding notes, tags, ranking, recommending, and users."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from notellm.data.note import Note
+from notellm.engine.live import Live, State
+from notellm.engine.requests import Tags
+from notellm.errors import DataError, NotFoundError
+from notellm.rank.scorer import Ranking
+from notellm.recommend.recommender import Recommendations, Recommender
+from notellm.store.rows import StoredNote, is_visible
+
+_NO_RANKER = (
+    "there is no ranker here; start with one (notellm serve --ranker), or train one: notellm rank train"
+)
+
+
+def note_by_id(live: Live, note_id: str) -> StoredNote:
+    """Return a note; see ``Engine.note``."""
+    note = live.notes.get(note_id)
+    if note is None:
+        raise live.unknown_note(note_id)
+    return note
+
+
+def find_notes(live: Live, text: str, *, limit: int) -> list[StoredNote]:
+    """Return notes whose title holds a text; see ``Engine.find``."""
+    wanted = text.casefold().strip()
+    notes = [n for n in list(live.notes.values()) if wanted in (n.title or n.content).casefold()]
+    dated = [n for n in notes if n.published_at is not None]
+    dated.sort(key=lambda n: n.published_at or 0, reverse=True)
+    undated = [n for n in reversed(notes) if n.published_at is None]
+    return (dated + undated)[:limit]
+
+
+def write_tags(state: State, notes: Sequence[Note], *, topics: int | None) -> list[Tags]:
+    """Return categories and topics that the model writes; see ``Engine.tags``."""
+    model = state.live.model
+    rows = list(notes)
+    with state.model_lock:
+        categories: list[str | None] = [None] * len(rows)
+        if model.settings.categories:
+            categories = list(model.categorize(rows))
+        return [Tags(*pair) for pair in zip(categories, model.write_topics(rows, n=topics), strict=True)]
+
+
+def rank(
+    state: State, user_id: str | None, candidates: Sequence[str], *, history: Sequence[str] | None
+) -> Ranking:
+    """Order candidates for a user; see ``Engine.rank``."""
+    notes = state.live.notes
+    ranker = recommender(state).ranker
+    pairs = ((note_id, notes.get(note_id)) for note_id in candidates)
+    shown = [note_id for note_id, note in pairs if note is None or is_visible(note)]
+    if candidates and not shown:
+        return Ranking([], np.empty(0, dtype=np.float32), "nothing")
+    try:
+        return ranker.rank(user_id, shown, history=history)
+    except KeyError:
+        # A candidate was removed while it was ranked. No write runs now, so the ranker names the note.
+        with state.write_lock:
+            return recommender(state).ranker.rank(user_id, shown, history=history)
+
+
+def recommend(state: State, user_id: str | None, **options: Any) -> Recommendations:
+    """Recommend notes to a user; see ``Engine.recommend``."""
+    try:
+        result = recommender(state).recommend(user_id, **options)
+    except (DataError, KeyError):
+        with state.write_lock:  # a candidate may have been removed before it was ranked
+            result = recommender(state).recommend(user_id, **options)
+    reasons = {reason: state.live.notes.get(reason or "") for reason in result.reasons}
+    shown = {reason for reason, note in reasons.items() if note is not None and is_visible(note)}
+    return replace(result, reasons=[reason if reason in shown else None for reason in result.reasons])
+
+
+def find_users(state: State, text: str, *, limit: int) -> list[tuple[str, int]]:
+    """Return users whose id holds a text; see ``Engine.users``."""
+    wanted = text.casefold().strip()
+    histories = recommender(state).ranker.histories
+    matches = ((user, len(notes)) for user, notes in histories.items() if wanted in user.casefold())
+    return [pair for _, pair in zip(range(limit), matches, strict=False)]
+
+
+def opened_notes(state: State, user_id: str, *, limit: int) -> list[StoredNote]:
+    """Return the notes that a user opened last; see ``Engine.opened``."""
+    histories = recommender(state).ranker.histories
+    if user_id not in histories:
+        raise NotFoundError(f"the user {user_id!r} is not among the {len(histories):,} users of the ranker")
+    latest = map(state.live.notes.get, dict.fromkeys(reversed(histories[user_id])))
+    return [note for note in latest if note is not None and is_visible(note)][:limit]
+
+
+def recommender(state: State) -> Recommender:
+    """Return the recommender that answers now.
+
+    Raises:
+        NotFoundError: if there is no ranker.
+    """
+    if state.live.recommender is None:
+        raise NotFoundError(_NO_RANKER)
+    return state.live.recommender
