@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.artifacts import check_whole
+from notellm.artifacts.manifest import check_whole
 from notellm.backbone.source import is_file, read_object
 from notellm.backbone.tokenizer import tokenizer_state
 from notellm.errors import ConfigError, ModelError

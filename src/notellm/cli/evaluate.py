@@ -35,7 +35,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on the test part beside popularity, TF-IDF, co-occurrence and itself untrained."""
-    from notellm.artifacts import check_replaceable
+    from notellm.artifacts.replace import check_replaceable
     from notellm.jobs.evaluate_recall import evaluate_recall
     from notellm.jobs.folders import load_pairs, load_split
     from notellm.jobs.train_recall import RecallOptions, build_model

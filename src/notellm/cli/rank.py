@@ -131,7 +131,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Fit codes and tune a BinLLM on impressions; the best checkpoint by validation AUC is kept."""
-    from notellm.artifacts import check_replaceable
+    from notellm.artifacts.replace import check_replaceable
     from notellm.data.impressions import click_histories
     from notellm.data.split import split_impressions
     from notellm.files import write_parquet
@@ -257,7 +257,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a ranker on test impressions beside item popularity and its codes alone."""
-    from notellm.artifacts import check_replaceable
+    from notellm.artifacts.replace import check_replaceable
     from notellm.jobs.evaluate_rank import evaluate_rank
 
     if output is not None:

@@ -89,7 +89,7 @@ def related(
     quiet: Quiet = False,
 ) -> None:
     """Write the item-to-item table of all visible notes; where it is there, only what changed is computed."""
-    from notellm.artifacts import check_file_replaceable
+    from notellm.artifacts.replace import check_file_replaceable
     from notellm.recall.item_to_item import write_item_to_item
     from notellm.store.notes import NoteStore, visible_vectors
 

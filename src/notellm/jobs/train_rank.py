@@ -25,7 +25,8 @@ import pyarrow as pa
 import torch
 from transformers import PrinterCallback
 
-from notellm.artifacts import check_replaceable, write_folder
+from notellm.artifacts.replace import check_replaceable
+from notellm.artifacts.write import write_folder
 from notellm.backbone.load import LoraOptions, add_lora
 from notellm.backbone.trainer import last_checkpoint, load_trained
 from notellm.data.matrices import liked_notes

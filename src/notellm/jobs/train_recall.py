@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from transformers import PrinterCallback
 
-from notellm.artifacts import check_replaceable
+from notellm.artifacts.replace import check_replaceable
 from notellm.backbone.load import LoraOptions
 from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, DataError

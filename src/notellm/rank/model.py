@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.artifacts import write_folder
+from notellm.artifacts.write import write_folder
 from notellm.backbone.base import PromptedModel, digest_of, longest, naming, read_saved, written_down
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import (

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.artifacts import write_folder
+from notellm.artifacts.write import write_folder
 from notellm.backbone.base import read_saved, written_down
 from notellm.backbone.load import save_backbone
 from notellm.backbone.source import is_file

@@ -31,7 +31,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from notellm.artifacts import RECORD_KEY, sync_folder
+from notellm.artifacts.parquet import RECORD_KEY
+from notellm.artifacts.workspace import sync_folder
 from notellm.data.note import Note
 from notellm.data.schema import NOTES, TIME
 from notellm.errors import DataError, MissingDependencyError, NotellmError, StorageError

@@ -56,7 +56,8 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from torch import Tensor, nn
 
-from notellm.artifacts import check_whole, write_folder
+from notellm.artifacts.manifest import check_whole
+from notellm.artifacts.write import write_folder
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import read_json, read_parquet, write_json, write_parquet
 from notellm.rank.codes.text import Bits, binary_text, parse_binary

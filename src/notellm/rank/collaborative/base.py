@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from notellm.artifacts import write_folder
+from notellm.artifacts.write import write_folder
 from notellm.errors import ConfigError
 from notellm.files import write_json, write_parquet
 from notellm.rank.collaborative.rows import Histories, IdIndex, Ids, Rows, labels_of

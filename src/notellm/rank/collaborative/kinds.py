@@ -8,7 +8,7 @@ import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from notellm.artifacts import check_whole
+from notellm.artifacts.manifest import check_whole
 from notellm.errors import DataError, ModelError
 from notellm.files import read_json, read_parquet
 from notellm.rank.collaborative.base import CONFIG, ITEMS, USERS, WEIGHTS, CollaborativeModel

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from notellm.artifacts import remove_folder, sync_folder
+from notellm.artifacts.replace import remove_folder
+from notellm.artifacts.workspace import sync_folder
 from notellm.errors import ConfigError, DataError, StorageError
 from notellm.files import read_json, write_json
 from notellm.store.index.base import Index
