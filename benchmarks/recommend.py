@@ -1,16 +1,16 @@
 """The next click on MicroLens: recall by NoteLLM, then rank by BinLLM, against popularity and co-occurrence.
 
-Every user's last click is held out, and of some users it is to be found among all notes that the user has
-not clicked. Everything is trained on the clicks before, of all users; no note is new. The candidates that
-rank sees are the recall's first 100.
+Every user's last click is held out; for some users it is to be found among all notes that they have not
+clicked. Everything is trained on the earlier clicks of all users, and no note is new. Rank sees the first 100
+candidates of recall.
 
-- popularity: clicks of a note;
+- popularity: number of clicks on a note;
 - co-occurrence: sum over the user's last ten notes of (users of both) / root(users of one x users of other);
 - recall: `Recommender.recommend(rerank=False)`;
 - recall, then rank: `Recommender.recommend()`.
 
-A log of clicks alone has no dislikes. The ranker learns from the clicks that recall had among its candidates,
-beside others of these, and its P(enjoy) is blended with recall's similarities (`rank train --vectors`).
+A log of clicks has no dislikes. The ranker learns from the clicks that were among recall's candidates, beside
+other candidates, and its P(enjoy) is blended with recall's similarities (`rank train --vectors`).
 """
 
 import dataclasses
@@ -43,13 +43,13 @@ from notellm.record import RECORD, describe, read_record
 from notellm.vectors import vector_table
 
 DEPTHS = (20, 100)
-#: Of the users' last training rows, how many choose the ranker's checkpoint.
+#: Share of the last training rows by which the ranker's checkpoint is chosen, and the largest number of them.
 VALID_SHARE, VALID_ROWS = 0.05, 4_000
 Lists = Mapping[str, Sequence[str]]
 
 
 def hold_out(clicks: pa.Table) -> tuple[pa.Table, dict[str, str]]:
-    """The clicks before each user's last one, and that one; users of one click are in training alone."""
+    """Return the clicks without each user's last one, and the last ones; users with one click keep it."""
     log = pl.from_arrow(clicks)
     assert isinstance(log, pl.DataFrame)
     log = log.with_row_index("row").sort("timestamp", "row")
@@ -60,7 +60,7 @@ def hold_out(clicks: pa.Table) -> tuple[pa.Table, dict[str, str]]:
 
 
 def by_score(scores: np.ndarray, ids: Sequence[str], seen: Iterable[int], depth: int) -> list[str]:
-    """The notes of the highest scores above 0 that were not seen."""
+    """Return the unseen notes with the highest scores above 0."""
     scores = scores.copy()
     scores[list(seen)] = 0
     best = np.argsort(-scores, kind="stable")[:depth]
@@ -68,7 +68,7 @@ def by_score(scores: np.ndarray, ids: Sequence[str], seen: Iterable[int], depth:
 
 
 def baselines(notes: pa.Table, clicks: pa.Table, histories: Mapping[str, Sequence[str]]) -> dict[str, Lists]:
-    """Lists of popularity and co-occurrence."""
+    """Return the lists by popularity and by co-occurrence."""
     ids: list[str] = notes["note_id"].to_pylist()
     row = {note_id: i for i, note_id in enumerate(ids)}
     opened = click_matrix(notes["note_id"], clicks)  # notes x users
@@ -79,7 +79,7 @@ def baselines(notes: pa.Table, clicks: pa.Table, histories: Mapping[str, Sequenc
         seen = [row[note_id] for note_id in history]
         popular[user] = by_score(counts, ids, seen, max(DEPTHS))
         last = list(dict.fromkeys(reversed(seen)))[:LAST]
-        users = (opened[last] * norm[last][:, None]).sum(axis=0)  # how much of these notes each opened
+        users = (opened[last] * norm[last][:, None]).sum(axis=0)  # weight of these notes for each user
         together[user] = by_score(norm * (opened @ users), ids, seen, max(DEPTHS))
     return {"popularity": popular, "co-occurrence": together}
 
@@ -87,7 +87,7 @@ def baselines(notes: pa.Table, clicks: pa.Table, histories: Mapping[str, Sequenc
 def recall_model(
     notes: pa.Table, pairs: pa.Table, clicks: pa.Table, output: Path, options: RecallOptions
 ) -> tuple[NoteLLM, float | None]:
-    """A model and the seconds of its training; None where one of the same options and data was there."""
+    """Return a model and the seconds of its training; None if it had been trained before."""
     if made_before(output, options, {"notes": notes, "pairs": pairs, "clicks": clicks, "validation": None}):
         return NoteLLM.from_pretrained(output), None
     return train(notes, pairs, output, options, clicks)
@@ -102,7 +102,7 @@ def fitted_ranker(
     vectors: Vectors,
     histories: Lists,
 ) -> tuple[Ranker, float | None]:
-    """A ranker and the seconds of `train_rank`; None where one of the same options and data was there."""
+    """Return a ranker and the seconds of `train_rank`; None if it had been trained before."""
     near = vector_table(pa.array(vectors[0]), vectors[1])
     if made_before(output, options, {"notes": notes, "train": train, "valid": valid, "vectors": near}):
         return Ranker.from_pretrained(output), None
@@ -116,7 +116,7 @@ def fitted_ranker(
 def made_before(
     output: Path, options: RecallOptions | RankOptions, data: Mapping[str, pa.Table | None]
 ) -> bool:
-    """Whether a model lies there that these options made of these data."""
+    """Tell whether the folder has a model that was made with these options from these data."""
     if not (output / RECORD).is_file():
         return False
     made = read_record(output)
@@ -125,7 +125,7 @@ def made_before(
 
 
 def ahead(results: Sequence[NextClickResult]) -> dict[str, dict[str, Interval]]:
-    """By how much the last method is ahead of each other one, on the same resampled users."""
+    """Return the figures of the last method minus those of each other one, on the same resampled users."""
     *others, last = results
     return {
         other.name: intervals({k: last.per_user[k] - other.per_user[k] for k in other.per_user}, 1000, 0)
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "recommend")
     chosen = parser.parse_args()
-    work = chosen.work / code_fingerprint()  # what is there was made by this code
+    work = chosen.work / code_fingerprint()  # so that results of other code are not reused
 
     data = load("MicroLens")
     clicks, held_out = hold_out(data.clicks)
@@ -184,7 +184,8 @@ def main() -> None:
         answer_seconds[name] = (time.perf_counter() - start) / len(drawn)
     relevant = {user: [held_out[user]] for user in drawn}
     results = [
-        evaluate_recommendations(found, relevant, ks=DEPTHS, name=name) for name, found in lists.items()
+        evaluate_recommendations(recommended, relevant, ks=DEPTHS, name=name)
+        for name, recommended in lists.items()
     ]
     lead = ahead(results)
     write_results(
@@ -196,7 +197,7 @@ def main() -> None:
             "Recall, then rank is ahead, in points on the same users, by",
             table(
                 ["of", *lead[results[0].name]],
-                [[name, *map(points, found.values())] for name, found in lead.items()],
+                [[name, *map(points, differences.values())] for name, differences in lead.items()],
             ),
             f"Training: recall {took(recall_seconds)}, rank {took(rank_seconds)}. A list takes "
             + ", ".join(f"{1000 * value:,.1f} ms ({name})" for name, value in answer_seconds.items())
