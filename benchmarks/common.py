@@ -1,7 +1,7 @@
-"""What all benchmarks share: the machine, the code that is measured, and writing results.
+"""What all benchmarks share: describing the machine, the fingerprint of the code, writing results.
 
-Run a benchmark from the root of the repository, as ``python -m benchmarks.NAME``. This file imports no model:
-`benchmarks.pairs` measures the memory of processes that import it.
+Run a benchmark from the root of the repository, as ``python -m benchmarks.NAME``. This module imports no
+model, because `benchmarks.pairs` measures the memory of processes that import it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import notellm
-from notellm.artifacts import write_file
+from notellm.artifacts.write import write_file
 from notellm.evaluate.tables import Table
 from notellm.files import write_json
 
@@ -29,15 +29,15 @@ PACKAGES = ("numba", "numpy", "polars", "pyarrow", "scikit-learn", "scipy", "tor
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
-    code_fingerprint()  # of the code that this process runs: what is edited meanwhile does not count
+    """Return a parser with the options that every benchmark has."""
+    code_fingerprint()  # computed now, so that later edits of the code do not change it
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the results")
     return parser
 
 
 def machine() -> str:
-    """Cores, processor and memory."""
+    """Describe cores, processor and memory."""
     model = platform.processor() or platform.machine()
     facts = Path("/proc/cpuinfo")
     if facts.exists():
@@ -49,7 +49,7 @@ def machine() -> str:
 
 @cache
 def code_fingerprint() -> str:
-    """SHA-256 of the library without its command line, comments and docstrings; 12 digits.
+    """Return the SHA-256 of the library without command line, comments and docstrings, 12 digits.
 
     Two results with the same fingerprint were made by the same code.
     """
@@ -76,7 +76,7 @@ def _without_docstrings(source: str) -> ast.Module:
 
 
 def circumstances(benchmark: str) -> dict[str, Any]:
-    """What a result depends on beside the data: command, machine, versions, code."""
+    """Return what a result depends on beside the data: command, machine, versions, code."""
     return {
         "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
         "machine": machine(),
@@ -94,13 +94,13 @@ def write_results(
     *,
     name: str | None = None,
 ) -> None:
-    """Write ``NAME.md`` and ``NAME.json`` with the circumstances, and print the former.
+    """Write ``NAME.md`` and ``NAME.json`` with the circumstances, and print the Markdown.
 
     ``name`` is the benchmark's own when None.
     """
     name = name or benchmark
     facts = circumstances(benchmark)
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
+    versions = ", ".join(f"{package} {number}" for package, number in facts["versions"].items())
     head = [
         f"# {title}",
         f"`{facts['command']}`",

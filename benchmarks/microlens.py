@@ -1,14 +1,13 @@
-"""Related notes that were never seen: NoteLLM on MicroLens, against its baselines and its own variant.
+"""Related notes that were not seen in training: NoteLLM on MicroLens, beside its baselines and a variant.
 
-30 % of the notes are test and 5 % valid (split by note, seed 7), so nothing of a test note, text or
-click, is in training. A query is a test note, its target its best related test note, the candidates all
-other test notes; pairs, for training and as truth, have at least 2 users. Trained with several seeds, each
+30 % of the notes are test and 5 % valid (split by note, seed 7), so no text or click of a test note is in
+training. A query is a test note, its target is its best related test note, and the candidates are all other
+test notes. Pairs, for training and as targets, have at least 2 users. Two variants are trained, each with
+several seeds: joint (the default `RecallOptions`, GCL + alpha CSFT) and contrastive (the same with alpha =
+0).
 
-- joint: the default `RecallOptions`, that is GCL + alpha CSFT;
-- contrastive: the same with alpha = 0.
-
-Every finished training is kept in the working folder with its figures query by query. A benchmark that
-was killed goes on after the last of them, where options, data and code are still the same.
+Every finished training is kept in the working folder with its figures for every query. A benchmark that was
+killed continues after the last of them if options, data and code are unchanged.
 """
 
 import dataclasses
@@ -39,9 +38,10 @@ VARIANTS = {"joint": f"{NAME}", "contrastive": f"{NAME}, contrastive only"}
 UNTRAINED = f"{NAME} untrained"
 GROUPS = {"low": "low exposure", "high": "high exposure"}
 
-#: The defaults were tried on other draws, but for one run of an earlier setting (README, log of experiments).
+#: The defaults were chosen on other splits, except for one run of an earlier setting (README, log of
+#: experiments).
 SPLIT_SEED = 7
-#: Figure -> share, of one method and group in one run.
+#: Figures of one method and group in one run, as shares.
 Figures = Mapping[str, float]
 
 
@@ -51,7 +51,7 @@ def split_microlens() -> Split:
 
 
 def run_all(split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: Path) -> list[dict[str, Any]]:
-    """Train and measure each variant with its options (and topics, if asked), or read what is finished."""
+    """Train and measure each variant with its options (and topics, if asked), or read finished runs."""
     mining = PairOptions(min_users=MIN_USERS)
     pairs = {
         name: mine_pairs(getattr(split, name).clicks, mining, progress=False)
@@ -114,22 +114,22 @@ def figures(run: dict[str, Any], method: str, group: str = "all") -> Figures:
 
 
 def baselines(run: dict[str, Any]) -> list[str]:
-    """The methods of a run that depend on no seed."""
+    """Return the methods of a run that do not depend on the seed."""
     names = [result["name"] for result in run["evaluation"]["related"]]
     return [name for name in names if name not in (NAME, UNTRAINED)]
 
 
 def by_method(runs: list[dict[str, Any]], group: str = "all") -> dict[str, list[tuple[str, str, Figures]]]:
-    """Method -> its runs as (seed, training seconds, figures)."""
-    found: dict[str, list[tuple[str, str, Figures]]] = {
+    """Return the runs of each method as (seed, training seconds, figures)."""
+    methods: dict[str, list[tuple[str, str, Figures]]] = {
         name: [("", "", figures(runs[0], name, group))] for name in baselines(runs[0])
     }
     untrained = {run["made_of"]["config"]["seed"]: figures(run, UNTRAINED, group) for run in runs}
-    found[UNTRAINED] = [(str(seed), "", values) for seed, values in untrained.items()]
+    methods[UNTRAINED] = [(str(seed), "", values) for seed, values in untrained.items()]
     for run in runs:
         row = str(run["made_of"]["config"]["seed"]), f"{run['seconds']:,.0f}", figures(run, NAME, group)
-        found.setdefault(VARIANTS[run["made_of"]["variant"]], []).append(row)
-    return found
+        methods.setdefault(VARIANTS[run["made_of"]["variant"]], []).append(row)
+    return methods
 
 
 def mean_and_deviation(values: Sequence[float], *, unit: float = 100, digits: int = 1) -> str:
@@ -156,7 +156,7 @@ def summary_table(methods: dict[str, list[tuple[str, str, Figures]]]) -> str:
 
 
 def ratio_table(methods: dict[str, list[tuple[str, str, Figures]]]) -> str:
-    """Each method's mean over TF-IDF's."""
+    """Return the ratio of each method's mean to that of TF-IDF."""
     base = methods["TF-IDF"][0][2]
     rows = [
         [
@@ -175,12 +175,12 @@ def ratio_table(methods: dict[str, list[tuple[str, str, Figures]]]) -> str:
 
 
 def differences(runs: list[dict[str, Any]]) -> dict[str, dict[str, Interval]]:
-    """Seed -> joint less contrastive on the same queries, for the seeds that have both."""
-    found = {(run["made_of"]["variant"], run["made_of"]["config"]["seed"]): _per_query(run) for run in runs}
+    """Return joint minus contrastive on the same queries, for each seed that has both."""
+    results = {(run["made_of"]["variant"], run["made_of"]["config"]["seed"]): _per_query(run) for run in runs}
     return {
-        str(seed): paired_difference(result, found["contrastive", seed])
-        for (variant, seed), result in found.items()
-        if variant == "joint" and ("contrastive", seed) in found
+        str(seed): paired_difference(result, results["contrastive", seed])
+        for (variant, seed), result in results.items()
+        if variant == "joint" and ("contrastive", seed) in results
     }
 
 

@@ -1,9 +1,9 @@
 """A split by time: NoteLLM on MovieLens with the texts of TMDB.
 
-The newest 20 % of the clicks are test, the 10 % before them valid; pairs come from the clicks of their
-own part. As in life the pool is all notes, seen in training or not: so popularity and item co-occurrence
-of the train clicks are baselines too. Category and topics are measured on the notes that were in neither
-train nor valid.
+The newest 20 % of the clicks are test, the 10 % before them are valid; pairs are mined from the clicks of
+their own part. The pool is all notes, whether or not they were seen in training, so popularity and item
+co-occurrence of the train clicks are baselines, too. Category and topics are measured on the notes that are
+in neither train nor valid.
 """
 
 import tempfile

@@ -4,21 +4,21 @@
     python -m benchmarks.pairs --notes 10000 --users 12000 --clicks 300000
     python -m benchmarks.pairs --log clicks.parquet  # a log of your own (schema CLICKS)
 
-All three compute the definition in `notellm.pairs.score`, exactly, from the same Arrow table to the
-same table of pairs, with the default options. Each run is a process of its own: the clock starts
-with the table in memory and every import done (and notellm's kernel compiled), and the peak is the
-process's, from getrusage; the memory before the clock started is given beside it. The pairs of
-every run are compared with notellm's.
+All three compute exactly the definition in `notellm.pairs.score`, from the same Arrow table to the same table
+of pairs, with the default options. Each run is a separate process. The clock starts when the table is in
+memory, all imports are done and notellm's kernel is compiled. The peak memory is that of the process, from
+getrusage; the memory before the clock started is given beside it. The pairs of every run are compared with
+notellm's.
 
 How each handles the order "first view of A before last click of B":
 
 - notellm: the kernel stops at the first click that is not later.
-- scipy: a product has no order, so it is written as one. Give each user's times the positions
-  0, 1, 2, ...; p < q holds exactly when, at the highest bit where they differ, p has 0 and q has 1.
-  So S has a row for A with ones at columns (user, bit, prefix above the bit) where its position has
-  0, T has a row for each such column with 1/N_u at the notes whose position has 1, and S T is s:
-  each ordered co-click is multiplied once, as in the kernel. The imaginary part of T counts users.
-  Blocks of rows of S, shared by as many threads as the others use.
+- scipy: a matrix product has no order, so the order is encoded in its columns. Each user's times get the
+  positions 0, 1, 2, ...; p < q holds exactly if, at the highest bit where they differ, p has 0 and q has 1.
+  So S has a row for A with ones at the columns (user, bit, prefix above the bit) where its position has 0,
+  and T has a row for each such column with 1/N_u at the notes whose position has 1. Then S T is s, and each
+  ordered co-click is multiplied once, as in the kernel. The imaginary part of T counts users. Threads share
+  blocks of rows of S.
 - Polars: self-join on the user, filter first < last, group by the pair; streaming engine.
 """
 
@@ -53,7 +53,7 @@ CLOSE = 1e-9  # methods add the same numbers in another order
 
 
 def encoded(clicks: pa.Table) -> tuple[pl.DataFrame, pa.Array]:
-    """Distinct (user, note) with first time, last click and N_u; notes coded in id order."""
+    """Return distinct (user, note) with first time, last click and N_u; note codes ascend with the ids."""
     user = pl.Series(clicks["user_id"].combine_chunks().dictionary_encode().indices)
     notes = clicks["note_id"].combine_chunks().dictionary_encode()
     order = pc.sort_indices(notes.dictionary).to_numpy()
@@ -85,7 +85,7 @@ def by_polars(clicks: pa.Table) -> pa.Table:
     views = seen.lazy().select("user", "first", source="note")
     opened = seen.lazy().drop_nulls("last").select("user", "last", "n", target="note")
     score = pl.col("score")
-    found = (
+    best = (
         views.join(opened, on="user")
         .filter(pl.col("first") < pl.col("last"), pl.col("source") != pl.col("target"))
         .group_by("source", "target")
@@ -97,7 +97,7 @@ def by_polars(clicks: pa.Table) -> pa.Table:
         .group_by("source", maintain_order=True)
         .head(OPTIONS.top)
     )
-    return as_pairs(ids, *(found[name].to_arrow() for name in PAIRS.names))
+    return as_pairs(ids, *(best[name].to_arrow() for name in PAIRS.names))
 
 
 def by_scipy(clicks: pa.Table) -> pa.Table:
@@ -127,9 +127,9 @@ def by_scipy(clicks: pa.Table) -> pa.Table:
     view, view_key = entries(seen, first, 0)
     click, click_key = entries(opened, last, 1)
     keys, view_column = np.unique(view_key, return_inverse=True)
-    found = np.minimum(np.searchsorted(keys, click_key), len(keys) - 1)
-    matched = keys[found] == click_key
-    click, click_row = click[matched], found[matched]
+    position_of_key = np.minimum(np.searchsorted(keys, click_key), len(keys) - 1)
+    matched = keys[position_of_key] == click_key
+    click, click_row = click[matched], position_of_key[matched]
     left = sparse.csr_array(
         (np.ones(len(view), np.complex128), (seen["note"].to_numpy()[view], view_column)),
         shape=(notes, len(keys)),
@@ -170,7 +170,7 @@ METHODS: dict[str, tuple[str, Callable[[pa.Table], pa.Table]]] = {
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process."""
+    """Return the peak resident memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -178,28 +178,28 @@ def peak_mib() -> float:
 def make_log(path: Path, notes: int, users: int, clicks: int, seed: int) -> None:
     from notellm.data.sample_world import sample_world  # noqa: PLC0415 - heavy, only this process
 
-    # No bots: one who clicks 100,000 notes twice makes 10^10 ordered co-clicks, too many to join.
+    # No bots: a bot that clicks 100,000 notes twice makes 10^10 ordered co-clicks, too many to join.
     write_parquet(sample_world(notes, users, clicks, bots=0, seed=seed).clicks, path, force=True)
 
 
 def measure(method: str, log: Path, pairs: Path) -> dict[str, float]:
-    """One run, in this process."""
+    """Measure one run in this process."""
     clicks = read_parquet(log)
     by_notellm(clicks.slice(0, 2))  # compiles the kernel
     before = peak_mib()
     start = time.perf_counter()
-    found = METHODS[method][1](clicks)
+    mined = METHODS[method][1](clicks)
     seconds = time.perf_counter() - start
     peak = peak_mib()
-    write_parquet(found, pairs, force=True)
-    return {"seconds": seconds, "peak_mib": peak, "before_mib": before, "pairs": found.num_rows}
+    write_parquet(mined, pairs, force=True)
+    return {"seconds": seconds, "peak_mib": peak, "before_mib": before, "pairs": mined.num_rows}
 
 
 def differences(pairs: Path, reference: Path) -> int:
-    """Pairs that only one of two methods kept, all of them ties at the cut of their source.
+    """Return the number of pairs that only one of two methods kept, all ties at the cut of their source.
 
     Raises:
-        AssertionError: the methods differ in anything else.
+        AssertionError: if the methods differ in anything else.
     """
     tables = [pl.read_parquet(path) for path in (pairs, reference)]
     scores = [table.sort("source", "score")["score"].to_numpy() for table in tables]
@@ -221,7 +221,7 @@ def log_facts(log: Path) -> dict[str, int]:
     clicks = read_parquet(log)
     seen, ids = encoded(clicks)
     n = seen.group_by("user").len()["len"].cast(pl.Float64)
-    # Every two notes of a user, ordered: what a method would hold that writes candidates down.
+    # Ordered pairs of notes of a user: what a method would hold that stores all candidates.
     candidates = int((n * (n - 1) / 2).sum())
     return {
         "clicks": clicks.num_rows,

@@ -1,9 +1,9 @@
 """Category and topics of unseen notes: NoteLLM on MIND (English) and KuaiRec (Chinese).
 
-80 % of the notes are train, 20 % test (split by note, seed 0). Trained without pairs, so on generation
-alone. Categories, of the first level, against TF-IDF with logistic regression, generated freely and
-constrained to the known ones; topics against those of the most similar train note. The topics of MIND are
-labels of entities, most of which the text spells out; those of KuaiRec are hashtags.
+80 % of the notes are train, 20 % test (split by note, seed 0). The model is trained without pairs, on
+generation alone. First-level categories, generated freely and constrained to the known ones, are compared
+with TF-IDF and logistic regression; topics with those of the most similar train note. The topics of MIND are
+labels of entities, most of which occur in the text; those of KuaiRec are hashtags.
 """
 
 import tempfile

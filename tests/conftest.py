@@ -28,7 +28,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from notellm.artifacts import MANIFEST, _write_manifest
+from notellm.artifacts.manifest import MANIFEST, write_manifest
 from notellm.data.schema import NOTES, PAIRS
 from notellm.recall.model import NoteLLM
 from notellm.recall.tiny import TinyOptions
@@ -233,7 +233,7 @@ def agree(folder: Path) -> None:
     for manifest in sorted(folder.rglob(MANIFEST), reverse=True):
         kind = json.loads(manifest.read_text())["kind"]
         manifest.unlink()
-        _write_manifest(manifest.parent, kind)
+        write_manifest(manifest.parent, kind)
 
 
 SMALL = TinyOptions(vocabulary=700, hidden=32, layers=2, heads=4, intermediate=48)

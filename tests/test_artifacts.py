@@ -10,16 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from notellm import artifacts
-from notellm.artifacts import (
-    MANIFEST,
-    check_file_replaceable,
-    check_replaceable,
-    check_whole,
-    remove_folder,
-    write_file,
-    write_folder,
-)
+from notellm.artifacts.manifest import MANIFEST, check_whole, edited_files, read_contents
+from notellm.artifacts.replace import check_file_replaceable, check_replaceable, remove_folder
+from notellm.artifacts.workspace import tidy
+from notellm.artifacts.write import write_file, write_folder
 from notellm.errors import ModelError, StorageError
 
 
@@ -294,7 +288,8 @@ def test_of_large_files_the_size_is_compared(tmp_path):
 CHILD = """
     import os, signal, sys
     from pathlib import Path
-    from notellm import artifacts
+    from notellm.artifacts import workspace
+    from notellm.artifacts.write import write_folder
 
     target, moment = Path(sys.argv[1]), int(sys.argv[2])
     steps = 0
@@ -308,9 +303,9 @@ CHILD = """
             return real(*args, **kwargs)
         return step
 
-    for owner, name in ((Path, "rename"), (os, "fsync"), (artifacts.shutil, "rmtree"), (Path, "mkdir")):
+    for owner, name in ((Path, "rename"), (os, "fsync"), (workspace.shutil, "rmtree"), (Path, "mkdir")):
         setattr(owner, name, counted(name, getattr(owner, name)))
-    with artifacts.write_folder(target, "model") as folder:
+    with write_folder(target, "model") as folder:
         (folder / "weights").write_text("new")
         (folder / "config").write_text("new")
     print("done", steps)
@@ -334,8 +329,7 @@ def test_a_kill_at_any_step_leaves_one_whole_result_and_a_rerun_tidies_up(tmp_pa
         whole = [
             (folder / "weights").read_text()
             for folder in (target, *home.glob(".model.*.part/old"), *home.glob(".model.*.part/new"))
-            if (folder / MANIFEST).is_file()
-            and not artifacts._edited(folder, artifacts._contents(folder).listed)
+            if (folder / MANIFEST).is_file() and not edited_files(folder, read_contents(folder).listed)
         ]
         assert whole, f"killed at step {moment}: neither the old nor the new result is whole"
         if done.returncode == 0:
@@ -368,7 +362,7 @@ def left_by_a_kill(home, *, old, new, name="model"):
 @pytest.mark.parametrize(("old", "new", "expected"), [(True, True, "new"), (True, False, "old")])
 def test_between_the_renames_the_next_write_first_restores(tmp_path, old, new, expected):
     left_by_a_kill(tmp_path, old=old, new=new)
-    artifacts._tidy(tmp_path / "model")
+    tidy(tmp_path / "model")
     assert (tmp_path / "model" / "weights").read_text() == expected
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -382,7 +376,7 @@ def test_what_a_kill_left_of_another_target_is_left_alone(tmp_path, name):
     make(tmp_path / "model", "again")
     assert tree(left) == before
     assert (tmp_path / "model" / "weights").read_text() == "again"
-    artifacts._tidy(tmp_path / name)
+    tidy(tmp_path / name)
     assert (tmp_path / name / "weights").read_text() == "new"
     assert not left.exists()
 
@@ -393,7 +387,7 @@ def test_the_workspace_of_a_living_write_is_left_alone(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import sys
-        from notellm.artifacts import write_folder
+        from notellm.artifacts.write import write_folder
         with write_folder(sys.argv[1], "model") as folder:
             (folder / "weights").write_text("slow")
             print("begun", flush=True)

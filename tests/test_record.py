@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import notellm.record as record_module
-from notellm.artifacts import RECORD_KEY
+from notellm.artifacts.parquet import RECORD_KEY
 from notellm.data.sample_world import sample_world
 from notellm.errors import DataError, StorageError
 from notellm.files import read_parquet, write_json, write_parquet

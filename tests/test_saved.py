@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from notellm.artifacts import MANIFEST
+from notellm.artifacts.manifest import MANIFEST
 from notellm.errors import NotellmError
 from notellm.rank.blend import Blend
 from notellm.rank.codes.codes import Codes

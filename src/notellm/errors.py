@@ -1,21 +1,21 @@
-"""What notellm raises when something a user gave it is wrong.
+"""The errors that notellm raises when something that a user gave it is wrong.
 
-Every error also inherits the builtin a caller would expect, so ``except ValueError`` works. A message
-names the value met, what is allowed, and the fix; the command line prints it as one line and exits
-with status 2.
+Every error also inherits the builtin that a caller would expect, so ``except ValueError`` works. A message
+names the value met, what is allowed, and the fix. The command line prints it as one line and exits with
+status 2.
 """
 
 
 class NotellmError(Exception):
-    """Base of every error that notellm raises on purpose."""
+    """Base class of all errors that notellm raises on purpose."""
 
 
 class DataError(NotellmError, ValueError):
-    """A table, a file or a row is not what it must be."""
+    """A table, file or row is missing something or has a wrong value."""
 
 
 class NotFoundError(DataError):
-    """A note or a user that is asked for is not there."""
+    """A note or user that was asked for does not exist."""
 
 
 class ConfigError(NotellmError, ValueError):
@@ -31,4 +31,4 @@ class MissingDependencyError(NotellmError, ImportError):
 
 
 class StorageError(NotellmError, OSError):
-    """A file could not be written or read: disk full, no permission, not there."""
+    """A file cannot be written or read: disk full, no permission, or absent."""

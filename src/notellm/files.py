@@ -1,10 +1,8 @@
-"""Parquet and JSON files: written whole or not at all, read with errors that name the file.
+"""Read and write Parquet and JSON files; files are written whole or not at all, and errors name the file.
 
-How a file is put in place, and which one may be replaced: ``notellm.artifacts``.
-
-A Parquet file that is an artifact of its own carries its record (``notellm.record``) in its schema metadata,
-under ``RECORD_KEY``, as JSON: nobody can part the two. Pages carry checksums, which are verified when a file
-is read.
+A Parquet file that is an artifact in itself carries its record (``notellm.record``) as JSON in its schema
+metadata, under ``RECORD_KEY``. Pages have checksums, which are verified when a file is read. Which files may
+be replaced is decided in ``notellm.artifacts.replace``.
 """
 
 import json
@@ -16,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from notellm.artifacts import RECORD_KEY, write_file
+from notellm.artifacts.parquet import RECORD_KEY
+from notellm.artifacts.write import write_file
 from notellm.errors import DataError, StorageError
 
 _WRITING: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
@@ -29,13 +28,12 @@ def write_parquet(
 
     Args:
         table: the table.
-        path: the file. One that is there is replaced where its record is of the same kind as the new one's;
-            without a record none is.
-        record: what made it; None where the record lies beside it in its folder.
+        path: the file. An existing file is replaced only if its record is of the same kind as ``record``.
+        record: how the table was made; None if the record is a separate file in the same folder.
         force: replace any file.
 
     Raises:
-        StorageError: a file is there that may not be replaced, or the new one cannot be written.
+        StorageError: if an existing file may not be replaced, or the new one cannot be written.
     """
     write_parquet_pieces([table], path, record=record, force=force)
 
@@ -47,7 +45,7 @@ def write_parquet_pieces(
     record: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> None:
-    """Write a table that comes in pieces, one at least, as :func:`write_parquet` writes one."""
+    """Write a table that comes in pieces, at least one, as :func:`write_parquet` does."""
     rest = iter(pieces)
     first = next(rest)
     kind = None if record is None else str(record["kind"])
@@ -60,20 +58,20 @@ def write_parquet_pieces(
 
 
 def _metadata(record: Mapping[str, Any] | None) -> dict[bytes, str] | None:
-    """Schema metadata that is the record alone; one that came with the table is of another file."""
+    """Return schema metadata with the record only, without metadata that the table brought along."""
     return None if record is None else {RECORD_KEY: json_text(record)}
 
 
 def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a Parquet file; its record stays behind, since a table in memory may be changed.
+    """Read a Parquet file, without its record.
 
     Args:
         path: the file.
-        columns: columns to read, all of them when None.
+        columns: columns to read; None for all.
 
     Raises:
-        StorageError: there is no such file, or it cannot be opened.
-        DataError: it is not Parquet, is damaged, or lacks a column.
+        StorageError: if there is no such file, or it cannot be opened.
+        DataError: if it is not Parquet, is damaged, or lacks a column.
     """
     source = Path(path)
     if not source.is_file():
@@ -86,10 +84,10 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table
                 f"{source} has no column {missing[0]!r}; its columns are {', '.join(schema.names)}"
             )
         table = pq.read_table(source, columns=columns, page_checksum_verification=True)
-        table.validate(full=True)  # a text that is not UTF-8 would fail far from here
+        table.validate(full=True)  # otherwise text that is not UTF-8 fails later
     except PermissionError as error:
         raise StorageError(f"cannot read {source}: {error.strerror}") from error
-    except (pa.ArrowException, OSError) as error:  # damaged pages raise a plain OSError
+    except (pa.ArrowException, OSError) as error:  # damaged pages raise an OSError
         raise DataError(f"{source} is not a readable Parquet file, or is damaged: {error}") from error
     return table.replace_schema_metadata()
 
@@ -98,19 +96,19 @@ def write_json(value: Any, path: str | Path, *, replace: bool = False) -> None:
     """Write ``value`` as indented UTF-8 JSON, whole or not at all.
 
     Args:
-        value: what JSON can hold.
+        value: JSON values.
         path: the file.
-        replace: replace a file that is there; for files within notellm's own folders.
+        replace: replace an existing file; for files in folders that notellm wrote.
 
     Raises:
-        StorageError: a file is there and ``replace`` is false, or it cannot be written.
+        StorageError: if the file exists and ``replace`` is false, or it cannot be written.
     """
     with write_file(path, force=replace) as new:
         new.write_text(json_text(value), encoding="utf-8")
 
 
 def json_text(value: Any) -> str:
-    """``value`` as indented JSON that ends in a line feed."""
+    """Return ``value`` as indented JSON that ends in a line feed."""
     return json.dumps(value, ensure_ascii=False, indent=2) + "\n"
 
 
@@ -118,8 +116,8 @@ def read_json(path: str | Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        StorageError: there is no such file.
-        DataError: it is not JSON.
+        StorageError: if there is no such file, or it cannot be read.
+        DataError: if it is not valid JSON.
     """
     source = Path(path)
     if not source.is_file():

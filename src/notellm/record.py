@@ -1,12 +1,11 @@
-"""The record that travels with every artifact: what made it, from what, and how good it is.
+"""The record of an artifact: what made it, from which data, and how good it is.
 
     {"kind", "versions", "seed", "config", "data", "metrics", "fingerprint"}
 
-A folder (dataset, split, model, report) has it as ``record.json``; a Parquet file that is an artifact of
-its own (related pairs, vectors, item-to-item table, tags) carries it in its schema metadata.
-:func:`read_record` reads both, ``notellm record PATH`` prints it. ``data`` names each input by its
-fingerprint, by which the record of the stage before is found. There is no time of making in it: the same
-inputs make the same bytes.
+A folder (dataset, split, model, report) has its record in ``record.json``. A Parquet file that is an artifact
+in itself (related pairs, vectors, item-to-item table, tags) has it in its schema metadata. ``data`` names
+each input by its fingerprint, which leads to the record of the previous stage. The record contains no time,
+so the same inputs give the same bytes.
 """
 
 import hashlib
@@ -20,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm.artifacts import parquet_record
+from notellm.artifacts.parquet import parquet_record
 from notellm.errors import DataError, StorageError
 from notellm.files import read_json, write_json
 from notellm.version import __version__
@@ -45,20 +44,20 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Versions of notellm, Python and the packages that can change a result."""
-    found = {"notellm": __version__, "python": platform.python_version()}
+    """Return the versions of notellm, Python and the packages that can change a result."""
+    numbers = {"notellm": __version__, "python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def fingerprint(table: pa.Table) -> str:
-    """SHA-256 over names, types and values of a table, in row order; 16 hexadecimal digits.
+    """Return the SHA-256 of the names, types and values of a table in row order, 16 hexadecimal digits.
 
-    Chunking and metadata do not count, so a table and its copy from disk have the same fingerprint.
+    Chunks and metadata do not count, so a table and its copy from disk have the same fingerprint.
     """
     digest = hashlib.sha256()
     for name in table.column_names:
@@ -69,7 +68,7 @@ def fingerprint(table: pa.Table) -> str:
 
 
 def _kind(type_: pa.DataType) -> str:
-    """A type's name without what Parquet does not keep: the name of a list's items."""
+    """Return the name of a type, without the name of a list's items, which Parquet does not keep."""
     if pa.types.is_list(type_) or pa.types.is_large_list(type_):
         return f"list of {_kind(type_.value_type)}"
     if pa.types.is_fixed_size_list(type_):
@@ -78,7 +77,7 @@ def _kind(type_: pa.DataType) -> str:
 
 
 def _hash_column(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:
-    """Add a column's nulls, lengths and values, none of which depend on chunks or offsets."""
+    """Add the nulls, lengths and values of a column, which do not depend on chunks or offsets."""
     for block in _blocks(column):
         digest.update(block.is_null().to_numpy().tobytes())
     if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
@@ -108,13 +107,13 @@ def _hash_numbers(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:
 
 
 def _blocks(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
-    """A column in pieces: the numbers of a table of vectors are many, and are copied to be hashed."""
+    """Yield a column in pieces, since numbers are copied to be hashed."""
     for start in range(0, len(column), _BLOCK):
         yield column.slice(start, _BLOCK)
 
 
 def describe(table: pa.Table) -> dict[str, Any]:
-    """How a record names a table among its data: ``rows`` and ``fingerprint``."""
+    """Return how a record names a table among its data: ``rows`` and ``fingerprint``."""
     return {"rows": table.num_rows, "fingerprint": fingerprint(table)}
 
 
@@ -127,17 +126,17 @@ def make_record(
     metrics: Mapping[str, Any] | None = None,
     fingerprint: str | None = None,
 ) -> dict[str, Any]:
-    """The record of an artifact; give it to what writes the artifact.
+    """Return the record of an artifact, for the function that writes the artifact.
 
     Args:
-        kind: what the artifact is: "dataset", "split", "pairs", "model", "vectors", "related", "tags",
+        kind: kind of the artifact: "dataset", "split", "pairs", "model", "vectors", "related", "tags",
             "ranker" or "report".
         config: the resolved options, JSON values only.
-        data: what it was made from: each table by :func:`describe`, a model by its ``fingerprint``. Of a
-            dataset and a split the tables that they hold, since later stages read those.
-        seed: the seed that makes it reproducible, None where nothing is drawn.
-        metrics: figures measured while it was made, and counts of what came out.
-        fingerprint: its own, where records of other artifacts name it by that.
+        data: what it was made from: each table by :func:`describe`, a model by its ``fingerprint``. For a
+            dataset or split, the tables in it, since later stages read those.
+        seed: the seed that makes it reproducible; None if nothing is drawn.
+        metrics: figures measured while it was made, and counts of its contents.
+        fingerprint: fingerprint of the artifact, by which records of other artifacts name it.
     """
     return {
         "kind": kind,
@@ -151,31 +150,31 @@ def make_record(
 
 
 def write_record(folder: str | Path, record: Mapping[str, Any]) -> None:
-    """Write ``record.json`` into an artifact's folder, which exists.
+    """Write ``record.json`` into the existing folder of an artifact.
 
     Raises:
-        StorageError: the file cannot be written.
+        StorageError: if the file cannot be written.
     """
     write_json(record, Path(folder) / RECORD)
 
 
 def read_record(path: str | Path) -> dict[str, Any]:
-    """The record of an artifact, a folder or a Parquet file.
+    """Return the record of an artifact, a folder or a Parquet file.
 
     Raises:
-        StorageError: there is no such folder or file.
-        DataError: it carries no record.
+        StorageError: if there is no such folder or file.
+        DataError: if it carries no record.
     """
     source = Path(path)
     if source.is_dir():
-        found = read_json(source / RECORD) if (source / RECORD).is_file() else None
+        record = read_json(source / RECORD) if (source / RECORD).is_file() else None
     elif source.is_file():
-        found = parquet_record(source)
+        record = parquet_record(source)
     else:
         raise StorageError(f"no such file or folder: {source}")
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise DataError(
             f"{source} carries no record (no {RECORD}, or nothing in the Parquet file's metadata); "
             "make it again with notellm"
         )
-    return found
+    return record

@@ -18,11 +18,11 @@ from notellm.data.convert import (
     raw_clicks,
     raw_notes,
     texts,
-    times,
     topics,
 )
 from notellm.data.problems import Report
 from notellm.data.schema import TIME
+from notellm.data.times import times
 from notellm.errors import DataError
 
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, tzinfo=UTC)

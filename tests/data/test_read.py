@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES
-from notellm.data.read import find_file, read_clicks, read_delimited, read_notes
+from notellm.data.read import read_clicks, read_notes
 from notellm.errors import ConfigError, DataError, StorageError
 
 CLICKS_CSV = "user_id,note_id,timestamp,event\nu,1,1700000000,click\nv,2,1700000001,view\n"
@@ -235,34 +235,6 @@ def test_any_bytes_are_read_or_refused(tmp_path_factory, content, kind):
         return
     assert table.schema.equals(RAW_CLICKS)
     table.validate(full=True)
-
-
-def test_datasets_may_lack_the_header(tmp_path, caplog):
-    with_header = put(tmp_path, "a.csv", "b,a\n2,1\n")
-    without = put(tmp_path, "b.csv", '1,2\nragged\n"3",4\n')
-    assert read_delimited(with_header, ("a", "b")).to_pylist() == [{"a": "1", "b": "2"}]
-    assert not caplog.records
-    assert read_delimited(without, ("a", "b")).column("a").to_pylist() == ["1", "3"]
-    assert "line 2" in caplog.text
-    raw = put(tmp_path, "c.tsv", '"x\t2\n')
-    assert read_delimited(raw, ("a", "b"), delimiter="\t", quoting=False).to_pylist() == [
-        {"a": '"x', "b": "2"}
-    ]
-    with pytest.raises(DataError, match="has 2 columns on line 1; it must have a, b, c"):
-        read_delimited(without, ("a", "b", "c"))
-
-
-def test_find_file(tmp_path):
-    put(tmp_path, "a_1.csv", "x")
-    assert find_file(tmp_path, "b.csv", "a_*.csv") == tmp_path / "a_1.csv"
-    assert find_file(tmp_path, "b.csv", needed=False) is None
-    with pytest.raises(DataError, match=r"no file b.csv or c.csv"):
-        find_file(tmp_path, "b.csv", "c.csv")
-    put(tmp_path, "a_2.csv", "x")
-    with pytest.raises(DataError, match="2 files"):
-        find_file(tmp_path, "a_*.csv")
-    with pytest.raises(StorageError, match="no such folder"):
-        find_file(tmp_path / "none", "a")
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):

@@ -1,18 +1,13 @@
 import random
-import sys
 
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from notellm.data.sample_world import (
-    INTERESTS,
-    LANGUAGES,
-    WORDS_PER_CONCEPT,
-    _vocabulary,
-    sample_world,
-    user_id,
-)
+from notellm.data.sample import clicks as clicks_module
+from notellm.data.sample.truth import INTERESTS, LANGUAGES, user_id
+from notellm.data.sample.words import WORDS_PER_CONCEPT, vocabulary
+from notellm.data.sample_world import sample_world
 from notellm.data.schema import CLICKS, NOTES
 from notellm.data.validate import validate
 from notellm.errors import ConfigError
@@ -70,7 +65,7 @@ def test_complements_are_a_matching_across_categories(world):
 
 
 def test_every_word_belongs_to_one_concept():
-    concepts, filler, generic = _vocabulary()
+    concepts, filler, generic = vocabulary()
     for language in LANGUAGES:
         words = [word for concept in concepts for word in concept.words[language]]
         assert len(words) == 64 * WORDS_PER_CONCEPT
@@ -82,7 +77,7 @@ def test_every_word_belongs_to_one_concept():
 
 def test_notes_look_as_promised(world):
     rows = world.notes.to_pylist()
-    concepts, _, _ = _vocabulary()
+    concepts, _, _ = vocabulary()
     own = []
     for row, concept, language in zip(rows, world.truth.note_concept, world.truth.note_language, strict=True):
         if LANGUAGES[language] == "en":
@@ -174,7 +169,7 @@ def test_small_and_lopsided_worlds(sizes, options):
 
 
 def test_blocks_do_not_show(monkeypatch):
-    monkeypatch.setattr(sys.modules["notellm.data.sample_world"], "_BLOCK", 64)
+    monkeypatch.setattr(clicks_module, "_BLOCK", 64)
     world = sample_world(100, 50, 1_000, bots=0)
     assert world.clicks.num_rows == 1_000
     assert len(set(world.clicks.column("user_id").to_pylist())) > 30

@@ -200,7 +200,7 @@ def test_ids_with_nul_and_numbers_meet():
 
 
 def test_strict_raises_with_the_whole_report():
-    with pytest.raises(DataError, match=r"(?s)strict validation met 1 kinds.*unknown note.*zzz"):
+    with pytest.raises(DataError, match=r"(?s)strict validation found 1 kinds.*unknown note.*zzz"):
         validate(AB, clicks_table([("u", "a", 0), ("u", "zzz", 1)]), strict=True)
 
 

@@ -309,7 +309,7 @@ def test_a_store_that_another_holds(place, tiny, another, notes):
 def test_the_record_names_the_model(place, tiny, notes):
     import lancedb
 
-    from notellm.artifacts import RECORD_KEY
+    from notellm.artifacts.parquet import RECORD_KEY
 
     build(place, tiny, notes)
     metadata = lancedb.connect(str(place)).open_table(f"notes_{tiny.fingerprint()}").schema.metadata

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from notellm.artifacts import check_whole, write_folder
+from notellm.artifacts.manifest import check_whole
+from notellm.artifacts.write import write_folder
 from notellm.backbone.fingerprint import digest_of
 from notellm.backbone.load import (
     LoraOptions,

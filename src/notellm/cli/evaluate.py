@@ -39,7 +39,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a model on the test part, with popularity, TF-IDF, co-occurrence and the untrained model."""
-    from notellm.artifacts import check_replaceable
+    from notellm.artifacts.replace import check_replaceable
     from notellm.jobs.evaluate_recall import evaluate_recall
     from notellm.jobs.folders import load_pairs, load_split
     from notellm.jobs.train_recall import build_recall_model

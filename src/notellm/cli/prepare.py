@@ -60,7 +60,7 @@ def prepare(
     seed: Seed = 0,
 ) -> None:
     """Read notes and clicks, check and clean them, and report every problem in one table."""
-    from notellm.artifacts import check_replaceable
+    from notellm.artifacts.replace import check_replaceable
     from notellm.data.problems import Report
     from notellm.data.read import read_clicks, read_notes
     from notellm.data.sample_world import sample_world
@@ -136,7 +136,7 @@ def split(
     seed: Seed = 0,
 ) -> None:
     """Split a dataset into train, valid and test without leaks: by note or by time."""
-    from notellm.artifacts import check_replaceable
+    from notellm.artifacts.replace import check_replaceable
     from notellm.data.split import split_by_note, split_by_time
     from notellm.jobs.folders import PARTS, load_dataset, save_split
 

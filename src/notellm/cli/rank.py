@@ -85,7 +85,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Fit codes and tune a BinLLM on impressions; keep the checkpoint with the best validation AUC."""
-    from notellm.artifacts import check_replaceable
+    from notellm.artifacts.replace import check_replaceable
     from notellm.data.impressions import click_histories
     from notellm.data.split import split_impressions
     from notellm.files import write_parquet
@@ -191,7 +191,7 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure a ranker on test impressions, with item popularity and the codes alone."""
-    from notellm.artifacts import check_replaceable
+    from notellm.artifacts.replace import check_replaceable
     from notellm.jobs.evaluate_rank import evaluate_rank
 
     if output is not None:

@@ -89,7 +89,7 @@ def embed(
     quiet: Quiet = False,
 ) -> None:
     """Write the vector of every note to a Parquet file; a killed run continues where it stopped."""
-    from notellm.artifacts import check_file_replaceable
+    from notellm.artifacts.replace import check_file_replaceable
     from notellm.recall.embed import embed_to_parquet
 
     check_file_replaceable(output, "vectors", force=force)
@@ -176,7 +176,7 @@ def tag(
     quiet: Quiet = False,
 ) -> None:
     """Write the topics (hashtags) and the category of one note or of many."""
-    from notellm.artifacts import check_file_replaceable
+    from notellm.artifacts.replace import check_file_replaceable
     from notellm.data.note import Note
     from notellm.jobs.tag import tag_to_parquet
 

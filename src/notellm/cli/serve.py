@@ -90,7 +90,7 @@ def related(
     quiet: Quiet = False,
 ) -> None:
     """Write the item-to-item table of all visible notes; if it exists, only changed notes are computed."""
-    from notellm.artifacts import check_file_replaceable
+    from notellm.artifacts.replace import check_file_replaceable
     from notellm.store.notes import NoteStore
     from notellm.store.rows import visible_vectors
 

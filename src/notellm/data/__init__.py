@@ -1,1 +1,1 @@
-"""Notes, clicks and impressions: the tables, reading and cleaning them, public datasets, the sample world."""
+"""Notes, clicks and impressions: schemas, reading, cleaning, splits, and the sample world."""

@@ -1,28 +1,17 @@
-"""Splitting hashtags off a text: the tags become topics, the rest stays.
+"""Split hashtags off a text: the tags become topics, the rest stays.
 
-``split_hashtags`` reads what people type:
+``split_hashtags`` reads what people type, in any script: ``#tag``, ``#a#b``, ``#tag#``, and ``#标签[话题]#``
+of Xiaohongshu. It ignores a tag without a letter (``#2024``), one that follows a Latin letter, a digit or one
+of ``/ & = ? . % _ -`` (``C#sharp``, ``&#39;``), anything in a web address, and CSS colours (see ``_is_tag``).
+``split_running_hashtags`` reads captions whose tags run on to the next ``#`` (``# two words # next tag``).
 
-- ``#标签[话题]#`` (Xiaohongshu) is the tag from ``#`` to ``[话题]``, without white space.
-- ``#tag`` is a run of letters, digits and underscores after ``#`` (or a full-width ``＃``), in any
-  script; emoji, punctuation and white space end it. Tags may follow each other without a space
-  (``#a#b``), and a closing ``#`` goes with the tag (``#tag#``).
-- No tag: one without a letter (``#1``, ``#2024``); one glued to a Latin letter, a digit or one of
-  ``/ & = ? . % _ -`` before it (``C#sharp``, ``page/#part``, ``&#39;``); anything inside a web
-  address (``https://x.y/a#b``); a CSS colour, which is 3, 6 or 8 hexadecimal digits that are one
-  letter repeated (``#fff``), or six or eight with a digit or of two letters only (``#ffcc00``,
-  ``#fafafa``), or three of which the first or two are digits (``#0af``). So ``#cafe``, ``#facade``
-  and ``#b2b`` are tags.
-
-``split_running_hashtags`` reads captions where a tag runs on to the next ``#`` (``# two words #
-next tag``).
-
-Both return the topics without repeats, compared without case, in order, each as first written.
+Both return the topics in order without repeats (compared without case), each as first written.
 """
 
 import re
 
 _HEX = re.compile(r"[0-9a-fA-F]{3}|[0-9a-fA-F]{6}|[0-9a-fA-F]{8}")
-# \w has no combining vowel signs, without which Hindi, Tamil or Thai words fall apart.
+# \w does not include combining vowel signs, which are parts of words in Hindi, Tamil and Thai.
 _LETTER = r"\w\u0300-\u036f\u0900-\u0963\u0966-\u0dff\u0e31-\u0e4e"
 _HASHTAGS = re.compile(
     rf"""
@@ -44,38 +33,37 @@ def split_hashtags(text: str) -> tuple[str, list[str]]:
         text: any text.
 
     Returns:
-        The text without its hashtags and the spaces they leave behind, and the topics.
+        The text without its hashtags and the spaces around them, and the topics.
     """
     if "#" not in text and "＃" not in text:
         return text, []
-    found: list[str] = []
+    topics: list[str] = []
 
     def take(match: re.Match[str]) -> str:
         if match["address"]:
             return match[0]
         if match["marked"]:
-            found.append(match["marked"])
+            topics.append(match["marked"])
             return " "
         tags = re.split("[#＃]+", match["plain"])
         good = [tag for tag in tags if _is_tag(tag)]
         if not good:
             return match[0]
-        found.extend(good)
+        topics.extend(good)
         return " ".join(["", *(f"#{tag}" for tag in tags if not _is_tag(tag)), ""])
 
     rest = _HASHTAGS.sub(take, text)
-    if not found:
+    if not topics:
         return text, []
-    return _tidy(rest), add_topics([], found)
+    return _tidy(rest), add_topics([], topics)
 
 
 def split_running_hashtags(text: str, *, longest: int = 60) -> tuple[str, list[str]]:
     """Split off hashtags that run on to the next ``#``: ``a caption # two words # next tag``.
 
     Args:
-        text: any text; what stands before the first ``#`` stays.
-        longest: characters of the longest tag; a longer one is a sentence that follows a ``#``, and
-            stays in the text without it.
+        text: any text; the part before the first ``#`` stays.
+        longest: largest number of characters of a tag; longer ones are sentences, which stay in the text.
 
     Returns:
         The text without its hashtags, and the topics.
@@ -88,7 +76,7 @@ def split_running_hashtags(text: str, *, longest: int = 60) -> tuple[str, list[s
 
 
 def add_topics(topics: list[str], more: list[str]) -> list[str]:
-    """The topics and the further ones, without repeats (compared without case), in order."""
+    """Return the topics and further ones in order, without repeats (compared without case)."""
     unique: dict[str, str] = {}
     for topic in [*topics, *more]:
         unique.setdefault(topic.casefold(), topic)
@@ -96,7 +84,12 @@ def add_topics(topics: list[str], more: list[str]) -> list[str]:
 
 
 def _is_tag(tag: str) -> bool:
-    """It has a letter and is not a CSS colour."""
+    """Tell whether a tag has a letter and is not a CSS colour.
+
+    Colours are 3, 6 or 8 hexadecimal digits. Of 3: one letter repeated (``#fff``), two digits, or a leading
+    digit (``#0af``). Of 6 or 8: at least one digit, or at most two different letters (``#fafafa``). So
+    ``#cafe``, ``#facade`` and ``#b2b`` are tags.
+    """
     if not any(character.isalpha() for character in tag):
         return False
     if not _HEX.fullmatch(tag):

@@ -1,4 +1,4 @@
-"""A note as everything above the tables sees it: what of it is text, and how a table becomes notes."""
+"""Notes as objects, as prompts and services use them, made from the rows of a notes table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,19 +11,42 @@ from notellm.errors import DataError
 
 @dataclass(frozen=True)
 class Note:
-    """One note as the prompt sees it; unknown parts are empty."""
+    """The text of one note; unknown parts are empty."""
 
     title: str = ""
     content: str = ""
     topics: tuple[str, ...] = ()
     category: str = ""
 
+    def display_title(self, length: int | None = None) -> str:
+        """Return the title, or the content if there is none, cut to ``length`` characters."""
+        return display_title(self.title, self.content, length)
+
 
 Notes: TypeAlias = pa.Table | Sequence[Note]
 
 
+def display_title(title: str, content: str, length: int | None = None) -> str:
+    """Return the text that stands for a note in a list.
+
+    Args:
+        title: the title; "" if there is none.
+        content: the content, which is used if there is no title.
+        length: largest number of characters; None for the whole text.
+    """
+    return (title or content)[:length]
+
+
 def notes_from_table(table: pa.Table) -> list[Note]:
-    """The rows of a notes table (schema ``data.schema.NOTES``; only present columns are read)."""
+    """Return the rows of a notes table as notes.
+
+    Args:
+        table: table with the columns of ``data.schema.NOTES``; all but ``title`` or ``content`` may be
+            absent.
+
+    Raises:
+        DataError: if the table has neither ``title`` nor ``content``.
+    """
     names = [name for name in ("title", "content", "topics", "category") if name in table.schema.names]
     if not {"title", "content"} & set(names):
         raise DataError(
@@ -44,10 +67,10 @@ def notes_from_table(table: pa.Table) -> list[Note]:
 
 
 def as_notes(notes: Notes) -> list[Note]:
-    """A notes table or list as a list of notes.
+    """Return a notes table or a sequence of notes as a list.
 
     Raises:
-        DataError: it is empty.
+        DataError: if there are no notes.
     """
     rows = notes_from_table(notes) if isinstance(notes, pa.Table) else list(notes)
     if not rows:

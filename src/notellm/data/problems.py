@@ -1,8 +1,7 @@
-"""The list of what was wrong with the data and what was done about it.
+"""The report of what was wrong with the data and what was done about it.
 
-One row a kind of problem: ``problem``, ``where`` (file or table and column), ``count`` (rows),
-``example`` (the first one met) and ``action`` (what became of it). Readers and ``validate`` both
-return one; two are joined with ``+``.
+It has one row per kind of problem: ``problem``, ``where`` (file, or table and column), ``count`` (rows),
+``example`` (the first one) and ``action``. Readers and ``validate`` each return a report; ``+`` joins two.
 """
 
 import unicodedata
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-#: One row a kind of problem.
+#: One row per kind of problem.
 PROBLEMS = pa.schema(
     [
         pa.field("problem", pa.string(), nullable=False),
@@ -27,7 +26,7 @@ _WIDE = frozenset("WF")
 
 @dataclass(frozen=True)
 class Problem:
-    """One kind of problem: how many rows have it, the first of them, what was done."""
+    """A kind of problem: the number of rows that have it, the first of them, and what was done."""
 
     problem: str
     where: str
@@ -38,7 +37,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """Problems in the order they were met; ``str(report)`` is the table that a person reads."""
+    """Problems in the order in which they were found; ``str(report)`` is a table for people."""
 
     problems: list[Problem] = field(default_factory=list)
 
@@ -48,7 +47,7 @@ class Report:
             self.problems.append(Problem(problem, where, int(count), _one_line(example), action))
 
     def table(self) -> pa.Table:
-        """The problems as an Arrow table with the schema ``PROBLEMS``."""
+        """Return the problems as an Arrow table with the schema ``PROBLEMS``."""
         return pa.Table.from_pylist([vars(problem) for problem in self.problems], schema=PROBLEMS)
 
     def __add__(self, other: "Report") -> "Report":
@@ -74,7 +73,7 @@ class Report:
 
 
 def _one_line(value: object) -> str:
-    """Text of an example: printable, on one line, at most 200 characters."""
+    """Return the text of an example, printable, on one line, with at most 200 characters."""
     text = str(value)[:200]
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -89,7 +88,7 @@ def _shorten(text: str) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns on a terminal: a Chinese character takes two."""
+    """Return the width of a text on a terminal, where a Chinese character takes two columns."""
     return sum(2 if unicodedata.east_asian_width(c) in _WIDE else 1 for c in text)
 
 

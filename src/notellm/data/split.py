@@ -1,13 +1,11 @@
-"""Leak-safe splits of notes and clicks into train, valid and test.
+"""Split notes and clicks into train, valid and test without leaks.
 
-- `split_by_note`, as in NoteLLM (arXiv 2403.01744): the parts share no note, and a click goes with
-  its note. Test notes are cold: nothing of them, text or click, is in train or valid.
-- `split_by_time`: the parts share no moment. Every row of train is older than every row of valid,
-  and that older than every row of test, so pairs mined from train hold nothing of the future. A
-  note is in a part if it was known before the part ended, published or clicked by then; all notes
-  are in test. So notes of train are in the pools of valid and test, as they are in life.
+- ``split_by_note``, as in NoteLLM (arXiv 2403.01744): the parts share no note, and a click is in the part of
+  its note. Nothing of a test note, text or click, is in train or valid.
+- ``split_by_time``: every click of train is older than every click of valid, and those are older than test. A
+  note is in a part if it was published or clicked before the part ended; all notes are in test.
 
-Within a part every click is on a note of the part; clicks on unknown notes are in no part.
+All clicks of a part are on notes of the part; clicks on unknown notes are in no part.
 """
 
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from notellm.errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Part:
-    """Notes (schema NOTES) and the clicks on them (schema CLICKS), in the order they came."""
+    """Notes (schema NOTES) and the clicks on them (schema CLICKS), in their original order."""
 
     notes: pa.Table
     clicks: pa.Table
@@ -31,7 +29,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """Three parts of one data set; ``valid`` has no rows where none were asked for."""
+    """The three parts of a dataset; ``valid`` has no rows if its share is 0."""
 
     train: Part
     valid: Part
@@ -43,19 +41,19 @@ def split_by_note(
 ) -> Split:
     """Split into parts that share no note.
 
-    The draw depends on the note ids and the seed only, not on the order of rows; and test is drawn
-    first, so it is the same whatever ``valid`` is.
+    The draw depends on the note ids and the seed only, not on the order of rows. Test is drawn first, so it
+    does not depend on ``valid``.
 
     Args:
         notes: table with the schema NOTES.
         clicks: table with the schema CLICKS.
         test: share of all notes in test, above 0.
         valid: share of all notes in valid, taken from those not in test; 0 for none.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Raises:
-        ConfigError: shares that are not allowed.
-        DataError: too few notes for a part that was asked for.
+        ConfigError: if the shares are not allowed.
+        DataError: if there are too few notes for a part that was asked for.
     """
     _check_shares(test, valid)
     ids = notes["note_id"]
@@ -80,10 +78,10 @@ def split_by_note(
 
 
 def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid: float = 0.1) -> Split:
-    """Split into parts that share no moment.
+    """Split into parts that follow each other in time.
 
-    The newest ``test`` share of the log is test, the ``valid`` share before it valid. Rows with the
-    same time stay together, in the later part.
+    The newest ``test`` share of the log is test, the ``valid`` share before it is valid. Rows of the same
+    time are all in the later part.
 
     Args:
         notes: table with the schema NOTES.
@@ -92,14 +90,14 @@ def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid
         valid: share of the rows of the log in valid; 0 for none.
 
     Raises:
-        ConfigError: shares that are not allowed.
-        DataError: the log keeps only the order of clicks, or has too few different times for a part
-            that was asked for.
+        ConfigError: if the shares are not allowed.
+        DataError: if the log keeps only the order of clicks, or has too few different times for a part that
+            was asked for.
     """
     _check_shares(test, valid)
     if is_order_only(clicks):
         raise DataError(
-            "this log keeps only the order of each user's clicks (every time lies in 1970), so "
+            "this log keeps only the order of each user's clicks (all times are in 1970), so "
             "there is no moment to split at: use split_by_note, or give a log with times"
         )
     ids = notes["note_id"]
@@ -108,7 +106,7 @@ def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid
     if count == 0:
         raise DataError("the log has no click on a note of the table: nothing to split by time")
     time = clicks["timestamp"].cast(pa.int64()).to_numpy()
-    # The newest round(share * count) rows, and the rows that share the oldest of their times.
+    # A part is the newest round(share * count) rows, and the rows that share the oldest of their times.
     after = np.concatenate((np.sort(time), [np.iinfo(np.int64).max]))
     test_start = after[count - round(test * count)]
     valid_start = min(test_start, after[count - round((test + valid) * count)])
@@ -116,7 +114,8 @@ def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid
     in_train, in_valid, in_test = (int((part == number).sum()) for number in range(3))
     _check_sizes("clicks, at different times,", count, in_train, in_valid, in_test, valid)
 
-    # When each note became known; one without a time of publication or a click only at the end.
+    # The time at which each note became known; the end of time for a note without publication time and
+    # clicks.
     published = notes["published_at"].cast(pa.int64()).fill_null(np.iinfo(np.int64).max).to_numpy()
     known = published.copy()
     np.minimum.at(known, pc.index_in(clicks["note_id"], value_set=ids).to_numpy(), time)
@@ -133,10 +132,10 @@ def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid
 def split_impressions_by_time(
     impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Split into parts that share no moment: train is older than valid, and that than test.
+    """Split impressions into parts that follow each other in time: train, then valid, then test.
 
-    The newest ``test`` share of the rows is test, the ``valid`` share before it valid. Rows with the
-    same time stay together, in the later part. Histories stay as they are: each ends before its row.
+    The newest ``test`` share of the rows is test, the ``valid`` share before it is valid. Rows of the same
+    time are all in the later part. Histories are not changed, since each ends before its row.
 
     Args:
         impressions: table with the schema IMPRESSIONS, rows in any order.
@@ -144,22 +143,22 @@ def split_impressions_by_time(
         test: share of the rows in test, above 0.
 
     Returns:
-        Train, valid and test, rows in the order they came.
+        Train, valid and test, rows in their original order.
 
     Raises:
-        ConfigError: shares that are not allowed.
-        DataError: the times say only the order of a user's clicks, or there are too few different
-            times for a part that was asked for.
+        ConfigError: if the shares are not allowed.
+        DataError: if the times keep only the order of a user's clicks, or there are too few different times
+            for a part that was asked for.
     """
     _check_shares(test, valid)
     if is_order_only(impressions):
         raise DataError(
-            "these impressions keep only the order of each user's clicks (every time lies in 1970), "
+            "these impressions keep only the order of each user's clicks (all times are in 1970), "
             "so there is no moment to split at: give a log with times"
         )
     time = impressions["timestamp"].cast(pa.int64()).to_numpy()
     count = len(time)
-    # The newest round(share * count) rows, and the rows that share the oldest of their times.
+    # A part is the newest round(share * count) rows, and the rows that share the oldest of their times.
     ordered = np.concatenate((np.sort(time), [np.iinfo(np.int64).max]))
     test_start = ordered[count - round(test * count)]
     valid_start = min(test_start, ordered[count - round((test + valid) * count)])
@@ -170,23 +169,23 @@ def split_impressions_by_time(
 def split_impressions(
     impressions: pa.Table, *, valid: float = 0.1, test: float = 0.1, seed: int = 0
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Train, valid and test: by time; where only the order of clicks is known, by each user's sequence.
+    """Split impressions into train, valid and test by time, or by each user's sequence if times are unknown.
 
-    Times in 1970 say nothing across users (``data.schema``). There the last ``test`` share of every
-    user's moments is test and the ``valid`` share before it valid, rounded at random, so that users of few
-    rows come up as often as others; rows of one user and moment, a click and what stands beside it, stay
-    together. No row is before what its user did later, but what other users did later may be in
-    train, which a split by time rules out.
+    If times keep only the order of clicks (``data.schema``), they cannot be compared across users. Then the
+    last ``test`` share of every user's moments is test and the ``valid`` share before it is valid, rounded at
+    random so that users with few rows are represented, too. Rows of one user and moment (a click and its
+    negatives) stay together. Such a split never puts a user's later rows into an earlier part, but train may
+    contain what other users did later, which a split by time excludes.
 
     Args:
         impressions: table with the schema IMPRESSIONS.
         valid: share of the rows in valid.
         test: share of the rows in test, above 0.
-        seed: of the rounding.
+        seed: seed of the rounding.
 
     Raises:
-        ConfigError: shares that are not allowed.
-        DataError: a part is empty.
+        ConfigError: if the shares are not allowed.
+        DataError: if a part that was asked for is empty.
     """
     if not is_order_only(impressions):
         return split_impressions_by_time(impressions, valid=valid, test=test)
@@ -196,7 +195,8 @@ def split_impressions(
     times, nth = np.unique(time, return_inverse=True)
     moments, moment = np.unique(user.astype(np.int64) * len(times) + nth, return_inverse=True)
     sizes = np.bincount(moments // len(times))
-    left = (np.repeat(np.cumsum(sizes), sizes) - np.arange(len(moments)))[moment]  # 1 for a user's last
+    # How many moments of the user are left, including this one: 1 for the last.
+    left = (np.repeat(np.cumsum(sizes), sizes) - np.arange(len(moments)))[moment]
     rounding = np.random.default_rng(seed).random(len(sizes))
     part = np.zeros(len(user), np.int8)
     for share in (test + valid, test):
@@ -217,7 +217,7 @@ def _check_shares(test: float, valid: float) -> None:
 
 
 def _check_sizes(what: str, count: int, train: int, valid: int, test: int, share: float) -> None:
-    """Every part that was asked for has something in it."""
+    """Check that no part that was asked for is empty."""
     if min(train, test) == 0 or (share > 0 and valid == 0):
         raise DataError(
             f"{count} {what} split into {train} train, {valid} valid and {test} test: "
@@ -228,7 +228,7 @@ def _check_sizes(what: str, count: int, train: int, valid: int, test: int, share
 def _parts(
     impressions: pa.Table, part: npt.NDArray[np.int8], what: str, *, valid: float
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Train, valid and test by the number of each row's part, 0 to 2; none is empty but valid at share 0."""
+    """Return train, valid and test by each row's part (0, 1, 2), and check that no wanted one is empty."""
     sizes = np.bincount(part, minlength=3)
     if sizes[0] == 0 or sizes[2] == 0 or (valid > 0 and sizes[1] == 0):
         raise DataError(

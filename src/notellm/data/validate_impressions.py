@@ -1,4 +1,4 @@
-"""Impressions checked against the notes that they speak of."""
+"""Check impressions against the notes that they refer to."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,33 +12,33 @@ _CHUNK_ROWS = 1 << 15
 
 
 def validate_impressions(impressions: pa.Table, notes: pa.Table) -> tuple[pa.Table, Report]:
-    """Check impressions against the notes that they speak of.
+    """Check impressions against the notes that they refer to.
 
-    Rows on unknown notes are dropped; unknown notes, and missing ids, are taken out of histories.
+    Rows on unknown notes are dropped; unknown notes and missing ids are removed from histories.
 
     Args:
-        impressions: the columns of IMPRESSIONS, of their types or of types that hold the same:
-            integer labels 0 and 1, dictionary-encoded or large strings, times of another unit (without
-            a zone: UTC). More columns are dropped.
+        impressions: table with the columns of IMPRESSIONS in their types, or in equivalent ones: integer
+            labels 0 and 1, dictionary-encoded or large strings, times of another unit (UTC if they have no
+            zone). Other columns are dropped.
         notes: table with the column ``note_id``.
 
     Returns:
-        The rows left, in their order, in the schema IMPRESSIONS; and what was dropped.
+        The remaining rows in their order, with the schema IMPRESSIONS; and a report of what was dropped.
 
     Raises:
-        DataError: a column is missing, of an impossible type or holds nulls; no row is left; or the
-            rows left have one label only.
+        DataError: if a column is missing, has an impossible type or contains nulls, if no row remains, or if
+            the labels of all remaining rows are alike.
     """
     report = Report()
     table = _as_impressions(impressions)
     known = pc.unique(notes["note_id"].cast(pa.string()))
-    there = pc.is_in(table["note_id"], value_set=known)
-    unknown = table.filter(pc.invert(there))
+    is_known = pc.is_in(table["note_id"], value_set=known)
+    unknown = table.filter(pc.invert(is_known))
     if unknown.num_rows:
         example = ", ".join(f"{name} {unknown[name][0].as_py()}" for name in ("user_id", "note_id"))
         where = "impressions: note_id"
         report.add("impression of an unknown note", where, unknown.num_rows, example, "rows dropped")
-    table = _known_histories(table.filter(there), known, report)
+    table = _known_histories(table.filter(is_known), known, report)
     if table.num_rows == 0:
         raise DataError(
             f"no impression is left of {impressions.num_rows}; do both tables use the same note ids?"
@@ -47,36 +47,36 @@ def validate_impressions(impressions: pa.Table, notes: pa.Table) -> tuple[pa.Tab
     labels = pc.unique(table["label"]).to_pylist()
     if len(labels) == 1:
         raise DataError(
-            f"the label of all {table.num_rows} impressions is {labels[0]}: there is nothing to tell "
+            f"the label of all {table.num_rows} impressions is {labels[0]}, so there is nothing to tell "
             "apart; give impressions of both labels"
         )
     return table, report
 
 
 def _known_histories(table: pa.Table, known: pa.Array, report: Report) -> pa.Table:
-    """The table without unknown notes in its histories."""
+    """Return the table without unknown notes in its histories."""
     column = table["history"]
-    chunks, touched, example = [], 0, ""
+    chunks, changed, example = [], 0, ""
     for whole in column.chunks:
         for first in range(0, len(whole), _CHUNK_ROWS):
             lists = whole.slice(first, _CHUNK_ROWS)
             lengths = pc.list_value_length(lists).to_numpy()
-            owner = np.repeat(np.arange(len(lists)), lengths)
+            row = np.repeat(np.arange(len(lists)), lengths)
             flat = pc.list_flatten(lists)
-            there = pc.is_in(flat, value_set=known).to_numpy(zero_copy_only=False)
-            if not there.all():
-                example = example or str(flat[int(np.argmin(there))].as_py())
-                touched += len(np.unique(owner[~there]))
-            kept = np.bincount(owner[there], minlength=len(lists))
+            is_known = pc.is_in(flat, value_set=known).to_numpy(zero_copy_only=False)
+            if not is_known.all():
+                example = example or str(flat[int(np.argmin(is_known))].as_py())
+                changed += len(np.unique(row[~is_known]))
+            kept = np.bincount(row[is_known], minlength=len(lists))
             offsets = pa.array(np.concatenate(([0], np.cumsum(kept))), pa.int32())
-            chunks.append(pa.ListArray.from_arrays(offsets, flat.filter(pa.array(there))))
-    report.add("unknown note in a history", "impressions: history", touched, example, "taken out")
+            chunks.append(pa.ListArray.from_arrays(offsets, flat.filter(pa.array(is_known))))
+    report.add("unknown note in a history", "impressions: history", changed, example, "taken out")
     history = pa.chunked_array(chunks, IMPRESSIONS.field("history").type)
     return table.set_column(table.schema.get_field_index("history"), IMPRESSIONS.field("history"), history)
 
 
 def _as_impressions(table: pa.Table) -> pa.Table:
-    """The columns of IMPRESSIONS in their types, without nulls."""
+    """Return the columns of IMPRESSIONS in their types, and check that they contain no nulls."""
     columns = []
     for field in IMPRESSIONS:
         if field.name not in table.column_names:
@@ -95,14 +95,14 @@ def _as_impressions(table: pa.Table) -> pa.Table:
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
-    """A column in the type of its field."""
+    """Return a column in the type of its field."""
     type_ = column.type
     if field.name == "label" and pa.types.is_integer(type_):
         wrong = column.filter(pc.invert(pc.is_in(column, value_set=pa.array([0, 1], type_))))
         if len(wrong):
             raise DataError(
                 f"impressions: a label is {wrong[0].as_py()}: give true and false, or 1 and 0; "
-                "of ratings decide first which are high"
+                "turn ratings into labels first"
             )
         return column.cast(pa.bool_())
     if field.name in ("label", "timestamp") and type_.id != field.type.id:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from notellm.artifacts import write_folder
+from notellm.artifacts.write import write_folder
 from notellm.files import write_json
 from notellm.record import write_record
 

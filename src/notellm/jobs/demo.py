@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from notellm.artifacts import check_file_replaceable, check_replaceable
+from notellm.artifacts.replace import check_file_replaceable, check_replaceable
 from notellm.data.impressions import click_histories
 from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, split_by_note, split_impressions_by_time

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm.artifacts import write_folder
+from notellm.artifacts.write import write_folder
 from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES, PAIRS
 from notellm.data.split import Part, Split

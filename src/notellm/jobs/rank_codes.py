@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from notellm.artifacts import write_folder
+from notellm.artifacts.write import write_folder
 from notellm.files import read_parquet, write_parquet
 from notellm.options import values_of
 from notellm.rank.batch import RowCodes, impression_codes

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from notellm.artifacts import write_folder
+from notellm.artifacts.write import write_folder
 from notellm.backbone.trainer import load_trained
 from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import read_json, write_json

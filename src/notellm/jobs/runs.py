@@ -17,7 +17,7 @@ import pyarrow as pa
 import torch
 from transformers import PrinterCallback, Trainer
 
-from notellm.artifacts import check_replaceable
+from notellm.artifacts.replace import check_replaceable
 from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, StorageError
 from notellm.files import json_text, read_json, write_json

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from notellm.artifacts import check_file_replaceable
+from notellm.artifacts.replace import check_file_replaceable
 from notellm.files import write_parquet
 from notellm.recall.model import NoteLLM
 from notellm.record import describe, make_record

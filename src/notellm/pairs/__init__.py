@@ -1,1 +1,1 @@
-"""Related pairs from a click log: the score and a local engine."""
+"""Mine pairs of related notes from a click log."""

@@ -1,4 +1,4 @@
-"""Related pairs on one machine: a compiled sparse kernel, one source note at a time.
+"""Mine related pairs on one machine, with a compiled sparse kernel for one source note at a time.
 
     for each source A
         for each user u who viewed A                     (users ascending by 1 / N_u)
@@ -6,14 +6,10 @@
                 score[B] += 1 / N_u; users[B] += 1
         keep the best t of the B that were touched; set what was touched back to 0
 
-``score`` and ``users`` are dense over the notes, one of each a thread, so memory is
-O(distinct (user, note) + threads * notes + pairs kept), whatever the number of candidate pairs.
-The work is the number of ordered co-clicks, the sum over users of about N_u^2 / 2, or N_u^2 for one
-who comes back to every note. So a bot costs more than all people: drop it from the log beforehand
-(its 1 / N_u hardly changes a score).
-
-Every source is computed by one thread, and users are added in the order of N_u: the sum, bit for
-bit, depends neither on the threads nor on the order of the rows nor on how users are named.
+Each thread has one array ``score`` and one array ``users`` over all notes, so memory is O(distinct (user,
+note) + threads * notes + pairs kept). The work is the number of ordered co-clicks, about the sum over users
+of N_u^2 / 2, so drop bots from the log first. One thread computes a source, and adds users in the order of
+N_u, so the sums do not depend on the number of threads, the order of the rows or the names of the users.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +26,8 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from notellm.data.convert import is_order_only
-from notellm.data.schema import CLICKS, PAIRS
+from notellm.data.ids import codes
+from notellm.data.schema import PAIRS, check_clicks
 from notellm.errors import ConfigError, DataError
 from notellm.pairs.score import PairOptions
 
@@ -38,9 +35,10 @@ Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
-#: Sources a thread takes at once: enough to hide the hand-over, few enough to share busy ones.
+#: Number of sources that a thread takes at once: large enough for little overhead, small enough to balance
+#: load.
 _BLOCK = 256
-#: Stands for "never clicked" in the last click time of a (user, note); before every time.
+#: Last click time of a (user, note) that was never clicked; earlier than every time.
 _NEVER = np.iinfo(np.int64).min
 
 
@@ -51,22 +49,22 @@ def mine_pairs(
     threads: int | None = None,
     progress: bool = True,
 ) -> pa.Table:
-    """Related pairs of a click log, as defined in `notellm.pairs.score`.
+    """Return the related pairs of a click log, as defined in ``notellm.pairs.score``.
 
     Args:
         clicks: table with the schema CLICKS, rows in any order.
-        options: thresholds and window; the defaults of `PairOptions` when None.
-        threads: worker threads; as many as numba may use (``NUMBA_NUM_THREADS``, else the cores)
-            when None. The result is the same for any number.
-        progress: show a bar that counts sources.
+        options: thresholds and window; None for the defaults of ``PairOptions``.
+        threads: number of worker threads; None for as many as numba may use (``NUMBA_NUM_THREADS``, else
+            the number of cores). The result is the same for any number.
+        progress: show a progress bar over sources.
 
     Returns:
-        Table with the schema PAIRS, sources ascending by id, best target first.
+        Table with the schema PAIRS, ascending by source id, best target first.
 
     Raises:
-        DataError: the table has not the schema CLICKS, or a window is asked of a log that keeps
-            only the order of clicks.
-        ConfigError: ``threads`` is below 1.
+        DataError: if the table does not have the schema CLICKS, or there is a window and the log keeps only
+            the order of clicks.
+        ConfigError: if ``threads`` is below 1.
     """
     options = options or PairOptions()
     if threads is not None and threads < 1:
@@ -127,11 +125,11 @@ def mine_pairs(
 
 @dataclass(frozen=True)
 class _Log:
-    """A log as codes: note codes ascend with the ids, user codes with 1 / N_u.
+    """A log as integer codes: note codes ascend with the ids, user codes with 1 / N_u.
 
-    Two compressed sparse lists: who viewed note a, ``source_start[a]:source_start[a + 1]`` of
-    ``viewer`` (ascending) and ``viewed_at``; and what user u clicked,
-    ``click_start[u]:click_start[u + 1]`` of ``clicked`` and ``clicked_at`` (descending).
+    It holds two compressed sparse lists. The users who viewed note a are
+    ``source_start[a]:source_start[a + 1]`` of ``viewer`` (ascending) and ``viewed_at``. The notes that user u
+    clicked are ``click_start[u]:click_start[u + 1]`` of ``clicked`` and ``clicked_at`` (descending).
     """
 
     note_ids: pa.Array  # notes
@@ -145,29 +143,24 @@ class _Log:
 
 
 def _in_window(clicks: pa.Table, options: PairOptions) -> pa.Table:
-    """The rows of the last ``window_days`` days; a row exactly that old is out."""
-    if clicks.schema.names != CLICKS.names or clicks.schema.types != CLICKS.types:
-        raise DataError(f"clicks has {_columns(clicks.schema)}; give CLICKS: {_columns(CLICKS)}")
+    """Return the rows of the last ``window_days`` days, without those that are exactly that old."""
+    check_clicks(clicks)
     if options.window_days is None or clicks.num_rows == 0:
         return clicks
     if is_order_only(clicks):
         raise DataError(
             f"window_days is {options.window_days}, but the log keeps only the order of clicks "
-            "(every time lies in 1970): use the whole log, window_days=None"
+            "(all times are in 1970): use the whole log, window_days=None"
         )
     newest = pc.max(clicks["timestamp"])
     start = pc.subtract(newest, pa.scalar(timedelta(days=options.window_days)))
     return clicks.filter(pc.greater(clicks["timestamp"], start))
 
 
-def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} {field.type}" for field in schema)
-
-
 def _encode(clicks: pa.Table) -> _Log:
-    """Reduce a log with rows to distinct (user, note) with first time and last click, as codes."""
-    user, user_ids = _codes(clicks["user_id"])
-    note, ids = _codes(clicks["note_id"])
+    """Reduce a log that has rows to distinct (user, note) with first time and last click, as codes."""
+    user, user_ids = codes(clicks["user_id"])
+    note, ids = codes(clicks["note_id"])
     by_id = pc.sort_indices(ids).to_numpy()
     note_rank = np.empty(len(ids), np.int32)
     note_rank[by_id] = np.arange(len(ids), dtype=np.int32)
@@ -207,23 +200,16 @@ def _encode(clicks: pa.Table) -> _Log:
 
 
 def _order(major: Codes, minor: npt.NDArray[np.integer[Any]], minors: int) -> Ints:
-    """Row order by ``major``, then ``minor`` (below ``minors``): one integer key sorts fastest."""
+    """Return the row order by ``major``, then ``minor`` (below ``minors``); one integer key sorts fastest."""
     return np.argsort(major.astype(np.int64) * minors + minor)
 
 
-def _codes(column: pa.ChunkedArray) -> tuple[Codes, pa.Array]:
-    """Codes of a string column, and the distinct strings they index."""
-    encoded = column.dictionary_encode().unify_dictionaries()
-    indices = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
-    return indices, encoded.chunk(0).dictionary
+def _starts(sorted_codes: Codes, count: int) -> Ints:
+    """Return where the rows of each code start when rows are sorted by code, and the end: (count + 1,)."""
+    return np.concatenate(([0], np.cumsum(np.bincount(sorted_codes, minlength=count))))
 
 
-def _starts(codes: Codes, count: int) -> Ints:
-    """Where each code's rows start once the rows are sorted by code, plus the end: count + 1."""
-    return np.concatenate(([0], np.cumsum(np.bincount(codes, minlength=count))))
-
-
-@numba.njit(nogil=True)  # compiles in under a second: no cache, nothing to write
+@numba.njit(nogil=True)  # compiles quickly, so no cache is written
 def _mine(  # pragma: no cover - compiled
     first: int,
     source_start: Ints,
@@ -244,9 +230,9 @@ def _mine(  # pragma: no cover - compiled
     users: Codes,
     kept: Ints,
 ) -> None:
-    """Fill the best targets of the sources from ``first`` on, one row of the outputs a source.
+    """Fill in the best targets of the sources from ``first`` on, one row of the outputs per source.
 
-    ``sums``, ``counts`` (zero on entry and on return) and ``touched`` are scratch over the notes.
+    ``sums``, ``counts`` (zero on entry and on return) and ``touched`` are scratch arrays over the notes.
     """
     for row in range(target.shape[0]):
         source = first + row
@@ -269,7 +255,7 @@ def _mine(  # pragma: no cover - compiled
             sums[note], counts[note] = 0.0, 0
             if note == source or total > upper or total < lower or count < min_users:
                 continue
-            # Insertion into the running best: `place` is where the note belongs among them.
+            # Insert the note into the sorted best targets so far, at `place`.
             place = best
             while place > 0 and (
                 total > score[row, place - 1]

@@ -1,19 +1,17 @@
-"""The score that makes two notes a related pair, and its options.
+"""The score of a pair of related notes, and the options that decide which pairs are kept.
 
 For a log of views and clicks and its U users,
 
     s(A -> B) = sum over users u who viewed A and afterwards clicked B of 1 / N_u
 
-- A is viewed by u in any row of u with A, "view" or "click"; B is clicked in a "click" row only.
-- "Afterwards": u's first time of A is before u's last click of B, strictly: equal times make no
-  pair. A is not B. So s is directed: A -> B and B -> A differ.
-- N_u is the number of distinct notes that u clicked in the window; it damps users who click all.
-- The window is the last ``window_days`` days of the log, from its newest row back, or all of it.
+- Any row of u with A, "view" or "click", counts as a view; only a "click" row counts as a click.
+- "Afterwards" means that u's first view of A is strictly before u's last click of B, and A is not B. So s is
+  directed: A -> B and B -> A differ.
+- N_u is the number of distinct notes that u clicked in the window, the last ``window_days`` days of the log.
 
-Scores above ``upper`` or below ``lower`` are dropped, then the ``top`` best targets of each source
-are kept: by score, then by users (descending), then by target id (ascending, by code point).
-
-Source: NoteLLM, arXiv 2403.01744: one week of behaviour, upper 30, lower 0.01, top 10.
+Pairs with scores above ``upper`` or below ``lower`` are dropped, then each source keeps its ``top`` best
+targets: by score, then users (descending), then target id (ascending, by code point). Source: NoteLLM, arXiv
+2403.01744.
 """
 
 import math
@@ -24,18 +22,18 @@ from notellm.errors import ConfigError
 
 @dataclass(frozen=True)
 class PairOptions:
-    """Which pairs are kept.
+    """Options that decide which pairs are kept.
 
     Args:
-        upper: a pair with a higher score is dropped (near-duplicates, bots, fixed sequences).
-        lower: a pair with a lower score is dropped.
-        top: how many targets a source keeps.
-        window_days: days at the end of the log that count, None for the whole log.
-        min_users: a pair made by fewer users is dropped; one user alone is chance more often than not
-            (not in the paper; measured in benchmarks/README.md).
+        upper: pairs with a higher score are dropped (near-duplicates, bots, fixed sequences).
+        lower: pairs with a lower score are dropped.
+        top: number of targets that a source keeps.
+        window_days: number of days at the end of the log that count; None for the whole log.
+        min_users: pairs of fewer users are dropped, since one user alone is mostly chance (not in the paper;
+            measured in benchmarks/README.md).
 
     Raises:
-        ConfigError: values that are not allowed; the message names all of them.
+        ConfigError: if values are not allowed; the message names all of them.
     """
 
     upper: float = 30.0

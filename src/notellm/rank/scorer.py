@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from notellm.artifacts import write_folder
+from notellm.artifacts.write import write_folder
 from notellm.backbone.batch import pad
 from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.backbone.source import is_file

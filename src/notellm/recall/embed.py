@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from notellm.artifacts import check_file_replaceable
+from notellm.artifacts.replace import check_file_replaceable
 from notellm.data.note import notes_from_table
 from notellm.errors import DataError
 from notellm.files import write_parquet_pieces

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm.artifacts import check_file_replaceable
+from notellm.artifacts.replace import check_file_replaceable
 from notellm.errors import ConfigError, DataError, NotellmError
 from notellm.files import read_parquet, write_parquet_pieces
 from notellm.recall.shards import computed_shards

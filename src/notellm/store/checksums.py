@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from notellm.artifacts import sync_folder
+from notellm.artifacts.workspace import sync_folder
 from notellm.errors import StorageError
 from notellm.store.manifest import VERSIONS
 

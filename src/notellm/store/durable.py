@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from notellm.artifacts import sync_folder
+from notellm.artifacts.workspace import sync_folder
 from notellm.errors import StorageError
 from notellm.store.checksums import Entry, Record, digest, free_name, has_gaps, write_again
 from notellm.store.manifest import DATA, DELETIONS, VERSIONS, ManifestReader, TornError, Version

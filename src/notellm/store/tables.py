@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 from filelock import Timeout
 
-from notellm.artifacts import RECORD_KEY, sync_folder
+from notellm.artifacts.parquet import RECORD_KEY
+from notellm.artifacts.workspace import sync_folder
 from notellm.errors import StorageError
 from notellm.files import json_text
 from notellm.record import make_record

@@ -1,19 +1,14 @@
 """The MovieLens-1M split of CoLLM (arXiv 2310.19488) and BinLLM (arXiv 2406.03210).
 
-From one folder:
+From one folder: ``train.parquet``, ``valid.parquet``, ``test.parquet`` and optionally ``valid_small.parquet``
+(the half of valid by which the public code chooses models) with ``uid``, ``iid``, ``label``, ``timestamp``
+(seconds), ``his`` (item ids liked before, oldest first) and ``not_cold``; ``items.parquet`` (``iid``,
+``title``); and ``movies_text.csv`` (movie_id, title, genres, rating, summary), joined by title, where
+non-ASCII letters are lost.
 
-- ``train.parquet``, ``valid.parquet``, ``test.parquet`` and, if it is there, ``valid_small.parquet``
-  (the half of valid, in another order, that the public code chooses models by): ``uid``, ``iid``,
-  ``label``, ``timestamp`` (seconds), ``his`` (item ids liked before, oldest first) and ``not_cold``.
-- ``items.parquet``: ``iid`` and ``title``.
-- ``movies_text.csv`` (movie_id, title, genres, rating, summary), joined by title: there, letters
-  beyond ASCII are lost, so any such letter matches any other. The summaries were written by a
-  language model from the title; the rating likewise, and it is not read.
-
-A movie is a note: the title as the papers' prompts have it ("Sting, The (1973)"), the summary as
-content, the genres as topics, the first genre as category. The label says a rating above 3. The
-parts share no moment. Histories are as published: within a second they hold what the file puts
-first, and they are not cut. Item 0 in a history is padding and is left out.
+A movie is a note: the title as in the papers' prompts ("Sting, The (1973)"), the summary (which a language
+model wrote) as content, the genres as topics, the first genre as category. The label is a rating above 3. The
+parts share no moment. Histories are as published; item 0 in a history is padding and is left out.
 """
 
 from dataclasses import dataclass
@@ -25,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 
 from notellm.data.convert import raw_table
-from notellm.data.read import find_file, read_delimited
+from notellm.data.datasets.files import find_file, read_delimited
 from notellm.data.schema import IMPRESSIONS, NOTES
 from notellm.errors import DataError
 from notellm.files import read_parquet
@@ -36,14 +31,14 @@ _PADDING = 0
 
 @dataclass(frozen=True)
 class CollmData:
-    """The split.
+    """The movies and the impressions of the three parts.
 
     Args:
-        notes: the movies, in the schema NOTES.
-        train: impressions, in the schema IMPRESSIONS, as valid and test are.
-        valid: impressions that choose a model.
-        test: impressions that judge it.
-        warm: bool (test rows,): user and movie of the row are both in train.
+        notes: the movies, schema NOTES.
+        train: impressions to train on, schema IMPRESSIONS.
+        valid: impressions to choose a model by, schema IMPRESSIONS.
+        test: impressions to judge it by, schema IMPRESSIONS.
+        warm: (test rows,) bool, true if user and movie are both in train.
     """
 
     notes: pa.Table
@@ -57,12 +52,12 @@ def read_collm(folder: str | Path, *, full_valid: bool = False) -> CollmData:
     """Read the split.
 
     Args:
-        folder: where the files lie.
-        full_valid: all of valid, although there is a ``valid_small.parquet``.
+        folder: the folder with the files.
+        full_valid: read all of valid even if there is a ``valid_small.parquet``.
 
     Raises:
-        StorageError: there is no such folder, or a file cannot be read.
-        DataError: a file is missing or is not what it should be.
+        StorageError: if there is no such folder, or a file cannot be read.
+        DataError: if a file is missing or has another content.
     """
     names = ("valid.parquet",) if full_valid else ("valid_small.parquet", "valid.parquet")
     train, valid, test = (
@@ -78,7 +73,7 @@ def read_collm(folder: str | Path, *, full_valid: bool = False) -> CollmData:
 
 
 def _rows(path: Path) -> pl.DataFrame:
-    """The rows of a part, as they stand in its file."""
+    """Read the rows of a part and check them."""
     rows = pl.DataFrame(read_parquet(path, _COLUMNS))
     for name in ("label", "not_cold"):
         wrong = rows.filter(~pl.col(name).is_in([0, 1]).fill_null(value=False))
@@ -107,7 +102,7 @@ def _impressions(rows: pl.DataFrame) -> pa.Table:
 def _notes(folder: str | Path) -> pa.Table:
     items = pl.DataFrame(read_parquet(find_file(folder, "items.parquet"), ["iid", "title"]))
     texts = pl.DataFrame(read_delimited(find_file(folder, "movies_text.csv"), ("title", "genres", "summary")))
-    # There a letter beyond ASCII is U+FFFD, whose UTF-8 was then read as Latin-1.
+    # In this file, non-ASCII letters became U+FFFD, whose UTF-8 was then read as Latin-1.
     lost = pl.col("title").str.replace_all("\u00ef\u00bf\u00bd", "?", literal=True)
     texts = texts.with_columns(key=lost.str.replace_all(r"[^\x00-\x7F]", "?")).unique("key", keep="first")
     keyed = items.with_columns(key=pl.col("title").str.replace_all(r"[^\x00-\x7F]", "?"))

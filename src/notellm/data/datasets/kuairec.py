@@ -1,17 +1,13 @@
-"""KuaiRec (Gao et al. 2022, arXiv:2202.10842): Chinese short-video captions, and who watched what.
+"""KuaiRec (Gao et al. 2022, arXiv:2202.10842): captions of Chinese short videos, and who watched them.
 
-From the official folder:
+From the official folder: ``kuairec_caption_category.csv``, or the same columns as ``items_clean.csv`` (rows
+that unquoted new lines tore apart are left out, with a warning in the log); and ``big_matrix.csv``, else
+``small_matrix.csv`` (user_id, video_id, timestamp in seconds, watch_ratio), without which there are no
+clicks.
 
-- ``kuairec_caption_category.csv``: video_id, manual_cover_text, caption, topic_tag as "[a,b]", and
-  names of three levels of categories; or the same columns as ``items_clean.csv``. Rows that
-  unquoted new lines tore apart are left out, with a warning in the log.
-- ``big_matrix.csv``, else ``small_matrix.csv``, if there is one: user_id, video_id, timestamp in
-  seconds, watch_ratio among others.
-
-A video is a note: the text on its cover is the title, the caption without its hashtags the content,
-the topic tags and the caption's hashtags the topics, the first-level category the category; UNKNOWN
-is none. A video watched to its end (a watch ratio of 1 or more) is a click. Without a matrix there
-are no clicks.
+A video is a note: the text on its cover is the title, the caption without hashtags the content, the topic
+tags and the caption's hashtags the topics, the first-level category the category; UNKNOWN counts as empty. A
+video that was watched to its end (a watch ratio of 1 or more) is a click.
 """
 
 from pathlib import Path
@@ -20,9 +16,9 @@ import polars as pl
 import pyarrow as pa
 
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES, raw_clicks, raw_table
+from notellm.data.datasets.files import find_file, read_delimited
 from notellm.data.hashtags import add_topics, split_hashtags
 from notellm.data.problems import Report
-from notellm.data.read import find_file, read_delimited
 from notellm.errors import DataError
 
 _COLUMNS = ("video_id", "manual_cover_text", "caption", "topic_tag", "first_level_category_name")
@@ -34,22 +30,22 @@ def read_kuairec(folder: str | Path) -> tuple[pa.Table, pa.Table]:
     """Read KuaiRec.
 
     Args:
-        folder: where the official files lie.
+        folder: the folder with the official files.
 
     Returns:
-        Raw notes and raw clicks, for ``validate``; clicks has no rows where there is no matrix.
+        Raw notes and raw clicks, for ``validate``; the clicks have no rows if there is no matrix.
 
     Raises:
-        StorageError: there is no such folder, or a file cannot be read.
-        DataError: the captions are missing, or a file is not what it should be.
+        StorageError: if there is no such folder, or a file cannot be read.
+        DataError: if the captions are missing, or a file has another content.
     """
     path = find_file(folder, "kuairec_caption_category.csv", "items_clean.csv")
     videos = pl.DataFrame(read_delimited(path, _COLUMNS)).with_columns(
         pl.col(_COLUMNS).str.strip_chars().replace(_UNKNOWN, "")
     )
     split = [split_hashtags(caption) for caption in videos["caption"]]
-    own = [_tags(cell) for cell in videos["topic_tag"]]
-    topics = [add_topics(tags, more) for tags, (_, more) in zip(own, split, strict=True)]
+    topic_tags = [_tags(cell) for cell in videos["topic_tag"]]
+    topics = [add_topics(tags, more) for tags, (_, more) in zip(topic_tags, split, strict=True)]
     notes = {
         "note_id": videos["video_id"],
         "title": videos["manual_cover_text"],
@@ -63,7 +59,7 @@ def read_kuairec(folder: str | Path) -> tuple[pa.Table, pa.Table]:
 
 
 def _tags(cell: str) -> list[str]:
-    """Tags of "[a,b]"."""
+    """Return the tags of a cell like "[a,b]"."""
     inside = cell.removeprefix("[").removesuffix("]")
     return [tag.strip() for tag in inside.split(",") if tag.strip()]
 

@@ -1,15 +1,13 @@
-"""MicroLens (Ni et al. 2023, arXiv:2309.15379): captions of short videos, and who commented.
+"""MicroLens (Ni et al. 2023, arXiv:2309.15379): captions of short videos, and who commented on them.
 
-From the official folder of any size (50k, 100k, 1M):
+From the official folder of any size (50k, 100k, 1M): ``MicroLens-*_titles.csv`` or
+``MicroLens-*_title_en.csv`` (item, caption); and ``MicroLens-*_pairs.csv`` (user, item, milliseconds) or, if
+it is missing, ``MicroLens-*_pairs.tsv`` (user, TAB, items in time order separated by spaces), whose times
+keep only the order.
 
-- ``MicroLens-*_titles.csv`` or ``MicroLens-*_title_en.csv``: item, caption.
-- ``MicroLens-*_pairs.csv``: user, item, milliseconds; or, where it is missing,
-  ``MicroLens-*_pairs.tsv``: user, TAB, items in time order with a space between, whose times then
-  say only the order.
-
-A caption is the note's content and the title stays empty: captions run up to thousands of
-characters, and the paper keeps 80 tokens of a content but only 20 of a title. Its hashtags, which
-run on to the next ``#``, are the topics. There is no category.
+A caption is the content of a note and the title is empty, because captions are long and the paper keeps 80
+tokens of a content but only 20 of a title. Its hashtags, which run on to the next ``#``, are the topics.
+There is no category.
 """
 
 from pathlib import Path
@@ -18,23 +16,23 @@ import polars as pl
 import pyarrow as pa
 
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES, order_times, raw_clicks, raw_table
+from notellm.data.datasets.files import find_file, read_delimited
 from notellm.data.hashtags import split_running_hashtags
 from notellm.data.problems import Report
-from notellm.data.read import find_file, read_delimited
 
 
 def read_microlens(folder: str | Path) -> tuple[pa.Table, pa.Table]:
     """Read MicroLens.
 
     Args:
-        folder: where the official files lie.
+        folder: the folder with the official files.
 
     Returns:
         Raw notes and raw clicks, for ``validate``.
 
     Raises:
-        StorageError: there is no such folder, or a file cannot be read.
-        DataError: a file is missing or is not what it should be.
+        StorageError: if there is no such folder, or a file cannot be read.
+        DataError: if a file is missing or has another content.
     """
     titles = find_file(folder, "MicroLens-*_titles.csv", "MicroLens-*_title_en.csv")
     captions = read_delimited(titles, ("item", "title"))

@@ -1,15 +1,13 @@
 """MIND (Wu et al. 2020), Microsoft's English news with impression logs.
 
-From the official folder (MINDsmall_train and its like), tab-separated, without headers or quoting:
+From an official folder such as MINDsmall_train, tab-separated, without headers or quoting: ``news.tsv`` (id,
+category, subcategory, title, abstract, URL, title entities, abstract entities) and ``behaviors.tsv``
+(impression id, user, time as "11/12/2019 2:14:46 PM", history, and the impression's news with ``-1`` if
+clicked and ``-0`` if not).
 
-- ``news.tsv``: id, category, subcategory, title, abstract, URL, title entities, abstract entities.
-- ``behaviors.tsv``: impression id, user, time as "11/12/2019 2:14:46 PM", history (news ids, oldest
-  first), and the impression's news with ``-1`` clicked and ``-0`` not.
-
-A news item is a note: the abstract is the content, the labels of its entities are the topics, the
-(first-level) category is the category. Clicked impressions are clicks at the impression's time;
-what was not clicked is left out. A user's history has no times: that of the user's first impression
-comes before it, one second apart.
+A news item is a note: the abstract is the content, the labels of its entities are the topics, the first-level
+category is the category. Clicked impressions are clicks at the impression's time; others are left out. A
+user's history has no times, so that of the user's first impression is placed before it, one second apart.
 """
 
 from pathlib import Path
@@ -18,8 +16,8 @@ import polars as pl
 import pyarrow as pa
 
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES, labels, raw_table
+from notellm.data.datasets.files import find_file, read_delimited
 from notellm.data.hashtags import add_topics
-from notellm.data.read import find_file, read_delimited
 from notellm.errors import DataError
 
 _NEWS = (
@@ -40,14 +38,14 @@ def read_mind(folder: str | Path) -> tuple[pa.Table, pa.Table]:
     """Read MIND.
 
     Args:
-        folder: where ``news.tsv`` and ``behaviors.tsv`` lie.
+        folder: the folder with ``news.tsv`` and ``behaviors.tsv``.
 
     Returns:
         Raw notes and raw clicks, for ``validate``.
 
     Raises:
-        StorageError: there is no such folder, or a file cannot be read.
-        DataError: a file is missing or is not what it should be.
+        StorageError: if there is no such folder, or a file cannot be read.
+        DataError: if a file is missing or has another content.
     """
     path = find_file(folder, "news.tsv")
     news = pl.DataFrame(read_delimited(path, _NEWS, delimiter="\t", quoting=False))
@@ -71,8 +69,8 @@ def _clicks(path: Path) -> pa.Table:
     time = pl.col("time").str.to_datetime(_TIME_FORMAT, strict=False, time_unit="us")
     rows = rows.with_columns(timestamp=time.dt.replace_time_zone("UTC"), nth=pl.int_range(pl.len()))
     if rows["timestamp"].null_count():
-        met = rows.filter(pl.col("timestamp").is_null())["time"][0]
-        raise DataError(f"{path}: a time is {met!r}; it must be like '11/12/2019 2:14:46 PM'")
+        example = rows.filter(pl.col("timestamp").is_null())["time"][0]
+        raise DataError(f"{path}: a time is {example!r}; it must be like '11/12/2019 2:14:46 PM'")
     past = (
         rows.sort("timestamp", maintain_order=True)
         .unique("user", keep="first", maintain_order=True)

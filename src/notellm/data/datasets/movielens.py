@@ -1,18 +1,14 @@
 """MovieLens (Harper and Konstan 2015) with the overviews and keywords of TMDB.
 
-From one folder:
+From one folder: ``movies.csv``, ``links.csv`` and ``ratings.csv`` of any MovieLens release in CSV, with or
+without header lines; ``tmdb_5000_movies.csv`` of Kaggle's TMDB 5000; and optionally ``items_joined.csv``
+(movieId, overview, keywords between ``|``), the join of these for movies that the links lack, with which
+links and TMDB may be missing.
 
-- ``movies.csv`` (movieId, title, genres), ``links.csv`` (movieId, imdbId, tmdbId), ``ratings.csv``
-  (userId, movieId, rating, timestamp) of any MovieLens release in CSV; the header lines may be
-  missing.
-- ``tmdb_5000_movies.csv`` of Kaggle's TMDB 5000 (id, keywords, overview among others).
-- ``items_joined.csv`` (movieId, overview, keywords between ``|`` among others), if it is there: the
-  join of the above, for movies that the links lack. With it, links and TMDB may be missing.
-
-A movie is a note if it has an overview or keywords: the title without its year ("Craft, The (1996)"
-is "The Craft"), the overview as content, the keywords as topics, and the first genre as category. A
-rating of 4 stars or more is a click; lower ones are left out. Movies have no ``published_at``: when
-a film came out says nothing about when the site began to show it.
+A movie is a note if it has an overview or keywords: the title without its year ("Craft, The (1996)" is "The
+Craft"), the overview as content, the keywords as topics, the first genre as category. A rating of 4 stars or
+more is a click; lower ones are left out. There is no ``published_at``: the release of a film does not tell
+when the site showed it.
 """
 
 from pathlib import Path
@@ -21,8 +17,8 @@ import polars as pl
 import pyarrow as pa
 
 from notellm.data.convert import RAW_NOTES, labels, raw_clicks, raw_table
+from notellm.data.datasets.files import find_file, read_delimited
 from notellm.data.problems import Report
-from notellm.data.read import find_file, read_delimited
 from notellm.errors import DataError
 
 _LIKED = 4.0
@@ -33,14 +29,14 @@ def read_movielens(folder: str | Path) -> tuple[pa.Table, pa.Table]:
     """Read MovieLens with the text of TMDB.
 
     Args:
-        folder: where the files lie.
+        folder: the folder with the files.
 
     Returns:
         Raw notes and raw clicks, for ``validate``, which drops the clicks on movies without text.
 
     Raises:
-        StorageError: there is no such folder, or a file cannot be read.
-        DataError: a file is missing or is not what it should be.
+        StorageError: if there is no such folder, or a file cannot be read.
+        DataError: if a file is missing or has another content.
     """
     names = ("movieId", "title", "genres")
     movies = pl.DataFrame(read_delimited(find_file(folder, "movies.csv"), names))
@@ -58,7 +54,7 @@ def read_movielens(folder: str | Path) -> tuple[pa.Table, pa.Table]:
 
 
 def _texts(folder: Path) -> pl.DataFrame:
-    """movieId, overview and the list of keywords, of every movie that has one of them."""
+    """Return movieId, overview and the list of keywords of every movie that has one of them."""
     parts = []
     links = find_file(folder, "links.csv", needed=False)
     tmdb = find_file(folder, "tmdb_5000_movies.csv", needed=False)
@@ -80,8 +76,8 @@ def _texts(folder: Path) -> pl.DataFrame:
         )
     texts = pl.concat([part.select("movieId", "overview", "keywords") for part in parts])
     texts = texts.with_columns(pl.col("keywords").list.eval(pl.element().filter(pl.element() != "")))
-    told = (pl.col("overview").str.strip_chars() != "") | (pl.col("keywords").list.len() > 0)
-    return texts.filter(told).unique("movieId", keep="first")
+    has_text = (pl.col("overview").str.strip_chars() != "") | (pl.col("keywords").list.len() > 0)
+    return texts.filter(has_text).unique("movieId", keep="first")
 
 
 def _clicks(path: Path) -> pa.Table:

@@ -26,7 +26,8 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from notellm.artifacts import check_whole, write_folder
+from notellm.artifacts.manifest import check_whole
+from notellm.artifacts.write import write_folder
 from notellm.data.ids import Ids
 from notellm.errors import DataError, ModelError
 from notellm.files import read_json, read_parquet, write_json, write_parquet

@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm.auto import tqdm
 
-from notellm.artifacts import check_whole, remove_folder, write_folder
+from notellm.artifacts.manifest import check_whole
+from notellm.artifacts.replace import remove_folder
+from notellm.artifacts.write import write_folder
 from notellm.errors import DataError, MissingDependencyError, ModelError, StorageError
 from notellm.files import read_json, read_parquet, write_json, write_parquet
 from notellm.store.index import base

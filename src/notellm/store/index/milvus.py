@@ -23,7 +23,7 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 
-from notellm.artifacts import sync_folder
+from notellm.artifacts.workspace import sync_folder
 from notellm.errors import ConfigError, DataError, MissingDependencyError, StorageError
 from notellm.files import read_json, write_json
 from notellm.store.index import base
