@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from notellm.cli.common import Force, Output, Quiet, Seed, examples, group, show
+from notellm.cli.options import with_options
 from notellm.data.datasets.table import CLICK_NAMES, read_clicks_of
 from notellm.errors import ConfigError, DataError
+from notellm.pairs.score import PairOptions
 
 commands = group()
 
@@ -159,25 +161,18 @@ def split(
 @commands.command(
     epilog=examples("notellm pairs split", "notellm pairs data --window-days 7 --top 10 --min-users 2")
 )
+@with_options(PairOptions)
 def pairs(
     folder: Annotated[
         Path, typer.Argument(help="A dataset or split folder; pairs.parquet is written into it.")
     ],
-    upper: Annotated[float, typer.Option(help="Drop pairs with a higher score (u).")] = 30.0,
-    lower: Annotated[float, typer.Option(help="Drop pairs with a lower score (l).")] = 0.01,
-    top: Annotated[int, typer.Option(help="Number of targets to keep for each note (t).")] = 10,
-    window_days: Annotated[
-        float | None, typer.Option(help="Use only the last days of the log; default: all.")
-    ] = None,
-    min_users: Annotated[int, typer.Option(help="Drop pairs of fewer users.")] = 2,
+    options: PairOptions,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
     """Mine related pairs: notes that users view, and notes that they click afterwards."""
     from notellm.jobs.folders import mine_folder
-    from notellm.pairs.score import PairOptions
 
-    options = PairOptions(upper, lower, top, window_days, min_users)
     for name, count in mine_folder(folder, options, force=force, progress=not quiet).items():
         show(f"{name or folder}: {count:,} related pairs")
 

@@ -4,11 +4,8 @@ A user and a note that they clicked make one positive row, at the first click. N
 the user viewed and never clicked, at the first view; or, if the log has no views, notes drawn for every
 positive, at its time, among those that the user never clicks, in proportion to the number of users who had
 clicked them before that time. A uniform draw would make popularity the label, and a draw of notes that nobody
-had clicked yet would make "not published yet" the label. What remains: the first clicks on a note are
-positives only.
-
-The history of a row is the last ``max_history`` notes that the user first clicked strictly before the row's
-time, oldest first; clicks of equal times keep the order of the log.
+had clicked yet would make "not published yet" the label. The history of a row is the last ``max_history``
+notes that the user first clicked strictly before the row's time, oldest first.
 """
 
 import numpy as np

@@ -6,10 +6,8 @@
                 score[B] += 1 / N_u; users[B] += 1
         keep the best t of the B that were touched; set what was touched back to 0
 
-Each thread has one array ``score`` and one array ``users`` over all notes, so memory is O(distinct (user,
-note) + threads * notes + pairs kept). The work is the number of ordered co-clicks, about the sum over users
-of N_u^2 / 2, so drop bots from the log first. One thread computes a source, and adds users in the order of
-N_u, so the sums do not depend on the number of threads, the order of the rows or the names of the users.
+Memory is O(distinct (user, note) + threads * notes + pairs kept), work the number of ordered co-clicks. Sums
+do not depend on the number of threads, the order of the rows or the names of the users.
 """
 
 from concurrent.futures import ThreadPoolExecutor

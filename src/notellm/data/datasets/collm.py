@@ -3,12 +3,10 @@
 From one folder: ``train.parquet``, ``valid.parquet``, ``test.parquet`` and optionally ``valid_small.parquet``
 (the half of valid by which the public code chooses models) with ``uid``, ``iid``, ``label``, ``timestamp``
 (seconds), ``his`` (item ids liked before, oldest first) and ``not_cold``; ``items.parquet`` (``iid``,
-``title``); and ``movies_text.csv`` (movie_id, title, genres, rating, summary), joined by title, where
-non-ASCII letters are lost.
-
-A movie is a note: the title as in the papers' prompts ("Sting, The (1973)"), the summary (which a language
-model wrote) as content, the genres as topics, the first genre as category. The label is a rating above 3. The
-parts share no moment. Histories are as published; item 0 in a history is padding and is left out.
+``title``); and ``movies_text.csv`` (movie_id, title, genres, rating, summary), joined by title. A movie is a
+note: the title as in the papers' prompts ("Sting, The (1973)"), the summary (which a language model wrote) as
+content, the genres as topics, the first genre as category. The label is a rating above 3. Histories are as
+published; item 0 in a history is padding and is left out.
 """
 
 from dataclasses import dataclass

@@ -2,13 +2,10 @@
 
 From one folder: ``movies.csv``, ``links.csv`` and ``ratings.csv`` of any MovieLens release in CSV, with or
 without header lines; ``tmdb_5000_movies.csv`` of Kaggle's TMDB 5000; and optionally ``items_joined.csv``
-(movieId, overview, keywords between ``|``), the join of these for movies that the links lack, with which
-links and TMDB may be missing.
-
-A movie is a note if it has an overview or keywords: the title without its year ("Craft, The (1996)" is "The
-Craft"), the overview as content, the keywords as topics, the first genre as category. A rating of 4 stars or
-more is a click; lower ones are left out. There is no ``published_at``: the release of a film does not tell
-when the site showed it.
+(movieId, overview, keywords between ``|``), which replaces links and TMDB where these are missing. A movie is
+a note if it has an overview or keywords: the title without its year ("Craft, The (1996)" is "The Craft"), the
+overview as content, the keywords as topics, the first genre as category. A rating of 4 stars or more is a
+click. There is no ``published_at``, since the release of a film does not tell when the site showed it.
 """
 
 from pathlib import Path

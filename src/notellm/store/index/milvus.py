@@ -2,13 +2,10 @@
 
     index = MilvusIndex("http://milvus:19530", 128, collection="notes_1f3a", token="user:password")
 
-The collection uses inner product, AUTOINDEX and strong consistency, so a search waits until it sees every
-earlier write. A path that ends in .db is a file of Milvus Lite, which runs in this process, for tests.
-
-The index of a store alternates between the collections notes_FINGERPRINT_a and notes_FINGERPRINT_b: a new one
-is built while the other answers. ``milvus_FINGERPRINT.json`` in the store's folder is written when the index
-is closed in order, and deleted when it is opened. Without it the collection may have missed writes and is
-rebuilt.
+The collection uses inner product, AUTOINDEX and strong consistency. A path that ends in .db is a file of
+Milvus Lite, which runs in this process, for tests. The index of a store alternates between two collections: a
+new one is built while the other answers. ``milvus_FINGERPRINT.json`` in the store's folder is written when
+the index is closed in order and deleted when it is opened; without it the collection is rebuilt.
 """
 
 import logging
