@@ -312,7 +312,7 @@ def test_damage_to_data_that_older_versions_need_is_told_and_nothing_is_undone(p
         with pytest.raises(StorageError) as caught:
             opening()
         assert str(caught.value).startswith(str(file))
-        assert "the store is damaged; restore it from a backup, or remove it and make" in str(caught.value)
+        assert "the store is damaged; restore it from a backup, or remove it and build" in str(caught.value)
     assert sorted(path.name for path in (place / TABLE).rglob("*")) == was_there
 
 
