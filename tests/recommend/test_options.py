@@ -22,9 +22,7 @@ def test_every_problem_is_named():
 
 
 def test_an_unknown_keyword_is_told_the_known_ones():
-    with pytest.raises(
-        ConfigError, match="unknown option 'top'; recommend knows k, recall_k, per_note"
-    ):
+    with pytest.raises(ConfigError, match="unknown option 'top'; recommend knows k, recall_k, per_note"):
         RecommendOptions.from_keywords({"top": 3})
 
 
