@@ -13,7 +13,7 @@ class RecommendOptions:
 
     Attributes:
         k: number of notes to recommend; fewer come back where fewer are left.
-        recall_k: number of candidates that are ranked; at least ``k``. A blend is fitted for the default.
+        recall_k: number of candidates that are ranked; at least k. A blend is fitted for the default.
         per_note: most candidates that one opened note may bring, so that one topic does not take all places;
             None sets no limit.
         last: number of the last opened notes that bring candidates, each note counted once. A blend is fitted
