@@ -56,7 +56,9 @@ def test_pieces_of_a_living_run_are_left_alone_and_refused(tmp_path):
 
 
 def test_only_missing_shards_are_computed_and_all_are_read_back(tmp_path):
-    rows, calls, results = np.array([4, 0, 3, 1, 2]), [], {}
+    rows = np.array([4, 0, 3, 1, 2])
+    calls: list[list[int]] = []
+    results: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def compute(piece):
         if len(calls) == 2:
