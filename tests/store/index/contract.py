@@ -1,4 +1,4 @@
-"""What every index must do. A subclass names its class and kind, and has a fixture ``make``: dim -> an empty index.
+"""What every index must do. A subclass names its class and kind, and has a fixture ``make``: dim -> an index.
 
 Answers are known where the vectors are one-hot; elsewhere a brute-force search over the table is the truth.
 """
