@@ -450,7 +450,7 @@ def test_a_model_opened_in_another_way_has_no_fingerprint_to_compare(
 
 
 def test_wrong_options(saved: Path, notes: pa.Table):
-    with pytest.raises(ConfigError, match="unknown option 'width'; NoteLLM knows template, dim"):
+    with pytest.raises(ConfigError, match="unknown option 'width'; NoteLLM knows dim"):
         NoteLLM.from_pretrained(saved, width=3)
     with pytest.raises(ConfigError, match="unknown option 'width'"):
         NoteLLM.from_corpus(notes, tiny=SMALL, width=3)

@@ -89,15 +89,18 @@ def show_dropped(dropped: Mapping[str, int]) -> None:
         show(f"left out: {count:,} rows, {problem}")
 
 
-def display_title(title: str, content: str, length: int = 70) -> str:
-    """Return the title of a note on one line, or the beginning of its content if it has no title."""
-    return " ".join((title or content).split())[:length]
+_TITLE_LENGTH = 70  # characters
 
 
 def display_titles(notes: Any) -> dict[str, str]:
-    """Return the titles to show of a notes table, by note id."""
+    """Return the titles to show of a notes table, each on one line, by note id."""
+    from notellm.data.note import display_title
+
     columns = (notes[name].to_pylist() for name in ("note_id", "title", "content"))
-    return {note_id: display_title(title, content) for note_id, title, content in zip(*columns, strict=True)}
+    return {
+        note_id: " ".join(display_title(title, content).split())[:_TITLE_LENGTH]
+        for note_id, title, content in zip(*columns, strict=True)
+    }
 
 
 def ids_of(text: str) -> list[str]:
