@@ -3,7 +3,7 @@
 :class:`BinLLMTrainer` is transformers' ``Trainer``, which brings logging, checkpoints, resuming, bf16 and
 several processes. **Intuitive** tuning uses prompts with codes from the start; **two-step** tuning first uses
 text alone, so that the model does not rely on the codes as a shortcut, and then the codes (BinLLM, section
-3.3). These are two runs of this trainer on the same model, see ``jobs/train_rank.py``.
+3.3). These are two runs of this trainer on the same model, see ``jobs/rank_tuning.py``.
 """
 
 import copy
