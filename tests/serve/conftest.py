@@ -16,12 +16,20 @@ def places(tmp_path_factory):
     return make_places(tmp_path_factory.mktemp("service"))
 
 
+@pytest.fixture(autouse=True)
+def _loggers_are_restored():
+    """A service takes over these loggers; the next test file in the same process reads them by caplog."""
+    loggers = (log, logging.getLogger("uvicorn"), logging.getLogger("notellm"))
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+
+
 @pytest.fixture
 def logged(monkeypatch):
     """A function that returns what the service has logged to standard error so far."""
     text = io.StringIO()
-    loggers = (log, logging.getLogger("uvicorn"), logging.getLogger("notellm"))
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
     monkeypatch.setattr(sys, "stderr", text)
     writer = log_to_stderr()
 
@@ -29,6 +37,4 @@ def logged(monkeypatch):
         assert writer.flush(60)
         return text.getvalue()
 
-    yield read
-    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        logger.handlers[:], logger.level, logger.propagate = handlers, level, propagate
+    return read
