@@ -91,7 +91,6 @@ class BinLLMTrainer(BackboneTrainer):
             callbacks=callbacks,
             **trainer_options,
         )
-        self.model_accepts_loss_kwargs = False
 
     def compute_loss(
         self,
@@ -110,12 +109,11 @@ class BinLLMTrainer(BackboneTrainer):
         embeddings = cast("BinLLM", self.bare).backbone.get_input_embeddings()
         return dict.fromkeys(map(id, embeddings.parameters()), self.args.embedding_learning_rate)
 
-    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Measure the AUC of the validation rows."""
+    def measure(self) -> dict[str, float]:
+        """Return the AUC of the validation rows."""
         if self.valid is None:
             raise ConfigError("this trainer has no validation rows; give valid=")
-        model = cast("BinLLM", self.bare)
-        logits = model.predict(self.valid.ids)
+        logits = cast("BinLLM", self.bare).predict(self.valid.ids)
         if not np.isfinite(logits).all():
             raise ConfigError(
                 f"the model answers NaN after {self.state.global_step} steps: lower the learning rate "
@@ -123,11 +121,7 @@ class BinLLMTrainer(BackboneTrainer):
             )
         from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - it takes a second, which a service need not wait
 
-        auc = float(roc_auc_score(self.valid.labels, logits))
-        metrics = {f"{metric_key_prefix}_auc": auc}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+        return {"auc": float(roc_auc_score(self.valid.labels, logits))}
 
 
 @torch.inference_mode()
