@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import torch
 from transformers import PrinterCallback, Trainer
 
 from notellm.artifacts.replace import check_replaceable
@@ -145,7 +144,6 @@ def training_options(
         "load_best_model_at_end": measured,
         "greater_is_better": True,
         "disable_tqdm": not progress,
-        "dataloader_pin_memory": torch.cuda.is_available(),
         "report_to": "tensorboard" if find_spec("tensorboard") else "none",
     }
 
