@@ -53,12 +53,12 @@ def recommend(
     from dataclasses import asdict
 
     from notellm.errors import ModelError
-    from notellm.recall.checkpoint import is_checkpoint
+    from notellm.recall.model import NoteLLM
     from notellm.recommend.recommender import Recommender
 
     if (model is None) == (vectors is None):
         raise ConfigError("give either --model or --vectors")
-    if model is not None and not is_checkpoint(model):
+    if model is not None and not NoteLLM.is_saved(model):
         raise ModelError(f"{model} is not a NoteLLM directory; train one with: notellm train")
     hide_loading_bars()
     table = None if notes is None else load_notes(notes)

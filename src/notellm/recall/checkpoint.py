@@ -27,11 +27,6 @@ CONFIG = "notellm.json"
 _DENSE = "2_Dense"
 
 
-def is_checkpoint(path: str | Path) -> bool:
-    """Return whether a folder holds a saved NoteLLM, not only a causal language model."""
-    return is_file(Path(path) / CONFIG)
-
-
 def check_complete(path: Path) -> None:
     """Refuse a folder without settings file whose other files are those of a saved NoteLLM.
 

@@ -19,7 +19,6 @@ import pyarrow as pa
 
 from notellm.errors import DataError, NotFoundError
 from notellm.rank.scorer import Ranker
-from notellm.recall.checkpoint import is_checkpoint
 from notellm.recall.model import NoteLLM
 from notellm.recommend.candidates import vectors_among
 from notellm.recommend.near import merge_near
@@ -110,7 +109,7 @@ class Recommender:
         ranking = Ranker.from_pretrained(ranker, trust_remote_code=trust_remote_code)
         if notes is not None:
             ranking = ranking.with_notes(notes)
-        if is_checkpoint(recall):
+        if NoteLLM.is_saved(recall):
             model = NoteLLM.from_saved(recall, trust_remote_code=trust_remote_code)
             vectors = model.encode(ranking.table, progress=progress)
             return cls.from_vectors(ranking.texts.ids, vectors, ranking)
