@@ -77,6 +77,41 @@ def test_nan_is_in_no_range():
     assert len(problems_of(Sample(rate=nan, share=nan))) == 2
 
 
+@dataclass
+class Bounded:
+    """Every way to declare a range.
+
+    Attributes:
+        top: a bound from above.
+        open: an interval without its lower end.
+        wide: any number above 0.
+    """
+
+    top: float = option(1.0, most=1)
+    open: float = option(1.0, above=0, most=1)
+    wide: float = option(1.0, above=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("top", 1.5, "be at most 1"),
+        ("open", 0, "be above 0 and at most 1"),
+        ("open", 1.5, "be above 0 and at most 1"),
+        ("open", float("nan"), "be above 0 and at most 1"),
+        ("wide", "3", "be a number"),
+        ("top", [1], "be a number"),
+    ],
+)
+def test_every_bound_holds_alone_and_with_others(name, value, rule):
+    assert problems_of(Bounded(**{name: value})) == [f"{name} is {value!r}; it must {rule}"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("top", -9), ("top", 1), ("open", 1), ("wide", 7)])
+def test_what_lies_in_the_range_is_no_problem(name, value):
+    check(Bounded(**{name: value}))
+
+
 def test_fields_that_are_no_options_are_not_checked():
     assert problems_of(Sample(free=-100)) == []
 

@@ -4,6 +4,7 @@ The class declares ``top: int = option(10, least=1)`` and documents ``top`` unde
 jobs, the command line and the service read the same fields, so a new option is one field and its use.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import field, fields
@@ -141,12 +142,19 @@ def choices(kind: type, name: str) -> tuple[Any, ...]:
 
 
 def _out_of_range(value: Any, rules: Mapping[str, Any]) -> tuple[bool, str]:
-    """Whether a number lies outside the declared range, and the range in words."""
-    least, above, most = rules.get("least"), rules.get("above"), rules.get("most")
-    if least is not None and most is not None:
-        return not least <= value <= most, f"lie in {least} to {most}"
-    if least is not None:
-        return not value >= least, f"be at least {least}"
-    if above is not None:
-        return not value > above, f"be above {above}"
-    return False, ""
+    """Whether a value lies outside the declared range or is no number, and the rule in words."""
+    least, above, most = rules["least"], rules["above"], rules["most"]
+    if least is None and above is None and most is None:
+        return False, ""
+    if not isinstance(value, int | float):
+        return True, "be a number"
+    within = (
+        (least is None or value >= least)
+        and (above is None or value > above)
+        and (most is None or value <= most)
+        and not math.isnan(value)
+    )
+    if above is None and least is not None and most is not None:
+        return not within, f"lie in {least} to {most}"
+    bounds = {"at least": least, "above": above, "at most": most}
+    return not within, "be " + " and ".join(f"{name} {at}" for name, at in bounds.items() if at is not None)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from notellm.errors import ConfigError
-from notellm.options import check, check_known, option, problems_of
+from notellm.options import check, check_known, option
 from notellm.rank.codes.options import CodeChoice
 from notellm.templates import read_template
 
@@ -52,16 +52,14 @@ class BinLLMConfig(ModelOptions):
 
 
 def checked_config(options: dict[str, Any]) -> BinLLMConfig:
-    """The configuration with some options; those of the prompt are checked where it is built.
+    """The configuration with some options; the template is read where the prompt is built.
 
     Raises:
         ConfigError: if an option is unknown or not allowed.
     """
     check_known(options, BinLLMConfig, "BinLLM")
     config = BinLLMConfig(**options)
-    choices = [problem for problem in problems_of(config) if "one of" in problem]
-    if choices:
-        raise ConfigError("; ".join(choices))
+    check(config)
     return config
 
 
