@@ -22,6 +22,7 @@ from notellm.data.datasets.collm import CollmData
 from notellm.files import read_json, write_json
 from notellm.jobs.evaluate_rank import evaluate_rank
 from notellm.jobs.train_rank import train_rank
+from notellm.rank.collaborative.kinds import KINDS
 from notellm.rank.config import RankOptions
 from notellm.record import describe, read_record
 
@@ -39,8 +40,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 #: Variants whose codes come from another collaborative model; `--variants` adds them.
 COLLABORATIVE: dict[str, dict[str, Any]] = {
-    "LightGCN codes": {"collaborative": "lightgcn"},
-    "SASRec codes": {"collaborative": "sasrec"},
+    "BinLLM, LightGCN": {"collaborative": "lightgcn"},
+    "BinLLM, SASRec": {"collaborative": "sasrec"},
 }
 #: Test AUC and UAUC in BinLLM (arXiv 2406.03210), of Vicuna-7B but for BinMF: "BinLLM" here is tuned in one
 #: step (there "intuitive tuning", its main figures are of two steps), "text only" is TALLRec there.
@@ -51,7 +52,6 @@ PUBLISHED = {
     "codes only": (0.7307, 0.6797),
     "text only": (0.7097, 0.6818),
 }
-METHODS = ("item popularity", "BinMF")
 Run = dict[str, Any]
 
 
@@ -80,6 +80,11 @@ def run_one(data: CollmData, variant: str, options: RankOptions, work: Path) -> 
     return run
 
 
+def codes_alone(run: Run) -> str:
+    """Name of ranking by the codes of a run alone."""
+    return KINDS[run["made_of"]["config"]["collaborative"]].label
+
+
 def figures(run: Run, method: str, group: str = "all") -> dict[str, float]:
     """AUC and UAUC of a method on the test rows."""
     for result in run["evaluation"]["ranking"]:
@@ -101,7 +106,8 @@ def report(runs: list[Run]) -> Iterable[str]:
     first = next(iter(by_variant.values()))
     yield "Test rows; mean ± standard deviation over the seeds; published: Vicuna-7B, but for BinMF."
     rows = []
-    for name in METHODS:
+    methods = ("item popularity", codes_alone(first[0]))
+    for name in methods:
         if name in {result["name"] for result in first[0]["evaluation"]["ranking"]}:
             found = [figures(run, name) for run in first]
             rows.append([name, str(len(found)), *columns(found), *published(name), "", ""])
@@ -125,24 +131,25 @@ def report(runs: list[Run]) -> Iterable[str]:
         yield "## Codes alone"
         yield "The same test rows, scored by h_u . h_i of each variant's codes, without the language model."
         alone = {
-            variant: [figures(run, "BinMF") for run in variant_runs]
-            for variant, variant_runs in by_variant.items()
+            codes_alone(variant_runs[0]): [figures(run, codes_alone(run)) for run in variant_runs]
+            for variant_runs in by_variant.values()
         }
         rows = [[name, str(len(found)), *columns(found)] for name, found in alone.items()]
-        yield table(["codes of", "seeds", "AUC", "UAUC"], rows)
-    yield "## BinLLM less BinMF"
+        yield table(["codes", "seeds", "AUC", "UAUC"], rows)
+    yield "## BinLLM less its codes alone"
     rows = []
-    for run in first:
-        found = run["evaluation"]["ahead"].get("BinMF", {})
+    compared = [run for run in runs if run["made_of"]["variant"] in (next(iter(by_variant)), *COLLABORATIVE)]
+    for run in compared:
+        found = run["evaluation"]["ahead"].get(codes_alone(run), {})
         cells = [f"{v['mean']:+.4f} [{v['low']:+.4f}, {v['high']:+.4f}]" for v in found.values()]
-        rows.append([str(run["made_of"]["config"]["seed"]), *cells])
+        rows.append([run["made_of"]["variant"], str(run["made_of"]["config"]["seed"]), *cells])
     yield "95 % bootstrap intervals over the users of the test rows, both methods on the same ones."
-    yield table(["seed", "AUC", "UAUC"], rows)
+    yield table(["variant", "seed", "AUC", "UAUC"], rows)
     yield "## By what training has seen"
     rows = []
     for group in ("warm", "cold user", "cold item"):
-        for name, own in [("BinMF", first), *by_variant.items()]:
-            method = name if name in METHODS else "BinLLM"
+        for name, own in [(methods[-1], first), *by_variant.items()]:
+            method = name if name in methods else "BinLLM"
             found = [figures(run, method, group) for run in own]
             rows.append([group, name, *columns(found)])
     yield table(["test rows", "method", "AUC", "UAUC"], rows, left=2)

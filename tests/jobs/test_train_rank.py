@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +27,15 @@ from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import read_json
 from notellm.jobs import rank_codes, rank_tuning
 from notellm.jobs import train_rank as train_rank_module
+from notellm.jobs.card import ranker_card
 from notellm.jobs.evaluate_rank import evaluate_rank
 from notellm.jobs.train_rank import liked_histories, train_rank
 from notellm.rank.batch import NoteTexts, questions
+from notellm.rank.collaborative.kinds import KINDS, Collaborative
 from notellm.rank.config import RankOptions
 from notellm.rank.scorer import Ranker
 from notellm.rank.trainer import BinLLMTrainer, fit_answers
-from notellm.record import describe
+from notellm.record import describe, read_record
 
 JOB = """
 import sys
@@ -354,3 +357,15 @@ def test_evaluation_has_the_baselines_and_the_groups(world, fitted, tmp_path):
     fewer = Ranker(ranker.model, ranker.codes, notes[:200], ranker.histories)
     dropped = evaluate_rank(fewer, test, resamples=20, progress=False).record["metrics"]["dropped"]
     assert dropped["impression of an unknown note"] > 0
+
+
+@pytest.mark.parametrize("kind", get_args(Collaborative))
+def test_codes_alone_are_named_after_their_model(world, fitted, kind):
+    ranker, folder = fitted
+    described = replace(ranker.codes, description={"options": {"collaborative": kind}})
+    other = Ranker(ranker.model, described, world[0], ranker.histories)
+    result = evaluate_rank(other, world[3], resamples=2, progress=False)
+    assert result.results[1].name == KINDS[kind].label
+    record = read_record(folder)
+    card = ranker_card("r", record | {"config": record["config"] | {"collaborative": kind}})
+    assert f"codes alone ({KINDS[kind].label})" in card

@@ -76,7 +76,7 @@ def random_codes(note_ids: list[str], *, unknown: str = "average", seed: int = 0
         },
         scale=1.0,
         unknown=unknown,  # type: ignore[arg-type]
-        description={},
+        description={"options": {"collaborative": "mf"}},
     )
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from notellm.rank.collaborative.kinds import KINDS
+
 
 def model_card(name: str, record: dict[str, Any]) -> str:
     """Return the card of a NoteLLM in Markdown, with the front matter that model hubs read.
@@ -72,7 +74,8 @@ def ranker_card(name: str, record: dict[str, Any]) -> str:
         record: record of the ranker.
     """
     config, data, metrics = record["config"], record["data"], record["metrics"]
-    named = {"codes": "codes alone (BinMF)", "untrained": "BinLLM before tuning", "validation": "BinLLM"}
+    alone = f"codes alone ({KINDS[config['collaborative']].label})"
+    named = {"codes": alone, "untrained": "BinLLM before tuning", "validation": "BinLLM"}
     measured = "\n".join(
         f"| {method} | {metrics[key]['auc']:.4f} | {_cell(metrics[key].get('uauc'))} |"
         for key, method in named.items()

@@ -79,7 +79,7 @@ def evaluate_rank(
     seed: int = 0,
     progress: bool = True,
 ) -> RankEvaluation:
-    """Compute AUC, UAUC and NDCG@k of item popularity, the codes alone (BinMF) and the ranker.
+    """Compute AUC, UAUC and NDCG@k of item popularity, the codes alone and the ranker.
 
     Args:
         ranker: the ranker; or the scores (rows,) of methods by name, which are measured unchanged.
@@ -110,7 +110,7 @@ def evaluate_rank(
         liked = pa.chunked_array([[note for history in histories for note in history]], pa.string())
         methods["item popularity"] = _counts(liked if train is None else _liked(train), table["note_id"])
         if codes is not None:
-            methods["BinMF"] = codes.scores(table["user_id"], table["note_id"], table["history"])
+            methods[codes.label] = codes.scores(table["user_id"], table["note_id"], table["history"])
         groups = _known_groups(codes, table)
         rows = questions(
             ranker.model, ranker.texts, table, None if codes is None else impression_codes(table, codes)

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from sklearn.metrics import roc_auc_score
 
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, StorageError
+from notellm.files import read_json, write_json
 from notellm.rank.codes.codes import Codes, inner_product
 from notellm.rank.codes.fit import fit_codes, fit_out_of_fold
 from notellm.rank.codes.model import CodeModel
@@ -265,6 +266,27 @@ def test_saved_codes_are_the_same(codes, tmp_path, unknown):
     assert again.description["options"]["bits"] == 16
     table = pq.read_table(tmp_path / "codes" / "users.parquet")
     assert table["code"].to_pylist() == binary_text(codes.user_codes)
+
+
+def test_the_same_rows_make_the_same_bytes(board, codes, tmp_path):
+    codes.save_pretrained(tmp_path / "first")
+    fit_codes(board[0], board[1], OPTIONS).save_pretrained(tmp_path / "second")
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("first", "second")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("description", [None, {}, {"options": {"collaborative": "gru"}}])
+def test_codes_of_no_known_model_are_refused(codes, tmp_path, description):
+    codes.save_pretrained(tmp_path / "codes")
+    path = tmp_path / "codes" / "config.json"
+    write_json(read_json(path) | {"description": description}, path, replace=True)
+    agree(tmp_path / "codes")
+    with pytest.raises(
+        ModelError, match=r"the collaborative model in config\.json is .*, not one of mf, lightgcn"
+    ):
+        Codes.from_pretrained(tmp_path / "codes")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from notellm.rank.codes.options import Unknown
 from notellm.rank.codes.text import Bits, binary_text, parse_binary
 from notellm.rank.codes.unknown import folded_codes, is_known
 from notellm.rank.collaborative.base import CONFIG, ITEMS, USERS, WEIGHTS, Floats, build_saved
+from notellm.rank.collaborative.kinds import KINDS
 from notellm.rank.collaborative.rows import Histories, IdIndex
 from notellm.record import fingerprint
 
@@ -58,7 +59,8 @@ class Codes:
             (bits,); and for "folded" the arrays of ``unknown.fit_fold``.
         scale: s; a logit is s times the score.
         unknown: code of a user or item without training rows, see ``unknown.py``.
-        description: options and course of the training, as JSON values.
+        description: "options" of the codes (``CodeOptions``) and the course of their "training", as JSON
+            values.
         encoder: the trained model, if it computes users' codes from their histories (SASRec); None otherwise.
     """
 
@@ -78,6 +80,11 @@ class Codes:
     def bits(self) -> int:
         """Length of a code."""
         return int(self.user_codes.shape[1])
+
+    @property
+    def label(self) -> str:
+        """Name of ranking by these codes alone, such as "BinMF"."""
+        return KINDS[self.description["options"]["collaborative"]].label
 
     # ---------------------------------------------------------------- who is known
 
@@ -267,8 +274,11 @@ def _check_saved(
         raise ValueError(f"the scale in {CONFIG} is {scale!r}")
     if unknown not in get_args(Unknown):
         raise ValueError(f"unknown in {CONFIG} is {unknown!r}, not one of {', '.join(get_args(Unknown))}")
-    if not isinstance(values.get("description"), dict):
-        raise ValueError(f"{CONFIG} has no description")  # noqa: TRY004 - damaged data
+    description = values.get("description")
+    options = description.get("options") if isinstance(description, dict) else None
+    kind = options.get("collaborative") if isinstance(options, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"the collaborative model in {CONFIG} is {kind!r}, not one of {', '.join(KINDS)}")
     needed: dict[str, tuple[tuple[int, ...], type]] = dict.fromkeys(
         ("average_user", "average_item"), ((user_bits,), np.bool_)
     )

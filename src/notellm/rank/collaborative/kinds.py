@@ -21,6 +21,7 @@ class Kind:
     """A kind of collaborative model and the settings of codes that are made from it.
 
     Attributes:
+        label: name of ranking by the codes alone, in reports.
         location: the class, as "module:name"; the module is one of ``notellm.rank.collaborative``.
         dimensions: dimensions of the vectors.
         penalties: penalties that are tried, see ``CodeOptions``.
@@ -28,6 +29,7 @@ class Kind:
         arguments: further arguments of the class.
     """
 
+    label: str
     location: str
     dimensions: int
     penalties: tuple[float, ...]
@@ -44,9 +46,14 @@ class Kind:
 _AVERAGED = TrainingOptions(learning_rate=3e-3, weight_decay=0.0, averaging=0.995)
 
 KINDS: dict[Collaborative, Kind] = {
-    "mf": Kind("mf:MatrixFactorization", 32, (17.0, 5.0, 2.0), _AVERAGED, {"biases": False}),
-    "lightgcn": Kind("lightgcn:LightGCN", 32, (17.0, 5.0, 2.0), _AVERAGED),
+    "mf": Kind("BinMF", "mf:MatrixFactorization", 32, (17.0, 5.0, 2.0), _AVERAGED, {"biases": False}),
+    "lightgcn": Kind("LightGCN codes", "lightgcn:LightGCN", 32, (17.0, 5.0, 2.0), _AVERAGED),
     "sasrec": Kind(
-        "sasrec:SASRec", 32, (5.0, 2.0, 0.5), replace(_AVERAGED, batch=512, patience=5), {"layers": 1}
+        "SASRec codes",
+        "sasrec:SASRec",
+        32,
+        (5.0, 2.0, 0.5),
+        replace(_AVERAGED, batch=512, patience=5),
+        {"layers": 1},
     ),
 }

@@ -7,7 +7,6 @@ best epoch. All random numbers follow from the seed.
 
 import copy
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -32,14 +31,12 @@ class Training:
         epochs: number of passes over the rows.
         best_epoch: the epoch whose weights were kept, counted from 1.
         valid_auc: AUC of that epoch on the validation rows.
-        seconds: duration of the training.
     """
 
     options: TrainingOptions
     epochs: int
     best_epoch: int
     valid_auc: float
-    seconds: float
 
     def to_json(self) -> dict[str, object]:
         """Return the fields as JSON values."""
@@ -88,7 +85,6 @@ def fit(
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - it takes a second, which a service need not wait
 
     options = options or TrainingOptions()
-    start = time.perf_counter()
     optimizer = torch.optim.Adam(
         module.parameters(),
         lr=options.learning_rate,
@@ -129,7 +125,7 @@ def fit(
                 break
     module.load_state_dict(weights)
     module.eval()
-    return Training(options, epoch, best_epoch, best, time.perf_counter() - start)
+    return Training(options, epoch, best_epoch, best)
 
 
 def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
