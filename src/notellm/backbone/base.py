@@ -143,7 +143,7 @@ class PromptedModel(nn.Module):
         if not saved:
             cls.check_new(path)
         settings_file = path / cls.settings_file if saved and not options else None
-        with naming(settings_file):
+        with _errors_naming(settings_file):
             config = cls.config_from_options(saved.get("config", {}) | options)
         backbone, tokenizer = load_backbone(
             name_or_path,
@@ -152,10 +152,10 @@ class PromptedModel(nn.Module):
             trust_remote_code=trust_remote_code,
             saved=bool(saved),
         )
-        config = replace(config, max_length=longest(backbone, config.max_length))
+        config = replace(config, max_length=_length_within(backbone, config.max_length))
         template = None if "template" in options else saved.get("template")
         build: Callable[..., Self] = cls
-        with naming(settings_file):
+        with _errors_naming(settings_file):
             model = build(backbone, tokenizer, config, template=template)
         if saved:
             model.load_extra(path, saved)
@@ -259,8 +259,9 @@ class PromptedModel(nn.Module):
         dtype = save_backbone(self.backbone, folder)
         self.tokenizer.save_pretrained(folder)
         self.write_extra(folder)
-        saved = {"config": asdict(self.settings), "template": self.prompt.template.to_dict()}
-        saved |= self.extra_settings() | written_down(self.fingerprint(), dtype)
+        saved: dict[str, Any] = {"config": asdict(self.settings), "template": self.prompt.template.to_dict()}
+        saved |= self.extra_settings()
+        saved |= {"fingerprint": self.fingerprint(), "dtype": str(dtype).removeprefix("torch.")}
         for name, text in {self.settings_file: json_text(saved), **(extra or {})}.items():
             (folder / name).write_text(text, encoding="utf-8")
 
@@ -309,7 +310,7 @@ class PromptedModel(nn.Module):
         self.backbone.activation_checkpointing_enable(**options)
 
 
-def longest(backbone: PreTrainedModel, wanted: int) -> int:
+def _length_within(backbone: PreTrainedModel, wanted: int) -> int:
     """Return the wanted length of a prompt in tokens, or the backbone's limit where that is smaller.
 
     Raises:
@@ -330,8 +331,8 @@ def read_saved(path: Path, config: type, model: str) -> dict[str, Any]:
     """Read a settings file and compare the files beside it with the folder's manifest.
 
     Args:
-        path: the file: a JSON object with "config" (fields of the settings), "template", and the entries of
-            :func:`written_down`.
+        path: the file: a JSON object with "config" (fields of the settings), "template", "fingerprint" and
+            "dtype" (a dtype that holds the saved weights exactly).
         config: the dataclass of the settings.
         model: name of the model class, for messages.
 
@@ -362,7 +363,7 @@ def read_saved(path: Path, config: type, model: str) -> dict[str, Any]:
 
 
 @contextmanager
-def naming(path: Path | None) -> Iterator[None]:
+def _errors_naming(path: Path | None) -> Iterator[None]:
     """Name the settings file in errors about settings; None where a caller gave the settings.
 
     Raises:
@@ -374,13 +375,3 @@ def naming(path: Path | None) -> Iterator[None]:
         if path is None:
             raise
         raise ModelError(f"{path}: {error}; save the model again") from error
-
-
-def written_down(fingerprint: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the entries of the settings file that describe the whole model.
-
-    Args:
-        fingerprint: the model's fingerprint.
-        dtype: a dtype that holds the saved weights exactly.
-    """
-    return {"fingerprint": fingerprint, "dtype": str(dtype).removeprefix("torch.")}

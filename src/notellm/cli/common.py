@@ -94,11 +94,11 @@ _TITLE_LENGTH = 70  # characters
 
 def display_titles(notes: Any) -> dict[str, str]:
     """Return the titles to show of a notes table, each on one line, by note id."""
-    from notellm.data.note import display_title
+    from notellm.data.note import Note
 
     columns = (notes[name].to_pylist() for name in ("note_id", "title", "content"))
     return {
-        note_id: " ".join(display_title(title, content).split())[:_TITLE_LENGTH]
+        note_id: " ".join(Note(title, content).display_title.split())[:_TITLE_LENGTH]
         for note_id, title, content in zip(*columns, strict=True)
     }
 

@@ -10,7 +10,7 @@ descriptions in the docstring.
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from enum import StrEnum
 from functools import wraps
 from typing import Annotated, Any, TypeAlias
@@ -62,11 +62,10 @@ def _parameters(kind: type) -> dict[str, inspect.Parameter]:
             f"--{each.name.replace('_', '-')}" if annotation(kind, each.name) is bool else None
         )
         info = typer.Option(*([flag] if flag else []), help=_sentence(help_of[each.name]))
-        default = None if each.default is MISSING else each.default
         result[each.name] = inspect.Parameter(
             each.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=default,
+            default=each.default,
             annotation=Annotated[_offered(kind, each.name), info],
         )
     return result

@@ -36,7 +36,6 @@ rank = typer.Typer(
 commands.add_typer(rank, name="rank")
 
 
-_DEFAULTS = RankOptions()
 RankerFolder = Annotated[Path, typer.Argument(help="A ranker directory from: notellm rank train.")]
 
 
@@ -79,7 +78,8 @@ def train(
     ] = None,
     valid_share: Annotated[float, typer.Option(help="Share of the impressions for validation.")] = 0.1,
     test_share: Annotated[float, typer.Option(help="Share of the impressions kept for testing.")] = 0.1,
-    options: RankOptions = _DEFAULTS,  # with_options puts the fields in this place
+    *,
+    options: RankOptions,  # with_options puts the fields in this place
     resume: Resume = False,
     force: Force = False,
     quiet: Quiet = False,

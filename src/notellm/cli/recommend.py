@@ -23,7 +23,6 @@ from notellm.errors import ConfigError
 from notellm.recommend.options import RecommendOptions
 
 commands = group()
-_DEFAULTS = RecommendOptions()
 
 
 @commands.command(
@@ -46,7 +45,8 @@ def recommend(
     ] = None,
     history: History = None,
     exclude: Annotated[str, typer.Option(help="Ids of notes that must not be recommended: a,b,c.")] = "",
-    options: RecommendOptions = _DEFAULTS,  # with_options puts the fields in this place
+    *,
+    options: RecommendOptions,  # with_options puts the fields in this place
     quiet: Quiet = False,
 ) -> None:
     """Recommend notes to a user: notes near those that the user opened, ranked, none of them seen before."""

@@ -8,6 +8,9 @@ import pyarrow as pa
 
 from notellm.errors import DataError
 
+#: Characters of a note's content that stand for a missing title.
+TITLE_LENGTH = 120
+
 
 @dataclass(frozen=True)
 class Note:
@@ -18,23 +21,13 @@ class Note:
     topics: tuple[str, ...] = ()
     category: str = ""
 
-    def display_title(self, length: int | None = None) -> str:
-        """Return the title, or the content if there is none, cut to ``length`` characters."""
-        return display_title(self.title, self.content, length)
+    @property
+    def display_title(self) -> str:
+        """What a list shows of the note: its title, or the beginning of its content if it has no title."""
+        return self.title or self.content[:TITLE_LENGTH]
 
 
 Notes: TypeAlias = pa.Table | Sequence[Note]
-
-
-def display_title(title: str, content: str, length: int | None = None) -> str:
-    """Return the text that stands for a note in a list.
-
-    Args:
-        title: the title; "" if there is none.
-        content: the content, which is used if there is no title.
-        length: largest number of characters; None for the whole text.
-    """
-    return (title or content)[:length]
 
 
 def notes_from_table(table: pa.Table) -> list[Note]:

@@ -10,19 +10,11 @@ from fastapi import Response
 from notellm.engine.requests import Related
 from notellm.store.rows import StoredNote
 
-#: Characters of a note's content that stand for a missing title.
-TITLE_LENGTH = 120
-
 
 def json_answer(value: Any, *, status: int = 200) -> Response:
     """Return a JSON value as an answer."""
     # The values are made here and fit their schema. Validating them would cost more than the search.
     return Response(json.dumps(value, ensure_ascii=False).encode(), status, media_type="application/json")
-
-
-def display_title(note: StoredNote) -> str:
-    """Return the title of a note, or the beginning of its content if it has no title."""
-    return note.title or note.content[:TITLE_LENGTH]
 
 
 def note_json(note: StoredNote) -> dict[str, Any]:
@@ -41,13 +33,13 @@ def note_json(note: StoredNote) -> dict[str, Any]:
 
 def brief_json(note: StoredNote) -> dict[str, Any]:
     """Return what a list shows of a note."""
-    return {"note_id": note.note_id, "title": display_title(note), "category": note.category}
+    return {"note_id": note.note_id, "title": note.display_title, "category": note.category}
 
 
 def reason_json(notes: Mapping[str, StoredNote], note_id: str | None) -> dict[str, str] | None:
     """Return the opened note behind a recommendation, or None for a popular or an unknown note."""
     note = None if note_id is None else notes.get(note_id)
-    return None if note is None else {"note_id": note.note_id, "title": display_title(note)}
+    return None if note is None else {"note_id": note.note_id, "title": note.display_title}
 
 
 def related_json(related: Related) -> bytes:
@@ -58,7 +50,7 @@ def related_json(related: Related) -> bytes:
     """
     pairs = zip(related.notes, related.scores, strict=True)
     rows = ", ".join(
-        f'{{"note_id": {_text(note.note_id)}, "score": {score:.6f}, "title": {_text(display_title(note))}, '
+        f'{{"note_id": {_text(note.note_id)}, "score": {score:.6f}, "title": {_text(note.display_title)}, '
         f'"category": {_text(note.category)}}}'
         for note, score in pairs
     )

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from notellm.data.note import TITLE_LENGTH
 from notellm.engine.engine import Engine
-from notellm.serve.answers import TITLE_LENGTH, display_title
 from notellm.store.index.base import vectors_there
 from notellm.store.index.filters import Filter
 from notellm.store.rows import is_visible
@@ -62,7 +62,7 @@ class NoteMap:
         return {
             "ready": True,
             "note_ids": [note.note_id for note in shown],
-            "titles": [display_title(note)[:TITLE_LENGTH] for note in shown],
+            "titles": [note.display_title[:TITLE_LENGTH] for note in shown],
             "categories": [note.category for note in shown],
             "x": [places[note.note_id][0] for note in shown],
             "y": [places[note.note_id][1] for note in shown],
