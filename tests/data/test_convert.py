@@ -1,5 +1,4 @@
 from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal
 
 import numpy as np
 import polars as pl
@@ -8,21 +7,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from notellm.data.cells.ids import ids
+from notellm.data.cells.texts import texts
+from notellm.data.cells.times import times
+from notellm.data.cells.topics import topics
 from notellm.data.convert import (
     RAW_CLICKS,
     RAW_NOTES,
-    ids,
     is_order_only,
     labels,
     order_times,
     raw_clicks,
     raw_notes,
-    texts,
-    topics,
 )
 from notellm.data.problems import Report
 from notellm.data.schema import TIME
-from notellm.data.times import times
 from notellm.errors import DataError
 
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, tzinfo=UTC)
@@ -51,14 +50,12 @@ def broken(*cells):
         ([1, 2**62, None], pa.int64(), ["1", str(2**62), None]),
         ([2**64 - 1], pa.uint64(), [str(2**64 - 1)]),
         ([12.0, float("nan"), 12.5, -3.0, None], pa.float64(), ["12", None, "12.5", "-3", None]),
-        ([" a ", "", None, "12.0"], pa.string(), ["a", "", None, "12.0"]),
-        (["12.0", "", None, "7.0"], pa.string(), ["12", "", None, "7"]),
+        ([" a ", "", None], pa.string(), ["a", "", None]),
         (["v1.0", "2.0"], pa.string(), ["v1.0", "2.0"]),
         (["1.5", "2.0"], pa.large_string(), ["1.5", "2.0"]),
         (["a", "b", "a"], pa.dictionary(pa.int8(), pa.string()), ["a", "b", "a"]),
         ([3, 4], pa.dictionary(pa.int8(), pa.int32()), ["3", "4"]),
         ([b"x"], pa.binary(), ["x"]),
-        ([Decimal("12.00"), None], pa.decimal128(10, 2), ["12", None]),
         ([None, None], pa.null(), [None, None]),
     ],
 )
@@ -75,7 +72,7 @@ def test_ids_that_lost_digits_are_reported(values):
 
 def test_ids_of_an_impossible_type():
     with pytest.raises(DataError, match="ids are text or integers"):
-        read(ids, [["a"]])
+        read(ids, [True])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +151,7 @@ def test_iso_text_comes_back(moment):
 @pytest.mark.parametrize(
     ("values", "kind", "expected"),
     [
-        (['["a", "b|c"]', "x|y| z", "", None, "[]"], None, [["a", "b|c"], ["x", "y", " z"], [], [], []]),
+        (['["a", "b|c"]', "x|y| z", "", None, "[]"], None, [["a", "b|c"], ["x", "y", "z"], [], [], []]),
         (["[1, 2.5, null]", '["\\ud800"]'], None, [["1", "2.5"], ["?"]]),
         ([["a", None], None, []], pa.list_(pa.string()), [["a", None], [], []]),
         ([[1, 2]], pa.large_list(pa.int64()), [["1", "2"]]),
@@ -186,12 +183,7 @@ def test_labels():
             labels(cell, "name", "t")
 
 
-def test_topics_that_are_no_json_are_reported():
-    found, report = read(topics, ["['a', 'b']"])
-    assert found == [["['a', 'b']"]]
-    assert report.problems[0].count == 1
-    with pytest.raises(DataError, match="topics are lists of text"):
-        read(topics, [[["a"]]])
+def test_topics_of_an_impossible_type():
     with pytest.raises(DataError, match="topics are lists of text"):
         read(topics, [1])
 
@@ -214,7 +206,7 @@ def test_broken_utf8_in_topic_lists():
 def test_text_of_numbers_and_not_of_lists():
     assert read(texts, [1, None])[0] == ["1", None]
     with pytest.raises(DataError, match="join the list first"):
-        read(texts, [["a"]])
+        read(texts, [["a", "b"]])
 
 
 def test_raw_tables_have_the_schema_and_every_row():

@@ -1,24 +1,24 @@
 """Convert columns of any type to the types of NOTES and CLICKS.
 
 Raw tables have the columns and types of ``NOTES`` and ``CLICKS`` but may contain nulls and nonsense, which
-``validate`` cleans. A cell that cannot be converted becomes null and is reported. Ids become strings without
-surrounding white space (see ``ids``). Topics are lists; in text, a JSON array or words between ``|``. In
-texts, bytes that are not UTF-8 become U+FFFD, one for each broken byte. Times are described in
-``notellm.data.times``.
+``validate`` cleans. A cell that cannot be converted becomes null and is reported. The package ``cells`` reads
+ids, texts, topics and times. In texts, bytes that are not UTF-8 become U+FFFD, one for each broken byte.
 """
 
 import json
 from datetime import UTC, datetime
-from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm.data.columns import is_text, plain, utf8
+from notellm.data.cells.ids import ids
+from notellm.data.cells.options import CellOptions
+from notellm.data.cells.texts import texts
+from notellm.data.cells.times import times
+from notellm.data.cells.topics import topics
 from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES
-from notellm.data.times import times
 from notellm.errors import DataError
 
 #: Raw notes and clicks: the columns and types of the clean tables, where every value may be null.
@@ -28,7 +28,6 @@ RAW_CLICKS = pa.schema([column.with_nullable(True) for column in CLICKS])
 # Rows of one Arrow chunk, whose 32-bit offsets limit it to 2 GiB of text.
 _CHUNK = 1 << 15
 _YEAR_OF_ORDER = datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC)
-_LARGEST_EXACT_FLOAT = 2**53
 
 
 def raw_table(columns: dict[str, pl.Series], schema: pa.Schema) -> pa.Table:
@@ -50,14 +49,15 @@ def raw_table(columns: dict[str, pl.Series], schema: pa.Schema) -> pa.Table:
     return pa.concat_tables(batches) if batches else schema.empty_table()
 
 
-def raw_notes(table: pa.Table, where: str, report: Report) -> pa.Table:
+def raw_notes(table: pa.Table, where: str, report: Report, options: CellOptions | None = None) -> pa.Table:
     """Convert notes of any column types to the schema ``RAW_NOTES``, row for row.
 
     Args:
         table: table with the column ``note_id``, and ``title`` or ``content``; the other columns of ``NOTES``
             are optional. Further columns are dropped.
         where: name of the table in the report, as "notes.csv".
-        report: receives what could not be read.
+        report: receives what was guessed, and what could not be read.
+        options: how cells are read.
 
     Raises:
         DataError: if a column is missing, or has a type that cannot be an id, a text, topics or a time.
@@ -71,17 +71,17 @@ def raw_notes(table: pa.Table, where: str, report: Report) -> pa.Table:
             continue
         column, place = table.column(name), f"{where}: {name}"
         if name == "note_id":
-            columns[name] = ids(column, place, report)
+            columns[name] = ids(column, place, report, options)
         elif name == "topics":
-            columns[name] = topics(column, place, report)
+            columns[name] = topics(column, place, report, options)
         elif name == "published_at":
-            columns[name] = times(column, place, report)
+            columns[name] = times(column, place, report, options)
         else:
-            columns[name] = texts(column, place, report)
+            columns[name] = texts(column, place, report, options)
     return raw_table(columns, RAW_NOTES)
 
 
-def raw_clicks(table: pa.Table, where: str, report: Report) -> pa.Table:
+def raw_clicks(table: pa.Table, where: str, report: Report, options: CellOptions | None = None) -> pa.Table:
     """Convert clicks of any column types to the schema ``RAW_CLICKS``, row for row.
 
     Without ``timestamp`` the order of the rows is the time: a user's n-th row is at 1970-01-01 plus n
@@ -91,22 +91,25 @@ def raw_clicks(table: pa.Table, where: str, report: Report) -> pa.Table:
         table: table with the columns ``user_id`` and ``note_id``; ``timestamp`` and ``event`` are optional.
             Further columns are dropped.
         where: name of the table in the report, as "clicks.csv".
-        report: receives what could not be read.
+        report: receives what was guessed, and what could not be read.
+        options: how cells are read.
 
     Raises:
         DataError: if a column is missing, or has a type that cannot be an id, a text or a time.
     """
     require(table.column_names, ("user_id", "note_id"), where)
     names = table.column_names
-    columns = {name: ids(table.column(name), f"{where}: {name}", report) for name in ("user_id", "note_id")}
+    columns = {
+        name: ids(table.column(name), f"{where}: {name}", report, options) for name in ("user_id", "note_id")
+    }
     if "timestamp" in names:
-        columns["timestamp"] = times(table.column("timestamp"), f"{where}: timestamp", report)
+        columns["timestamp"] = times(table.column("timestamp"), f"{where}: timestamp", report, options)
     else:
         columns["timestamp"] = order_times(columns["user_id"])
         action = "a user's n-th row is at 1970-01-01 + n s"
         report.add("no column 'timestamp'", where, table.num_rows, "", action)
     if "event" in names:
-        event = texts(table.column("event"), f"{where}: event", report)
+        event = texts(table.column("event"), f"{where}: event", report, options)
         columns["event"] = event.str.strip_chars().str.to_lowercase()
     else:
         columns["event"] = pl.repeat("click", table.num_rows, dtype=pl.String, eager=True)
@@ -165,115 +168,3 @@ def labels(cell: str, key: str, where: str) -> list[str]:
         return [entry[key] for entry in json.loads(cell or "[]")]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f'{where} are {cell[:80]!r}; they must be JSON like [{{"{key}": "x"}}]') from error
-
-
-def ids(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
-    """Convert ids to strings without surrounding white space.
-
-    Integers are written in decimal. Floating point whole numbers lose the fraction (12.0 is "12"), and NaN is
-    null. In text the ".0" is removed only if every non-empty id of the column ends so, as a number column
-    with missing values does in a CSV file.
-
-    Raises:
-        DataError: if the type of the column cannot be an id.
-    """
-    column = plain(column)
-    kind = column.type
-    if pa.types.is_integer(kind):
-        return pl.Series(column).cast(pl.String)
-    if pa.types.is_decimal(kind):
-        column = column.cast(pa.string())
-    elif pa.types.is_floating(kind):
-        numbers = pl.Series(column).cast(pl.Float64).fill_nan(None)
-        doubtful = numbers.filter(numbers.abs() > _LARGEST_EXACT_FLOAT)
-        _lost_digits(doubtful, where, report)
-        whole = (numbers == numbers.floor()) & (numbers.abs() < 2**63)
-        return pl.select(
-            pl.when(whole)
-            .then(numbers.cast(pl.Int64, strict=False).cast(pl.String))
-            .otherwise(numbers.cast(pl.String))
-        ).to_series()
-    elif not is_text(kind) and not pa.types.is_null(kind):
-        raise DataError(f"{where} is of type {kind}; ids are text or integers: cast the column")
-    text = utf8(column, where, report).str.strip_chars()
-    filled = text.drop_nulls()
-    filled = filled.filter(filled != "")
-    decimal = r"^-?\d+\.0+$"
-    # Looking at the first ids is enough for most columns.
-    if len(filled) and all(filled.head(100).str.contains(decimal)) and all(filled.str.contains(decimal)):
-        return text.str.replace(r"\.0+$", "")
-    _lost_digits(filled.filter(filled.str.contains(r"^\d\.\d+[eE]\+?\d+$")), where, report)
-    return text
-
-
-def _lost_digits(doubtful: pl.Series, where: str, report: Report) -> None:
-    if len(doubtful):
-        problem, action = (
-            "id written as a floating point number",
-            "kept, but its last digits may be lost",
-        )
-        report.add(problem, where, len(doubtful), doubtful[0], action)
-
-
-def texts(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
-    """Convert a column to text; numbers are written out.
-
-    Raises:
-        DataError: if the column contains lists.
-    """
-    column = plain(column)
-    if pa.types.is_nested(column.type):
-        raise DataError(f"{where} is of type {column.type}; it must be text: join the list first")
-    if not is_text(column.type):
-        return pl.Series(column).cast(pl.String)
-    return utf8(column, where, report)
-
-
-def topics(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
-    """Convert topics to lists of strings; text is a JSON array, or words between ``|``.
-
-    Raises:
-        DataError: if the column is neither lists of text nor text.
-    """
-    kind = column.type
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and not pa.types.is_nested(kind.value_type):
-        return _topic_lists(column, where, report)
-    if not is_text(plain(column).type) and not pa.types.is_null(kind):
-        raise DataError(
-            f"{where} is of type {kind}; topics are lists of text, or text: a JSON array or words between |"
-        )
-    unreadable: list[str] = []
-    lists = [_topics_of(cell, unreadable) for cell in utf8(plain(column), where, report)]
-    example, action = next(iter(unreadable), ""), "read as words between |"
-    report.add("topics start with [ but are not a JSON array", where, len(unreadable), example, action)
-    return pl.Series(lists, dtype=pl.List(pl.String))
-
-
-def _topic_lists(column: pa.ChunkedArray, where: str, report: Report) -> pl.Series:
-    text_type = pl.List(pl.String)
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        cells = [cell or [] for cell in column.cast(pa.large_list(pa.large_binary())).to_pylist()]
-        lists = [[word.decode(errors="replace") for word in cell if word] for cell in cells]
-        broken = [
-            new
-            for cell, new in zip(cells, lists, strict=True)
-            if [word for word in cell if word] != [word.encode() for word in new]
-        ]
-        report.add("broken UTF-8", where, len(broken), broken[0], "broken bytes became U+FFFD")
-        return pl.Series(lists, dtype=text_type)
-    return pl.Series(column).cast(text_type).fill_null(pl.Series([[]], dtype=text_type))
-
-
-def _topics_of(cell: str | None, unreadable: list[str]) -> list[str]:
-    cell = (cell or "").strip()
-    if cell.startswith("["):
-        try:
-            value: Any = json.loads(cell)
-        except (ValueError, RecursionError):
-            unreadable.append(cell)
-        else:
-            flat = (word for word in value if isinstance(word, str | int | float))
-            return [str(word).encode(errors="replace").decode() for word in flat]
-    return [word for word in cell.split("|") if word]

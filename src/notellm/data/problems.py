@@ -1,7 +1,8 @@
 """The report of what was wrong with the data and what was done about it.
 
 It has one row per kind of problem: ``problem``, ``where`` (file, or table and column), ``count`` (rows),
-``example`` (the first one) and ``action``. Readers and ``validate`` each return a report; ``+`` joins two.
+``example`` (the first one), ``action``, and for a guess the ``option`` of the command line that states it.
+Readers and ``validate`` each return a report; ``+`` joins two.
 """
 
 import unicodedata
@@ -17,6 +18,7 @@ PROBLEMS = pa.schema(
         pa.field("count", pa.int64(), nullable=False),
         pa.field("example", pa.string(), nullable=False),
         pa.field("action", pa.string(), nullable=False),
+        pa.field("option", pa.string(), nullable=False),
     ]
 )
 
@@ -26,13 +28,17 @@ _WIDE = frozenset("WF")
 
 @dataclass(frozen=True)
 class Problem:
-    """A kind of problem: the number of rows that have it, the first of them, and what was done."""
+    """A kind of problem: the number of rows that have it, the first of them, and what was done.
+
+    ``option`` is the option of ``notellm prepare`` that states a guess; "" if there is none.
+    """
 
     problem: str
     where: str
     count: int
     example: str
     action: str
+    option: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,10 +47,17 @@ class Report:
 
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, problem: str, where: str, count: int, example: object, action: str) -> None:
+    def add(
+        self, problem: str, where: str, count: int, example: object, action: str, option: str = ""
+    ) -> None:
         """Add a kind of problem, unless ``count`` is 0."""
         if count:
-            self.problems.append(Problem(problem, where, int(count), _one_line(example), action))
+            self.problems.append(Problem(problem, where, int(count), _one_line(example), action, option))
+
+    @property
+    def options(self) -> list[str]:
+        """The options that state what was guessed, each once."""
+        return list(dict.fromkeys(problem.option for problem in self.problems if problem.option))
 
     def table(self) -> pa.Table:
         """Return the problems as an Arrow table with the schema ``PROBLEMS``."""
@@ -59,9 +72,9 @@ class Report:
     def __str__(self) -> str:
         if not self.problems:
             return "no problems found"
-        rows = [list(PROBLEMS.names)]
-        rows += [[p.problem, p.where, f"{p.count:,}", _shorten(p.example), p.action] for p in self.problems]
-        widths = [max(_width(row[i]) for row in rows) for i in range(len(PROBLEMS.names))]
+        rows = [PROBLEMS.names[:-1]]
+        rows += [[p.problem, p.where, f"{p.count:,}", _shorten(p.example), _action(p)] for p in self.problems]
+        widths = [max(_width(row[i]) for row in rows) for i in range(len(rows[0]))]
         rows.insert(1, ["-" * width for width in widths])
         return "\n".join(
             "  ".join(
@@ -70,6 +83,11 @@ class Report:
             ).rstrip()
             for row in rows
         )
+
+
+def _action(problem: Problem) -> str:
+    """Return what was done, with the option that states it."""
+    return f"{problem.action} ({problem.option})" if problem.option else problem.action
 
 
 def _one_line(value: object) -> str:

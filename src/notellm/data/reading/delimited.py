@@ -1,0 +1,307 @@
+"""Delimited text as Arrow columns of text, block by block.
+
+A block without quotes is split by Arrow. Python's csv module reads the others. Where a quote is not closed as the
+dialect asks, the line is read alone with its quotes as text, if it then has as many cells as the header: a stray quote
+must not swallow the rows after it. Rows that do not fit in any way are left out. All of that is counted.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+
+from notellm.data.problems import Report
+from notellm.data.reading.collect import Columns
+from notellm.data.reading.dialect import Dialect
+from notellm.errors import DataError
+
+#: Takes the first row; returns the place of each column that is read by our name, or None if it is no header.
+Choose = Callable[[list[str]], dict[str, int] | None]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_MOST_LINES = 1_000  # lines over which a cell with stray quotes in it is looked for
+_MOST_CARRIED = 1 << 26  # characters of one row that are waited for before its quote counts as stray
+_SHAPES = 1_000
+_LETTERS, _DIGITS = re.compile(r"[^\W\d_]+"), re.compile(r"\d+")
+
+
+class QuotesAreText(Exception):  # noqa: N818 - a signal, not an error
+    """Quotes protect nothing in a file, and some are not closed: read it again without quoting."""
+
+
+def read_delimited(
+    blocks: Iterable[str],
+    path: Path,
+    choose: Choose,
+    report: Report,
+    dialect: Dialect,
+    *,
+    names: Sequence[str] = (),
+    most: int | None = None,
+) -> pa.Table:
+    """Read delimited text as columns of text.
+
+    Args:
+        blocks: the text, in blocks that end at a line end.
+        path: the file, for messages.
+        choose: takes the first row and returns the place of each column to read by our name; or None if the row is
+            not a header, and then ``names`` are the first columns.
+        report: receives what could not be read.
+        dialect: separator and quoting.
+        names: names of the first columns of a file without a header.
+        most: number of rows after which reading ends; None reads all.
+
+    Raises:
+        DataError: if no row can be read.
+        QuotesAreText: if the quoting of the dialect is a guess that proves wrong.
+    """
+    csv.field_size_limit(1 << 40)
+    prepared = (dialect.prepared(block) for block in blocks)
+    first, rest = _first_row(prepared, dialect, path)
+    places = choose(first.cells)
+    if places is None:
+        places = {name: place for place, name in enumerate(names)}
+        rest, skipped = chain([first.text], rest), 0
+    else:
+        skipped = first.lines
+    reader = _Reader(list(places.values()), len(first.cells), dialect, path)
+    columns = Columns(list(places), path, report)
+    line = 1 + skipped
+    carried = ""
+    for block in chain(rest, [None]):
+        text = carried + (block or "")
+        carried = ""
+        if text and (table := reader.split(text)) is not None:
+            columns.add_table(table.rename_columns(list(places)))
+            line += _line_ends(text)
+        elif text:
+            rows, done = reader.rows(text, line, final=block is None)
+            for cells, at in rows:
+                columns.add(cells, at)
+            line += done
+            carried = reader.rest
+        if most is not None and columns.count >= most:
+            break
+    reader.report(report)
+    return columns.table()
+
+
+@dataclass(frozen=True)
+class _First:
+    """The first row of a file: its cells, its text, and the number of lines up to its end."""
+
+    cells: list[str]
+    text: str
+    lines: int
+
+
+def _first_row(blocks: Iterator[str], dialect: Dialect, path: Path) -> tuple[_First, Iterator[str]]:
+    text = ""
+    for block in blocks:
+        text += block
+        if text.strip():
+            break
+    if not text.strip():
+        raise DataError(f"{path} is empty")
+    lines = io.StringIO(text, newline="")
+    quoting = csv.QUOTE_NONE if dialect.quoting == "none" else csv.QUOTE_MINIMAL
+    reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting)
+    cells = next(row for row in reader if any(cell.strip() for cell in row))
+    every = list(io.StringIO(text, newline=""))
+    header = "".join(every[: reader.line_num])
+    rest = "".join(every[reader.line_num :])
+    return _First([cell.strip() for cell in cells], header, reader.line_num), chain([rest] if rest else [], blocks)
+
+
+@dataclass
+class _Reader:
+    """Reads blocks of rows; what is not as the dialect asks is counted."""
+
+    places: list[int]
+    width: int
+    dialect: Dialect
+    path: Path
+    rest: str = ""
+    ragged: int = 0
+    first_ragged: str = ""
+    stray: int = 0
+    first_stray: str = ""
+    protects: bool = False
+    shapes: set[str] = field(default_factory=set)
+
+    def split(self, text: str) -> pa.Table | None:
+        """Return a block as a table, as Arrow splits it; None if that would not be exact."""
+        if (self.dialect.quoting != "none" and '"' in text) or "\x00" in text:
+            return None
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            return None
+        names = [str(place) for place in range(self.width)]
+        odd: list[object] = []
+
+        def keep_count(row: object) -> str:
+            odd.append(row)
+            return "skip"
+
+        try:
+            table = pa.csv.read_csv(
+                io.BytesIO(data),
+                pa.csv.ReadOptions(column_names=names, block_size=max(1 << 20, len(data) + 1)),
+                pa.csv.ParseOptions(
+                    delimiter=self.dialect.delimiter,
+                    quote_char=False,
+                    escape_char=False,
+                    newlines_in_values=False,
+                    ignore_empty_lines=True,
+                    invalid_row_handler=keep_count,
+                ),
+                pa.csv.ConvertOptions(
+                    column_types=dict.fromkeys(names, pa.large_string()),
+                    include_columns=[str(place) for place in self.places],
+                    strings_can_be_null=False,
+                ),
+            )
+        except pa.ArrowException:
+            return None
+        return None if odd else table
+
+    def rows(self, text: str, line: int, *, final: bool) -> tuple[list[tuple[list[str], int]], int]:
+        """Return the wanted cells of each row with its line, and the number of lines that were read.
+
+        Args:
+            text: whole lines.
+            line: number of the first one.
+            final: whether no text follows. If there is more, a row without its end is left in ``rest``.
+        """
+        lines = list(io.StringIO(text, newline=""))
+        found: list[tuple[list[str], int]] = []
+        begin = 0
+        self.rest = ""
+        while begin < len(lines):
+            begin, is_whole = self._well_formed(lines, begin, line, found)
+            if begin >= len(lines):
+                break
+            if not is_whole and not final and sum(map(len, lines[begin:])) < _MOST_CARRIED:
+                self.rest = "".join(lines[begin:])
+                return found, begin
+            begin = self._mended(lines, begin, line, found)
+        return found, len(lines)
+
+    def _well_formed(
+        self, lines: list[str], begin: int, line: int, found: list[tuple[list[str], int]]
+    ) -> tuple[int, bool]:
+        """Read rows until one is not as the dialect asks; return its place, and whether it ends in these lines."""
+        quoting = csv.QUOTE_NONE if self.dialect.quoting == "none" else csv.QUOTE_MINIMAL
+        first = begin
+        source = lines if not begin else lines[begin:]
+        reader = csv.reader(source, delimiter=self.dialect.delimiter, quoting=quoting, strict=True)
+        try:
+            for row in reader:
+                end = first + reader.line_num
+                if end - begin > 1 and self._swallows(lines[begin:end]):
+                    return begin, True
+                self._take(row, line + begin, found, lines[begin] if end - begin == 1 else None)
+                begin = end
+        except csv.Error:
+            return begin, first + reader.line_num < len(lines)
+        return len(lines), True
+
+    def _take(
+        self, row: list[str], at: int, found: list[tuple[list[str], int]], alone: str | None
+    ) -> None:
+        """Keep the wanted cells of a row, or count it as one of another width."""
+        if len(row) == self.width or (len(row) > self.width and not any(row[self.width :])):
+            cells = [row[place] for place in self.places]
+            found.append((cells, at))
+            if alone is not None and len(self.shapes) < _SHAPES:
+                self.shapes.add(_shape(cells[0]))
+            if not self.protects:
+                delimiter = self.dialect.delimiter
+                self.protects = alone is None or any(delimiter in cell or '"' in cell for cell in row)
+        elif row:
+            self.ragged += 1
+            self.first_ragged = self.first_ragged or f"line {at}: {len(row)} cells, not {self.width}"
+
+    def _swallows(self, lines: list[str]) -> bool:
+        """Whether a cell over several lines holds what are rows of their own, between two stray quotes."""
+        delimiter = self.dialect.delimiter
+        if any(line.strip() and line.count(delimiter) != self.width - 1 for line in lines):
+            return False
+        ids = [line.rstrip("\r\n").split(delimiter)[self.places[0]] for line in lines[1:] if line.strip()]
+        return bool(ids) and all(_shape(cell) in self.shapes for cell in ids)
+
+    def _mended(self, lines: list[str], begin: int, line: int, found: list[tuple[list[str], int]]) -> int:
+        """Read a row that is not well quoted; return the place of the next one."""
+        alone = lines[begin].rstrip("\r\n")
+        if not alone:
+            return begin + 1
+        delimiter = self.dialect.delimiter
+        row = _lenient(alone, delimiter)
+        if row is None or len(row) != self.width:
+            row = alone.split(delimiter)
+        end = begin + 1
+        if len(row) != self.width:
+            joined = alone
+            for place in range(begin + 1, min(begin + _MOST_LINES, len(lines))):
+                joined += "\n" + lines[place].rstrip("\r\n")
+                whole = _lenient(joined, delimiter) if lines[place].count('"') else None
+                if whole is not None and len(whole) == self.width:
+                    row, end = whole, place + 1
+                    break
+        if len(row) == self.width:
+            self.stray += 1
+            self.first_stray = self.first_stray or f"line {line + begin}: {alone}"
+            found.append(([row[place] for place in self.places], line + begin))
+        else:
+            self._take(row, line + begin, found, alone)
+        return end
+
+    def report(self, report: Report) -> None:
+        """Add what was not as the dialect asks.
+
+        Raises:
+            QuotesAreText: if the quoting was a guess, and quotes protect nothing in the whole file.
+        """
+        if self.stray and self.dialect.is_guess and self.dialect.quoting == "double" and not self.protects:
+            raise QuotesAreText
+        report.add("stray quote mark", self.path.name, self.stray, self.first_stray, "kept as text in its row")
+        action = "rows left out"
+        report.add("other number of cells than the header", self.path.name, self.ragged, self.first_ragged, action)
+
+
+def _lenient(text: str, delimiter: str) -> list[str] | None:
+    """Return the cells of a row in which a quoted cell ends only at a quote before a delimiter or the end."""
+    cells = []
+    place = 0
+    while True:
+        if text.startswith('"', place):
+            end = re.compile(f'"(?={re.escape(delimiter)}|$(?!\n))').search(text, place + 1)
+            if end is None:
+                return None
+            cells.append(text[place + 1 : end.start()].replace('""', '"'))
+            place = end.end()
+        else:
+            end_of_cell = text.find(delimiter, place)
+            cells.append(text[place:] if end_of_cell < 0 else text[place:end_of_cell])
+            place = len(text) if end_of_cell < 0 else end_of_cell
+        if place >= len(text):
+            return cells
+        place += len(delimiter)
+        if place == len(text):
+            return [*cells, ""]
+
+
+def _shape(cell: str) -> str:
+    """Return the form of an id: its letters as one a, its digits as one 9."""
+    return _DIGITS.sub("9", _LETTERS.sub("a", cell.strip()))
+
+
+def _line_ends(text: str) -> int:
+    return text.count("\n") or text.count("\r")

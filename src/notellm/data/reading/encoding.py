@@ -1,0 +1,179 @@
+"""The encoding of a text file: stated, shown by its bytes, or guessed from its characters.
+
+A file that is valid UTF-8 is UTF-8, and so is one of which more characters are valid than not. What remains are the
+older encodings of one script; charset-normalizer tells them apart by the frequency of letters.
+"""
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from charset_normalizer import from_bytes
+
+from notellm.data.problems import Report
+from notellm.data.reading.sources import opened
+from notellm.errors import ConfigError, DataError
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+#: The encodings that are told apart, the most likely ones first.
+_CANDIDATES = [
+    "cp1252", "cp1251", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1250", "koi8_r", "iso8859_2",
+    "cp1253", "cp1254", "cp1255", "cp1256", "cp874",
+]  # fmt: skip
+_UNDECODABLE = re.compile("[\udc80-\udcff]")
+_SAMPLE_LINES = 2_000
+_ZEROS = 0.2  # share of zero bytes from which on a text is UTF-16
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the bytes of a file are read.
+
+    Attributes:
+        name: the codec.
+        errors: how undecodable bytes are read, as in ``open``.
+    """
+
+    name: str
+    errors: str = "surrogateescape"
+
+
+def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
+    """Return the encoding of a file.
+
+    Args:
+        path: the file, compressed or not.
+        chosen: the encoding that the user states; None looks at the bytes.
+        report: receives a guess, with a line that shows it.
+
+    Raises:
+        ConfigError: if there is no such encoding.
+        DataError: if the stated encoding cannot read the file.
+    """
+    if chosen is not None:
+        try:
+            name = codecs.lookup(chosen).name
+        except LookupError as error:
+            raise ConfigError(f"encoding is {chosen!r}; give one that Python knows, as utf-8 or cp1252") from error
+        return Encoding("utf-8-sig" if name == "utf-8" else name, "surrogateescape" if name == "utf-8" else "replace")
+    with opened(path, progress=False) as source:
+        head = source.read(4096)
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
+    if marked == "utf-8-sig" or (marked is None and not _is_wide(head)):
+        return _of_bytes(path, report)
+    name = marked or _is_wide(head)
+    report.add("text in UTF-16 or UTF-32", path.name, 1, head.decode(name, "replace")[:40], "decoded", f"--encoding {name}")
+    return Encoding(name, "replace")
+
+
+def _is_wide(head: bytes) -> str:
+    """Return the codec of UTF-16 without a mark, "" for other bytes."""
+    half = max(1, len(head) // 2)
+    even, odd = head[::2].count(0) / half, head[1::2].count(0) / half
+    if max(even, odd) < _ZEROS or min(even, odd) > _ZEROS / 2:
+        return ""
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _of_bytes(path: Path, report: Report) -> Encoding:
+    """Look at all bytes of a file that is in UTF-8 or in an encoding of one byte."""
+    utf8 = Encoding("utf-8-sig")
+    if _is_valid_utf8(path):
+        return utf8
+    valid = invalid = 0
+    sample: list[bytes] = []
+    for line in _lines(path):
+        if line.isascii():
+            continue
+        text = line.decode("utf-8", "surrogateescape")
+        bad = len(_UNDECODABLE.findall(text))
+        invalid += bad
+        valid += sum(character > "\x7f" for character in text) - bad
+        if bad and len(sample) < _SAMPLE_LINES:
+            sample.append(line)
+    if valid > invalid:
+        return utf8  # with damage, which the reader reports line by line
+    name = _guessed(b"".join(sample))
+    example = sample[0].decode(name, "replace").strip()
+    report.add("text that is not UTF-8", path.name, invalid, example, f"bytes read as {name}", f"--encoding {name}")
+    return Encoding(name, "replace")
+
+
+def _is_valid_utf8(path: Path) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with opened(path, progress=False) as source:
+        try:
+            while block := source.read(1 << 22):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    rest = b""
+    with opened(path, progress=False) as source:
+        while block := source.read(1 << 22):
+            *lines, rest = (rest + block).split(b"\n")
+            yield from (line + b"\n" for line in lines)
+    if rest:
+        yield rest
+
+
+def _guessed(sample: bytes) -> str:
+    """Return the most likely encoding of bytes that are not UTF-8."""
+    if _fits_latin(sample):
+        return "cp1252"
+    best = from_bytes(sample, cp_isolation=_CANDIDATES, threshold=0.5).best()
+    if best is None:
+        return "cp1252"
+    return str(best.encoding)
+
+
+def _fits_latin(sample: bytes) -> bool:
+    """Whether the bytes are Western letters and marks in cp1252, among ASCII letters.
+
+    Short texts fit many encodings; the bytes of other scripts stand side by side.
+    """
+    runs = re.findall(rb"[\x80-\xff]+", sample)
+    if max(map(len, runs)) > 3:
+        return False
+    try:
+        text = sample.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    high = [character for character in text if character > "\x7f"]
+    usual = "àâäáãåæçèéêëìíîïñòóôöõøœùúûüýÿßÀÂÄÁÃÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÖÕØŒÙÚÛÜÝŸ’‘“”„–—…•«»°§€£©®™´¿¡½¼¾·ºª\xa0"
+    return sum(character in usual for character in high) >= 0.9 * len(high)
+
+
+def decoded_blocks(path: Path, encoding: Encoding) -> Iterator[str]:
+    """Yield the text of a file in blocks that end at a line end.
+
+    Raises:
+        DataError: if the bytes are none of the encoding.
+    """
+    decoder = codecs.getincrementaldecoder(encoding.name)(encoding.errors)
+    rest = ""
+    with opened(path) as source:
+        try:
+            while block := source.read(1 << 22):
+                text = rest + decoder.decode(block)
+                cut = text.rfind("\n") + 1 or (0 if text.endswith("\r") else text.rfind("\r") + 1)
+                rest = text[cut:]
+                if cut:
+                    yield text[:cut]
+            rest += decoder.decode(b"", final=True)
+        except UnicodeError as error:
+            raise DataError(f"{path} is no {encoding.name} text: {error}; --encoding states another one") from error
+    if rest:
+        yield rest

@@ -1,0 +1,145 @@
+"""Which files a path names, and what they hold: looked up in their content, not in their names.
+
+Compressed files (gzip, zstd, bzip2, LZ4) are read as what is inside. What holds no table (an archive, a web page, a
+workbook) is named in the error.
+"""
+
+import glob
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
+
+import pyarrow as pa
+from tqdm import tqdm
+
+from notellm.errors import DataError, StorageError
+
+Content = Literal["parquet", "json", "delimited"]
+
+_HEAD = 4096
+_COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"), (b"\x04\x22\x4d\x18", "lz4"))
+_REFUSED = (
+    (b"PK\x03\x04", "a zip archive (or an Excel workbook); unpack it, or save the sheet as CSV"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel workbook; save the sheet as CSV"),
+    (b"SQLite format 3", "an SQLite database; export the table as CSV"),
+    (b"%PDF", "a PDF document; give a table"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"Rar!", "a RAR archive; unpack it"),
+    (b"ARROW1", "an Arrow file; save the table as Parquet"),
+    (b"ORC", "an ORC file; save the table as Parquet"),
+    (b"Obj\x01", "an Avro file; save the table as Parquet"),
+    (b"\x89HDF", "an HDF5 file; save the table as Parquet"),
+    (b"\x80\x04", "a Python pickle, which notellm never opens; save the table as Parquet"),
+)
+_PAGE = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
+_IGNORED = re.compile(r"[._].*|.*\.crc")
+_BLOCK = 1 << 22
+
+
+def files_of(path: str | Path) -> list[Path]:
+    """Return the files that a path names: one file, those of a folder and its folders, or those of a pattern.
+
+    Names that begin with a point or an underscore are left out, as Spark's ``_SUCCESS``.
+
+    Raises:
+        StorageError: if there is no such file.
+        DataError: if the folder holds no file.
+    """
+    given = Path(path)
+    if given.is_file():
+        return [given]
+    if given.is_dir():
+        found = [each for each in sorted(given.rglob("*")) if each.is_file()]
+        found = [each for each in found if not any(_IGNORED.fullmatch(p) for p in each.relative_to(given).parts)]
+        if not found:
+            raise DataError(f"{given} is a folder without files; give a file, or a folder of parts of one table")
+        return found
+    if glob.has_magic(str(path)):
+        found = [Path(each) for each in sorted(glob.glob(str(path), recursive=True)) if Path(each).is_file()]
+        if found:
+            return found
+    raise StorageError(f"no such file: {given}")
+
+
+def content_of(path: Path) -> Content:
+    """Return what a file holds.
+
+    Raises:
+        StorageError: if it cannot be read.
+        DataError: if it holds no table that notellm reads.
+    """
+    with opened(path, progress=False) as source:
+        head = source.read(_HEAD)
+    if not head:
+        return "delimited" if path.suffix.lower() not in (".jsonl", ".ndjson", ".json") else "json"
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    for magic, what in _REFUSED:
+        if head.startswith(magic):
+            raise DataError(f"{path} is {what}")
+    if _PAGE.match(head):
+        raise DataError(f"{path} is a web page or XML, perhaps of a login or an error; download the table again")
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return "json"
+    if path.suffix.lower() == ".parquet":
+        raise DataError(f"{path} is not a readable Parquet file: it does not begin with PAR1")
+    return "delimited"
+
+
+@contextmanager
+def opened(path: Path, *, progress: bool = True) -> Iterator[IO[bytes]]:
+    """Open a file, compressed or not, with a progress bar after 2 seconds.
+
+    Raises:
+        StorageError: if the file cannot be read.
+        DataError: if it is compressed, and damaged.
+    """
+    try:
+        with path.open("rb") as raw:
+            head = raw.peek(8)[:8]
+            kind = next((name for magic, name in _COMPRESSED if head.startswith(magic)), None)
+            if kind is None and path.suffix.lower() == ".gz" and head:
+                raise DataError(f"{path} is not a whole gzip file: it does not begin as one")
+            size = path.stat().st_size
+            with tqdm(
+                total=size, desc=path.name, unit="B", unit_scale=True, delay=2, leave=False, disable=not progress
+            ) as bar:
+                yield _Counted(_decompressed(raw, kind), raw, bar)  # type: ignore[misc]
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is not a whole gzip file: {error}") from error
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a whole compressed file: {error}") from error
+    except OSError as error:
+        if isinstance(error, (DataError, StorageError)):
+            raise
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+class _Counted:
+    """A binary file that moves a progress bar by the bytes that were read from the disk."""
+
+    def __init__(self, source: IO[bytes], raw: IO[bytes], bar: "tqdm[object]") -> None:
+        self._source = source
+        self._raw = raw
+        self._bar = bar
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._source.read(size)
+        self._bar.update(self._raw.tell() - self._bar.n)
+        return block
+
+    def blocks(self) -> Iterator[bytes]:
+        while block := self.read(_BLOCK):
+            yield block
+
+
+def _decompressed(raw: IO[bytes], kind: str | None) -> IO[bytes]:
+    if kind is None:
+        return raw
+    if kind == "gzip":
+        return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
+    return pa.CompressedInputStream(pa.PythonFile(raw), kind)  # type: ignore[no-any-return]
