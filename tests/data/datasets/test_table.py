@@ -8,6 +8,7 @@ from notellm.data.datasets.table import (
     _READERS,
     CLICK_NAMES,
     IMPRESSION_NAMES,
+    RATING_NAMES,
     read_clicks_of,
     read_impressions_of,
 )
@@ -15,7 +16,8 @@ from notellm.errors import ConfigError
 
 
 def test_names():
-    assert CLICK_NAMES == ("microlens", "movielens", "mind", "kuairec")
+    assert CLICK_NAMES[:4] == ("microlens", "movielens", "mind", "kuairec")
+    assert set(RATING_NAMES) <= set(CLICK_NAMES)
     assert IMPRESSION_NAMES == ("collm",)
 
 

@@ -22,6 +22,15 @@ _LATIN1 = {
     0xDC00 + byte: bytes([byte]).decode("cp1252", errors="ignore") or chr(byte) for byte in range(0x80, 0x100)
 }
 _CHUNK_ROWS = 50_000
+#: The type of text in ``Rows``, and columns of notes there.
+TEXT = pa.large_string()
+NOTE_COLUMNS = {
+    "note_id": TEXT,
+    "title": TEXT,
+    "content": TEXT,
+    "topics": pa.large_list(TEXT),
+    "category": TEXT,
+}
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,17 @@ def read_objects(path: Path, report: Report) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path} has no line that is an object; {first_bad or 'it is empty'}")
     report.add("no object", path.name, bad, first_bad, "lines left out")
     report.add("broken UTF-8", path.name, broken, first_broken, "broken bytes became U+FFFD")
+
+
+def cell(value: Any) -> str | None:
+    """Return a value of an object as text; None stays None."""
+    return None if value is None else str(value)
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a text file without its end; errors as :func:`read_delimited`."""
+    with open_text(path, newline="\n") as lines:
+        return next(iter(lines), "").rstrip("\r\n")
 
 
 class Rows:

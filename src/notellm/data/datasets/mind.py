@@ -1,9 +1,8 @@
 """MIND (Wu et al. 2020), Microsoft's English news with impression logs.
 
-From an official folder such as MINDsmall_train, tab-separated, without headers or quoting: ``news.tsv`` (id,
-category, subcategory, title, abstract, URL, title entities, abstract entities) and ``behaviors.tsv``
-(impression id, user, time as "11/12/2019 2:14:46 PM", history, and the impression's news with ``-1`` if
-clicked and ``-0`` if not).
+From an official folder such as MINDsmall_train, without headers or quoting: ``news.tsv`` (id, category,
+subcategory, title, abstract, URL, title entities, abstract entities) and ``behaviors.tsv`` (impression, user,
+time as "11/12/2019 2:14:46 PM", history, news shown with ``-1`` if clicked and ``-0`` if not).
 
 A news item is a note: the abstract is the content, the labels of its entities are the topics, the first-level
 category is the category. Clicked impressions are clicks at the impression's time; others, and those without a

@@ -22,6 +22,13 @@ _READERS = {
     "movielens": ("ratings", "movielens:read_movielens"),
     "mind": ("clicks", "mind:read_mind"),
     "kuairec": ("clicks", "kuairec:read_kuairec"),
+    "amazon": ("ratings", "amazon:read_amazon"),
+    "goodbooks": ("ratings", "goodbooks:read_goodbooks"),
+    "bookcrossing": ("ratings", "bookcrossing:read_bookcrossing"),
+    "lastfm": ("clicks", "lastfm:read_lastfm"),
+    "steam": ("clicks", "steam:read_steam"),
+    "yelp": ("ratings", "yelp:read_yelp"),
+    "citeulike": ("clicks", "citeulike:read_citeulike"),
     "collm": ("impressions", "collm:read_collm"),
 }
 CLICK_NAMES: tuple[str, ...] = tuple(name for name, (kind, _) in _READERS.items() if kind != "impressions")
