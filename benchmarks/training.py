@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from benchmarks.common import ROOT
+from notellm.data.datasets.files import RawData
 from notellm.data.datasets.kuairec import read_kuairec
 from notellm.data.datasets.microlens import read_microlens
 from notellm.data.datasets.mind import read_mind
@@ -26,7 +27,7 @@ from notellm.recall.trainer import Validation
 MIN_USERS = 2
 
 #: Folder below the data folder, and reader, of each public data set.
-DATASETS: dict[str, tuple[str, Callable[[Path], tuple[pa.Table, pa.Table]]]] = {
+DATASETS: dict[str, tuple[str, Callable[[Path], RawData]]] = {
     "MicroLens": ("microlens-50k", read_microlens),
     "MovieLens": ("movielens-small-tmdb", read_movielens),
     "MIND": ("mind-subset", read_mind),
@@ -40,7 +41,8 @@ def load(name: str) -> Part:
     folder = Path(os.environ.get("NOTELLM_DATA", ROOT.parent / "shared" / "data")) / below
     if not folder.is_dir():
         sys.exit(f"{name} is not in {folder}: set NOTELLM_DATA to the folder that holds {below}/")
-    notes, clicks, _ = validate(*read(folder))
+    data = read(folder)
+    notes, clicks, _ = validate(data.notes, data.clicks)
     return Part(notes, clicks)
 
 

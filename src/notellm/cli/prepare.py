@@ -83,7 +83,8 @@ def prepare(
             raise ConfigError(f"no dataset {dataset!r}: give one of {', '.join(CLICK_NAMES)} or {_SAMPLE}")
         if source is None:
             raise ConfigError(f"--dataset {dataset} needs --source, the folder of its files")
-        raw_notes, raw_clicks = read_clicks_of(dataset, source)
+        public = read_clicks_of(dataset, source)
+        raw_notes, raw_clicks, report = public.notes, public.clicks, public.report
     else:
         names = _columns(column or [])
         note_columns = {ours: theirs for ours, theirs in names.items() if ours in NOTES.names}

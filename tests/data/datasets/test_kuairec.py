@@ -23,16 +23,19 @@ MATRIX = (
 
 
 @pytest.mark.parametrize("name", ["kuairec_caption_category.csv", "items_clean.csv"])
-def test_captions(tmp_path, name, caplog):
+def test_captions(tmp_path, name):
     (tmp_path / name).write_text(CAPTIONS)
-    notes, clicks = read_kuairec(tmp_path)
+    data = read_kuairec(tmp_path)
+    notes, clicks = data.notes, data.clicks
     assert notes.schema.equals(RAW_NOTES)
     assert notes.column("note_id").to_pylist() == ["0", "1", "3"]
     assert notes.column("title").to_pylist() == ["", "封面", ""]
     assert notes.column("content").to_pylist() == ["精神 路难走", "", ""]
     assert notes.column("topics").to_pylist() == [["小伙"], ["感谢", "搞笑", "真实"], []]
     assert notes.column("category").to_pylist() == ["颜值", "", "时尚"]
-    assert "line 4" in caplog.text
+    rows = {row.problem: row for row in data.report.problems}
+    assert rows["other number of cells than the header"].example.startswith("line 4: 2 cells")
+    assert "no big_matrix.csv or small_matrix.csv" in rows
     assert clicks.equals(RAW_CLICKS.empty_table())
     assert validate(notes, clicks)[0].num_rows == 2
 
@@ -40,7 +43,8 @@ def test_captions(tmp_path, name, caplog):
 def test_videos_watched_to_the_end_are_clicks(tmp_path):
     (tmp_path / "kuairec_caption_category.csv").write_text(CAPTIONS)
     (tmp_path / "big_matrix.csv").write_text(MATRIX)
-    notes, clicks = read_kuairec(tmp_path)
+    data = read_kuairec(tmp_path)
+    notes, clicks = data.notes, data.clicks
     assert clicks.schema.equals(RAW_CLICKS)
     assert clicks.column("user_id").to_pylist() == ["14", "19"]
     _, clicks, report = validate(notes, clicks)
@@ -51,9 +55,25 @@ def test_videos_watched_to_the_end_are_clicks(tmp_path):
         read_kuairec(tmp_path)
 
 
+def test_a_watch_ratio_that_is_no_finite_number_is_no_click(tmp_path):
+    (tmp_path / "kuairec_caption_category.csv").write_text(CAPTIONS)
+    cells = ["1,0,5,nan", "1,1,5,inf", "2,0,5,-inf", "2,1,5,", "3,0,5,much", "3,1,5,1.5", "4,1,5,0.99"]
+    (tmp_path / "small_matrix.csv").write_text(
+        "\n".join(["user_id,video_id,timestamp,watch_ratio", *cells, ""])
+    )
+    data = read_kuairec(tmp_path)
+    assert data.clicks.column("user_id").to_pylist() == ["3"]
+    rows = {row.problem: (row.count, row.example) for row in data.report.problems[1:]}
+    assert rows == {
+        "watch_ratio is no finite number": (5, "user_id 1, video_id 0, timestamp 5, watch_ratio nan"),
+        "video not watched to its end": (1, "user_id 4, video_id 1, timestamp 5, watch_ratio 0.99"),
+    }
+
+
 @pytest.mark.real
 def test_real_kuairec(real_data):
-    notes, clicks = read_kuairec(real_data("kuairec-captions"))
+    data = read_kuairec(real_data("kuairec-captions"))
+    notes, clicks = data.notes, data.clicks
     assert (notes.num_rows, clicks.num_rows) == (10_728, 0)
     notes, clicks, report = validate(notes, clicks)
     assert [p.problem for p in report.problems] == ["note without any text"]

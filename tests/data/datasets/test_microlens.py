@@ -17,7 +17,8 @@ def write(folder, titles=TITLES, pairs="7\t1 3 1\r\n8\t2\r\n"):
 
 @pytest.mark.parametrize("titles", [TITLES, TITLES.removeprefix("item,title\r\n")])
 def test_captions_are_contents_and_their_tags_topics(tmp_path, titles):
-    notes, clicks = read_microlens(write(tmp_path, titles))
+    data = read_microlens(write(tmp_path, titles))
+    notes, clicks = data.notes, data.clicks
     assert notes.schema.equals(RAW_NOTES)
     assert notes.column("note_id").to_pylist() == ["1", "2", "3"]
     assert notes.column("content").to_pylist() == ["a caption, long", "", "plain"]
@@ -27,12 +28,15 @@ def test_captions_are_contents_and_their_tags_topics(tmp_path, titles):
     assert clicks.column("note_id").to_pylist() == ["1", "3", "1", "2"]
     assert [t.timestamp() for t in clicks.column("timestamp").to_pylist()] == [1, 2, 3, 1]
     assert validate(notes, clicks, strict=True)[1].num_rows == 4
+    (row,) = data.report.problems
+    assert (row.problem, row.count) == ("items in time order, without times", 4)
 
 
 def test_real_times_are_used_where_the_folder_has_them(tmp_path):
     write(tmp_path)
     (tmp_path / "MicroLens-1k_pairs.csv").write_text("user,item,timestamp\n7,1,1660000000000\n")
-    _, clicks = read_microlens(tmp_path)
+    data = read_microlens(tmp_path)
+    clicks = data.clicks
     assert clicks.column("timestamp").to_pylist()[0].timestamp() == 1_660_000_000
 
 
@@ -47,7 +51,8 @@ def test_missing_files(tmp_path):
 
 @pytest.mark.real
 def test_real_microlens(real_data):
-    notes, clicks = read_microlens(real_data("microlens-50k"))
+    data = read_microlens(real_data("microlens-50k"))
+    notes, clicks = data.notes, data.clicks
     notes, clicks, report = validate(notes, clicks, strict=True)
     assert (notes.num_rows, clicks.num_rows) == (19_220, 359_708)
     assert len(set(clicks.column("user_id").to_pylist())) == 50_000

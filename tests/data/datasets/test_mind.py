@@ -27,7 +27,8 @@ def write(folder, news=NEWS, behaviors=BEHAVIORS):
 
 
 def test_news(tmp_path):
-    notes, _ = read_mind(write(tmp_path))
+    data = read_mind(write(tmp_path))
+    notes = data.notes
     assert notes.schema.equals(RAW_NOTES)
     assert notes.column("title").to_pylist() == ['"Quoted start', "Title", "Third"]
     assert notes.column("topics").to_pylist() == [["Ada", "Bob"], [], []]
@@ -35,7 +36,8 @@ def test_news(tmp_path):
 
 
 def test_history_comes_before_the_first_impression_and_only_clicked_news_are_clicks(tmp_path):
-    notes, clicks = read_mind(write(tmp_path))
+    data = read_mind(write(tmp_path))
+    notes, clicks = data.notes, data.clicks
     assert clicks.schema.equals(RAW_CLICKS)
     _, clicks, report = validate(notes, clicks, strict=True)
     rows = [(row["note_id"], row["timestamp"]) for row in clicks.to_pylist() if row["user_id"] == "U1"]
@@ -52,6 +54,21 @@ def test_history_comes_before_the_first_impression_and_only_clicked_news_are_cli
     assert len(report) == 0
 
 
+def test_what_gives_no_click_is_reported(tmp_path):
+    rows = {row.problem: row for row in read_mind(write(tmp_path)).report.problems}
+    assert rows["clicks of a history, without times"].count == 2
+    assert (rows["news shown but not clicked"].count, rows["news shown but not clicked"].example) == (
+        2,
+        "impression 1: N2-0",
+    )
+    unlabelled = "1\tU1\t11/13/2019 1:00:00 PM\tN1 N2\tN3 N2\n2\tU1\t11/13/2019 2:00:00 PM\tN1 N2\tN1 N3-2\n"
+    data = read_mind(write(tmp_path, behaviors=unlabelled))
+    assert data.clicks.column("note_id").to_pylist() == ["N1", "N2"]
+    lost = data.report.problems[-1]
+    assert (lost.problem, lost.where, lost.count) == ("news shown, without a label", "behaviors.tsv", 4)
+    assert (lost.example, lost.action) == ("impression 1: N3", "no click")
+
+
 def test_bad_cells(tmp_path):
     with pytest.raises(DataError, match="a time is 'soon'"):
         read_mind(write(tmp_path, behaviors="1\tU1\tsoon\t\tN1-1\n"))
@@ -61,7 +78,8 @@ def test_bad_cells(tmp_path):
 
 @pytest.mark.real
 def test_real_mind(real_data):
-    raw_notes, raw_clicks = read_mind(real_data("mind-subset"))
+    data = read_mind(real_data("mind-subset"))
+    raw_notes, raw_clicks = data.notes, data.clicks
     notes, clicks, report = validate(raw_notes, raw_clicks)
     assert notes.num_rows == 2_000
     assert len(set(notes.column("category").to_pylist())) == 15

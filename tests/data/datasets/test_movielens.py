@@ -3,7 +3,7 @@ import pytest
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES
 from notellm.data.datasets.movielens import read_movielens
 from notellm.data.validate import validate
-from notellm.errors import DataError
+from notellm.errors import ConfigError, DataError
 
 FILES = {
     "movies.csv": "movieId,title,genres\n"
@@ -31,7 +31,8 @@ def write(folder, *left_out, header=True):
 
 @pytest.mark.parametrize("header", [True, False])
 def test_movies_with_text_are_notes_and_good_ratings_clicks(tmp_path, header):
-    notes, clicks = read_movielens(write(tmp_path, header=header))
+    data = read_movielens(write(tmp_path, header=header))
+    notes, clicks = data.notes, data.clicks
     assert notes.schema.equals(RAW_NOTES)
     rows = {row["note_id"]: row for row in notes.to_pylist()}
     assert list(rows) == ["1", "2", "4"]
@@ -53,27 +54,104 @@ def test_movies_with_text_are_notes_and_good_ratings_clicks(tmp_path, header):
 
 
 def test_the_join_stands_in_for_links_and_tmdb(tmp_path):
-    notes, _ = read_movielens(write(tmp_path, "links.csv", "tmdb_5000_movies.csv"))
+    data = read_movielens(write(tmp_path, "links.csv", "tmdb_5000_movies.csv"))
+    notes = data.notes
     assert notes.column("note_id").to_pylist() == ["1", "4"]
     assert notes.column("content").to_pylist()[0] == "Not this."
 
 
 def test_bad_folders(tmp_path):
     write(tmp_path, "links.csv", "items_joined.csv")
-    with pytest.raises(DataError, match="add the TMDB 5000 file"):
+    with pytest.raises(DataError, match=r"no links\.csv, which says which film is which"):
         read_movielens(tmp_path)
     write(tmp_path)
     (tmp_path / "ratings.csv").write_text("1,1,good,5\n")
-    with pytest.raises(DataError, match="'good'; it must be a number of stars"):
+    with pytest.raises(DataError, match="is 'good' in the first row; it must be a finite number"):
         read_movielens(tmp_path)
     (tmp_path / "tmdb_5000_movies.csv").write_text("id,keywords,overview\n11,oops,x\n")
     with pytest.raises(DataError, match="keywords are 'oops'"):
         read_movielens(tmp_path)
 
 
+def found(report):
+    return {row.problem: (row.where, row.count, row.example) for row in report.problems}
+
+
+def test_everything_left_out_is_reported(tmp_path):
+    write(tmp_path)
+    (tmp_path / "ratings.csv").write_text(
+        "userId,movieId,rating,timestamp\n1,1,4.0,1000000000\n1,2,3.5,1000000001\n2,1,nan,1\n2,2,inf,2\n3,1,,3\n"
+        "4,1,5.0\n"
+    )
+    data = read_movielens(tmp_path)
+    assert data.clicks.column("user_id").to_pylist() == ["1"]
+    assert found(data.report) == {
+        "movie without overview and keywords": ("movies.csv", 1, "Silent (1920)"),
+        "other number of cells than the header": ("ratings.csv", 1, "line 7: 3 cells, not 4"),
+        "rating is no finite number": (
+            "ratings.csv: rating",
+            3,
+            "userId 2, movieId 1, rating nan, timestamp 1",
+        ),
+        "rating below 4": (
+            "ratings.csv: rating",
+            1,
+            "userId 1, movieId 2, rating 3.5, timestamp 1000000001",
+        ),
+    }
+    assert read_movielens(tmp_path, min_rating=3.5).clicks.num_rows == 2
+    with pytest.raises(DataError, match=r"no rating of ratings\.csv is at least 6; the largest is 4"):
+        read_movielens(tmp_path, min_rating=6)
+    with pytest.raises(ConfigError, match="min_rating is nan"):
+        read_movielens(tmp_path, min_rating=float("nan"))
+
+
+def test_without_texts_every_movie_is_a_note_with_genres_and_tags(tmp_path):
+    write(tmp_path, "links.csv", "items_joined.csv", "tmdb_5000_movies.csv")
+    tags = [f"9,1,rare {n},5" for n in range(12)] + [
+        "1,1,Wood ,5",
+        "2,1,wood,6",
+        "3,1,DRAMA,7",
+        '3,2,"a, b",7',
+    ]
+    (tmp_path / "tags.csv").write_text("\n".join(["userId,movieId,tag,timestamp", *tags, ""]))
+    data = read_movielens(tmp_path)
+    rows = {row["note_id"]: row for row in data.notes.to_pylist()}
+    assert list(rows) == ["1", "2", "3", "4"]
+    assert rows["1"]["title"] == "The Maker"
+    assert rows["1"]["content"] == ""
+    assert rows["1"]["topics"][:3] == ["Drama", "Comedy", "Wood"]
+    assert len(rows["1"]["topics"]) == 12
+    assert rows["2"]["topics"] == ["a, b"]
+    assert rows["2"]["category"] == ""
+    assert rows["3"]["topics"] == ["Drama"]
+    report = found(data.report)
+    assert report["no texts of TMDB"] == ("movies.csv", 4, "Maker, The (1996)")
+    assert report["tag beyond the 10 most used of a note"][1] == 4
+
+
+def test_the_files_of_1m_are_in_latin_1_between_double_colons(tmp_path):
+    movies = "1::Tin Toys (1999)::Animation|Children's\n2::Île \"du\" lac, L' (1997)::Drama\n3::Torn::x::y\n"
+    (tmp_path / "movies.dat").write_bytes(movies.encode("latin-1"))
+    (tmp_path / "ratings.dat").write_text("1::1::5::978300760\n1::2::3::978302109\n2::2::4::978301968\n")
+    (tmp_path / "users.dat").write_text("1::F::1::10::48067\n")
+    data = read_movielens(tmp_path)
+    assert data.notes.column("title").to_pylist() == ["Tin Toys", 'Île "du" lac, L\'']
+    assert data.notes.column("topics").to_pylist() == [["Animation", "Children's"], ["Drama"]]
+    assert data.clicks.column("note_id").to_pylist() == ["1", "2"]
+    assert data.clicks.column("timestamp").to_pylist()[0].timestamp() == 978_300_760
+    assert found(data.report)["bytes that are not UTF-8"] == (
+        "movies.dat",
+        1,
+        'line 2: 2::Île "du" lac, L\' (1997)::Drama',
+    )
+    assert validate(data.notes, data.clicks)[1].num_rows == 2
+
+
 @pytest.mark.real
 def test_real_movielens(real_data):
-    notes, clicks = read_movielens(real_data("movielens-small-tmdb"))
+    data = read_movielens(real_data("movielens-small-tmdb"))
+    notes, clicks = data.notes, data.clicks
     assert (notes.num_rows, clicks.num_rows) == (3_225, 51_568)
     notes, clicks, _ = validate(notes, clicks)
     assert (notes.num_rows, clicks.num_rows) == (3_225, 27_822)

@@ -8,6 +8,7 @@ from notellm.data.datasets.table import (
     _READERS,
     CLICK_NAMES,
     IMPRESSION_NAMES,
+    RATING_NAMES,
     read_clicks_of,
     read_impressions_of,
 )
@@ -15,7 +16,8 @@ from notellm.errors import ConfigError
 
 
 def test_names():
-    assert CLICK_NAMES == ("microlens", "movielens", "mind", "kuairec")
+    assert CLICK_NAMES[:4] == ("microlens", "movielens", "mind", "kuairec")
+    assert set(RATING_NAMES) <= set(CLICK_NAMES)
     assert IMPRESSION_NAMES == ("collm",)
 
 
@@ -28,9 +30,18 @@ def test_every_reader_is_there(name):
 def test_a_dataset_is_read_by_name(tmp_path):
     (tmp_path / "MicroLens-50k_titles.csv").write_text("item,title\n1,Tea time #tea\n")
     (tmp_path / "MicroLens-50k_pairs.tsv").write_text("u1\t1\n")
-    notes, clicks = read_clicks_of("microlens", tmp_path)
-    assert notes["content"].to_pylist() == ["Tea time"]
-    assert clicks["user_id"].to_pylist() == ["u1"]
+    data = read_clicks_of("microlens", tmp_path)
+    assert data.notes["content"].to_pylist() == ["Tea time"]
+    assert data.clicks["user_id"].to_pylist() == ["u1"]
+
+
+def test_the_smallest_rating_reaches_the_readers_of_ratings_alone(tmp_path):
+    (tmp_path / "movies.csv").write_text("1,Tea (1999),Drama\n")
+    (tmp_path / "ratings.csv").write_text("u1,1,3,1000000000\nu2,1,4,1000000000\n")
+    assert read_clicks_of("movielens", tmp_path).clicks["user_id"].to_pylist() == ["u2"]
+    assert read_clicks_of("movielens", tmp_path, min_rating=3).clicks.num_rows == 2
+    with pytest.raises(ConfigError, match="min_rating is 3, but the dataset mind has no ratings"):
+        read_clicks_of("mind", tmp_path, min_rating=3)
 
 
 def test_unknown_names_are_refused(tmp_path):

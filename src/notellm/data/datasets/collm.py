@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from notellm.data.convert import raw_table
 from notellm.data.datasets.files import find_file, read_delimited
+from notellm.data.problems import Report
 from notellm.data.schema import IMPRESSIONS, NOTES
 from notellm.errors import DataError
 from notellm.files import read_parquet
@@ -37,6 +38,7 @@ class CollmData:
         valid: impressions to choose a model by, schema IMPRESSIONS.
         test: impressions to judge it by, schema IMPRESSIONS.
         warm: (test rows,) bool, true if user and movie are both in train.
+        report: what was left out or missing.
     """
 
     notes: pa.Table
@@ -44,6 +46,7 @@ class CollmData:
     valid: pa.Table
     test: pa.Table
     warm: npt.NDArray[np.bool_]
+    report: Report
 
 
 def read_collm(folder: str | Path, *, full_valid: bool = False) -> CollmData:
@@ -61,12 +64,14 @@ def read_collm(folder: str | Path, *, full_valid: bool = False) -> CollmData:
     train, valid, test = (
         _rows(find_file(folder, *part)) for part in (("train.parquet",), names, ("test.parquet",))
     )
+    report = Report()
     return CollmData(
-        notes=_notes(folder),
+        notes=_notes(folder, report),
         train=_impressions(train),
         valid=_impressions(valid),
         test=_impressions(test),
         warm=test["not_cold"].to_numpy() == 1,
+        report=report,
     )
 
 
@@ -97,14 +102,19 @@ def _impressions(rows: pl.DataFrame) -> pa.Table:
     return raw_table(columns.to_dict(), IMPRESSIONS)
 
 
-def _notes(folder: str | Path) -> pa.Table:
+def _notes(folder: str | Path, report: Report) -> pa.Table:
     items = pl.DataFrame(read_parquet(find_file(folder, "items.parquet"), ["iid", "title"]))
-    texts = pl.DataFrame(read_delimited(find_file(folder, "movies_text.csv"), ("title", "genres", "summary")))
+    path = find_file(folder, "movies_text.csv")
+    texts = pl.DataFrame(read_delimited(path, ("title", "genres", "summary"), report))
     # In this file, non-ASCII letters became U+FFFD, whose UTF-8 was then read as Latin-1.
     lost = pl.col("title").str.replace_all("\u00ef\u00bf\u00bd", "?", literal=True)
     texts = texts.with_columns(key=lost.str.replace_all(r"[^\x00-\x7F]", "?")).unique("key", keep="first")
     keyed = items.with_columns(key=pl.col("title").str.replace_all(r"[^\x00-\x7F]", "?"))
     movies = keyed.join(texts.drop("title"), on="key", how="left", maintain_order="left")
+    silent = movies.filter(pl.col("summary").is_null())
+    if silent.height:
+        action = "title alone, without genres"
+        report.add("movie without summary", path.name, silent.height, silent["title"][0], action)
     genres = pl.col("genres").str.split("|")
     notes = movies.select(
         note_id=pl.col("iid").cast(pl.String),

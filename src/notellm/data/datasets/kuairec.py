@@ -1,7 +1,7 @@
 """KuaiRec (Gao et al. 2022, arXiv:2202.10842): captions of Chinese short videos, and who watched them.
 
 From the official folder: ``kuairec_caption_category.csv``, or the same columns as ``items_clean.csv`` (rows
-that unquoted new lines tore apart are left out, with a warning in the log); and ``big_matrix.csv``, else
+that unquoted new lines tore apart are left out and reported); and ``big_matrix.csv``, else
 ``small_matrix.csv`` (user_id, video_id, timestamp in seconds, watch_ratio), without which there are no
 clicks.
 
@@ -16,7 +16,8 @@ import polars as pl
 import pyarrow as pa
 
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES, raw_clicks, raw_table
-from notellm.data.datasets.files import find_file, read_delimited
+from notellm.data.datasets.files import RawData, find_file, read_delimited
+from notellm.data.datasets.ratings import liked
 from notellm.data.hashtags import add_topics, split_hashtags
 from notellm.data.problems import Report
 from notellm.errors import DataError
@@ -26,21 +27,22 @@ _UNKNOWN = "UNKNOWN"
 _WATCHED = 1.0
 
 
-def read_kuairec(folder: str | Path) -> tuple[pa.Table, pa.Table]:
+def read_kuairec(folder: str | Path) -> RawData:
     """Read KuaiRec.
 
     Args:
         folder: the folder with the official files.
 
     Returns:
-        Raw notes and raw clicks, for ``validate``; the clicks have no rows if there is no matrix.
+        The clicks have no rows if there is no matrix.
 
     Raises:
         StorageError: if there is no such folder, or a file cannot be read.
         DataError: if the captions are missing, or a file has another content.
     """
+    report = Report()
     path = find_file(folder, "kuairec_caption_category.csv", "items_clean.csv")
-    videos = pl.DataFrame(read_delimited(path, _COLUMNS)).with_columns(
+    videos = pl.DataFrame(read_delimited(path, _COLUMNS, report)).with_columns(
         pl.col(_COLUMNS).str.strip_chars().replace(_UNKNOWN, "")
     )
     split = [split_hashtags(caption) for caption in videos["caption"]]
@@ -54,8 +56,12 @@ def read_kuairec(folder: str | Path) -> tuple[pa.Table, pa.Table]:
         "category": videos["first_level_category_name"],
     }
     matrix = find_file(folder, "big_matrix.csv", "small_matrix.csv", needed=False)
-    clicks = RAW_CLICKS.empty_table() if matrix is None else _clicks(matrix)
-    return raw_table(notes, RAW_NOTES), clicks
+    if matrix is None:
+        report.add("no big_matrix.csv or small_matrix.csv", "KuaiRec", 1, "", "no clicks")
+        clicks = RAW_CLICKS.empty_table()
+    else:
+        clicks = _clicks(matrix, report)
+    return RawData(raw_table(notes, RAW_NOTES), clicks, report)
 
 
 def _tags(cell: str) -> list[str]:
@@ -64,13 +70,13 @@ def _tags(cell: str) -> list[str]:
     return [tag.strip() for tag in inside.split(",") if tag.strip()]
 
 
-def _clicks(path: Path) -> pa.Table:
+def _clicks(path: Path, report: Report) -> pa.Table:
     names = ["user_id", "video_id", "timestamp", "watch_ratio"]
     try:
         rows = pl.read_csv(path, columns=names, infer_schema=False)
     except pl.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"{path} must be a CSV with the columns {', '.join(names)}: {reason}") from error
-    watched = rows.filter(pl.col("watch_ratio").cast(pl.Float64, strict=False) >= _WATCHED)
-    table = watched.drop("watch_ratio").rename({"video_id": "note_id"}).to_arrow()
-    return raw_clicks(table, path.name, Report())
+    below = "video not watched to its end"
+    watched = liked(rows, _WATCHED, path.name, report, column="watch_ratio", below=below)
+    return raw_clicks(watched.rename({"video_id": "note_id"}).to_arrow(), path.name, report)

@@ -16,26 +16,24 @@ import polars as pl
 import pyarrow as pa
 
 from notellm.data.convert import RAW_CLICKS, RAW_NOTES, order_times, raw_clicks, raw_table
-from notellm.data.datasets.files import find_file, read_delimited
+from notellm.data.datasets.files import RawData, find_file, read_delimited
 from notellm.data.hashtags import split_running_hashtags
 from notellm.data.problems import Report
 
 
-def read_microlens(folder: str | Path) -> tuple[pa.Table, pa.Table]:
+def read_microlens(folder: str | Path) -> RawData:
     """Read MicroLens.
 
     Args:
         folder: the folder with the official files.
 
-    Returns:
-        Raw notes and raw clicks, for ``validate``.
-
     Raises:
         StorageError: if there is no such folder, or a file cannot be read.
         DataError: if a file is missing or has another content.
     """
+    report = Report()
     titles = find_file(folder, "MicroLens-*_titles.csv", "MicroLens-*_title_en.csv")
-    captions = read_delimited(titles, ("item", "title"))
+    captions = read_delimited(titles, ("item", "title"), report)
     split = [split_running_hashtags(caption) for caption in captions.column("title").to_pylist()]
     notes = raw_table(
         {
@@ -45,15 +43,18 @@ def read_microlens(folder: str | Path) -> tuple[pa.Table, pa.Table]:
         },
         RAW_NOTES,
     )
-    return notes, _clicks(find_file(folder, "MicroLens-*_pairs.csv", "MicroLens-*_pairs.tsv"))
+    pairs = find_file(folder, "MicroLens-*_pairs.csv", "MicroLens-*_pairs.tsv")
+    return RawData(notes, _clicks(pairs, report), report)
 
 
-def _clicks(path: Path) -> pa.Table:
+def _clicks(path: Path, report: Report) -> pa.Table:
     if path.suffix == ".csv":
-        timed = read_delimited(path, ("user", "item", "timestamp"))
-        return raw_clicks(timed.rename_columns(["user_id", "note_id", "timestamp"]), path.name, Report())
-    rows = pl.DataFrame(read_delimited(path, ("user", "items"), delimiter="\t", quoting=False))
+        timed = read_delimited(path, ("user", "item", "timestamp"), report)
+        return raw_clicks(timed.rename_columns(["user_id", "note_id", "timestamp"]), path.name, report)
+    rows = pl.DataFrame(read_delimited(path, ("user", "items"), report, delimiter="\t", quoting=False))
     items = rows.with_columns(pl.col("items").str.strip_chars().str.split(" ")).explode("items")
+    action = "a user's n-th click is at 1970-01-01 + n s"
+    report.add("items in time order, without times", path.name, items.height, "", action)
     columns = {
         "user_id": items["user"],
         "note_id": items["items"],
