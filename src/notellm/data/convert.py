@@ -17,9 +17,12 @@ from notellm.data.cells.options import CellOptions
 from notellm.data.cells.texts import texts
 from notellm.data.cells.times import times
 from notellm.data.cells.topics import topics
+from notellm.data.order import order_of_ids
 from notellm.data.problems import Report
+from notellm.data.ratings import is_click, numbers_of
+from notellm.data.reading.options import ReadOptions
 from notellm.data.schema import CLICKS, NOTES
-from notellm.errors import DataError
+from notellm.errors import ConfigError, DataError
 
 #: Raw notes and clicks: the columns and types of the clean tables, where every value may be null.
 RAW_NOTES = pa.schema([column.with_nullable(True) for column in NOTES])
@@ -27,6 +30,9 @@ RAW_CLICKS = pa.schema([column.with_nullable(True) for column in CLICKS])
 
 # Rows of one Arrow chunk, whose 32-bit offsets limit it to 2 GiB of text.
 _CHUNK = 1 << 15
+#: Metadata of tables whose cells have been converted: doing that again would decode "&amp;amp;" twice.
+_CONVERTED = {b"notellm.cells": b"converted"}
+_DROPPED = "\0dropped"
 _YEAR_OF_ORDER = datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC)
 
 
@@ -62,6 +68,8 @@ def raw_notes(table: pa.Table, where: str, report: Report, options: CellOptions 
     Raises:
         DataError: if a column is missing, or has a type that cannot be an id, a text, topics or a time.
     """
+    if is_converted(table):
+        return table
     require(table.column_names, ("note_id",), where)
     if not {"title", "content"} & set(table.column_names):
         require(table.column_names, ("title",), where)
@@ -78,18 +86,20 @@ def raw_notes(table: pa.Table, where: str, report: Report, options: CellOptions 
             columns[name] = times(column, place, report, options)
         else:
             columns[name] = texts(column, place, report, options)
-    return raw_table(columns, RAW_NOTES)
+    return raw_table(columns, RAW_NOTES).replace_schema_metadata(_CONVERTED)
 
 
-def raw_clicks(table: pa.Table, where: str, report: Report, options: CellOptions | None = None) -> pa.Table:
-    """Convert clicks of any column types to the schema ``RAW_CLICKS``, row for row.
+def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions | None = None) -> pa.Table:
+    """Convert clicks of any column types to the schema ``RAW_CLICKS``.
 
     Without ``timestamp`` the order of the rows is the time: a user's n-th row is at 1970-01-01 plus n
-    seconds. Without ``event`` every row is a "click".
+    seconds. If that order is the order of the ids, or of the ratings, it says nothing of time, and every row is at
+    1970-01-01. Without ``event`` every row is a "click". Rows whose ``rating`` is too low, or which
+    ``options.events`` drops, are left out.
 
     Args:
-        table: table with the columns ``user_id`` and ``note_id``; ``timestamp`` and ``event`` are optional.
-            Further columns are dropped.
+        table: table with the columns ``user_id`` and ``note_id``; ``timestamp``, ``event`` and ``rating`` are
+            optional. Further columns are dropped.
         where: name of the table in the report, as "clicks.csv".
         report: receives what was guessed, and what could not be read.
         options: how cells are read.
@@ -97,6 +107,9 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: CellOptions
     Raises:
         DataError: if a column is missing, or has a type that cannot be an id, a text or a time.
     """
+    if is_converted(table):
+        return table
+    options = options or ReadOptions()
     require(table.column_names, ("user_id", "note_id"), where)
     names = table.column_names
     columns = {
@@ -105,15 +118,73 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: CellOptions
     if "timestamp" in names:
         columns["timestamp"] = times(table.column("timestamp"), f"{where}: timestamp", report, options)
     else:
-        columns["timestamp"] = order_times(columns["user_id"])
-        action = "a user's n-th row is at 1970-01-01 + n s"
-        report.add("no column 'timestamp'", where, table.num_rows, "", action)
+        columns["timestamp"] = _order(columns, table, where, report, options)
     if "event" in names:
         event = texts(table.column("event"), f"{where}: event", report, options)
-        columns["event"] = event.str.strip_chars().str.to_lowercase()
+        columns["event"] = _events(event.str.strip_chars().str.to_lowercase(), where, report, options)
     else:
         columns["event"] = pl.repeat("click", table.num_rows, dtype=pl.String, eager=True)
-    return raw_table(columns, RAW_CLICKS)
+    kept = columns["event"].ne_missing(_DROPPED)
+    if "rating" in names:
+        name = options.columns.get("rating", "rating")
+        counted = is_click(table.column("rating"), name, options.min_rating, where, report)
+        kept = kept if counted is None else kept & counted
+    elif options.min_rating is not None:
+        raise ConfigError(
+            f"min_rating is {options.min_rating:g}, but {where} has no column of ratings; say which it is, as "
+            "rating=THE_FILES_NAME with the columns option"
+        )
+    if not kept.all():
+        columns = {name: column.filter(kept) for name, column in columns.items()}
+    return raw_table(columns, RAW_CLICKS).replace_schema_metadata(_CONVERTED)
+
+
+def _events(events: pl.Series, where: str, report: Report, options: ReadOptions) -> pl.Series:
+    """Return what events count as."""
+    counted = {name.strip().lower(): into for name, into in options.events.items()}
+    if not counted:
+        return events
+    dropped = events.filter(events.is_in([name for name, into in counted.items() if into == "drop"]))
+    example = dropped[0] if len(dropped) else ""
+    report.add("event that counts as nothing", f"{where}: event", len(dropped), example, "left out")
+    return events.replace({name: _DROPPED if into == "drop" else into for name, into in counted.items()})
+
+
+def _order(
+    columns: dict[str, pl.Series], table: pa.Table, where: str, report: Report, options: ReadOptions
+) -> pl.Series:
+    """Return the times of a log without times."""
+    users = columns["user_id"]
+    order = options.order
+    if order is None:
+        others = {}
+        if "rating" in table.column_names:
+            others[options.columns.get("rating", "rating")] = numbers_of(table.column("rating"))
+        sorted_by = order_of_ids(users, columns["note_id"], others)
+        if sorted_by:
+            action = "no order: every row is at 1970-01-01"
+            example = f"rows of users are sorted by {sorted_by}"
+            report.add(
+                "no column 'timestamp', and no order in time",
+                where,
+                len(users),
+                example,
+                action,
+                "--order none",
+            )
+            order = "none"
+        else:
+            action = "a user's n-th row is at 1970-01-01 + n s"
+            report.add("no column 'timestamp'", where, len(users), "", action, "--order rows")
+    if order == "none":
+        moment = pl.Series([0], dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+        return moment.new_from_index(0, len(users))
+    return order_times(users)
+
+
+def is_converted(table: pa.Table) -> bool:
+    """Tell whether a table comes from :func:`raw_notes` or :func:`raw_clicks`."""
+    return _CONVERTED.items() <= (table.schema.metadata or {}).items()
 
 
 def require(present: list[str], names: tuple[str, ...], where: str) -> None:

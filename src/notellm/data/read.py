@@ -1,27 +1,40 @@
-"""Read notes and clicks from Parquet, CSV, TSV and JSON lines into raw Arrow tables.
+"""Read notes, clicks and topics from files into raw Arrow tables.
 
-Raw tables have the columns and types of ``NOTES`` and ``CLICKS`` but may contain nulls; ``validate`` cleans
-them. How cells are converted is described in ``notellm.data.convert``. The formats are ``.parquet``; ``.csv``
-and ``.tsv`` (UTF-8 with a header line; a cell that begins with a double quote ends at the closing one and may
-contain separators and new lines, also in TSV); ``.jsonl`` and ``.ndjson`` (one JSON object per line); and
-these texts with ``.gz``.
+Raw tables have the columns and types of ``NOTES`` and ``CLICKS`` but may contain nulls; ``validate`` cleans them.
+Files are Parquet, delimited text or JSON, compressed or not; their content says which, not their names
+(``reading``). How cells are converted is described in ``cells``.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from notellm.data.convert import raw_clicks, raw_notes, require
+from notellm.data.cells.ids import ids
+from notellm.data.cells.nested import Role
+from notellm.data.cells.topics import topics
+from notellm.data.convert import raw_clicks, raw_notes
 from notellm.data.hashtags import add_topics, split_hashtags
-from notellm.data.problems import Report
-from notellm.data.schema import CLICKS, NOTES
-from notellm.data.text_files import open_text, read_json_lines, read_rows
-from notellm.errors import ConfigError, DataError, StorageError
+from notellm.data.problems import Problem, Report
+from notellm.data.ratings import rating_column
+from notellm.data.reading.options import ReadOptions
+from notellm.data.reading.table import Layout, read_table
+from notellm.errors import DataError
 
-_TEXT_FORMATS = (".csv", ".tsv", ".jsonl", ".ndjson")
+_NOTES: dict[str, Role] = {
+    "note_id": "id", "title": "text", "content": "text", "topics": "topics", "category": "text", "published_at": "time",
+}  # fmt: skip
+_CLICKS: dict[str, Role] = {
+    "user_id": "id", "note_id": "id", "timestamp": "time", "event": "text", "rating": "text",
+}  # fmt: skip
+_NOTES_LAYOUT = Layout(_NOTES, (("note_id",), ("title", "content")))
+_CLICKS_LAYOUT = Layout(_CLICKS, (("user_id",), ("note_id",)))
+_TOPICS_LAYOUT = Layout({"note_id": "id", "topics": "topics"}, (("note_id",), ("topics",)))
+#: Options that are stated for each table, as ``--separator notes=;``.
+_OF_TABLE = re.compile(r"(--(?:separator|quoting|encoding|time-format)) '?(.*?)'?")
 
 
 @dataclass(frozen=True)
@@ -31,126 +44,168 @@ class ReadResult:
     Attributes:
         table: table with the columns and types of ``NOTES`` or ``CLICKS``, where values may be null.
         report: problems of the file, each with a count and the first line.
+        roles: the file's name of each column that was read, by our name.
     """
 
     table: pa.Table
     report: Report
+    roles: dict[str, str]
 
 
 def read_notes(
-    path: str | Path, *, columns: Mapping[str, str] | None = None, hashtags: bool = False
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    hashtags: bool = False,
+    options: ReadOptions | None = None,
 ) -> ReadResult:
     """Read a table of notes.
 
     Args:
-        path: a Parquet, CSV, TSV or JSON lines file with a column ``note_id`` and a column ``title`` or
+        path: a file, a folder of parts or a pattern, with a column ``note_id`` and a column ``title`` or
             ``content`` (or both); ``topics``, ``category`` and ``published_at`` are optional.
-        columns: the file's name of each column that is named differently, as ``{"note_id": "item_id"}``.
+        columns: the file's name of each column that is named differently, as ``{"note_id": "item_id"}``, beside
+            ``options.columns``.
         hashtags: move the hashtags of title and content to the topics (``split_hashtags``).
+        options: how the file is read.
 
     Raises:
         StorageError: if the file is absent or cannot be read.
-        DataError: if its format is unknown, a column is missing, or no row can be read.
-        ConfigError: if ``columns`` has a name that is not a column of ``NOTES``.
+        DataError: if it holds no table, a column is missing, or no row can be read.
+        ConfigError: if an option is not allowed.
     """
+    options = _with_columns(options, columns)
     report = Report()
-    cells = _read(Path(path), NOTES.names, columns or {}, report)
-    for name in NOTES.names:
+    cells, present = read_table(path, _NOTES_LAYOUT, options, report)
+    if not cells.num_rows:
+        raise DataError(f"{path} has a header but no row that can be read\n{report}")
+    where = Path(path).name
+    for name in _NOTES:
         if name not in cells.column_names:
-            action = "empty in every note"
-            report.add(f"no column {name!r}", Path(path).name, cells.num_rows, "", action)
-    table = raw_notes(cells, Path(path).name, report)
+            report.add(f"no column {name!r}", where, cells.num_rows, "", "empty in every note")
+    table = raw_notes(cells, where, report, options)
     if hashtags:
         table = _move_hashtags(table)
-    return ReadResult(table, report)
+    return ReadResult(table, _stated(report, "notes"), _roles(cells, present, options))
 
 
-def read_clicks(path: str | Path, *, columns: Mapping[str, str] | None = None) -> ReadResult:
+def read_clicks(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, options: ReadOptions | None = None
+) -> ReadResult:
     """Read a click log.
 
     Args:
-        path: a Parquet, CSV, TSV or JSON lines file with the columns ``user_id`` and ``note_id``. Without
-            ``timestamp`` the order of the rows is the time; without ``event`` every row is a "click".
-        columns: the file's name of each column that is named differently, as ``{"timestamp": "time"}``.
+        path: a file, a folder of parts or a pattern, with the columns ``user_id`` and ``note_id``. Without
+            ``timestamp`` the order of the rows is the time, unless it is that of the ids; without ``event``
+            every row is a "click". A column of ratings counts with ``min_rating``.
+        columns: the file's name of each column that is named differently, as ``{"timestamp": "time"}``, beside
+            ``options.columns``.
+        options: how the file is read.
 
     Raises:
         StorageError: if the file is absent or cannot be read.
-        DataError: if its format is unknown, a column is missing, or no row can be read.
-        ConfigError: if ``columns`` has a name that is not a column of ``CLICKS``.
+        DataError: if it holds no table, or a column is missing.
+        ConfigError: if an option is not allowed.
     """
+    options = _with_columns(options, columns)
     report = Report()
-    cells = _read(Path(path), CLICKS.names, columns or {}, report)
-    return ReadResult(raw_clicks(cells, Path(path).name, report), report)
+    cells, present = read_table(path, _CLICKS_LAYOUT, options, report)
+    if (
+        "rating" not in cells.column_names
+        and (name := rating_column(_others(cells, present, options))) is not None
+    ):
+        report = Report()
+        named = replace(options, columns={**options.columns, "rating": name})
+        cells, present = read_table(path, _CLICKS_LAYOUT, named, report)
+        options = named
+    where = Path(path).name
+    if not cells.num_rows and not len(report):
+        report.add("no rows", where, 1, "", "an empty table")
+    table = raw_clicks(cells, where, report, options)
+    return ReadResult(table, _stated(report, "clicks"), _roles(cells, present, options))
 
 
-def _read(path: Path, names: list[str], columns: Mapping[str, str], report: Report) -> pa.Table:
-    """Read the columns of a file that are in ``names``, under our names, in the types of the file."""
-    unknown = [name for name in columns if name not in names]
-    if unknown:
-        raise ConfigError(
-            f"columns option: {unknown[0]!r} is not one of our columns {', '.join(names)}; "
-            "write our name first, then the file's"
-        )
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; give one file")
-    if not path.is_file():
-        raise StorageError(f"no such file: {path}")
-    kind = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-    if path.suffix.lower() != ".parquet" and kind not in _TEXT_FORMATS:
-        raise DataError(
-            f"{path} ends in {path.suffix!r}; it must be .parquet, {', '.join(_TEXT_FORMATS)} or "
-            "one of these texts with .gz"
-        )
-    if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty")
+def read_topics(path: str | Path, *, options: ReadOptions | None = None) -> tuple[pl.DataFrame, Report]:
+    """Read topics of notes from a table of their own, with one or several topics a row.
 
-    def choose(present: list[str]) -> dict[str, str]:
-        for ours, theirs in columns.items():
-            if theirs not in present:
-                raise DataError(
-                    f"{path} has no column {theirs!r}, which the columns option names for {ours}; "
-                    f"its columns are {', '.join(map(repr, present))}"
-                )
-        wanted = {name: columns.get(name, name) for name in names}
-        wanted = {ours: theirs for ours, theirs in wanted.items() if theirs in present}
-        _check_columns(list(wanted), names, present, path)
-        return wanted
+    Args:
+        path: a file, a folder of parts or a pattern, with the columns ``note_id`` and ``topics``.
+        options: how it is read.
 
-    if kind == ".parquet":
-        return _read_parquet(path, choose)
-    if kind in (".jsonl", ".ndjson"):
-        with open_text(path, newline="\n") as lines:
-            return read_json_lines(lines, path, {n: columns.get(n, n) for n in names}, choose, report)
-    with open_text(path, newline="") as lines:
-        delimiter = "\t" if kind == ".tsv" else ","
-        return read_rows(lines, path, choose, report, delimiter=delimiter)
+    Returns:
+        A frame with the columns ``note_id`` and ``topics`` (list of text), a row for each note; and the report.
+
+    Raises:
+        StorageError: as :func:`read_notes`, like DataError and ConfigError.
+    """
+    options = options or ReadOptions()
+    report = Report()
+    cells, _ = read_table(path, _TOPICS_LAYOUT, options, report)
+    where = Path(path).name
+    note_ids = ids(cells.column("note_id"), f"{where}: note_id", report, options)
+    words = topics(cells.column("topics"), f"{where}: topics", report, options)
+    frame = pl.DataFrame({"note_id": note_ids, "topics": words}).drop_nulls("note_id")
+    frame = (
+        frame.explode("topics", empty_as_null=False).group_by("note_id", maintain_order=True).agg("topics")
+    )
+    return frame, _stated(report, "topics")
 
 
-def _check_columns(ours: list[str], names: list[str], present: list[str], path: Path) -> None:
-    """Check that every needed column is present, before the rest of the file is read."""
-    needed = ["user_id", "note_id"] if "user_id" in names else ["note_id"]
-    if "title" in names and not {"title", "content"} & set(ours):
-        needed.append("title")
-    require(present, tuple(name for name in needed if name not in ours), str(path))
+def with_topics(notes: pa.Table, more: pl.DataFrame, where: str, report: Report) -> pa.Table:
+    """Return raw notes with further topics, after their own.
+
+    Args:
+        notes: raw notes.
+        more: topics by note, from :func:`read_topics`.
+        where: name of the topics' file in the report.
+        report: receives the notes of the topics that are not there.
+    """
+    table = pl.DataFrame(notes.select(["note_id", "topics"]))
+    unknown = more.join(table, on="note_id", how="anti")
+    example = unknown["note_id"][0] if unknown.height else ""
+    report.add("topics of an unknown note", where, unknown.height, example, "left out")
+    joined = table.join(more.rename({"topics": "more"}), on="note_id", how="left", maintain_order="left")
+    none = pl.Series([[]], dtype=pl.List(pl.String))
+    both = joined.select(pl.concat_list(pl.col("topics").fill_null(none), pl.col("more").fill_null(none)))
+    place = notes.column_names.index("topics")
+    kind = notes.schema.field("topics")
+    return notes.set_column(place, kind, both.to_series().to_arrow().cast(kind.type))
 
 
-def _read_parquet(path: Path, choose: Callable[[list[str]], dict[str, str]]) -> pa.Table:
-    try:
-        wanted = choose(pq.read_schema(path).names)
-        table = pq.read_table(path, columns=list(wanted.values()))
-        table.validate(full=True)  # otherwise text that is not UTF-8 fails later
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
-    except OSError as error:
-        raise StorageError(f"cannot read {path}: {error}") from error
-    if not table.num_rows:
-        raise DataError(f"{path} has no rows")
-    return pa.table({ours: table.column(theirs) for ours, theirs in wanted.items()})
+def _with_columns(options: ReadOptions | None, columns: Mapping[str, str] | None) -> ReadOptions:
+    options = options or ReadOptions()
+    return replace(options, columns={**options.columns, **columns}) if columns else options
+
+
+def _others(cells: pa.Table, present: list[str], options: ReadOptions) -> list[str]:
+    """Return the columns of a file that are read as nothing."""
+    read = {options.columns.get(name, name).lower() for name in cells.column_names}
+    return [name for name in present if name.lower() not in read]
+
+
+def _roles(cells: pa.Table, present: list[str], options: ReadOptions) -> dict[str, str]:
+    roles = {}
+    for name in cells.column_names:
+        theirs = options.columns.get(name, name)
+        if theirs.startswith("#") and theirs[1:].isdigit() and theirs not in present:
+            theirs = f"{theirs} ({present[int(theirs[1:]) - 1]})"
+        roles[name] = next((each for each in present if each.lower() == theirs.lower()), theirs)
+    return roles
+
+
+def _stated(report: Report, table: str) -> Report:
+    """Return a report whose options are stated for one table."""
+
+    def of_table(problem: Problem) -> Problem:
+        match = _OF_TABLE.fullmatch(problem.option)
+        return replace(problem, option=f"{match[1]} '{table}={match[2]}'") if match else problem
+
+    return Report([of_table(problem) for problem in report.problems])
 
 
 def _move_hashtags(table: pa.Table) -> pa.Table:
     """Move the hashtags of title and content to the topics."""
-    titles, contents, topics = [], [], []
+    titles, contents, topic_lists = [], [], []
     for title, content, note_topics in zip(
         *(table.column(name).to_pylist() for name in ("title", "content", "topics")), strict=True
     ):
@@ -158,8 +213,8 @@ def _move_hashtags(table: pa.Table) -> pa.Table:
         content_text, content_tags = split_hashtags(content or "")
         titles.append(title_text)
         contents.append(content_text)
-        topics.append(add_topics(note_topics or [], title_tags + content_tags))
-    columns = {"title": titles, "content": contents, "topics": topics}
+        topic_lists.append(add_topics(note_topics or [], title_tags + content_tags))
+    columns = {"title": titles, "content": contents, "topics": topic_lists}
     for name, values in columns.items():
         place = table.column_names.index(name)
         kind = table.schema.field(name)

@@ -80,7 +80,7 @@ def _of_texts(
     """Return the ids of distinct texts; ``text`` is the whole column, whose rows are counted."""
 
     def rows(of: pl.Series) -> int:
-        return int(text.is_in(of).sum())
+        return int(text.is_in(of.implode()).sum())
 
     counted = Report()
     clean = without_missing(distinct, where, counted, options)

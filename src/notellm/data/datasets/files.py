@@ -6,14 +6,17 @@ Delimited text may lack a header line, and may be partly UTF-8 and partly Latin-
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import pyarrow as pa
 
-from notellm.data.objects import parse_object
 from notellm.data.problems import Report
-from notellm.data.text_files import open_text, read_rows
+from notellm.data.reading.delimited import read_delimited as read_rows
+from notellm.data.reading.dialect import Dialect
+from notellm.data.reading.encoding import UTF8, decoded_blocks, lines_in
+from notellm.data.reading.objects import parse_object
 from notellm.errors import DataError, StorageError
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -79,9 +82,9 @@ def read_delimited(
         DataError: if the first row has some of the names but not all, or no row can be read.
     """
 
-    def choose(first: list[str]) -> dict[str, str] | None:
+    def choose(first: list[str]) -> dict[str, int] | None:
         if set(names) <= set(first):
-            return {name: name for name in names}
+            return {name: first.index(name) for name in names}
         if set(names) & set(first):
             missing = [name for name in names if name not in first]
             raise DataError(
@@ -91,10 +94,23 @@ def read_delimited(
             raise DataError(f"{path} has {len(first)} columns on line 1; it must have {', '.join(names)}")
         return None
 
-    with open_text(path, newline="") as lines:
+    blocks = decoded_blocks(path, UTF8)
+    if latin1 or mend is not None:
+        lines = lines_in(blocks, newline="")
         decoded = _decode_latin1(lines, path, report) if latin1 else lines
-        mended = decoded if mend is None else map(mend, decoded)
-        return read_rows(mended, path, choose, report, delimiter=delimiter, names=names, quoting=quoting)
+        blocks = _joined(decoded if mend is None else map(mend, decoded))
+    dialect = Dialect(delimiter, "double" if quoting else "none", is_guess=False)
+    table = read_rows(blocks, path, choose, report, dialect, names=names)
+    if not table.num_rows:
+        raise DataError(f"{path} has a header but no row that can be read")
+    return table
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Join lines to blocks."""
+    rest = iter(lines)
+    while block := "".join(islice(rest, _CHUNK_ROWS)):
+        yield block
 
 
 def _decode_latin1(lines: Iterable[str], path: Path, report: Report) -> Iterator[str]:
@@ -110,9 +126,9 @@ def _decode_latin1(lines: Iterable[str], path: Path, report: Report) -> Iterator
 
 def read_lines(path: Path, report: Report, *, latin1: bool = False) -> Iterator[str]:
     """Yield the lines of a text file without their ends; arguments and errors as :func:`read_delimited`."""
-    with open_text(path, newline="\n") as lines:
-        for line in _decode_latin1(lines, path, report) if latin1 else lines:
-            yield line.rstrip("\r\n")
+    lines = lines_in(decoded_blocks(path, UTF8), newline="\n")
+    for line in _decode_latin1(lines, path, report) if latin1 else lines:
+        yield line.rstrip("\r\n")
 
 
 def read_objects(path: Path, report: Report) -> Iterator[dict[str, Any]]:
@@ -127,25 +143,24 @@ def read_objects(path: Path, report: Report) -> Iterator[dict[str, Any]]:
         DataError: if no line is an object.
     """
     good, bad, first_bad, broken, first_broken = 0, 0, "", 0, ""
-    with open_text(path, newline="\n") as lines:
-        for number, raw in enumerate(lines, start=1):
-            line = raw if raw.isascii() else _SURROGATE.sub("\ufffd", raw)
-            if not line.strip():
-                continue
-            if line != raw:
-                broken += 1
-                first_broken = first_broken or f"line {number}: {line.strip()}"
-            try:
-                value = parse_object(line)
-                reason = "" if isinstance(value, dict) else f"{type(value).__name__}, not an object"
-            except ValueError as error:
-                reason = str(error)
-            if reason:
-                bad += 1
-                first_bad = first_bad or f"line {number}: {reason}"
-            else:
-                good += 1
-                yield value
+    for number, raw in enumerate(lines_in(decoded_blocks(path, UTF8), newline="\n"), start=1):
+        line = raw if raw.isascii() else _SURROGATE.sub("\ufffd", raw)
+        if not line.strip():
+            continue
+        if line != raw:
+            broken += 1
+            first_broken = first_broken or f"line {number}: {line.strip()}"
+        try:
+            value = parse_object(line)
+            reason = "" if isinstance(value, dict) else f"{type(value).__name__}, not an object"
+        except ValueError as error:
+            reason = str(error)
+        if reason:
+            bad += 1
+            first_bad = first_bad or f"line {number}: {reason}"
+        else:
+            good += 1
+            yield value
     if not good:
         raise DataError(f"{path} has no line that is an object; {first_bad or 'it is empty'}")
     report.add("no object", path.name, bad, first_bad, "lines left out")
@@ -159,8 +174,7 @@ def cell(value: Any) -> str | None:
 
 def first_line(path: Path) -> str:
     """Return the first line of a text file without its end; errors as :func:`read_delimited`."""
-    with open_text(path, newline="\n") as lines:
-        return next(iter(lines), "").rstrip("\r\n")
+    return next(lines_in(decoded_blocks(path, UTF8), newline="\n"), "").rstrip("\r\n")
 
 
 class Rows:

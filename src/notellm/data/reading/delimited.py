@@ -89,7 +89,13 @@ def read_delimited(
         if most is not None and columns.count >= most:
             break
     reader.report(report)
-    return columns.table()
+    table = columns.table()
+    if not table.num_rows and reader.ragged:
+        raise DataError(
+            f"{path} has a header but no row that can be read: all {reader.ragged:,} have another number of cells, as "
+            f"{reader.first_ragged}; --separator says what is between them"
+        )
+    return table
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,9 @@ def _first_row(blocks: Iterator[str], dialect: Dialect, path: Path) -> tuple[_Fi
     every = list(io.StringIO(text, newline=""))
     header = "".join(every[: reader.line_num])
     rest = "".join(every[reader.line_num :])
-    return _First([cell.strip() for cell in cells], header, reader.line_num), chain([rest] if rest else [], blocks)
+    return _First([cell.strip() for cell in cells], header, reader.line_num), chain(
+        [rest] if rest else [], blocks
+    )
 
 
 @dataclass
@@ -213,9 +221,7 @@ class _Reader:
             return begin, first + reader.line_num < len(lines)
         return len(lines), True
 
-    def _take(
-        self, row: list[str], at: int, found: list[tuple[list[str], int]], alone: str | None
-    ) -> None:
+    def _take(self, row: list[str], at: int, found: list[tuple[list[str], int]], alone: str | None) -> None:
         """Keep the wanted cells of a row, or count it as one of another width."""
         if len(row) == self.width or (len(row) > self.width and not any(row[self.width :])):
             cells = [row[place] for place in self.places]
@@ -271,9 +277,13 @@ class _Reader:
         """
         if self.stray and self.dialect.is_guess and self.dialect.quoting == "double" and not self.protects:
             raise QuotesAreText
-        report.add("stray quote mark", self.path.name, self.stray, self.first_stray, "kept as text in its row")
+        report.add(
+            "stray quote mark", self.path.name, self.stray, self.first_stray, "kept as text in its row"
+        )
         action = "rows left out"
-        report.add("other number of cells than the header", self.path.name, self.ragged, self.first_ragged, action)
+        report.add(
+            "other number of cells than the header", self.path.name, self.ragged, self.first_ragged, action
+        )
 
 
 def _lenient(text: str, delimiter: str) -> list[str] | None:

@@ -72,7 +72,14 @@ def separator_of(path_name: str, sample: str, names: set[str], chosen: str | Non
     if best != by_name:
         shown = "tab" if best == "\t" else best
         action = f"cells separated by {shown!r}"
-        report.add("separator that the name does not tell", path_name, len(lines), lines[0].strip(), action, f"--separator '{shown}'")
+        report.add(
+            "separator that the name does not tell",
+            path_name,
+            len(lines),
+            lines[0].strip(),
+            action,
+            f"--separator '{shown}'",
+        )
     return best
 
 

@@ -5,8 +5,9 @@ older encodings of one script; charset-normalizer tells them apart by the freque
 """
 
 import codecs
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,10 @@ class Encoding:
     errors: str = "surrogateescape"
 
 
+#: UTF-8, with or without a byte order mark; bytes that are not UTF-8 become surrogates.
+UTF8 = Encoding("utf-8-sig")
+
+
 def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
     """Return the encoding of a file.
 
@@ -62,15 +67,26 @@ def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
         try:
             name = codecs.lookup(chosen).name
         except LookupError as error:
-            raise ConfigError(f"encoding is {chosen!r}; give one that Python knows, as utf-8 or cp1252") from error
-        return Encoding("utf-8-sig" if name == "utf-8" else name, "surrogateescape" if name == "utf-8" else "replace")
+            raise ConfigError(
+                f"encoding is {chosen!r}; give one that Python knows, as utf-8 or cp1252"
+            ) from error
+        return Encoding(
+            "utf-8-sig" if name == "utf-8" else name, "surrogateescape" if name == "utf-8" else "replace"
+        )
     with opened(path, progress=False) as source:
         head = source.read(4096)
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
     if marked == "utf-8-sig" or (marked is None and not _is_wide(head)):
         return _of_bytes(path, report)
     name = marked or _is_wide(head)
-    report.add("text in UTF-16 or UTF-32", path.name, 1, head.decode(name, "replace")[:40], "decoded", f"--encoding {name}")
+    report.add(
+        "text in UTF-16 or UTF-32",
+        path.name,
+        1,
+        head.decode(name, "replace")[:40],
+        "decoded",
+        f"--encoding {name}",
+    )
     return Encoding(name, "replace")
 
 
@@ -85,9 +101,8 @@ def _is_wide(head: bytes) -> str:
 
 def _of_bytes(path: Path, report: Report) -> Encoding:
     """Look at all bytes of a file that is in UTF-8 or in an encoding of one byte."""
-    utf8 = Encoding("utf-8-sig")
     if _is_valid_utf8(path):
-        return utf8
+        return UTF8
     valid = invalid = 0
     sample: list[bytes] = []
     for line in _lines(path):
@@ -96,14 +111,17 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
         text = line.decode("utf-8", "surrogateescape")
         bad = len(_UNDECODABLE.findall(text))
         invalid += bad
-        valid += sum(character > "\x7f" for character in text) - bad
+        # A character of several bytes that fit together is no chance, the less so the more bytes it has.
+        valid += sum(3 * (len(each.encode()) - 1) for each in _UNDECODABLE.sub("", text) if each > "\x7f")
         if bad and len(sample) < _SAMPLE_LINES:
             sample.append(line)
     if valid > invalid:
-        return utf8  # with damage, which the reader reports line by line
+        return UTF8  # with damage, which the reader reports line by line
     name = _guessed(b"".join(sample))
     example = sample[0].decode(name, "replace").strip()
-    report.add("text that is not UTF-8", path.name, invalid, example, f"bytes read as {name}", f"--encoding {name}")
+    report.add(
+        "text that is not UTF-8", path.name, invalid, example, f"bytes read as {name}", f"--encoding {name}"
+    )
     return Encoding(name, "replace")
 
 
@@ -174,6 +192,19 @@ def decoded_blocks(path: Path, encoding: Encoding) -> Iterator[str]:
                     yield text[:cut]
             rest += decoder.decode(b"", final=True)
         except UnicodeError as error:
-            raise DataError(f"{path} is no {encoding.name} text: {error}; --encoding states another one") from error
+            raise DataError(
+                f"{path} is no {encoding.name} text: {error}; --encoding states another one"
+            ) from error
     if rest:
         yield rest
+
+
+def lines_in(blocks: Iterable[str], *, newline: str) -> Iterator[str]:
+    """Yield the lines of blocks, with their ends.
+
+    Args:
+        blocks: text, in blocks that end at a line end.
+        newline: as in ``open``: "" for lines that end in any way, or the only end of lines.
+    """
+    for block in blocks:
+        yield from io.StringIO(block, newline=newline)

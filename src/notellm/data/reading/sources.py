@@ -21,7 +21,12 @@ from notellm.errors import DataError, StorageError
 Content = Literal["parquet", "json", "delimited"]
 
 _HEAD = 4096
-_COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"\x28\xb5\x2f\xfd", "zstd"), (b"BZh", "bz2"), (b"\x04\x22\x4d\x18", "lz4"))
+_COMPRESSED = (
+    (b"\x1f\x8b", "gzip"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"BZh", "bz2"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+)
 _REFUSED = (
     (b"PK\x03\x04", "a zip archive (or an Excel workbook); unpack it, or save the sheet as CSV"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook; save the sheet as CSV"),
@@ -54,9 +59,13 @@ def files_of(path: str | Path) -> list[Path]:
         return [given]
     if given.is_dir():
         found = [each for each in sorted(given.rglob("*")) if each.is_file()]
-        found = [each for each in found if not any(_IGNORED.fullmatch(p) for p in each.relative_to(given).parts)]
+        found = [
+            each for each in found if not any(_IGNORED.fullmatch(p) for p in each.relative_to(given).parts)
+        ]
         if not found:
-            raise DataError(f"{given} is a folder without files; give a file, or a folder of parts of one table")
+            raise DataError(
+                f"{given} is a folder without files; give a file, or a folder of parts of one table"
+            )
         return found
     if glob.has_magic(str(path)):
         found = [Path(each) for each in sorted(glob.glob(str(path), recursive=True)) if Path(each).is_file()]
@@ -82,7 +91,9 @@ def content_of(path: Path) -> Content:
         if head.startswith(magic):
             raise DataError(f"{path} is {what}")
     if _PAGE.match(head):
-        raise DataError(f"{path} is a web page or XML, perhaps of a login or an error; download the table again")
+        raise DataError(
+            f"{path} is a web page or XML, perhaps of a login or an error; download the table again"
+        )
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return "json"
     if path.suffix.lower() == ".parquet":
@@ -106,7 +117,13 @@ def opened(path: Path, *, progress: bool = True) -> Iterator[IO[bytes]]:
                 raise DataError(f"{path} is not a whole gzip file: it does not begin as one")
             size = path.stat().st_size
             with tqdm(
-                total=size, desc=path.name, unit="B", unit_scale=True, delay=2, leave=False, disable=not progress
+                total=size,
+                desc=path.name,
+                unit="B",
+                unit_scale=True,
+                delay=2,
+                leave=False,
+                disable=not progress,
             ) as bar:
                 yield _Counted(_decompressed(raw, kind), raw, bar)  # type: ignore[misc]
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from notellm.data import objects
-from notellm.data.objects import parse_object
+from notellm.data.reading import objects
+from notellm.data.reading.objects import parse_object
 
 
 @pytest.mark.parametrize(

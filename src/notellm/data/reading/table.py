@@ -1,0 +1,321 @@
+"""Read a table of cells from files: Parquet, delimited text or JSON, one file or the parts of one table."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from notellm.data.cells.columns import plain
+from notellm.data.cells.nested import NestedCells, Role, at_path
+from notellm.data.problems import Problem, Report
+from notellm.data.reading.delimited import QuotesAreText, read_delimited
+from notellm.data.reading.dialect import quoting_of, separator_of
+from notellm.data.reading.encoding import decoded_blocks, encoding_of
+from notellm.data.reading.json_files import Wanted, read_json
+from notellm.data.reading.options import ReadOptions
+from notellm.data.reading.sources import content_of, files_of
+from notellm.errors import ConfigError, DataError, StorageError
+
+_SAMPLE = 1 << 20  # characters by which separator and quoting are told
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a table.
+
+    Attributes:
+        roles: our names of the columns, each with what its values are for.
+        needed: groups of names, of each of which at least one must be there.
+        like: names one of which is read as the last column of ``roles`` where the file has only that one.
+    """
+
+    roles: dict[str, Role]
+    needed: tuple[tuple[str, ...], ...]
+
+
+def read_table(
+    path: str | Path, layout: Layout, options: ReadOptions, report: Report
+) -> tuple[pa.Table, list[str]]:
+    """Read the columns of a table that are in the layout, under our names, in the types of the file.
+
+    Args:
+        path: a file, a folder of parts, or a pattern such as "logs/*.csv.gz".
+        layout: the columns.
+        options: how the table is read.
+        report: receives what was guessed, and what could not be read.
+
+    Returns:
+        The table, and the names of all columns of the (first) file.
+
+    Raises:
+        StorageError: if there is no such file, or it cannot be read.
+        DataError: if a file holds no table, or lacks a column.
+        ConfigError: if an option names a column that is none of ours.
+    """
+    _check_names(options, layout)
+    files = files_of(path)
+    tables, names, reports = [], None, []
+    left = options.rows
+    for file in files:
+        own = Report()
+        table, present = _read_file(file, layout, replace(options, rows=left), own)
+        reports.append(own)
+        tables.append(table)
+        names = names or present
+        if left is not None and (left := left - table.num_rows) <= 0:
+            break
+    if len(files) > 1:
+        report.add("table in several files", Path(path).name, len(files), files[0].name, "read as one table")
+    for problem in _merged(reports, Path(path).name):
+        report.problems.append(problem)
+    return _joined(tables, layout), names or []
+
+
+def _check_names(options: ReadOptions, layout: Layout) -> None:
+    for name in options.columns:
+        if name not in layout.roles:
+            near = difflib.get_close_matches(name, layout.roles, 1, 0.3)
+            raise ConfigError(
+                f"columns option: {name!r} is not one of our columns {', '.join(layout.roles)}"
+                f"{f'; did you mean {near[0]}?' if near else ''} Write our name first, then the file's"
+            )
+
+
+def _read_file(
+    path: Path, layout: Layout, options: ReadOptions, report: Report
+) -> tuple[pa.Table, list[str]]:
+    content = content_of(path)
+    present: list[str] = []
+
+    def places(header: list[str]) -> dict[str, int]:
+        present.extend(header)
+        return _places(header, layout, options, path, report)
+
+    if content == "parquet":
+        return _read_parquet(path, layout, options, report)
+    if path.stat().st_size == 0:
+        return _empty(layout, path, report)
+    encoding = encoding_of(path, options.encoding, report)
+    blocks = decoded_blocks(path, encoding)
+    if content == "json":
+        wanted = [Wanted(name, options.columns.get(name, name), role) for name, role in layout.roles.items()]
+
+        def choose(names: list[str]) -> list[str]:
+            present.extend(names)
+            found = [
+                each.name for each in wanted if each.theirs in names or each.theirs.split(".")[0] in names
+            ]
+            _require(found, names, layout, options, path)
+            return found
+
+        return read_json(blocks, path, wanted, choose, report, most=options.rows), present
+
+    blocks, sample, whole = _sampled(blocks)
+    if not sample.strip():
+        return _empty(layout, path, report)
+    names = {options.columns.get(name, name) for name in layout.roles}
+    separator = separator_of(path.name, sample, names, options.separator, report)
+    dialect = quoting_of(sample, separator, options.quoting, whole=whole)
+    if not options.header:
+        width = len(sample.split("\n", 1)[0].split(separator))
+        header = [f"#{place + 1}" for place in range(width)]
+        found = places(header)
+        blocks = chain([dialect.separator.join(header) + "\n"], blocks)
+        table_places = lambda _: found  # noqa: E731 - the header was made here
+    else:
+        table_places = places
+    try:
+        own = Report()
+        table = read_delimited(blocks, path, table_places, own, dialect, most=options.rows)
+    except QuotesAreText:
+        present.clear()
+        own = Report()
+        dialect = replace(dialect, quoting="none")
+        again = decoded_blocks(path, encoding)
+        if not options.header:
+            again = chain([dialect.separator.join(header) + "\n"], again)
+        table = read_delimited(again, path, table_places, own, dialect, most=options.rows)
+    _report_quoting(dialect.quoting if dialect.is_guess else "double", path, sample, report)
+    report.problems.extend(own.problems)
+    return table, present
+
+
+def _report_quoting(quoting: str, path: Path, sample: str, report: Report) -> None:
+    if quoting == "double":
+        return
+    quoted = [line for line in sample.split("\n") if '"' in line]
+    example = quoted[0] if quoted else ""
+    action = "quotes are text" if quoting == "none" else 'read \\" as "'
+    report.add(
+        "quotes by other rules than two for one",
+        path.name,
+        max(1, len(quoted)),
+        example,
+        action,
+        f"--quoting {quoting}",
+    )
+
+
+def _sampled(blocks: Iterator[str]) -> tuple[Iterable[str], str, bool]:
+    """Return blocks, their beginning, and whether that is all of them."""
+    first: list[str] = []
+    size, whole = 0, True
+    for block in blocks:
+        first.append(block)
+        size += len(block)
+        if size >= _SAMPLE:
+            whole = False
+            break
+    text = "".join(first)
+    end = len(text) if whole else (text.rfind("\n", 0, _SAMPLE) + 1 or len(text))
+    return chain(first, blocks), text[:end], whole and end == len(text)
+
+
+def _empty(layout: Layout, path: Path, report: Report) -> tuple[pa.Table, list[str]]:
+    if "user_id" not in layout.roles:
+        raise DataError(f"{path} is empty")
+    report.add("no rows", path.name, 1, "", "an empty table")
+    return pa.table(
+        {name: pa.array([], pa.large_string()) for group in layout.needed for name in group[:1]}
+    ), []
+
+
+def _places(
+    header: list[str], layout: Layout, options: ReadOptions, path: Path, report: Report
+) -> dict[str, int]:
+    """Return the place of each of our columns that a header has."""
+    found: dict[str, int] = {}
+    for ours in layout.roles:
+        theirs = options.columns.get(ours, ours)
+        if theirs.startswith("#") and theirs[1:].isdigit() and theirs not in header:
+            place = int(theirs[1:]) - 1
+            if not 0 <= place < len(header):
+                raise DataError(f"{path} has {len(header)} columns, so none is {theirs} for {ours}")
+            found[ours] = place
+            continue
+        same = [place for place, name in enumerate(header) if name == theirs]
+        alike = [place for place, name in enumerate(header) if name.lower() == theirs.lower()]
+        if len(same) > 1:
+            raise DataError(
+                f"{path} has the column {theirs!r} more than once; rename one of them, or give its place with the "
+                f"columns option, as {ours}=#{same[-1] + 1}"
+            )
+        if same:
+            found[ours] = same[0]
+        elif len(alike) == 1:
+            found[ours] = alike[0]
+            name = header[alike[0]]
+            flag = "notes" if "user_id" not in layout.roles else "clicks"
+            report.add(
+                "column in other letters",
+                path.name,
+                1,
+                name,
+                f"read as {ours}",
+                f"--{flag}-column {ours}={name}",
+            )
+    _require(list(found), header, layout, options, path)
+    return found
+
+
+def _require(
+    found: Sequence[str], present: list[str], layout: Layout, options: ReadOptions, path: Path
+) -> None:
+    """Refuse a file that lacks a column that is needed, or that an option names."""
+    shown = ", ".join(map(repr, present))
+    for ours, theirs in options.columns.items():
+        if ours not in found:
+            near = difflib.get_close_matches(theirs, present, 1, 0.3)
+            raise DataError(
+                f"{path} has no column {theirs!r}, which the columns option names for {ours}; its columns are {shown}"
+                f"{f'; did you mean {near[0]!r}?' if near else ''}"
+            )
+    for group in layout.needed:
+        if not set(group) & set(found):
+            near = [each for each in present if each.lower() == group[0].lower()]
+            raise DataError(
+                f"{path} has no column {' or '.join(map(repr, group))}; its columns are {shown}; rename one or say "
+                f"which it is with the columns option, as {group[0]}={near[0] if near else 'THE_FILES_NAME'}"
+            )
+
+
+def _read_parquet(
+    path: Path, layout: Layout, options: ReadOptions, report: Report
+) -> tuple[pa.Table, list[str]]:
+    try:
+        names = pq.read_schema(path).names
+        columns = {}
+        plain_options = {
+            ours: theirs for ours, theirs in options.columns.items() if theirs in names or "." not in theirs
+        }
+        paths = {
+            ours: theirs.split(".") for ours, theirs in options.columns.items() if ours not in plain_options
+        }
+        heads = {ours: steps[0] for ours, steps in paths.items()}
+        places = _places(names, layout, replace(options, columns=plain_options | heads), path, report)
+        wanted = {ours: names[place] for ours, place in places.items()}
+        table = pq.read_table(path, columns=list(dict.fromkeys(wanted.values())))
+        table.validate(full=True)  # otherwise text that is not UTF-8 fails later
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from error
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error}") from error
+    if options.rows is not None:
+        table = table.slice(0, options.rows)
+    for ours, theirs in wanted.items():
+        columns[ours] = table.column(theirs)
+        if ours in paths:
+            cells = NestedCells(layout.roles[ours], ours, f"{path.name}: {theirs}")
+            values = [at_path(value, paths[ours][1:]) for value in columns[ours].to_pylist()]
+            columns[ours] = pa.chunked_array([pa.array(map(cells.flat, values), pa.large_string())])
+            cells.report(report)
+    if not table.num_rows and "user_id" not in layout.roles:
+        raise DataError(f"{path} has no rows")
+    report.add("no rows", path.name, int(not table.num_rows), "", "an empty table")
+    return pa.table(columns), names
+
+
+def _joined(tables: list[pa.Table], layout: Layout) -> pa.Table:
+    """Join the tables of several files; columns whose types differ become text."""
+    if len(tables) == 1:
+        return tables[0]
+    names = [name for name in layout.roles if any(name in table.column_names for table in tables)]
+    parts: dict[str, list[pa.ChunkedArray]] = {}
+    for name in names:
+        columns = [
+            plain(table.column(name))
+            if name in table.column_names
+            else pa.chunked_array([pa.nulls(table.num_rows)])
+            for table in tables
+        ]
+        kinds = {column.type for column in columns if not pa.types.is_null(column.type)}
+        if len(kinds) > 1:
+            kinds = {pa.large_string()}
+            columns = [pa.chunked_array([pl.Series(column).cast(pl.String).to_arrow()]) for column in columns]
+        kind = next(iter(kinds), pa.null())
+        parts[name] = [column.cast(kind) for column in columns]
+    return pa.table(
+        {
+            name: pa.chunked_array(list(chain.from_iterable(c.chunks for c in columns)))
+            for name, columns in parts.items()
+        }
+    )
+
+
+def _merged(reports: list[Report], where: str) -> Iterator[Problem]:
+    """Yield the problems of several files, the same ones once."""
+    if len(reports) == 1:
+        yield from reports[0].problems
+        return
+    groups: dict[tuple[str, str, str], list[Problem]] = {}
+    for report in reports:
+        for problem in report.problems:
+            groups.setdefault((problem.problem, problem.action, problem.option), []).append(problem)
+    for same in groups.values():
+        place = same[0].where if len(same) == 1 else f"{where}: {len(same)} files"
+        yield replace(same[0], where=place, count=sum(each.count for each in same))
