@@ -64,6 +64,14 @@ def test_notes(folder):
     ]
 
 
+def test_what_is_missing_is_reported(folder):
+    assert len(read_collm(folder).report) == 1
+    (folder / "movies_text.csv").write_text(TEXTS + "torn\n", encoding="utf-8")
+    torn, silent = read_collm(folder).report.problems
+    assert (torn.where, torn.count, torn.example) == ("movies_text.csv", 1, "line 4: 1 cells, not 5")
+    assert (silent.problem, silent.count, silent.example) == ("movie without summary", 1, "Textless (1992)")
+
+
 def test_impressions_without_padding(folder):
     data = read_collm(folder)
     assert all(table.schema.equals(IMPRESSIONS) for table in (data.train, data.valid, data.test))

@@ -7,8 +7,8 @@ from notellm.data.datasets.steam import read_steam
 from notellm.data.validate import validate
 
 GAMES = (
-    "{u'publisher': u'P', u'genres': [u'Action', u'Indie'], u'app_name': u\"Pilot's Log\", "
-    "u'title': u\"Pilot's Log\", u'tags': [u'Strategy', u'action'], u'price': 4.99, u'early_access': False, u'id': u'761140'}\n"
+    "{u'publisher': u'P', u'genres': [u'Action', u'Indie'], u'title': u\"Pilot's Log\", u'price': 4.99, "
+    "u'tags': [u'Strategy', u'action'], u'early_access': False, u'id': u'761140'}\n"
     "{u'app_name': u'Deep W\\xe9ll', u'price': u'Free To Play', u'id': u'20'}\n"
     "{u'app_name': u'no id'}\n"
 )

@@ -1,6 +1,8 @@
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,11 +16,20 @@ from notellm.data.datasets.table import (
 )
 from notellm.errors import ConfigError
 
+ROOT = Path(__file__).parents[3]
+
 
 def test_names():
     assert CLICK_NAMES[:4] == ("microlens", "movielens", "mind", "kuairec")
     assert set(RATING_NAMES) <= set(CLICK_NAMES)
     assert IMPRESSION_NAMES == ("collm",)
+
+
+def test_every_dataset_is_documented():
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "datasets.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(CLICK_NAMES)
+    readme = (ROOT / "README.md").read_text()
+    assert not [name for name in CLICK_NAMES if f"`{name}`" not in readme]
 
 
 @pytest.mark.parametrize("name", _READERS)

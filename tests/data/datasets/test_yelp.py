@@ -45,8 +45,7 @@ def test_businesses_are_notes_and_stars_ratings(tmp_path):
     assert data.clicks.column("user_id").to_pylist() == ["u1", "u2"]
     assert str(data.clicks.column("timestamp").to_pylist()[0]) == "2018-07-07 22:09:11+00:00"
     where = "yelp_academic_dataset_review.json"
-    rows = [(row.problem, row.where, row.count) for row in data.report.problems]
-    assert rows == [
+    assert [(row.problem, row.where, row.count) for row in data.report.problems] == [
         ("no object", "yelp_academic_dataset_business.json", 1),
         ("no object", where, 1),
         ("stars is no finite number", f"{where}: stars", 1),

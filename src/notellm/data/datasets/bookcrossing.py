@@ -20,9 +20,8 @@ from notellm.data.problems import Report
 _BOOK = ("ISBN", "Book-Title", "Book-Author", "Publisher")
 _RATING = ("User-ID", "ISBN", "Book-Rating")
 _ESCAPED = re.compile(r"\\(.)")
-# A few titles end in \" and run on into the author: "Title\";Author"";"2000"
-_RUN_ON = re.compile(r'\\";([^";]+)"";')
-_RUN_ON_CELL = r'^(.*?)\\?";([^";]+)"?$'
+# Kaggle's files were made by a reader that did not know \", so titles that end in it run on into the author.
+_RUN_ON = r'^(.*?)\\?";([^";]+)"?$'
 
 
 def read_bookcrossing(folder: str | Path, *, min_rating: float = 7.0) -> RawData:
@@ -75,34 +74,25 @@ def _read(path: Path, names: tuple[str, ...], report: Report) -> pl.DataFrame:
     """Read the original form, between semicolons, or that of Kaggle, between commas."""
     if ";" not in first_line(path):
         return pl.DataFrame(read_delimited(path, names, report, latin1=True))
-    run_on: list[str] = []
 
     def mend(line: str) -> str:
-        apart, times = _RUN_ON.subn(r'";"\1";', line)
-        if times:
-            run_on.append(line)
-        return _ESCAPED.sub(lambda match: '""' if match[1] == '"' else match[1], apart)
+        return _ESCAPED.sub(lambda match: '""' if match[1] == '"' else match[1], line)
 
-    table = read_delimited(path, names, report, delimiter=";", latin1=True, mend=mend)
-    example = run_on[0].strip() if run_on else ""
-    report.add("title that runs on into the author", path.name, len(run_on), example, "told apart")
-    return pl.DataFrame(table)
+    return pl.DataFrame(read_delimited(path, names, report, delimiter=";", latin1=True, mend=mend))
 
 
 def _mend_titles(books: pl.DataFrame, where: str, report: Report) -> pl.DataFrame:
     r"""Tell apart title and author of Kaggle's rows that run on, and write ``"`` in place of ``\"``."""
     title = pl.col("Book-Title")
-    run_on = title.str.contains(_RUN_ON_CELL)
+    # The cells after such a title are one to the left, so the author is a year.
+    run_on = title.str.contains(_RUN_ON) & pl.col("Book-Author").str.contains(r"^\d+$")
     lost = books.filter(run_on)
     if lost.height:
         problem, action = "title that runs on into the author", "told apart; publisher unknown"
         report.add(problem, where, lost.height, lost["Book-Title"][0], action)
     books = books.with_columns(
-        pl.when(run_on).then(title.str.extract(_RUN_ON_CELL, 1)).otherwise(title),
-        pl.when(run_on)
-        .then(title.str.extract(_RUN_ON_CELL, 2))
-        .otherwise("Book-Author")
-        .alias("Book-Author"),
+        pl.when(run_on).then(title.str.extract(_RUN_ON, 1)).otherwise(title),
+        pl.when(run_on).then(title.str.extract(_RUN_ON, 2)).otherwise("Book-Author").alias("Book-Author"),
         pl.when(~run_on).then("Publisher").otherwise(pl.lit("")).alias("Publisher"),
     )
     escaped = books.filter(title.str.contains('\\"', literal=True))

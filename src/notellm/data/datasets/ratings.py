@@ -36,22 +36,21 @@ def liked(
     place = f"{where}: {column}"
     if ratings[column].dtype == pl.String:
         ratings = ratings.with_columns(pl.col(column).str.strip_chars())
-    value = pl.col(column).cast(pl.Float64, strict=False)
-    number = value.is_finite().fill_null(value=False)
-    bad = ratings.filter(~number)
-    if bad.height and bad.height == ratings.height:
-        raise DataError(f"{place} is {bad[column][0]!r} in the first row; it must be a finite number")
-    good = ratings.filter(number)
-    kept, lost = good.filter(value >= at_least), good.filter(value < at_least)
-    report.add(f"{column} is no finite number", place, bad.height, _example(bad), "no click")
-    report.add(below or f"{column} below {at_least:g}", place, lost.height, _example(lost), "no click")
-    if lost.height and not kept.height:
-        largest = good.select(value.max()).item()
+    value = ratings[column].cast(pl.Float64, strict=False)
+    finite = value.is_finite().fill_null(value=False)
+    kept = (finite & (value >= at_least)).fill_null(value=False)
+    bad, lost = ~finite, finite & ~kept
+    if len(finite) and not finite.any():
+        raise DataError(f"{place} is {ratings[column][0]!r} in the first row; it must be a finite number")
+    if lost.any() and not kept.any():
+        largest = float(value.filter(finite).to_numpy().max())
         raise DataError(f"no {column} of {where} is at least {at_least:g}; the largest is {largest:g}")
-    return kept.drop(column)
-
-
-def _example(rows: pl.DataFrame) -> str:
-    if not rows.height:
-        return ""
-    return ", ".join(f"{name} {cell}" for name, cell in rows.row(0, named=True).items())
+    for problem, rows in (
+        (f"{column} is no finite number", bad),
+        (below or f"{column} below {at_least:g}", lost),
+    ):
+        if rows.any():
+            first = ratings.row(int(rows.arg_max() or 0), named=True)
+            example = ", ".join(f"{name} {cell}" for name, cell in first.items())
+            report.add(problem, place, int(rows.sum()), example, "no click")
+    return ratings.drop(column).filter(kept)

@@ -1,7 +1,8 @@
 """The public datasets that notellm reads, in one table.
 
-To add a dataset, write a module with its reader in this package, add one line to ``_READERS``, and test it in
-``tests/data/datasets``. Readers are imported when they are called, so listing the names is quick.
+To add a dataset, write a module with its reader in this package, add one line to ``_READERS`` and a row to
+``docs/datasets.md``, and test it in ``tests/data/datasets``. Readers are imported when they are called, so
+listing the names is quick.
 """
 
 from collections.abc import Callable
