@@ -117,6 +117,7 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions
     }
     if "timestamp" in names:
         columns["timestamp"] = times(table.column("timestamp"), f"{where}: timestamp", report, options)
+        _report_order_only(table, columns["timestamp"], where, report)
     else:
         columns["timestamp"] = _order(columns, table, where, report, options)
     if "event" in names:
@@ -137,6 +138,17 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions
     if not kept.all():
         columns = {name: column.filter(kept) for name, column in columns.items()}
     return raw_table(columns, RAW_CLICKS).replace_schema_metadata(_CONVERTED)
+
+
+def _report_order_only(table: pa.Table, moments: pl.Series, where: str, report: Report) -> None:
+    """Report numbers that are a counter, not times."""
+    if pa.types.is_timestamp(table.schema.field("timestamp").type) or not moments.count():
+        return
+    if is_order_only(pa.table({"timestamp": moments.to_arrow()})):
+        example = moments.drop_nulls()[0]
+        report.add(
+            "all times are in 1970", f"{where}: timestamp", len(moments), example, "they count as order only"
+        )
 
 
 def _events(events: pl.Series, where: str, report: Report, options: ReadOptions) -> pl.Series:

@@ -29,6 +29,7 @@ EVENTS = ("view", "click")
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 _CHUNK = 1 << 22
 _SHOWN = ("user_id", "note_id")
+_NAMED = 5  # names of events that the report shows
 
 _Mask = npt.NDArray[np.bool_]
 _Codes = npt.NDArray[np.int32]
@@ -43,9 +44,10 @@ def validate(
     max_content: int = 100_000,
     max_topics: int = 50,
     max_topic: int = 100,
-    max_user_clicks: int = 5_000,
+    max_user_clicks: int | None = 5_000,
     earliest: datetime = _EARLIEST,
     latest: datetime | None = None,
+    read: Report | None = None,
 ) -> tuple[pa.Table, pa.Table, Report]:
     """Clean notes and clicks, and report what was wrong.
 
@@ -59,9 +61,10 @@ def validate(
         max_content: largest number of characters of a content.
         max_topics: largest number of topics of a note.
         max_topic: largest number of characters of a topic.
-        max_user_clicks: largest number of clicks of a user who is not a bot; views do not count.
+        max_user_clicks: largest number of clicks of a user who is not a bot; views do not count. None keeps all.
         earliest: earlier times are wrong; UTC if it has no zone.
         latest: later times are wrong; None for a day from now.
+        read: what reading the tables reported, for the error where no click is left.
 
     Returns:
         Notes (schema ``NOTES``), clicks (schema ``CLICKS``), and the report.
@@ -79,7 +82,7 @@ def validate(
         "max_user_clicks": max_user_clicks,
     }
     for name, value in limits.items():
-        if value < 1:
+        if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1")
     first = _utc(earliest)
     last = datetime.now(UTC) + timedelta(days=1) if latest is None else _utc(latest)
@@ -113,10 +116,23 @@ def validate(
     if not good_notes.num_rows:
         raise DataError(f"no note is left of {notes.num_rows}; see what was dropped\n{report}")
     if clicks.num_rows and not good_clicks.num_rows:
-        raise DataError(
-            f"no click is left of {clicks.num_rows}; do both tables use the same note ids?\n{report}"
-        )
+        raise DataError(_why_no_click(clicks, good_notes, report, read or Report()))
     return good_notes, good_clicks, report
+
+
+def _why_no_click(clicks: pa.Table, notes: pa.Table, report: Report, read: Report) -> str:
+    """Return the error for a log of which no click is left: the rule that dropped most, and the way out."""
+    dropped = [each for each in report.problems if each.where.startswith("clicks")]
+    most = max(dropped, key=lambda each: each.count)
+    unreadable = next((each for each in read.problems if each.problem == "unreadable time"), None)
+    if most.problem == "missing time" and unreadable is not None:
+        why = f"{unreadable.count:,} times cannot be read, as {unreadable.example!r}; --time-format says how they are written"
+    elif most.problem == "click on an unknown note":
+        why = f"they are clicks on an unknown note, as {most.example}, where the notes have ids as {notes['note_id'][0]}"
+        why += "; do both tables use the same note ids?"
+    else:
+        why = f"{most.count:,} were dropped by one rule: {most.problem}, as {most.example} ({most.action})"
+    return f"no click is left of {clicks.num_rows:,}: {why}\n{read + report}"
 
 
 def _utc(time: datetime) -> datetime:
@@ -243,7 +259,7 @@ def _clean_clicks(
     *,
     first: datetime,
     last: datetime,
-    max_user_clicks: int,
+    max_user_clicks: int | None,
     report: Report,
 ) -> pa.Table:
     # The work is done on integer codes; each distinct string is looked at once and written at the end.
@@ -255,19 +271,24 @@ def _clean_clicks(
     time = raw.column("timestamp").cast(pa.int64()).fill_null(0).to_numpy()
     rows = np.arange(raw.num_rows)
 
-    def drop(bad: _Mask, problem: str, column: str, action: str = "rows dropped") -> None:
+    def drop(
+        bad: _Mask, problem: str, column: str, action: str = "rows dropped", example: str | None = None
+    ) -> None:
         """Drop the bad ones among ``rows``, and report them."""
         nonlocal rows
         if not bad.any():
             return
         one = raw.slice(int(rows[bad.argmax()]), 1).to_pylist()[0]
-        example = ", ".join(f"{name} {one[name]}" for name in dict.fromkeys((*_SHOWN, column)))
+        example = example or ", ".join(f"{name} {one[name]}" for name in dict.fromkeys((*_SHOWN, column)))
         report.add(problem, f"clicks: {column}", int(bad.sum()), example, action)
         rows = rows[~bad]
 
     drop((_equal(users, "")[user])[rows], "empty id", "user_id")
     drop((_equal(names, "")[note])[rows], "empty id", "note_id")
-    drop(~_is_in(events, pa.array(EVENTS))[event[rows]], "unknown event", "event")
+    unknown = ~_is_in(events, pa.array(EVENTS))
+    names_of = _counted(events, event[rows][unknown[event[rows]]])
+    action = f"rows dropped; click and view count, and --event {names_of.split(' ')[0]}=click counts others"
+    drop(unknown[event[rows]], "unknown event", "event", action, names_of)
     drop(unknown_time[rows], "missing time", "timestamp")
 
     if not is_order_only(raw.select(["timestamp"]).take(rows)):
@@ -278,9 +299,10 @@ def _clean_clicks(
 
     is_click = _equal(events, "click")[event[rows]]
     clicks_of = np.bincount(user[rows][is_click], minlength=len(users))
-    bots = clicks_of > max_user_clicks
-    action = f"all rows of {np.count_nonzero(bots):,} users dropped"
-    drop(bots[user[rows]], f"user with over {max_user_clicks:,} clicks", "user_id", action)
+    if max_user_clicks is not None:
+        bots = clicks_of > max_user_clicks
+        action = f"all rows of {np.count_nonzero(bots):,} users dropped; --user-limit raises the limit"
+        drop(bots[user[rows]], f"user with over {max_user_clicks:,} clicks", "user_id", action)
 
     known = _is_in(names, notes.column("note_id"))
     drop(~known[note[rows]], "click on an unknown note", "note_id")
@@ -321,6 +343,13 @@ def _encode(column: pa.ChunkedArray, where: str, report: Report) -> tuple[pa.Arr
                 clean = pc.replace_substring(unique, "\0", "").dictionary_encode()
                 unique, index = clean.dictionary, clean.indices.to_numpy()[index]
     return unique, index
+
+
+def _counted(names: pa.Array, rows: _Codes) -> str:
+    """Return the most frequent names, each with its number of rows."""
+    counts = np.bincount(rows, minlength=len(names))
+    most = [place for place in np.argsort(-counts, kind="stable")[:_NAMED] if counts[place]]
+    return ", ".join(f"{names[int(place)].as_py()} ({counts[place]:,})" for place in most)
 
 
 def _equal(values: pa.Array, text: str) -> _Mask:
