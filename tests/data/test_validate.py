@@ -205,7 +205,7 @@ def test_strict_raises_with_the_whole_report():
 
 
 def test_nothing_left_is_an_error():
-    with pytest.raises(DataError, match=r"(?s)no click is left of 1; .*unknown note"):
+    with pytest.raises(DataError, match=r"(?s)no click is left of 1: .*unknown note"):
         validate(AB, clicks_table([("u", "zzz", 0)]))
     with pytest.raises(DataError, match=r"(?s)no note is left of 1; .*without any text"):
         validate(notes_table(note_id=["a"], title=[""]), CLEAN)

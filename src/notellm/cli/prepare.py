@@ -2,14 +2,15 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from notellm.cli.common import Force, Output, Quiet, Seed, examples, group, show
 from notellm.cli.options import with_options
 from notellm.data.datasets.table import CLICK_NAMES, read_clicks_of
-from notellm.errors import ConfigError, DataError
+from notellm.errors import ConfigError
+from notellm.jobs.prepare import PrepareOptions
 from notellm.pairs.score import PairOptions
 
 commands = group()
@@ -17,6 +18,10 @@ commands = group()
 
 #: The name under which --dataset offers the built-in sample world.
 _SAMPLE = "sample"
+
+
+_SHOWN_ROWS = 10
+_CELL = 40  # characters of a cell that --dry-run shows
 
 
 class By(StrEnum):
@@ -31,26 +36,52 @@ _SHARES = {By.note: {"test": 0.3, "valid": 0.05}, By.time: {"test": 0.2, "valid"
 
 @commands.command(
     epilog=examples(
+        "notellm prepare --notes notes.csv --clicks clicks.parquet --dry-run",
         "notellm prepare --notes notes.csv --clicks clicks.parquet -o data",
         "notellm prepare --notes items.jsonl --column note_id=item_id --column content=text -o data",
+        "notellm prepare --notes artists.tsv --notes-column note_id=id --clicks 'plays/*.csv.gz' -o data",
         "notellm prepare --dataset microlens --source MicroLens-50k -o data",
         "notellm prepare --dataset sample --sample-notes 3000 -o data",
     )
 )
+@with_options(PrepareOptions)
 def prepare(
-    output: Output,
-    notes: Annotated[Path | None, typer.Option(help="Notes: Parquet, CSV, TSV or JSON lines.")] = None,
-    clicks: Annotated[Path | None, typer.Option(help="Clicks: the same formats; optional.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Where to write; only an earlier result of this kind is replaced."
+        ),
+    ] = None,
+    notes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Notes: Parquet, CSV, TSV or JSON, gzip or zstd; a file, a folder of parts or a pattern."
+        ),
+    ] = None,
+    clicks: Annotated[Path | None, typer.Option(help="Clicks: in the same forms; optional.")] = None,
+    topics: Annotated[
+        Path | None, typer.Option(help="Topics beside those of the notes: a table with note_id and topics.")
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(help=f"Instead of --notes and --clicks: {', '.join(CLICK_NAMES)} or {_SAMPLE}."),
     ] = None,
     source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="OURS=THEIRS, for a column of another name; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="OURS=THEIRS, for a column of another name in all tables; #3 is the third, a.b a nested one. "
+            "Repeatable."
+        ),
     ] = None,
+    notes_column: Annotated[list[str] | None, typer.Option(help="The same, of the notes alone.")] = None,
+    clicks_column: Annotated[list[str] | None, typer.Option(help="The same, of the clicks alone.")] = None,
+    topics_column: Annotated[list[str] | None, typer.Option(help="The same, of --topics alone.")] = None,
     hashtags: Annotated[
         bool, typer.Option("--hashtags", help="Move #hashtags from the text to the topics.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read a sample and show what would be done; write nothing.")
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at any problem instead of repairing it.")
@@ -58,68 +89,104 @@ def prepare(
     sample_notes: Annotated[int, typer.Option(help="Number of notes of --dataset sample.", min=1)] = 3_000,
     sample_users: Annotated[int, typer.Option(help="Number of users of --dataset sample.", min=1)] = 2_000,
     sample_clicks: Annotated[int, typer.Option(help="Number of clicks of --dataset sample.", min=0)] = 60_000,
+    *,
+    options: PrepareOptions,  # with_options puts the fields in this place
     force: Force = False,
     seed: Seed = 0,
 ) -> None:
     """Read notes and clicks, check and clean them, and report every problem in one table."""
     from notellm.artifacts.replace import check_replaceable
     from notellm.data.problems import Report
-    from notellm.data.read import read_clicks, read_notes
     from notellm.data.sample_world import sample_world
-    from notellm.data.schema import CLICKS, NOTES
-    from notellm.data.validate import validate
     from notellm.jobs.folders import save_dataset
+    from notellm.jobs.prepare import (
+        SAMPLE_ROWS,
+        Raw,
+        Sources,
+        clean,
+        configuration,
+        read_dataset,
+        read_sources,
+    )
 
-    check_replaceable(output, "dataset", force=force)
-    report = Report()
-    names: dict[str, str] = {}
     if (dataset is None) == (notes is None):
         raise ConfigError("give either --notes (and --clicks), or --dataset")
-    if dataset == _SAMPLE:
+    if output is None and not dry_run:
+        raise ConfigError("give --output (-o), the folder to write; or --dry-run, which writes nothing")
+    if output is not None:
+        check_replaceable(output, "dataset", force=force)
+    tables = {"": column, "notes": notes_column, "clicks": clicks_column, "topics": topics_column}
+    columns = {table: _columns(entries or [], table) for table, entries in tables.items()}
+    if notes is not None:
+        sources = Sources(notes, clicks, topics, columns, hashtags)
+        raw = read_sources(sources, options, rows=SAMPLE_ROWS if dry_run else None)
+    elif dataset == _SAMPLE:
         world = sample_world(sample_notes, sample_users, sample_clicks, seed=seed)
-        raw_notes, raw_clicks = world.notes, world.clicks
-    elif dataset is not None:
+        raw = Raw(world.notes, world.clicks, Report())
+    else:
         if dataset not in CLICK_NAMES:
             raise ConfigError(f"no dataset {dataset!r}: give one of {', '.join(CLICK_NAMES)} or {_SAMPLE}")
         if source is None:
             raise ConfigError(f"--dataset {dataset} needs --source, the folder of its files")
-        public = read_clicks_of(dataset, source)
-        raw_notes, raw_clicks, report = public.notes, public.clicks, public.report
-    else:
-        names = _columns(column or [])
-        note_columns = {ours: theirs for ours, theirs in names.items() if ours in NOTES.names}
-        click_columns = {ours: theirs for ours, theirs in names.items() if ours in CLICKS.names}
-        read = read_notes(str(notes), columns=note_columns, hashtags=hashtags)
-        raw_notes, report = read.table, read.report
-        raw_clicks = CLICKS.empty_table()
-        if clicks is not None:
-            read = read_clicks(clicks, columns=click_columns)
-            raw_clicks, report = read.table, report + read.report
-    if strict and len(report):
-        raise DataError(f"strict: the files have {len(report)} kinds of problems\n{report}")
-    good_notes, good_clicks, problems = validate(raw_notes, raw_clicks, strict=strict)
+        raw = read_dataset(dataset, source, options)
+    if dry_run:
+        _show_sample(raw)
+        return
+    good_notes, good_clicks, report = clean(raw, options, strict=strict)
     sample = dataset == _SAMPLE
-    config = {
-        "dataset": dataset,
-        "source": source and str(source),
-        "notes": notes and str(notes),
-        "clicks": clicks and str(clicks),
-        "columns": names,
-        "hashtags": hashtags,
-        "strict": strict,
-        "sample": {"notes": sample_notes, "users": sample_users, "clicks": sample_clicks} if sample else None,
-    }
+    config = configuration(
+        options,
+        dataset=dataset,
+        source=source and str(source),
+        notes=notes and str(notes),
+        clicks=clicks and str(clicks),
+        topics=topics and str(topics),
+        columns=columns,
+        hashtags=hashtags,
+        strict=strict,
+        sample={"notes": sample_notes, "users": sample_users, "clicks": sample_clicks} if sample else None,
+    )
     save_dataset(
-        output,
+        Path(str(output)),
         good_notes,
         good_clicks,
-        report + problems,
+        report,
         config=config,
         seed=seed if sample else None,
         force=force,
     )
-    show(report + problems)
+    show(report)
+    _show_guesses(report)
     show(f"{good_notes.num_rows:,} notes, {good_clicks.num_rows:,} clicks -> {output}")
+
+
+def _show_guesses(report: Any) -> None:
+    if report.options:
+        show(f"to state what was guessed: {' '.join(report.options)}")
+
+
+def _show_sample(raw: Any) -> None:
+    """Show what reading a sample found: columns, guesses, and the first rows as they would become."""
+    for table, rows in (("notes", raw.notes), ("clicks", raw.clicks)):
+        if table in raw.roles:
+            roles = ", ".join(f"{ours} from {theirs!r}" for ours, theirs in raw.roles[table].items())
+            show(f"{table}: {roles}")
+        for row in rows.slice(0, _SHOWN_ROWS).to_pylist():
+            show(f"  {', '.join(f'{name} {_brief(value)}' for name, value in row.items())}")
+    show("")
+    show(raw.report)
+    _show_guesses(raw.report)
+    show(
+        f"nothing was written: this is what the first {raw.notes.num_rows:,} notes and {raw.clicks.num_rows:,} clicks say"
+    )
+
+
+def _brief(value: Any) -> str:
+    """Return a cell in at most forty characters."""
+    if value is None or value == "":
+        return "-"
+    text = value.isoformat() if hasattr(value, "isoformat") else str(value)
+    return text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
 
 
 @commands.command(
@@ -178,12 +245,18 @@ def pairs(
         show(f"{name or folder}: {count:,} related pairs")
 
 
-def _columns(entries: list[str]) -> dict[str, str]:
+def _columns(entries: list[str], table: str) -> dict[str, str]:
     """Return the column names in a file by the names that notellm uses."""
-    names = {}
+    flag = f"--{table}-column" if table else "--column"
+    names: dict[str, str] = {}
     for entry in entries:
         ours, equals, theirs = entry.partition("=")
         if not (ours and equals and theirs):
-            raise ConfigError(f"--column is {entry!r}; write OURS=THEIRS, for example note_id=item_id")
+            raise ConfigError(f"{flag} is {entry!r}; write OURS=THEIRS, for example note_id=item_id")
+        if names.get(ours, theirs) != theirs:
+            raise ConfigError(
+                f"{flag} gives {ours} twice, {names[ours]!r} and {theirs!r}; say of which table with "
+                f"--notes-column {ours}=... and --clicks-column {ours}=..."
+            )
         names[ours] = theirs
     return names

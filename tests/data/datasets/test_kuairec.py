@@ -57,7 +57,15 @@ def test_videos_watched_to_the_end_are_clicks(tmp_path):
 
 def test_a_watch_ratio_that_is_no_finite_number_is_no_click(tmp_path):
     (tmp_path / "kuairec_caption_category.csv").write_text(CAPTIONS)
-    cells = ["1,0,5,nan", "1,1,5,inf", "2,0,5,-inf", "2,1,5,", "3,0,5,much", "3,1,5,1.5", "4,1,5,0.99"]
+    cells = [
+        "1,0,1700000005,nan",
+        "1,1,1700000005,inf",
+        "2,0,1700000005,-inf",
+        "2,1,1700000005,",
+        "3,0,1700000005,much",
+        "3,1,1700000005,1.5",
+        "4,1,1700000005,0.99",
+    ]
     (tmp_path / "small_matrix.csv").write_text(
         "\n".join(["user_id,video_id,timestamp,watch_ratio", *cells, ""])
     )
@@ -65,8 +73,11 @@ def test_a_watch_ratio_that_is_no_finite_number_is_no_click(tmp_path):
     assert data.clicks.column("user_id").to_pylist() == ["3"]
     rows = {row.problem: (row.count, row.example) for row in data.report.problems[1:]}
     assert rows == {
-        "watch_ratio is no finite number": (5, "user_id 1, video_id 0, timestamp 5, watch_ratio nan"),
-        "video not watched to its end": (1, "user_id 4, video_id 1, timestamp 5, watch_ratio 0.99"),
+        "watch_ratio is no finite number": (
+            5,
+            "user_id 1, video_id 0, timestamp 1700000005, watch_ratio nan",
+        ),
+        "video not watched to its end": (1, "user_id 4, video_id 1, timestamp 1700000005, watch_ratio 0.99"),
     }
 
 

@@ -42,6 +42,11 @@ class NestedCells:
         self._count = 0
         self._example = ""
 
+    @property
+    def _path(self) -> str:
+        """Our name and the file's, as the columns option takes them."""
+        return f"{self.name}={self.where.rpartition(' ')[2]}"
+
     def flat(self, value: Any) -> str | None:
         """Return a value as text; topics as a JSON list of texts.
 
@@ -73,8 +78,8 @@ class NestedCells:
                 value = value[0]
             else:
                 raise DataError(
-                    f"{self.where} is the list {str(value)[:60]}; say which entry is meant, as "
-                    f"{self.name}=THE_COLUMN.0 with the columns option, or join the list first"
+                    f"{self.where} is the list {str(value)[:60]}; join the list first, or say which entry is meant "
+                    f"with the columns option, as --column {self._path}.0"
                 )
         return value
 
@@ -87,8 +92,8 @@ class NestedCells:
             return key
         members = ", ".join(map(str, list(value)[:_SHOWN]))
         raise DataError(
-            f"{self.where} is an object with the members {members}; say which is meant, as "
-            f"{self.name}=THE_COLUMN.{next(iter(value))} with the columns option"
+            f"{self.where} is an object with the members {members}; say which is meant with the columns option, as "
+            f"--column {self._path}.{next(iter(value))}"
         )
 
     def _topics(self, value: Any) -> list[str]:

@@ -240,7 +240,8 @@ def _require(
             near = [each for each in present if each.lower() == group[0].lower()]
             raise DataError(
                 f"{path} has no column {' or '.join(map(repr, group))}; its columns are {shown}; rename one or say "
-                f"which it is with the columns option, as {group[0]}={near[0] if near else 'THE_FILES_NAME'}"
+                f"which it is with the columns option, as {group[0]}={near[0] if near else 'THE_FILES_NAME'}; "
+                f"without a header line, with --no-header and {group[0]}=#1"
             )
 
 
