@@ -1,6 +1,7 @@
 """Why a log has no related pairs, in figures."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -31,7 +32,7 @@ def tied(users):
 
 CHAIN = [("u1", "a", 1), ("u1", "b", 2), ("u2", "b", 1), ("u2", "c", 2)]  # a -> b and b -> c, 1 user each
 
-CASES: list[tuple[list[tuple[object, ...]], dict[str, object], str]] = [
+CASES: list[tuple[Any, dict[str, Any], str]] = [
     ([], {}, "the log has no rows"),
     (
         [("u", "a", 1, "view"), ("u", "b", 2, "view")],

@@ -11,6 +11,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from notellm.data.convert import is_order_only
 from notellm.data.ids import codes
@@ -40,7 +41,7 @@ def with_random_order(clicks: pa.Table, *, seed: int = 0) -> pa.Table:
     """Return a log without order in a random order of each user's notes; any other log as it is.
 
     The user's n-th note has the time 1970-01-01 plus n seconds, as in logs that keep only the order, and all
-    rows of a user and a note have one time.
+    rows of a user and a note have one time. Rows ascend by time, those of one time in a random order as well.
 
     Args:
         clicks: table with the schema CLICKS.
@@ -58,7 +59,9 @@ def with_random_order(clicks: pa.Table, *, seed: int = 0) -> pa.Table:
     nth = np.empty(len(pairs), np.int64)
     nth[order] = np.arange(1, len(pairs) + 1) - starts[of_user[order]]
     time = pa.array(nth[pair] * _SECOND).cast(TIME)
-    return clicks.set_column(CLICKS.get_field_index("timestamp"), CLICKS.field("timestamp"), time)
+    clicks = clicks.set_column(CLICKS.get_field_index("timestamp"), CLICKS.field("timestamp"), time)
+    is_click = pc.equal(clicks["event"], "click").to_numpy()
+    return clicks.take(pa.array(np.lexsort((is_click, key[pair], nth[pair]))))
 
 
 def _numbers(ids: pa.Array, seed: int) -> npt.NDArray[np.uint64]:
