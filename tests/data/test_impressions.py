@@ -246,7 +246,7 @@ def test_a_log_without_order_has_histories_in_a_random_order(views):
     log = unordered_log(views=views)
     table = impressions_from_clicks(log, seed=5)
     clicked = {user: list(notes) for user, notes in click_histories(log, seed=5).items()}
-    lengths = Counter()
+    lengths: Counter[int] = Counter()
     for row in table.to_pylist():
         own, history = clicked[row["user_id"]], row["history"]
         assert row["note_id"] not in history

@@ -92,7 +92,7 @@ def test_a_part_of_the_log_has_the_same_order():
 def test_rows_of_one_note_share_their_place():
     clicks = log([("u", "a", 0, "view"), ("u", "b", 0), ("u", "a", 0), ("u", "a", 0), ("v", "a", 0)])
     rows = with_random_order(clicks, seed=1).to_pylist()
-    seconds = {}
+    seconds: dict[tuple[str, str], set[int]] = {}
     for row in rows:
         seconds.setdefault((row["user_id"], row["note_id"]), set()).add(int(row["timestamp"].timestamp()))
     assert sorted(map(sorted, (seconds["u", "a"], seconds["u", "b"]))) == [[1], [2]]
