@@ -309,3 +309,42 @@ def test_the_demo_shows_all_it_promises(tmp_path, capsys):
     assert (tmp_path / "demo" / "report" / "report.md").is_file()
     assert (tmp_path / "demo" / "ranker" / "record.json").is_file()
     assert (tmp_path / "demo" / "model" / "modules.json").is_file()
+
+
+PAIR_NOTES = "note_id,title\na,a walk\nb,a lake\nc,the rain\n"
+
+
+def mined(tmp_path, clicks, *options):
+    """Return the dataset folder of a few clicks, with its pairs."""
+    notes = _write(tmp_path / "notes.csv", PAIR_NOTES)
+    log = _write(tmp_path / "clicks.csv", "user_id,note_id,timestamp\n" + "\n".join(clicks) + "\n")
+    assert run("prepare", "--notes", notes, "--clicks", log, "-o", tmp_path / "data") == 0
+    assert run("pairs", tmp_path / "data", "-q", *options) == 0
+    return tmp_path / "data"
+
+
+def test_baskets_of_a_date_make_pairs_if_asked(tmp_path, capsys):
+    baskets = [f"u{user},{note},2020-09-{user + 1:02}" for user in range(6) for note in "abc"]
+    data = mined(tmp_path, baskets)
+    printed = capsys.readouterr().out
+    cause = "6 of 6 users with two notes have all rows at one time"
+    assert f"{data}: 0 related pairs: {cause}" in printed
+    assert "user with all rows at one time  clicks: timestamp      6" in printed
+    assert run("train", data, "-o", tmp_path / "m", "--max-steps", 1, "-q") == 2
+    error = capsys.readouterr().err
+    assert cause in error
+    assert "--same-time both" in error
+    assert "min_users" not in error
+    assert run("pairs", data, "-q", "--same-time", "both") == 0
+    assert "6 related pairs" in capsys.readouterr().out
+    assert read_record(data / "pairs.parquet")["config"]["same_time"] == "both"
+
+
+def test_users_of_one_click_are_the_reason_that_is_named(tmp_path, capsys):
+    data = mined(tmp_path, [f"u{user},{'abc'[user % 3]},{1_700_000_000 + user}" for user in range(5)])
+    reason = "no user has clicks on two different notes (5 users, 5 clicks)"
+    assert reason in capsys.readouterr().out
+    assert run("train", data, "-o", tmp_path / "m", "--max-steps", 1, "-q") == 2
+    error = capsys.readouterr().err
+    assert reason in error
+    assert "min_users" not in error

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from notellm.data import impressions as module
 from notellm.data import validate_impressions as validate_module
-from notellm.data.impressions import impressions_from_clicks
+from notellm.data.impressions import click_histories, impressions_from_clicks, positive_impressions
 from notellm.data.schema import CLICKS, IMPRESSIONS
-from notellm.data.split import split_impressions_by_time
+from notellm.data.split import split_impressions, split_impressions_by_time
 from notellm.data.validate_impressions import validate_impressions
 from notellm.errors import ConfigError, DataError
 
@@ -225,6 +225,82 @@ def test_a_log_of_order_draws_from_the_whole():
     assert Counter(table["label"].to_pylist()) == {True: 6, False: 6}
     with pytest.raises(DataError, match="keep only the order"):
         split_impressions_by_time(table)
+
+
+def unordered_log(seed=0, users=30, notes=40, views=False):
+    """Every user's rows by ascending note id, all at 1970-01-01; popular notes have small ids."""
+    draw = np.random.default_rng(seed)
+    weight = 1 / (5 + np.arange(notes))
+    rows = []
+    for user in range(users):
+        chosen = np.sort(draw.choice(notes, 12, replace=False, p=weight / weight.sum()))
+        for note in chosen:
+            event = "view" if views and draw.random() < 0.4 else "click"
+            rows.append({"user_id": f"u{user}", "note_id": f"n{note:02}", "event": event})
+    moment = datetime(1970, 1, 1, tzinfo=UTC)
+    return pa.Table.from_pylist([{**row, "timestamp": moment} for row in rows], schema=CLICKS)
+
+
+@pytest.mark.parametrize("views", [False, True])
+def test_a_log_without_order_has_histories_in_a_random_order(views):
+    log = unordered_log(views=views)
+    table = impressions_from_clicks(log, seed=5)
+    clicked = {user: list(notes) for user, notes in click_histories(log, seed=5).items()}
+    lengths: Counter[int] = Counter()
+    for row in table.to_pylist():
+        own, history = clicked[row["user_id"]], row["history"]
+        assert row["note_id"] not in history
+        assert history == own[: len(history)]  # the beginning of the user's one order
+        assert row["label"] == (row["note_id"] in own)
+        if row["label"]:
+            assert own[len(history)] == row["note_id"]  # and nothing of the row itself or after it
+            lengths[len(history)] += 1
+    assert len(lengths) > 5
+    assert all(own == sorted(own) for own in clicked.values()) is False
+    positives = positive_impressions(log, seed=5).to_pylist()
+    assert sorted(map(str, positives)) == sorted(str(row) for row in table.to_pylist() if row["label"])
+
+
+def test_the_order_of_a_log_without_order_is_that_of_its_seed():
+    log = unordered_log()
+    table = impressions_from_clicks(log, seed=1)
+    shuffled = log.take(np.random.default_rng(0).permutation(len(log)))
+    assert impressions_from_clicks(shuffled, seed=1).equals(table)
+    assert click_histories(shuffled, seed=1) == click_histories(log, seed=1)
+    assert click_histories(log, seed=1) != click_histories(log, seed=2)
+    histories = impressions_from_clicks(log, seed=2).sort_by("user_id")["history"]
+    assert histories != table.sort_by("user_id")["history"]
+
+
+def test_the_id_of_a_note_does_not_tell_its_place():
+    """Notes of small ids are as often late as early, unlike in the log."""
+    table = positive_impressions(unordered_log(users=200), seed=0)
+    place = np.array([len(history) for history in table["history"].to_pylist()])
+    number = np.array([int(note[1:]) for note in table["note_id"].to_pylist()])
+    assert abs(np.corrcoef(place, number)[0, 1]) < 0.06  # 2,400 rows: three standard errors
+
+
+def test_a_log_without_order_is_split_by_each_users_random_order():
+    table = impressions_from_clicks(unordered_log(), seed=0)
+    train, valid, test = split_impressions(table, valid=0.1, test=0.2)
+    users = set(table["user_id"].to_pylist())
+    assert set(train["user_id"].to_pylist()) == set(test["user_id"].to_pylist()) == users
+    held_out = {(row["user_id"], row["note_id"]) for row in test.to_pylist() if row["label"]}
+    for row in pa.concat_tables([train, valid]).to_pylist():
+        assert not {(row["user_id"], note) for note in row["history"]} & held_out
+
+
+def test_dates_are_known_times_and_rows_of_one_date_are_no_history():
+    """A log of dates keeps the strict rule, whatever the seed: a basket does not predict itself."""
+    day = 3_600
+    log = log_of([("u", note, when * day) for when, basket in enumerate(["ba", "dc"]) for note in basket])
+    assert rows_of(positive_impressions(log, seed=3)) == [
+        ("u", "b", True, 0, []),
+        ("u", "a", True, 0, []),
+        ("u", "d", True, day, ["b", "a"]),
+        ("u", "c", True, day, ["b", "a"]),
+    ]
+    assert click_histories(log, seed=3) == click_histories(log) == {"u": ["b", "a", "d", "c"]}
 
 
 def test_seed_decides():

@@ -5,8 +5,10 @@ import pytest
 
 from notellm.data.problems import Report
 from notellm.data.sample_world import sample_world
+from notellm.data.schema import PAIRS
 from notellm.data.split import Part, split_by_note
 from notellm.errors import DataError
+from notellm.files import write_parquet
 from notellm.jobs.folders import (
     PARTS,
     load_dataset,
@@ -15,6 +17,7 @@ from notellm.jobs.folders import (
     mine_folder,
     save_dataset,
     save_split,
+    why_no_pairs,
 )
 from notellm.pairs.score import PairOptions
 from notellm.record import describe, fingerprint, read_record
@@ -59,7 +62,7 @@ def test_records_name_what_the_stage_before_made(home, part):
     assert sum(split["data"][name]["notes"]["rows"] for name in PARTS) == 120
     options = PairOptions(top=3, min_users=1)
     counts = mine_folder(home / "split", options, progress=False)
-    assert counts["train"] > 10
+    assert counts["train"].kept > 10
     for name in PARTS:
         pairs = load_pairs(home / "split" / name)
         assert pairs is not None
@@ -67,7 +70,7 @@ def test_records_name_what_the_stage_before_made(home, part):
         assert record["data"] == {"clicks": split["data"][name]["clicks"]}
         assert record["config"]["top"] == 3
         assert record["config"]["window_days"] is None
-        assert record["metrics"]["pairs"] == counts[name] == pairs.num_rows
+        assert record["metrics"]["pairs"] == counts[name].kept == pairs.num_rows
         assert record["metrics"]["sources"] == len(set(pairs["source"].to_pylist()))
         assert record["fingerprint"] == fingerprint(pairs)
 
@@ -89,9 +92,20 @@ def test_other_clicks_give_other_records(home, part):
 def test_a_part_without_clicks_has_no_pairs_but_a_record(home, part):
     split = split_by_note(part.notes, part.clicks, valid=0, seed=2)
     save_split(home / "split", split, part, config={}, seed=2)
-    assert mine_folder(home / "split", PairOptions(), progress=False)["valid"] == 0
-    assert read_record(home / "split" / "valid" / "pairs.parquet")["metrics"] == {"pairs": 0, "sources": 0}
+    assert mine_folder(home / "split", PairOptions(), progress=False)["valid"].kept == 0
+    metrics = read_record(home / "split" / "valid" / "pairs.parquet")["metrics"]
+    assert metrics == {"pairs": 0, "sources": 0, "same_time": "none"}
+    assert why_no_pairs(home / "split" / "valid") == "the log has no rows"
     save_dataset(home / "silent", part.notes, part.clicks.slice(0, 0), Report(), config={})
     with pytest.raises(DataError, match="has no clicks"):
         mine_folder(home / "silent", PairOptions(), progress=False)
     assert isinstance(load_pairs(home / "split" / "valid"), pa.Table)
+
+
+def test_why_there_are_no_pairs_is_told_by_the_options_of_the_file(home):
+    mine_folder(home / "data", PairOptions(min_users=81), progress=False)
+    assert "fewer users than min_users 81" in why_no_pairs(home / "data")
+    mine_folder(home / "data", PairOptions(), progress=False)
+    assert why_no_pairs(home / "data") == ""
+    write_parquet(PAIRS.empty_table(), home / "data" / "pairs.parquet", force=True)
+    assert why_no_pairs(home / "data").endswith("pairs.parquet holds none, and notellm did not write it")

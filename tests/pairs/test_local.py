@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from notellm.data.schema import CLICKS, PAIRS
 from notellm.errors import ConfigError, DataError
-from notellm.pairs.local import mine_pairs
+from notellm.pairs.local import mine_counted_pairs, mine_pairs
 from notellm.pairs.score import PairOptions
 
 ALL = PairOptions(min_users=1, upper=math.inf, lower=0.0, top=1000)
@@ -31,8 +31,8 @@ def mine(clicks, options=ALL, threads=1):
     return mine_pairs(clicks, options, threads=threads, progress=False)
 
 
-def brute_force(rows, options):
-    """The definition, read aloud."""
+def found_pairs(rows, same_time):
+    """The definition, read aloud: for each pair the 1 / N_u of its users."""
     first: dict[str, dict[str, int]] = defaultdict(dict)
     last: dict[str, dict[str, int]] = defaultdict(dict)
     for user, note, second, event in rows:
@@ -43,8 +43,15 @@ def brute_force(rows, options):
     for user, seen in first.items():
         for a in seen:
             for b in last[user]:
-                if a != b and seen[a] < last[user][b]:
+                is_after = seen[a] <= last[user][b] if same_time == "both" else seen[a] < last[user][b]
+                if a != b and is_after:
                     found[a, b].append(1 / len(last[user]))
+    return found
+
+
+def brute_force(rows, options):
+    """The pairs that are kept of those found."""
+    found = found_pairs(rows, options.same_time)
     by_source = defaultdict(list)
     for (a, b), parts in found.items():
         score = sum(sorted(parts))
@@ -74,6 +81,7 @@ options_ = st.builds(
     lower=st.sampled_from([0.0, 0.2, 0.25]),
     top=st.integers(1, 5),
     min_users=st.integers(1, 2),
+    same_time=st.sampled_from([None, "none", "both"]),  # None is "none", since the times are real
 )
 
 
@@ -81,7 +89,50 @@ options_ = st.builds(
 @given(rows, options_, st.integers(1, 3), st.randoms(use_true_random=False))
 def test_equals_the_definition(events, options, threads, random):
     shuffled = random.sample(events, len(events))
-    assert as_tuples(mine(log(shuffled), options, threads)) == brute_force(events, options)
+    clicks = log(shuffled)
+    pairs, counts = mine_counted_pairs(clicks, options, threads=threads, progress=False)
+    assert as_tuples(pairs) == brute_force(events, options)
+    assert mine(clicks, options, threads).equals(pairs)
+    found = [(sum(sorted(parts)), len(parts)) for parts in found_pairs(events, options.same_time).values()]
+    enough = [score for score, users in found if users >= options.min_users]
+    assert (counts.found, counts.few_users) == (len(found), len(found) - len(enough))
+    assert counts.low == sum(score < options.lower for score in enough)
+    assert counts.high == sum(score > options.upper for score in enough)
+    assert counts.most_users == max((users for _, users in found), default=0)
+    assert counts.kept == len(pairs)
+
+
+ORDER_START = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows)
+def test_a_log_without_order_counts_both_directions(events):
+    """All rows of a user at one time of 1970: users share it or not."""
+    for moment in ({}, {"u1": 3, "u10": 4}):
+        tied = [(user, note, moment.get(user, 0), event) for user, note, _, event in events]
+        expected = brute_force(tied, PairOptions(min_users=1, same_time="both"))
+        clicks = log(tied, ORDER_START)
+        assert as_tuples(mine(clicks, PairOptions(min_users=1))) == expected
+        assert mine(clicks, PairOptions(min_users=1, same_time="none")).num_rows == 0
+
+
+def test_none_counts_both_directions_only_if_no_order_is_known():
+    tied = [(user, note, 5) for user in "uv" for note in "abc"]
+    both = {(a, b) for a in "abc" for b in "abc" if a != b}
+    assert {pair[:2] for pair in as_tuples(mine(log(tied, ORDER_START)))} == both
+    assert mine(log(tied)).num_rows == 0  # a date of 2024 is known, and so are other dates
+    assert {pair[:2] for pair in as_tuples(mine(log(tied), PairOptions(same_time="both")))} == both
+    ordered = [*tied, ("w", "a", 1), ("w", "b", 2)]  # one user's order is enough to know that there is one
+    assert as_tuples(mine(log(ordered, ORDER_START))) == [("a", "b", 0.5, 1)]
+
+
+def test_same_time_in_both_directions_by_hand():
+    """a and b at 5, b again at 7; c is seen at 7 and never clicked."""
+    events = [("u", "a", 5), ("u", "b", 5), ("u", "b", 7), ("u", "c", 7, "view")]
+    both = as_tuples(mine(log(events), PairOptions(min_users=1, same_time="both")))
+    assert both == [("a", "b", 0.5, 1), ("b", "a", 0.5, 1), ("c", "b", 0.5, 1)]
+    assert as_tuples(mine(log(events))) == [("a", "b", 0.5, 1)]
 
 
 def large_rows(seed=0, rows=9_000, users=300, notes=1_500):
@@ -150,7 +201,7 @@ def test_first_view_and_last_click_count():
     assert pairs == [("a", "b", 0.5, 1), ("b", "a", 0.5, 1)]
 
 
-def test_equal_times_make_no_pair():
+def test_equal_times_make_no_pair_by_default():
     assert mine(log([("u", "a", 5), ("u", "b", 5)])).num_rows == 0
 
 

@@ -98,6 +98,21 @@ def test_rows_are_the_clicks_that_recall_offered_beside_others_that_it_did(world
     assert again.equals(rows)
 
 
+def test_a_log_without_order_has_the_same_order_in_histories_and_candidates(world):
+    _, clicks, vectors = world
+    moment = pa.array([0] * len(clicks), pa.int64()).cast(clicks.schema.field(2).type)
+    tied = clicks.set_column(2, clicks.schema.field(2), moment)
+    rows = impressions_from_candidates(tied, vectors, recall_k=K, last=LAST, seed=6)
+    opened = click_histories(tied, seed=6)
+    filled = 0
+    for row in rows.to_pylist():
+        own, history = opened[row["user_id"]], row["history"]
+        assert history == own[: own.index(row["note_id"]) if row["label"] else len(history)][-50:]
+        assert row["label"] == (row["note_id"] in own)
+        filled += len(history) > 0
+    assert filled == len(rows) > 50  # a row without history would have no candidates
+
+
 def test_lists_hold_the_click_among_the_candidates(world):
     _, clicks, vectors = world
     ids, table = vectors

@@ -239,10 +239,17 @@ def pairs(
     quiet: Quiet = False,
 ) -> None:
     """Mine related pairs: notes that users view, and notes that they click afterwards."""
+    from notellm.data.problems import Report
     from notellm.jobs.folders import mine_folder
+    from notellm.pairs.counts import report_of, why_none
 
-    for name, count in mine_folder(folder, options, force=force, progress=not quiet).items():
-        show(f"{name or folder}: {count:,} related pairs")
+    report = Report()
+    for name, counts in mine_folder(folder, options, force=force, progress=not quiet).items():
+        reason = why_none(counts, options)
+        show(f"{name or folder}: {counts.kept:,} related pairs{reason and f': {reason}'}")
+        report += report_of(counts, options, f"{name} clicks: timestamp".strip())
+    if len(report):
+        show(report)
 
 
 def _columns(entries: list[str], table: str) -> dict[str, str]:

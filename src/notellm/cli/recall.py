@@ -48,7 +48,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a NoteLLM on notes and their related pairs; keep the checkpoint with the best validation."""
-    from notellm.jobs.folders import is_split, load_dataset, load_pairs
+    from notellm.jobs.folders import is_split, load_dataset, load_pairs, why_no_pairs
     from notellm.jobs.train_recall import train_recall
     from notellm.recall.trainer import Validation
 
@@ -57,13 +57,21 @@ def train(
     related = None if no_pairs else load_pairs(train_folder)
     if related is None and not no_pairs:
         raise DataError(f"{train_folder} has no related pairs; mine them with: notellm pairs {folder}")
+    if related is not None and not related.num_rows:
+        raise DataError(
+            f"{train_folder} has 0 related pairs to train on: {why_no_pairs(train_folder)}; then mine again "
+            f"with: notellm pairs {folder}; or train without them: --no-pairs"
+        )
     validation = None
     if is_split(folder) and not no_pairs:
         held_out = load_pairs(folder / "valid")
         if held_out is not None and held_out.num_rows:
             validation = Validation(load_dataset(folder / "valid").notes, held_out)
         else:
-            show("the valid part has no related pairs: the last checkpoint is kept, not the best")
+            reason = "not mined" if held_out is None else why_no_pairs(folder / "valid")
+            show(
+                f"the valid part has no related pairs, so the last checkpoint is kept, not the best: {reason}"
+            )
     hide_loading_bars()
     train_recall(
         part.notes,

@@ -17,7 +17,7 @@ from notellm.data.cells.options import CellOptions
 from notellm.data.cells.texts import texts
 from notellm.data.cells.times import times
 from notellm.data.cells.topics import topics
-from notellm.data.order import order_of_ids
+from notellm.data.row_order import order_of_ids
 from notellm.data.problems import Report
 from notellm.data.ratings import is_click, numbers_of
 from notellm.data.reading.options import ReadOptions

@@ -5,7 +5,8 @@ the user viewed and never clicked, at the first view; or, if the log has no view
 positive, at its time, among those that the user never clicks, in proportion to the number of users who had
 clicked them before that time. A uniform draw would make popularity the label, and a draw of notes that nobody
 had clicked yet would make "not published yet" the label. The history of a row is the last ``max_history``
-notes that the user first clicked strictly before the row's time, oldest first.
+notes that the user first clicked strictly before the row's time, oldest first: what shares its time, such as
+a basket of one date, is not known to be earlier. Where that is all the log says, ``data.order`` is used.
 """
 
 import numpy as np
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from notellm.data.convert import is_order_only
 from notellm.data.ids import codes
+from notellm.data.order import with_random_order
 from notellm.data.schema import IMPRESSIONS, TIME, check_clicks
 from notellm.errors import ConfigError, DataError
 
@@ -38,11 +40,11 @@ def impressions_from_clicks(
         negatives: number of distinct notes drawn for each positive if the log has no views; fewer if the user
             has clicked nearly all notes. Not used if the log has views.
         max_history: largest number of ids in a history.
-        seed: seed of the draw.
+        seed: seed of the draw, and of the order of a log without order (``data.order``).
 
     Returns:
         Table with the schema IMPRESSIONS, ascending by time; rows of the same time in the order of the log,
-        and drawn negatives after their positive.
+        and drawn negatives after their positive. The times of a log without order are its random order.
 
     Raises:
         ConfigError: if ``negatives`` or ``max_history`` is below 1.
@@ -50,7 +52,7 @@ def impressions_from_clicks(
     """
     if negatives < 1:
         raise ConfigError(f"negatives is {negatives}: give 1 or more")
-    log = _Log(clicks, max_history)
+    log = _Log(clicks, max_history, seed)
     liked = log.liked
     viewed = log.rows.filter(~pl.col("click")).unique(_PAIR, keep="first", maintain_order=True)
     if viewed.height:
@@ -73,12 +75,13 @@ def impressions_from_clicks(
     return log.table(rows[order], label[order])
 
 
-def positive_impressions(clicks: pa.Table, *, max_history: int = 50) -> pa.Table:
+def positive_impressions(clicks: pa.Table, *, max_history: int = 50, seed: int = 0) -> pa.Table:
     """Return only the positive rows of :func:`impressions_from_clicks`, for callers with other negatives.
 
     Args:
         clicks: table with the schema CLICKS, rows in any order; views do not count.
         max_history: largest number of ids in a history.
+        seed: seed of the order of a log without order.
 
     Returns:
         Table with the schema IMPRESSIONS, ascending by time, every label true.
@@ -87,16 +90,20 @@ def positive_impressions(clicks: pa.Table, *, max_history: int = 50) -> pa.Table
         ConfigError: if ``max_history`` is below 1.
         DataError: if the table does not have the schema CLICKS, or has no click.
     """
-    log = _Log(clicks, max_history)
+    log = _Log(clicks, max_history, seed)
     return log.table(log.liked, np.ones(log.liked.height, np.bool_))
 
 
-def click_histories(clicks: pa.Table) -> dict[str, list[str]]:
+def click_histories(clicks: pa.Table, *, seed: int = 0) -> dict[str, list[str]]:
     """Return the notes that each user clicked, oldest first by their first click.
+
+    Notes of the same time are in the order of the log; whatever they are used for comes after all of them.
 
     Args:
         clicks: table with the schema CLICKS, rows in any order; views do not count.
+        seed: seed of the order of a log without order (``data.order``), the same as for its impressions.
     """
+    clicks = with_random_order(clicks, seed=seed)
     liked = clicks.filter(pc.equal(clicks["event"], "click"))
     liked = liked.take(pc.sort_indices(liked["timestamp"]))  # stable: equal times keep the order of the log
     histories: dict[str, dict[str, None]] = {}
@@ -142,16 +149,18 @@ class _Log:
     Args:
         clicks: table with the schema CLICKS.
         max_history: largest number of ids in a history.
+        seed: seed of the order of a log without order.
 
     Attributes:
         rows: frame with the columns user, note, time, row (in the log) and click.
         liked: the first click of each user and note, ascending by time.
     """
 
-    def __init__(self, clicks: pa.Table, max_history: int) -> None:
+    def __init__(self, clicks: pa.Table, max_history: int, seed: int) -> None:
         if max_history < 1:
             raise ConfigError(f"max_history is {max_history}: give 1 or more")
         check_clicks(clicks)
+        clicks = with_random_order(clicks, seed=seed)
         self.max_history = max_history
         user, self.user_ids = codes(clicks["user_id"])
         note, self.note_ids = codes(clicks["note_id"])

@@ -84,7 +84,7 @@ def run_demo(
     split = split_by_note(good_notes, clicks, seed=seed, **shares)
     save_split(home / "split", split, Part(good_notes, clicks), config={"by": "note", **shares}, seed=seed)
     counts = mine_folder(home / "split", PairOptions(), progress=False)
-    say("     " + ", ".join(f"{name}: {count:,} pairs" for name, count in counts.items()) + "\n")
+    say("     " + ", ".join(f"{name}: {each.kept:,} pairs" for name, each in counts.items()) + "\n")
 
     say("3/6  Training NoteLLM (the tiny backbone, initialised from the notes)")
     split = load_split(home / "split")

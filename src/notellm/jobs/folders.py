@@ -15,15 +15,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from notellm.artifacts.parquet import kind_of_parquet
 from notellm.artifacts.write import write_folder
 from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES, PAIRS
 from notellm.data.split import Part, Split
 from notellm.errors import DataError
 from notellm.files import read_parquet, write_parquet
-from notellm.pairs.local import mine_pairs
+from notellm.pairs.counts import PairCounts, why_none
+from notellm.pairs.local import mine_counted_pairs
 from notellm.pairs.score import PairOptions
-from notellm.record import describe, fingerprint, make_record, write_record
+from notellm.record import describe, fingerprint, make_record, read_record, write_record
 
 NOTES_FILE, CLICKS_FILE, PAIRS_FILE = "notes.parquet", "clicks.parquet", "pairs.parquet"
 PARTS = ("train", "valid", "test")
@@ -141,7 +143,7 @@ def is_split(folder: str | Path) -> bool:
 
 def mine_folder(
     folder: str | Path, options: PairOptions, *, force: bool = False, progress: bool = True
-) -> dict[str, int]:
+) -> dict[str, PairCounts]:
     """Mine the related pairs of a dataset folder, or of each part of a split folder, and write them into it.
 
     Args:
@@ -151,7 +153,7 @@ def mine_folder(
         progress: show a progress bar.
 
     Returns:
-        The number of pairs of each part ("" for a dataset folder).
+        What became of the rows and pairs of each part ("" for a dataset folder).
 
     Raises:
         DataError: if the folder is neither, or has no clicks at all.
@@ -161,20 +163,36 @@ def mine_folder(
     parts = {name: load_dataset(path / name) for name in names}
     if not any(part.clicks.num_rows for part in parts.values()):
         raise DataError(f"{path} has no clicks, so there are no related pairs; prepare it with --clicks")
-    counts = {}
+    result = {}
     for name, part in parts.items():
-        empty = not part.clicks.num_rows
-        pairs = PAIRS.empty_table() if empty else mine_pairs(part.clicks, options, progress=progress)
+        pairs, counts = mine_counted_pairs(part.clicks, options, progress=progress)
         record = make_record(
             kind="pairs",
             config=asdict(options),
             data={"clicks": describe(part.clicks)},
-            metrics={"pairs": pairs.num_rows, "sources": pc.count_distinct(pairs["source"]).as_py()},
+            metrics={
+                "pairs": pairs.num_rows,
+                "sources": pc.count_distinct(pairs["source"]).as_py(),
+                "same_time": counts.same_time,
+            },
             fingerprint=fingerprint(pairs),
         )
         write_parquet(pairs, path / name / PAIRS_FILE, record=record, force=force)
-        counts[name] = pairs.num_rows
-    return counts
+        result[name] = counts
+    return result
+
+
+def why_no_pairs(folder: str | Path) -> str:
+    """Return in words why a dataset folder has no related pairs, as ``pairs.counts.why_none`` does.
+
+    The options are those in the record of its ``pairs.parquet``; the pairs are counted again.
+    """
+    file = Path(folder) / PAIRS_FILE
+    if kind_of_parquet(file) != "pairs":
+        return f"{file} holds none, and notellm did not write it"
+    options = PairOptions(**read_record(file)["config"])
+    _, counts = mine_counted_pairs(load_dataset(folder).clicks, options, progress=False)
+    return why_none(counts, options)
 
 
 def load_pairs(folder: str | Path) -> pa.Table | None:

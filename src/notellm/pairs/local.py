@@ -11,7 +11,7 @@ do not depend on the number of threads, the order of the rows or the names of th
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from queue import SimpleQueue
 from typing import Any
@@ -25,8 +25,10 @@ from tqdm import tqdm
 
 from notellm.data.convert import is_order_only
 from notellm.data.ids import codes
+from notellm.data.order import is_unordered
 from notellm.data.schema import PAIRS, check_clicks
 from notellm.errors import ConfigError, DataError
+from notellm.pairs.counts import PairCounts
 from notellm.pairs.score import PairOptions
 
 Ints = npt.NDArray[np.int64]
@@ -49,6 +51,8 @@ def mine_pairs(
 ) -> pa.Table:
     """Return the related pairs of a click log, as defined in ``notellm.pairs.score``.
 
+    If there are none, ``notellm.pairs.counts.why_none`` tells why, from the counts of ``mine_counted_pairs``.
+
     Args:
         clicks: table with the schema CLICKS, rows in any order.
         options: thresholds and window; None for the defaults of ``PairOptions``.
@@ -64,14 +68,30 @@ def mine_pairs(
             the order of clicks.
         ConfigError: if ``threads`` is below 1.
     """
+    pairs, _ = mine_counted_pairs(clicks, options, threads=threads, progress=progress)
+    return pairs
+
+
+def mine_counted_pairs(
+    clicks: pa.Table,
+    options: PairOptions | None = None,
+    *,
+    threads: int | None = None,
+    progress: bool = True,
+) -> tuple[pa.Table, PairCounts]:
+    """Return what :func:`mine_pairs` returns, and what became of the rows and pairs of the log."""
     options = options or PairOptions()
     if threads is not None and threads < 1:
         raise ConfigError(f"threads is {threads}: give 1 or more, or None for all cores")
+    check_clicks(clicks)
+    same_time = options.same_time or ("both" if is_unordered(clicks) else "none")
+    rows = clicks.num_rows
     clicks = _in_window(clicks, options)
     if clicks.num_rows == 0:
-        return PAIRS.empty_table()
-    log = _encode(clicks)
+        return PAIRS.empty_table(), PairCounts(same_time=same_time)
+    log, counts = _encode(clicks)
     sources = len(log.note_ids)
+    viewed_at = log.viewed_at - 1 if same_time == "both" else log.viewed_at  # microseconds are whole
 
     workers = threads or numba.get_num_threads()
     free: SimpleQueue[tuple[Floats, Codes, Codes]] = SimpleQueue()
@@ -79,17 +99,18 @@ def mine_pairs(
         scratch = np.zeros(sources), np.zeros(sources, np.int32), np.empty(sources, np.int32)
         free.put(scratch)
 
-    def mine_block(first: int) -> tuple[Ints, Codes, Floats, Codes]:
+    def mine_block(first: int) -> tuple[Ints, Codes, Floats, Codes, Ints]:
         last = min(first + _BLOCK, sources)
         shape = (last - first, min(options.top, sources))
         target, score = np.empty(shape, np.int32), np.empty(shape)
         users, kept = np.empty(shape, np.int32), np.empty(last - first, np.int64)
+        fates = np.zeros(5, np.int64)
         scratch = free.get()
         _mine(
             first,
             log.source_start,
             log.viewer,
-            log.viewed_at,
+            viewed_at,
             log.click_start,
             log.clicked,
             log.clicked_at,
@@ -102,10 +123,11 @@ def mine_pairs(
             score,
             users,
             kept,
+            fates,
         )
         free.put(scratch)
         filled = np.arange(shape[1]) < kept[:, None]  # sources of the block x top
-        return kept, target[filled], score[filled], users[filled]
+        return kept, target[filled], score[filled], users[filled], fates[None]
 
     blocks = []
     with (
@@ -116,9 +138,21 @@ def mine_pairs(
             blocks.append(block)
             bar.update(len(block[0]))
 
-    kept, target, score, users = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    kept, target, score, users, fates = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     source = np.repeat(np.arange(sources), kept)
-    return pa.table([log.note_ids.take(source), log.note_ids.take(target), score, users], schema=PAIRS)
+    pairs = pa.table([log.note_ids.take(source), log.note_ids.take(target), score, users], schema=PAIRS)
+    found, few, low, high = fates[:, :4].sum(axis=0).tolist()
+    return pairs, replace(
+        counts,
+        rows=rows,
+        same_time=same_time,
+        found=found,
+        few_users=few,
+        low=low,
+        high=high,
+        most_users=int(fates[:, 4].max()),
+        kept=len(pairs),
+    )
 
 
 @dataclass(frozen=True)
@@ -142,7 +176,6 @@ class _Log:
 
 def _in_window(clicks: pa.Table, options: PairOptions) -> pa.Table:
     """Return the rows of the last ``window_days`` days, without those that are exactly that old."""
-    check_clicks(clicks)
     if options.window_days is None or clicks.num_rows == 0:
         return clicks
     if is_order_only(clicks):
@@ -155,7 +188,7 @@ def _in_window(clicks: pa.Table, options: PairOptions) -> pa.Table:
     return clicks.filter(pc.greater(clicks["timestamp"], start))
 
 
-def _encode(clicks: pa.Table) -> _Log:
+def _encode(clicks: pa.Table) -> tuple[_Log, PairCounts]:
     """Reduce a log that has rows to distinct (user, note) with first time and last click, as codes."""
     user, user_ids = codes(clicks["user_id"])
     note, ids = codes(clicks["note_id"])
@@ -172,10 +205,12 @@ def _encode(clicks: pa.Table) -> _Log:
     )
     first = np.minimum.reduceat(time[rows], starts)
     last = np.maximum.reduceat(clicked_time[rows], starts)
+    newest = np.maximum.reduceat(time[rows], starts)
     user, note = user[starts], note[starts]
 
     click_rows = np.flatnonzero(last > _NEVER)
     distinct = np.bincount(user[click_rows], minlength=len(user_ids))  # N_u
+    counts = _user_counts(user, user_ids, distinct, first, newest, clicks)
     by_clicks = np.argsort(-distinct, kind="stable")
     user_rank = np.empty(len(user_ids), np.int32)
     user_rank[by_clicks] = np.arange(len(user_ids), dtype=np.int32)
@@ -185,7 +220,7 @@ def _encode(clicks: pa.Table) -> _Log:
     click_rows = click_rows[np.argsort(last[click_rows])[::-1]]  # newest first
     newest_first = np.arange(len(click_rows))
     click_rows = click_rows[_order(user[click_rows], newest_first, len(click_rows))]
-    return _Log(
+    log = _Log(
         note_ids=ids.take(by_id),
         source_start=_starts(note, len(ids)),
         viewer=user[views],
@@ -194,6 +229,34 @@ def _encode(clicks: pa.Table) -> _Log:
         clicked=note[click_rows],
         clicked_at=last[click_rows],
         weight=1.0 / np.maximum(distinct[by_clicks], 1),
+    )
+    return log, counts
+
+
+def _user_counts(
+    user: Codes, user_ids: pa.Array, clicked: Ints, first: Ints, newest: Ints, clicks: pa.Table
+) -> PairCounts:
+    """Return the counts of rows and users; all arrays are over the distinct (user, note), by user.
+
+    Args:
+        user: code of the user.
+        user_ids: ids of the users.
+        clicked: number of distinct notes that each user clicked: (users,).
+        first: time of the first row.
+        newest: time of the last row.
+        clicks: the rows.
+    """
+    starts = _starts(user, len(user_ids))
+    able = (np.diff(starts) >= 2) & (clicked >= 1)
+    oldest, newest = np.minimum.reduceat(first, starts[:-1]), np.maximum.reduceat(newest, starts[:-1])
+    at_one_time = np.flatnonzero(able & (oldest == newest))
+    return PairCounts(
+        in_window=clicks.num_rows,
+        clicks=pc.sum(pc.equal(clicks["event"], "click")).as_py(),
+        users=len(user_ids),
+        able=int(able.sum()),
+        at_one_time=len(at_one_time),
+        example=min(user_ids.take(at_one_time).to_pylist(), default=""),
     )
 
 
@@ -227,11 +290,16 @@ def _mine(  # pragma: no cover - compiled
     score: Floats,
     users: Codes,
     kept: Ints,
+    fates: Ints,
 ) -> None:
     """Fill in the best targets of the sources from ``first`` on, one row of the outputs per source.
 
+    ``fates`` is filled with the numbers of pairs found, of too few users, of too low and of too high a score,
+    and with the largest number of users of a pair.
+
     ``sums``, ``counts`` (zero on entry and on return) and ``touched`` are scratch arrays over the notes.
     """
+    found, few, low, high, most = 0, 0, 0, 0, 0
     for row in range(target.shape[0]):
         source = first + row
         reached = 0
@@ -251,7 +319,18 @@ def _mine(  # pragma: no cover - compiled
             note = touched[i]
             total, count = sums[note], counts[note]
             sums[note], counts[note] = 0.0, 0
-            if note == source or total > upper or total < lower or count < min_users:
+            if note == source:
+                continue
+            found += 1
+            most = max(most, count)
+            if count < min_users:
+                few += 1
+                continue
+            if total < lower:
+                low += 1
+                continue
+            if total > upper:
+                high += 1
                 continue
             # Insert the note into the sorted best targets so far, at `place`.
             place = best
@@ -275,3 +354,4 @@ def _mine(  # pragma: no cover - compiled
                 users[row, j] = users[row, j - 1]
             target[row, place], score[row, place], users[row, place] = note, total, count
         kept[row] = best
+    fates[0], fates[1], fates[2], fates[3], fates[4] = found, few, low, high, most

@@ -2,14 +2,15 @@
 
     s(A -> B) = sum over users u who viewed A and afterwards clicked B of 1 / N_u
 
-Any row of u with A, "view" or "click", is a view; only a "click" row is a click. "Afterwards" means that u's
-first view of A is strictly before u's last click of B, and A is not B, so s is directed. N_u is the number of
-distinct notes that u clicked in the window. Each source keeps its best targets: by score, then users
-(descending), then target id (ascending, by code point).
+Any row of u with A, "view" or "click", is a view; only a "click" row is a click. "Afterwards" means that
+first_u(A) < last_u(B), the times of u's first view of A and last click of B, or first_u(A) <= last_u(B) if
+``same_time`` is "both". A is never B, and s is directed. N_u is the number of distinct notes that u clicked
+in the window. Each source keeps its best targets: by score, then users (descending), then target id.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from notellm.options import check, option
 
@@ -25,6 +26,8 @@ class PairOptions:
         window_days: number of days at the end of the log that count; None counts the whole log.
         min_users: pairs of fewer users are dropped, since one user alone is mostly chance (not in the paper;
             measured in benchmarks/README.md).
+        same_time: what two notes of a user at one time make: "both", a pair in both directions, or "none".
+            None takes "both" for a log without any order (notellm.data.order), else "none".
 
     Raises:
         ConfigError: if values are not allowed; the message names all of them.
@@ -35,6 +38,7 @@ class PairOptions:
     top: int = option(10, least=1)
     window_days: float | None = option(None, above=0)
     min_users: int = option(2, least=1)
+    same_time: Literal["both", "none"] | None = option(None)
 
     def __post_init__(self) -> None:
         problems = []

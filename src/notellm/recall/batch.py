@@ -51,7 +51,8 @@ class PairIndex:
         """
         if pairs.num_rows == 0:
             raise DataError(
-                "there are no related pairs to train on; mine them from a longer log, or lower min_users"
+                "there are no related pairs to train on; notellm pairs, or pairs.counts.why_none, tells why "
+                "the log has none; without pairs (None), only category and topics are trained"
             )
         row = {note_id: i for i, note_id in enumerate(note_ids)}
         ends = []

@@ -76,7 +76,7 @@ def impressions_from_candidates(
         recall_k: number of candidates of a user.
         last: number of the last opened notes that bring candidates.
         max_history: most notes in a history.
-        seed: seed of the draw.
+        seed: seed of the draw, and of the order of a log without order (``data.order``).
         progress: show a progress bar.
 
     Returns:
@@ -91,7 +91,7 @@ def impressions_from_candidates(
         if value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1")
     _check(vectors)
-    positives = positive_impressions(clicks, max_history=max_history)
+    positives = positive_impressions(clicks, max_history=max_history, seed=seed)
     vector_ids = pa.array(vectors[0], pa.string())
     user = pc.index_in(positives["user_id"], value_set=positives["user_id"].unique())
     user = user.to_numpy().astype(np.int64)

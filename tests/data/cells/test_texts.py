@@ -86,7 +86,9 @@ def test_nested_texts():
     found, report = read(texts, [{"id": 7, "name": "travel"}, None])
     assert found == ["travel", None]
     assert problems(report) == {"nested value": 1}
-    with pytest.raises(DataError, match="members en, de; say which is meant with the columns option, as --column c=c.en"):
+    with pytest.raises(
+        DataError, match="members en, de; say which is meant with the columns option, as --column c=c.en"
+    ):
         read(texts, [{"en": "Harbour", "de": "Hafen"}])
     with pytest.raises(DataError, match="is the list"):
         read(texts, [["travel", "sea"]])
