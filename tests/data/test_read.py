@@ -155,7 +155,7 @@ def test_a_log_without_rows_is_an_empty_table(tmp_path, name, content):
     result = read_clicks(put(tmp_path, name, gzip.compress(data) if name.endswith("gz") else data))
     assert result.table.num_rows == 0
     assert "no rows" in str(result.report)
-    with pytest.raises(DataError, match="is empty|no row that can be read"):
+    with pytest.raises(DataError, match=r"is empty|no row that can be read"):
         read_notes(put(tmp_path, "n.csv", content.replace("user_id", "title")))
 
 

@@ -8,7 +8,7 @@ import typer
 
 from notellm.cli.common import Force, Output, Quiet, Seed, examples, group, show
 from notellm.cli.options import with_options
-from notellm.data.datasets.table import CLICK_NAMES, read_clicks_of
+from notellm.data.datasets.table import CLICK_NAMES
 from notellm.errors import ConfigError
 from notellm.jobs.prepare import PrepareOptions
 from notellm.pairs.score import PairOptions
@@ -70,8 +70,8 @@ def prepare(
     column: Annotated[
         list[str] | None,
         typer.Option(
-            help="OURS=THEIRS, for a column of another name in all tables; #3 is the third, a.b a nested one. "
-            "Repeatable."
+            help="OURS=THEIRS, for a column of another name in all tables; #3 is the third, a.b a nested "
+            "one. Repeatable."
         ),
     ] = None,
     notes_column: Annotated[list[str] | None, typer.Option(help="The same, of the notes alone.")] = None,
@@ -177,7 +177,8 @@ def _show_sample(raw: Any) -> None:
     show(raw.report)
     _show_guesses(raw.report)
     show(
-        f"nothing was written: this is what the first {raw.notes.num_rows:,} notes and {raw.clicks.num_rows:,} clicks say"
+        f"nothing was written: this is what the first {raw.notes.num_rows:,} notes and "
+        f"{raw.clicks.num_rows:,} clicks say"
     )
 
 

@@ -17,10 +17,10 @@ from notellm.data.cells.options import CellOptions
 from notellm.data.cells.texts import texts
 from notellm.data.cells.times import times
 from notellm.data.cells.topics import topics
-from notellm.data.row_order import order_of_ids
 from notellm.data.problems import Report
 from notellm.data.ratings import is_click, numbers_of
 from notellm.data.reading.options import ReadOptions
+from notellm.data.row_order import order_of_ids
 from notellm.data.schema import CLICKS, NOTES
 from notellm.errors import ConfigError, DataError
 
@@ -93,8 +93,8 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions
     """Convert clicks of any column types to the schema ``RAW_CLICKS``.
 
     Without ``timestamp`` the order of the rows is the time: a user's n-th row is at 1970-01-01 plus n
-    seconds. If that order is the order of the ids, or of the ratings, it says nothing of time, and every row is at
-    1970-01-01. Without ``event`` every row is a "click". Rows whose ``rating`` is too low, or which
+    seconds. If that order is the order of the ids, or of the ratings, it says nothing of time, and every row
+    is at 1970-01-01. Without ``event`` every row is a "click". Rows whose ``rating`` is too low, or which
     ``options.events`` drops, are left out.
 
     Args:
@@ -132,7 +132,8 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions
         kept = kept if counted is None else kept & counted
     elif options.min_rating is not None:
         raise ConfigError(
-            f"min_rating is {options.min_rating:g}, but {where} has no column of ratings; say which it is, as "
+            f"min_rating is {options.min_rating:g}, but {where} has no column of ratings; say which it "
+            f"is, as "
             "rating=THE_FILES_NAME with the columns option"
         )
     if not kept.all():

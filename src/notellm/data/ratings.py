@@ -75,7 +75,7 @@ def is_click(
     report.add(f"rating below {min_rating:g}", place, int(low.sum()), _first(numbers.filter(low)), "no click")
     kept = finite & ~low
     if len(numbers) and not kept.any():
-        largest = numbers.filter(finite).max()
+        largest = max(numbers.filter(finite))
         raise DataError(
             f"{place}: none is at least {min_rating:g}, the largest is {largest:g}; lower --min-rating"
         )
@@ -86,7 +86,7 @@ def _report_doubt(numbers: pl.Series, name: str, place: str, rows: int, report: 
     """Ask for a threshold where a column looks like a rating that is not looked at."""
     if not len(numbers):
         return
-    low, high, values = numbers.min(), numbers.max(), numbers.n_unique()
+    low, high, values = min(numbers), max(numbers), numbers.n_unique()
     if _RATING.fullmatch(name) and values > 1:
         example = f"{values} values from {low:g} to {high:g}"
         action = "every row counts as a click; --min-rating says from which rating on"

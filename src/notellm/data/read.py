@@ -1,7 +1,7 @@
 """Read notes, clicks and topics from files into raw Arrow tables.
 
-Raw tables have the columns and types of ``NOTES`` and ``CLICKS`` but may contain nulls; ``validate`` cleans them.
-Files are Parquet, delimited text or JSON, compressed or not; their content says which, not their names
+Raw tables have the columns and types of ``NOTES`` and ``CLICKS`` but may contain nulls; ``validate`` cleans
+them. Files are Parquet, delimited text or JSON, compressed or not; their content says which, not their names
 (``reading``). How cells are converted is described in ``cells``.
 """
 
@@ -25,11 +25,20 @@ from notellm.data.reading.table import Layout, read_table
 from notellm.errors import DataError
 
 _NOTES: dict[str, Role] = {
-    "note_id": "id", "title": "text", "content": "text", "topics": "topics", "category": "text", "published_at": "time",
-}  # fmt: skip
+    "note_id": "id",
+    "title": "text",
+    "content": "text",
+    "topics": "topics",
+    "category": "text",
+    "published_at": "time",
+}
 _CLICKS: dict[str, Role] = {
-    "user_id": "id", "note_id": "id", "timestamp": "time", "event": "text", "rating": "text",
-}  # fmt: skip
+    "user_id": "id",
+    "note_id": "id",
+    "timestamp": "time",
+    "event": "text",
+    "rating": "text",
+}
 _NOTES_LAYOUT = Layout(_NOTES, (("note_id",), ("title", "content")))
 _CLICKS_LAYOUT = Layout(_CLICKS, (("user_id",), ("note_id",)))
 _TOPICS_LAYOUT = Layout({"note_id": "id", "topics": "topics"}, (("note_id",), ("topics",)))
@@ -64,8 +73,8 @@ def read_notes(
     Args:
         path: a file, a folder of parts or a pattern, with a column ``note_id`` and a column ``title`` or
             ``content`` (or both); ``topics``, ``category`` and ``published_at`` are optional.
-        columns: the file's name of each column that is named differently, as ``{"note_id": "item_id"}``, beside
-            ``options.columns``.
+        columns: the file's name of each column that is named differently, as ``{"note_id": "item_id"}``,
+            beside ``options.columns``.
         hashtags: move the hashtags of title and content to the topics (``split_hashtags``).
         options: how the file is read.
 
@@ -98,8 +107,8 @@ def read_clicks(
         path: a file, a folder of parts or a pattern, with the columns ``user_id`` and ``note_id``. Without
             ``timestamp`` the order of the rows is the time, unless it is that of the ids; without ``event``
             every row is a "click". A column of ratings counts with ``min_rating``.
-        columns: the file's name of each column that is named differently, as ``{"timestamp": "time"}``, beside
-            ``options.columns``.
+        columns: the file's name of each column that is named differently, as ``{"timestamp": "time"}``,
+            beside ``options.columns``.
         options: how the file is read.
 
     Raises:
@@ -133,7 +142,8 @@ def read_topics(path: str | Path, *, options: ReadOptions | None = None) -> tupl
         options: how it is read.
 
     Returns:
-        A frame with the columns ``note_id`` and ``topics`` (list of text), a row for each note; and the report.
+        A frame with the columns ``note_id`` and ``topics`` (list of text), a row for each note; and the
+        report.
 
     Raises:
         StorageError: as :func:`read_notes`, like DataError and ConfigError.

@@ -3,7 +3,8 @@
 import numpy as np
 import polars as pl
 
-#: Share of a log's steps that must go one way for the order to be that of the ids, and the fewest steps that show it.
+#: Share of a log's steps that must go one way for the order to be that of the ids, and the fewest steps that
+#: show it.
 _SHARE = 0.98
 _FEWEST = 20
 

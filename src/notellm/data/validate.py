@@ -61,7 +61,8 @@ def validate(
         max_content: largest number of characters of a content.
         max_topics: largest number of topics of a note.
         max_topic: largest number of characters of a topic.
-        max_user_clicks: largest number of clicks of a user who is not a bot; views do not count. None keeps all.
+        max_user_clicks: largest number of clicks of a user who is not a bot; views do not count. None keeps
+            all.
         earliest: earlier times are wrong; UTC if it has no zone.
         latest: later times are wrong; None for a day from now.
         read: what reading the tables reported, for the error where no click is left.
@@ -126,9 +127,15 @@ def _why_no_click(clicks: pa.Table, notes: pa.Table, report: Report, read: Repor
     most = max(dropped, key=lambda each: each.count)
     unreadable = next((each for each in read.problems if each.problem == "unreadable time"), None)
     if most.problem == "missing time" and unreadable is not None:
-        why = f"{unreadable.count:,} times cannot be read, as {unreadable.example!r}; --time-format says how they are written"
+        why = (
+            f"{unreadable.count:,} times cannot be read, as {unreadable.example!r}; --time-format says"
+            f"how they are written"
+        )
     elif most.problem == "click on an unknown note":
-        why = f"they are clicks on an unknown note, as {most.example}, where the notes have ids as {notes['note_id'][0]}"
+        why = (
+            f"they are clicks on an unknown note, as {most.example}, where the notes have ids as"
+            f"{notes['note_id'][0]}"
+        )
         why += "; do both tables use the same note ids?"
     else:
         why = f"{most.count:,} were dropped by one rule: {most.problem}, as {most.example} ({most.action})"

@@ -1,6 +1,5 @@
 """Read notes and clicks from files or a public dataset, and clean them: what ``notellm prepare`` does."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -16,7 +15,7 @@ from notellm.data.reading.dialect import Quoting
 from notellm.data.reading.options import Counted, Order, ReadOptions
 from notellm.data.schema import CLICKS, NOTES
 from notellm.data.validate import validate
-from notellm.errors import ConfigError, DataError
+from notellm.errors import ConfigError, DataError, did_you_mean
 from notellm.options import check, option
 
 #: The tables that options may be stated for, as in "notes=;".
@@ -27,24 +26,24 @@ SAMPLE_ROWS = 1_000
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How tables are read and cleaned. What is left out is guessed, and reported with the option that states it.
+    """How tables are read and cleaned; what is left out is guessed, and reported with the option for it.
 
     Attributes:
         separator: text between the cells of delimited files, such as ";" or tab; of one table: clicks=tab.
             Repeatable.
-        quoting: what a double quote means: double (two stand for one), backslash (a backslash before it makes it
-            text) or none (quotes are text); of one table: notes=none. Repeatable.
+        quoting: what a double quote means: double (two stand for one), backslash (a backslash before it
+            makes it text) or none (quotes are text); of one table: notes=none. Repeatable.
         encoding: encoding of text files, such as utf-8 or cp1252; of one table: notes=cp1252. Repeatable.
-        time_format: form of times: day-first, month-first, excel, year, s, ms, us, ns, or a strptime format such as
-            "%d.%m.%Y %H:%M"; of one table: clicks=day-first. Repeatable.
+        time_format: form of times: day-first, month-first, excel, year, s, ms, us, ns, or a strptime format
+            such as "%d.%m.%Y %H:%M"; of one table: clicks=day-first. Repeatable.
         topic_separator: character between the topics of a cell; "none" if a cell holds one topic.
         missing: words that stand for a missing value, separated by commas; "" for none.
         markup: HTML in texts: text (entities are decoded, tags are taken out) or keep.
         header: whether the first row of delimited files names the columns; without, columns are "#1", "#2".
         min_rating: the smallest rating that counts as a click.
         event: NAME=click, NAME=view or NAME=drop: what an event of another name counts as. Repeatable.
-        order: what the order of the rows of a log without times says: rows (a user's rows follow each other in time)
-            or none.
+        order: what the order of the rows of a log without times says: rows (a user's rows follow each other
+            in time) or none.
         user_limit: users with more clicks than this are dropped as bots; 0 keeps all.
     """
 
@@ -101,8 +100,8 @@ class Sources:
         notes: file, folder of parts or pattern of the notes.
         clicks: the same of the clicks; None for no clicks.
         topics: the same of a table of topics beside the notes; None for none.
-        columns: by table, the file's name of each column by our name; those under "" are of all tables that have
-            the column.
+        columns: by table, the file's name of each column by our name; those under "" are of all tables that
+            have the column.
         hashtags: move hashtags of the text to the topics.
     """
 
@@ -229,18 +228,15 @@ def _columns_of(sources: Sources) -> dict[str, dict[str, str]]:
     }
     shared = dict(sources.columns.get("", {}))
     every = sorted({name for table in ours.values() for name in table})
-    for name in shared:
+    for name, theirs in shared.items():
         if name not in every:
-            near = difflib.get_close_matches(name, every, 1, 0.3)
-            hint = f"; did you mean {near[0]}?" if near else ";"
+            names = ", ".join(every)
             raise ConfigError(
-                f"--column {name}={shared[name]}: {name!r} is none of our columns {', '.join(every)}{hint} Our name "
-                "comes first"
+                f"--column {name}={theirs}: {name!r} is none of our columns {names}; write our name "
+                f"first{did_you_mean(name, every)}"
             )
         if not any(name in ours[table] for table in known):
-            raise ConfigError(
-                f"--column {name}={shared[name]} is a column of the clicks, but there is no --clicks"
-            )
+            raise ConfigError(f"--column {name}={theirs} is a column of the clicks, but there is no --clicks")
     return {
         table: {
             name: value

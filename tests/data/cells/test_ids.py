@@ -77,10 +77,10 @@ def test_objects_give_their_id_or_name_their_members():
     assert problems(report) == {"nested value": 1}
     with pytest.raises(
         DataError,
-        match="c is an object with the members a, b; say which is meant with the columns option, as --column c=c.a",
+        match=r"object with the members a, b; say which is meant with the columns option, as --column c=c\.a",
     ):
         read(ids, [{"a": "x", "b": "y"}])
-    with pytest.raises(DataError, match="--column c=c.0"):
+    with pytest.raises(DataError, match=r"--column c=c\.0"):
         read(ids, [["x", "y"]])
 
 

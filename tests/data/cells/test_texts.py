@@ -87,7 +87,7 @@ def test_nested_texts():
     assert found == ["travel", None]
     assert problems(report) == {"nested value": 1}
     with pytest.raises(
-        DataError, match="members en, de; say which is meant with the columns option, as --column c=c.en"
+        DataError, match=r"members en, de; say which is meant with the columns option, as --column c=c\.en"
     ):
         read(texts, [{"en": "Harbour", "de": "Hafen"}])
     with pytest.raises(DataError, match="is the list"):

@@ -162,10 +162,10 @@ def test_what_is_no_format_is_named():
 
 
 @settings(deadline=None)
-@given(st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1)))
-def test_forms_of_one_time_agree(moment):
-    seconds = moment.replace(microsecond=0)
-    expected = [seconds.replace(tzinfo=UTC)]
+@given(st.integers(0, 3_000_000_000))
+def test_forms_of_one_time_agree(second):
+    seconds = datetime(1990, 1, 1, tzinfo=UTC) + timedelta(seconds=second)
+    expected = [seconds]
     for form in (
         "%Y-%m-%d %H:%M:%S UTC",
         "%Y/%m/%d %H:%M:%S",
@@ -182,9 +182,6 @@ def test_forms_of_one_time_agree(moment):
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_time_or_unreadable(text):
-    try:
-        found, report = read(times, [text])
-    except DataError as error:
-        assert "--time-format" in str(error)
-        return
+    found, report = read(times, ["2019-10-01", text, "2019-10-01"])  # so that one doubtful time is no error
+    found = found[1:2]
     assert found[0] is not None or not text.strip() or len(report)

@@ -1,4 +1,4 @@
-"""Words that stand for a missing value, as programs write them into texts: "NaN", "NULL", "\\N"."""
+r"""Words that stand for a missing value, as programs write them into texts: "NaN", "NULL", "\\N"."""
 
 import polars as pl
 

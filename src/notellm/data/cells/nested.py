@@ -1,7 +1,7 @@
-"""Values that are objects or lists where one value is expected: the obvious member, or an error that names them.
+"""Values that are objects or lists where one value is expected: the obvious member, or an error.
 
-Exports of document stores hold ``{"$oid": "64f0aa01"}`` as an id, and APIs ``{"id": 7, "name": "travel"}`` as a
-category. A member is obvious if it is the only one of the names below.
+Exports of document stores hold ``{"$oid": "64f0aa01"}`` as an id, and APIs ``{"id": 7, "name": "travel"}``
+as a category. A member is obvious if it is the only one of the names below.
 """
 
 import json
@@ -78,7 +78,8 @@ class NestedCells:
                 value = value[0]
             else:
                 raise DataError(
-                    f"{self.where} is the list {str(value)[:60]}; join the list first, or say which entry is meant "
+                    f"{self.where} is the list {str(value)[:60]}; join the list first, or say which entry "
+                    f"is meant "
                     f"with the columns option, as --column {self._path}.0"
                 )
         return value
@@ -92,7 +93,8 @@ class NestedCells:
             return key
         members = ", ".join(map(str, list(value)[:_SHOWN]))
         raise DataError(
-            f"{self.where} is an object with the members {members}; say which is meant with the columns option, as "
+            f"{self.where} is an object with the members {members}; say which is meant with the columns "
+            f"option, as "
             f"--column {self._path}.{next(iter(value))}"
         )
 

@@ -17,8 +17,8 @@ class CellOptions:
         missing: words that stand for a missing value, separated by commas; "" for none.
         markup: HTML in texts: text (entities are decoded, tags are taken out) or keep.
         topic_separator: character between the topics of a cell; "none" if a cell holds one topic.
-        time_format: form of times: day-first or month-first (03/04/2019), excel (days since 1899-12-30), year,
-            s, ms, us or ns (numbers since 1970), or a strptime format such as "%d.%m.%Y %H:%M".
+        time_format: form of times: day-first or month-first (03/04/2019), excel (days since 1899-12-30),
+            year, s, ms, us or ns (numbers since 1970), or a strptime format such as "%d.%m.%Y %H:%M".
     """
 
     missing: str = option("NaN,nan,NAN,null,NULL,Null,None,N/A,n/a,#N/A,<NA>,NaT,\\N")

@@ -27,8 +27,8 @@ def topics(
 ) -> pl.Series:
     """Convert topics to lists of strings.
 
-    A text is a JSON list, a Python list, hashtags, or words with a separator between them: ``|`` if any cell of
-    the column has one, else ``;`` in cells that have one, else ``,``; the last two are guesses.
+    A text is a JSON list, a Python list, hashtags, or words with a separator between them: ``|`` if any cell
+    of the column has one, else ``;`` in cells that have one, else ``,``; the last two are guesses.
 
     Args:
         column: lists of texts or of objects with a name; or texts.
@@ -50,7 +50,8 @@ def topics(
         return pl.Series([[]] * len(column), dtype=_LISTS)
     if not is_text(column.type) and not pa.types.is_null(kind):
         raise DataError(
-            f"{where} is of type {kind}; topics are lists of text, or text: a JSON list, or words between | or , or ;"
+            f"{where} is of type {kind}; topics are lists of text, or text: a JSON list, or words between "
+            f"| or , or ;"
         )
     cells = utf8(column, where, report)
     cells = without_markup(without_missing(cells, where, report, options), where, report, options)

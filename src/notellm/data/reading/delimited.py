@@ -1,8 +1,9 @@
 """Delimited text as Arrow columns of text, block by block.
 
-A block without quotes is split by Arrow. Python's csv module reads the others. Where a quote is not closed as the
-dialect asks, the line is read alone with its quotes as text, if it then has as many cells as the header: a stray quote
-must not swallow the rows after it. Rows that do not fit in any way are left out. All of that is counted.
+A block without quotes is split by Arrow. Python's csv module reads the others. Where a quote is not closed
+as the dialect asks, the line is read alone with its quotes as text, if it then has as many cells as the
+header: a stray quote must not swallow the rows after it. Rows that do not fit in any way are left out. All
+of that is counted.
 """
 
 import csv
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.csv
@@ -20,6 +22,9 @@ from notellm.data.problems import Report
 from notellm.data.reading.collect import Columns
 from notellm.data.reading.dialect import Dialect
 from notellm.errors import DataError
+
+if TYPE_CHECKING:
+    import _csv
 
 #: Takes the first row; returns the place of each column that is read by our name, or None if it is no header.
 Choose = Callable[[list[str]], dict[str, int] | None]
@@ -50,8 +55,8 @@ def read_delimited(
     Args:
         blocks: the text, in blocks that end at a line end.
         path: the file, for messages.
-        choose: takes the first row and returns the place of each column to read by our name; or None if the row is
-            not a header, and then ``names`` are the first columns.
+        choose: takes the first row and returns the place of each column to read by our name; or None if the
+            row is not a header, and then ``names`` are the first columns.
         report: receives what could not be read.
         dialect: separator and quoting.
         names: names of the first columns of a file without a header.
@@ -92,7 +97,8 @@ def read_delimited(
     table = columns.table()
     if not table.num_rows and reader.ragged:
         raise DataError(
-            f"{path} has a header but no row that can be read: all {reader.ragged:,} have another number of cells, as "
+            f"{path} has a header but no row that can be read: all {reader.ragged:,} have another number "
+            f"of cells, as "
             f"{reader.first_ragged}; --separator says what is between them"
         )
     return table
@@ -116,8 +122,7 @@ def _first_row(blocks: Iterator[str], dialect: Dialect, path: Path) -> tuple[_Fi
     if not text.strip():
         raise DataError(f"{path} is empty")
     lines = io.StringIO(text, newline="")
-    quoting = csv.QUOTE_NONE if dialect.quoting == "none" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting)
+    reader = _cells(lines, dialect, strict=False)
     cells = next(row for row in reader if any(cell.strip() for cell in row))
     every = list(io.StringIO(text, newline=""))
     header = "".join(every[: reader.line_num])
@@ -205,11 +210,13 @@ class _Reader:
     def _well_formed(
         self, lines: list[str], begin: int, line: int, found: list[tuple[list[str], int]]
     ) -> tuple[int, bool]:
-        """Read rows until one is not as the dialect asks; return its place, and whether it ends in these lines."""
-        quoting = csv.QUOTE_NONE if self.dialect.quoting == "none" else csv.QUOTE_MINIMAL
+        """Read rows until one is not as the dialect asks.
+
+        Returns:
+            The place of that row, and whether it ends in these lines.
+        """
         first = begin
-        source = lines if not begin else lines[begin:]
-        reader = csv.reader(source, delimiter=self.dialect.delimiter, quoting=quoting, strict=True)
+        reader = _cells(lines[begin:] if begin else lines, self.dialect, strict=True)
         try:
             for row in reader:
                 end = first + reader.line_num
@@ -284,6 +291,12 @@ class _Reader:
         report.add(
             "other number of cells than the header", self.path.name, self.ragged, self.first_ragged, action
         )
+
+
+def _cells(lines: Iterable[str], dialect: Dialect, *, strict: bool) -> "_csv.Reader":
+    """Return a reader of rows; a strict one refuses text after a closing quote."""
+    quoting: Any = csv.QUOTE_NONE if dialect.quoting == "none" else csv.QUOTE_MINIMAL
+    return csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=strict)
 
 
 def _lenient(text: str, delimiter: str) -> list[str] | None:

@@ -1,8 +1,9 @@
-"""How a delimited file is written: the character between cells, and what a double quote means.
+r"""How a delimited file is written: the character between cells, and what a double quote means.
 
 Quotes are read in one of three ways. double: a cell that begins with a quote ends at the closing one, and two
-quotes stand for one (RFC 4180). backslash: the same, and ``\\"`` stands for a quote (MySQL, Book-Crossing). none: a
-quote is a character like any other. A file is read in the way in which most of its rows come out whole.
+quotes stand for one (RFC 4180). backslash: the same, and ``\\"`` stands for a quote (MySQL, Book-Crossing).
+none: a quote is a character like any other. A file is read in the way in which most of its rows come out
+whole.
 """
 
 import csv
@@ -122,7 +123,7 @@ def quoting_of(sample: str, separator: str, chosen: Quoting | None, *, whole: bo
 
 
 def _broken(dialect: Dialect, sample: str, *, whole: bool) -> tuple[int, bool]:
-    """Return how many lines of a sample are not well quoted, and whether quotes protect anything in others."""
+    """Return how many lines of a sample are not well quoted, and whether quotes protect anything."""
     lines = list(io.StringIO(dialect.prepared(sample), newline=""))
     whole = whole and len(lines) <= _SAMPLE_LINES
     lines = lines[:_SAMPLE_LINES]

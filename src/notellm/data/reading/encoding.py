@@ -1,7 +1,7 @@
 """The encoding of a text file: stated, shown by its bytes, or guessed from its characters.
 
-A file that is valid UTF-8 is UTF-8, and so is one of which more characters are valid than not. What remains are the
-older encodings of one script; charset-normalizer tells them apart by the frequency of letters.
+A file that is valid UTF-8 is UTF-8, and so is one of which more characters are valid than not. What remains
+are the older encodings of one script; charset-normalizer tells them apart by the frequency of letters.
 """
 
 import codecs

@@ -1,7 +1,7 @@
 """JSON as Arrow columns of text: an object on each line, a list of objects, or objects over several lines.
 
-Lines may hold Python literals instead (``{'id': 7}``), as some public datasets do. Numbers become text in decimal;
-of nested values the obvious member is taken, see ``cells/nested.py``.
+Lines may hold Python literals instead (``{'id': 7}``), as some public datasets do. Numbers become text in
+decimal; of nested values the obvious member is taken, see ``cells/nested.py``.
 """
 
 import json

@@ -21,17 +21,18 @@ class ReadOptions(CellOptions):
 
     Attributes:
         separator: text between the cells of delimited files; "tab" for a tab.
-        quoting: what a double quote means in delimited files: double (a cell in quotes, two quotes stand for one),
-            backslash (the same, and a backslash before a quote makes it text) or none (quotes are text).
+        quoting: what a double quote means in delimited files: double (a cell in quotes, two quotes stand for
+            one), backslash (the same, and a backslash before a quote makes it text) or none (quotes are
+            text).
         encoding: encoding of text files, as utf-8 or cp1252.
-        columns: the file's name of each column that is named differently, by our name. "#3" is the third column,
-            "title.en" a member of a nested value.
+        columns: the file's name of each column that is named differently, by our name. "#3" is the third
+            column, "title.en" a member of a nested value.
         header: whether the first row of a delimited file names the columns.
         rows: number of rows after which reading ends; None reads all.
         min_rating: the smallest rating that counts as a click.
         events: what an event of another name counts as: click, view or drop.
-        order: what the order of the rows says if there are no times: rows (a user's rows follow each other in time)
-            or none.
+        order: what the order of the rows says if there are no times: rows (a user's rows follow each other
+            in time) or none.
     """
 
     separator: str | None = option(None)

@@ -1,7 +1,7 @@
 """Which files a path names, and what they hold: looked up in their content, not in their names.
 
-Compressed files (gzip, zstd, bzip2, LZ4) are read as what is inside. What holds no table (an archive, a web page, a
-workbook) is named in the error.
+Compressed files (gzip, zstd, bzip2, LZ4) are read as what is inside. What holds no table (an archive, a web
+page, a workbook) is named in the error.
 """
 
 import glob
@@ -68,8 +68,8 @@ def files_of(path: str | Path) -> list[Path]:
             )
         return found
     if glob.has_magic(str(path)):
-        found = [Path(each) for each in sorted(glob.glob(str(path), recursive=True)) if Path(each).is_file()]
-        if found:
+        names = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the pattern may be absolute
+        if found := [Path(name) for name in sorted(names) if Path(name).is_file()]:
             return found
     raise StorageError(f"no such file: {given}")
 

@@ -1,6 +1,5 @@
 """Read a table of cells from files: Parquet, delimited text or JSON, one file or the parts of one table."""
 
-import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,7 +18,7 @@ from notellm.data.reading.encoding import decoded_blocks, encoding_of
 from notellm.data.reading.json_files import Wanted, read_json
 from notellm.data.reading.options import ReadOptions
 from notellm.data.reading.sources import content_of, files_of
-from notellm.errors import ConfigError, DataError, StorageError
+from notellm.errors import ConfigError, DataError, StorageError, did_you_mean
 
 _SAMPLE = 1 << 20  # characters by which separator and quoting are told
 
@@ -79,10 +78,9 @@ def read_table(
 def _check_names(options: ReadOptions, layout: Layout) -> None:
     for name in options.columns:
         if name not in layout.roles:
-            near = difflib.get_close_matches(name, layout.roles, 1, 0.3)
             raise ConfigError(
                 f"columns option: {name!r} is not one of our columns {', '.join(layout.roles)}"
-                f"{f'; did you mean {near[0]}?' if near else ''} Write our name first, then the file's"
+                f"; write our name first, then the file's{did_you_mean(name, layout.roles)}"
             )
 
 
@@ -115,7 +113,7 @@ def _read_file(
 
         return read_json(blocks, path, wanted, choose, report, most=options.rows), present
 
-    blocks, sample, whole = _sampled(blocks)
+    text, sample, whole = _sampled(blocks)
     if not sample.strip():
         return _empty(layout, path, report)
     names = {options.columns.get(name, name) for name in layout.roles}
@@ -125,18 +123,18 @@ def _read_file(
         width = len(sample.split("\n", 1)[0].split(separator))
         header = [f"#{place + 1}" for place in range(width)]
         found = places(header)
-        blocks = chain([dialect.separator.join(header) + "\n"], blocks)
+        text = chain([dialect.separator.join(header) + "\n"], text)
         table_places = lambda _: found  # noqa: E731 - the header was made here
     else:
         table_places = places
     try:
         own = Report()
-        table = read_delimited(blocks, path, table_places, own, dialect, most=options.rows)
+        table = read_delimited(text, path, table_places, own, dialect, most=options.rows)
     except QuotesAreText:
         present.clear()
         own = Report()
         dialect = replace(dialect, quoting="none")
-        again = decoded_blocks(path, encoding)
+        again: Iterable[str] = decoded_blocks(path, encoding)
         if not options.header:
             again = chain([dialect.separator.join(header) + "\n"], again)
         table = read_delimited(again, path, table_places, own, dialect, most=options.rows)
@@ -202,7 +200,8 @@ def _places(
         alike = [place for place, name in enumerate(header) if name.lower() == theirs.lower()]
         if len(same) > 1:
             raise DataError(
-                f"{path} has the column {theirs!r} more than once; rename one of them, or give its place with the "
+                f"{path} has the column {theirs!r} more than once; rename one of them, or give its place "
+                f"with the "
                 f"columns option, as {ours}=#{same[-1] + 1}"
             )
         if same:
@@ -230,18 +229,19 @@ def _require(
     shown = ", ".join(map(repr, present))
     for ours, theirs in options.columns.items():
         if ours not in found:
-            near = difflib.get_close_matches(theirs, present, 1, 0.3)
             raise DataError(
-                f"{path} has no column {theirs!r}, which the columns option names for {ours}; its columns are {shown}"
-                f"{f'; did you mean {near[0]!r}?' if near else ''}"
+                f"{path} has no column {theirs!r}, which the columns option names for {ours}; its columns "
+                f"are {shown}"
+                f"{did_you_mean(theirs, present)}"
             )
     for group in layout.needed:
         if not set(group) & set(found):
-            near = [each for each in present if each.lower() == group[0].lower()]
+            same = [each for each in present if each.lower() == group[0].lower()]
+            near = same[0] if same else "THE_FILES_NAME"
             raise DataError(
-                f"{path} has no column {' or '.join(map(repr, group))}; its columns are {shown}; rename one or say "
-                f"which it is with the columns option, as {group[0]}={near[0] if near else 'THE_FILES_NAME'}; "
-                f"without a header line, with --no-header and {group[0]}=#1"
+                f"{path} has no column {' or '.join(map(repr, group))}; its columns are {shown}; rename one "
+                f"or say which it is with the columns option, as {group[0]}={near}; without a header line, "
+                f"with --no-header and {group[0]}=#1"
             )
 
 
