@@ -17,6 +17,7 @@ PYPROJECT: dict[str, Any] = tomllib.loads((PROJECT / "pyproject.toml").read_text
 
 #: The packages of notellm that may import a third-party package, and do.
 PLACES = {
+    "charset_normalizer": {"data"},
     "faiss": {"store.index"},
     "fastapi": {"serve"},
     "filelock": {"artifacts", "recall", "store"},
@@ -45,6 +46,7 @@ PLACES = {
 EVERYWHERE = {"numpy", "pyarrow", "scipy", "sklearn", "tqdm"}
 #: Imports whose distribution has another name, or comes with another one.
 DISTRIBUTIONS = {
+    "charset_normalizer": "charset-normalizer",
     "faiss": "faiss-cpu",
     "grpc": "pymilvus",
     "huggingface_hub": "huggingface-hub",
