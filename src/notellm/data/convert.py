@@ -8,15 +8,17 @@ ids, texts, topics and times. In texts, bytes that are not UTF-8 become U+FFFD, 
 import json
 from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm.data.cells.ids import ids
+from notellm.data.cells.ids import coded_ids, ids
 from notellm.data.cells.options import CellOptions
 from notellm.data.cells.texts import texts
 from notellm.data.cells.times import times
 from notellm.data.cells.topics import topics
+from notellm.data.log import NO_TIME, ClickLog, Coded, Times
 from notellm.data.problems import Report
 from notellm.data.ratings import is_click, numbers_of
 from notellm.data.reading.options import ReadOptions
@@ -33,6 +35,7 @@ _CHUNK = 1 << 15
 #: Metadata of tables whose cells have been converted: doing that again would decode "&amp;amp;" twice.
 _CONVERTED = {b"notellm.cells": b"converted"}
 _DROPPED = "\0dropped"
+_YEAR = 365 * 86_400_000_000  # microseconds
 _YEAR_OF_ORDER = datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC)
 
 
@@ -90,7 +93,15 @@ def raw_notes(table: pa.Table, where: str, report: Report, options: CellOptions 
 
 
 def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions | None = None) -> pa.Table:
-    """Convert clicks of any column types to the schema ``RAW_CLICKS``.
+    """Convert clicks of any column types to the schema ``RAW_CLICKS``; see :func:`click_log`."""
+    if is_converted(table):
+        return table
+    log = click_log(table, where, report, options)
+    return log.table(RAW_CLICKS).replace_schema_metadata(_CONVERTED)
+
+
+def click_log(table: pa.Table, where: str, report: Report, options: ReadOptions | None = None) -> ClickLog:
+    """Convert clicks of any column types to a log.
 
     Without ``timestamp`` the order of the rows is the time: a user's n-th row is at 1970-01-01 plus n
     seconds. If that order is the order of the ids, or of the ratings, it says nothing of time, and every row
@@ -106,93 +117,115 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions
 
     Raises:
         DataError: if a column is missing, or has a type that cannot be an id, a text or a time.
+        ConfigError: if there is a smallest rating, but no column of ratings.
     """
     if is_converted(table):
-        return table
+        texts_of = {name: Coded.of(table.column(name)) for name in ("user_id", "note_id", "event")}
+        return ClickLog(
+            texts_of["user_id"], texts_of["note_id"], _micro(pl.Series(table["timestamp"])), texts_of["event"]
+        )
     options = options or ReadOptions()
     require(table.column_names, ("user_id", "note_id"), where)
     names = table.column_names
-    columns = {
-        name: ids(table.column(name), f"{where}: {name}", report, options) for name in ("user_id", "note_id")
-    }
+    users = coded_ids(table.column("user_id"), f"{where}: user_id", report, options)
+    notes = coded_ids(table.column("note_id"), f"{where}: note_id", report, options)
     if "timestamp" in names:
-        columns["timestamp"] = times(table.column("timestamp"), f"{where}: timestamp", report, options)
-        _report_order_only(table, columns["timestamp"], where, report)
+        moments = _micro(times(table.column("timestamp"), f"{where}: timestamp", report, options))
+        _report_order_only(table, moments, where, report)
     else:
-        columns["timestamp"] = _order(columns, table, where, report, options)
+        moments = _order(users, notes, table, where, report, options)
     if "event" in names:
-        event = texts(table.column("event"), f"{where}: event", report, options)
-        columns["event"] = _events(event.str.strip_chars().str.to_lowercase(), where, report, options)
+        events = _events(table.column("event"), f"{where}: event", report, options)
     else:
-        columns["event"] = pl.repeat("click", table.num_rows, dtype=pl.String, eager=True)
-    kept = columns["event"].ne_missing(_DROPPED)
+        events = Coded(np.zeros(table.num_rows, np.int32), pa.array(["click"]))
+    log = ClickLog(users, notes, moments, events)
+    kept = np.ones(len(log), np.bool_)
+    if (dropped := events.values.index(_DROPPED).as_py()) >= 0:
+        kept = events.codes != dropped
     if "rating" in names:
         name = options.columns.get("rating", "rating")
         counted = is_click(table.column("rating"), name, options.min_rating, where, report)
-        kept = kept if counted is None else kept & counted
+        kept = kept if counted is None else kept & counted.to_numpy()
     elif options.min_rating is not None:
         raise ConfigError(
-            f"min_rating is {options.min_rating:g}, but {where} has no column of ratings; say which it "
-            f"is, as "
+            f"min_rating is {options.min_rating:g}, but {where} has no column of ratings; say which it is, as "
             "rating=THE_FILES_NAME with the columns option"
         )
-    if not kept.all():
-        columns = {name: column.filter(kept) for name, column in columns.items()}
-    return raw_table(columns, RAW_CLICKS).replace_schema_metadata(_CONVERTED)
+    return log if kept.all() else log.take(kept)
 
 
-def _report_order_only(table: pa.Table, moments: pl.Series, where: str, report: Report) -> None:
+def _micro(moments: pl.Series) -> Times:
+    """Return times as microseconds since 1970."""
+    micro: Times = moments.dt.epoch("us").fill_null(NO_TIME).to_numpy()
+    return micro
+
+
+def _report_order_only(table: pa.Table, moments: Times, where: str, report: Report) -> None:
     """Report numbers that are a counter, not times."""
-    if pa.types.is_timestamp(table.schema.field("timestamp").type) or not moments.count():
+    known = moments[moments != NO_TIME]
+    if pa.types.is_timestamp(table.schema.field("timestamp").type) or not len(known):
         return
-    if is_order_only(pa.table({"timestamp": moments.to_arrow()})):
-        example = moments.drop_nulls()[0]
+    if 0 <= known.min() and known.max() < _YEAR:
+        example = f"{known[0] / 1e6:g} s after 1970-01-01"
+        action = "they count as order only"
+        report.add("all times are in 1970", f"{where}: timestamp", len(known), example, action)
+
+
+def _events(column: pa.ChunkedArray, where: str, report: Report, options: ReadOptions) -> Coded:
+    """Return what events count as, in small letters."""
+    events = Coded.of(column)
+    counts = events.counts()
+    own = Report()
+    names = texts(pa.chunked_array([events.values]), where, own, options).str.to_lowercase()
+    for problem in own.problems:
         report.add(
-            "all times are in 1970", f"{where}: timestamp", len(moments), example, "they count as order only"
+            problem.problem,
+            where,
+            int(counts[names.is_null().to_numpy()].sum()) or problem.count,
+            problem.example,
+            problem.action,
         )
-
-
-def _events(events: pl.Series, where: str, report: Report, options: ReadOptions) -> pl.Series:
-    """Return what events count as."""
     counted = {name.strip().lower(): into for name, into in options.events.items()}
-    if not counted:
-        return events
-    dropped = events.filter(events.is_in([name for name, into in counted.items() if into == "drop"]))
-    example = dropped[0] if len(dropped) else ""
-    report.add("event that counts as nothing", f"{where}: event", len(dropped), example, "left out")
-    return events.replace({name: _DROPPED if into == "drop" else into for name, into in counted.items()})
+    if counted:
+        is_dropped = names.is_in([name for name, into in counted.items() if into == "drop"]).fill_null(
+            value=False
+        )
+        example = names.filter(is_dropped)[0] if is_dropped.any() else ""
+        rows = int(counts[is_dropped.to_numpy()].sum())
+        report.add("event that counts as nothing", where, rows, example, "left out")
+        names = names.replace({name: _DROPPED if into == "drop" else into for name, into in counted.items()})
+    return events.with_values(names.to_arrow().cast(pa.string()))
 
 
 def _order(
-    columns: dict[str, pl.Series], table: pa.Table, where: str, report: Report, options: ReadOptions
-) -> pl.Series:
+    users: Coded, notes: Coded, table: pa.Table, where: str, report: Report, options: ReadOptions
+) -> Times:
     """Return the times of a log without times."""
-    users = columns["user_id"]
-    order = options.order
+    order, rows = options.order, table.num_rows
     if order is None:
         others = {}
         if "rating" in table.column_names:
-            others[options.columns.get("rating", "rating")] = numbers_of(table.column("rating"))
-        sorted_by = order_of_ids(users, columns["note_id"], others)
+            others[options.columns.get("rating", "rating")] = numbers_of(table.column("rating")).to_numpy()
+        sorted_by = order_of_ids(users, notes, others)
+        order = "none" if sorted_by else "rows"
         if sorted_by:
-            action = "no order: every row is at 1970-01-01"
             example = f"rows of users are sorted by {sorted_by}"
-            report.add(
+            problem, action = (
                 "no column 'timestamp', and no order in time",
-                where,
-                len(users),
-                example,
-                action,
-                "--order none",
+                "no order: every row is at 1970-01-01",
             )
-            order = "none"
+            report.add(problem, where, rows, example, action, "--order none")
         else:
             action = "a user's n-th row is at 1970-01-01 + n s"
-            report.add("no column 'timestamp'", where, len(users), "", action, "--order rows")
+            report.add("no column 'timestamp'", where, rows, "", action, "--order rows")
     if order == "none":
-        moment = pl.Series([0], dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-        return moment.new_from_index(0, len(users))
-    return order_times(users)
+        return np.zeros(rows, np.int64)
+    by_user = np.argsort(users.codes, kind="stable")
+    lengths = np.bincount(users.codes + 1)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    nth = np.empty(rows, np.int64)
+    nth[by_user] = np.arange(rows) - starts + 1
+    return nth * 1_000_000
 
 
 def is_converted(table: pa.Table) -> bool:

@@ -1,7 +1,15 @@
 """Logs without times: whether the order of a user's rows can be that of their clicks."""
 
+from collections.abc import Mapping
+from typing import TypeAlias
+
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+
+from notellm.data.log import Coded
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 #: Share of a log's steps that must go one way for the order to be that of the ids, and the fewest steps that
 #: show it.
@@ -9,7 +17,7 @@ _SHARE = 0.98
 _FEWEST = 20
 
 
-def order_of_ids(users: pl.Series, notes: pl.Series, others: dict[str, pl.Series] | None = None) -> str:
+def order_of_ids(users: Coded, notes: Coded, others: Mapping[str, Floats] | None = None) -> str:
     """Return by what the rows of users are sorted that says nothing of time; "" if there is no such order.
 
     Args:
@@ -17,13 +25,10 @@ def order_of_ids(users: pl.Series, notes: pl.Series, others: dict[str, pl.Series
         notes: note of each row.
         others: further columns of numbers, by name, by which rows may be sorted.
     """
-    names = {"note_id": _ranks(notes), **{name: _numbers(column) for name, column in (others or {}).items()}}
-    user = users.rank("dense").fill_null(0).to_numpy()
-    by_user = np.argsort(user, kind="stable")
-    same = np.diff(user[by_user]) == 0
-    for name, values in names.items():
-        ordered = values.to_numpy()[by_user]
-        steps = np.diff(ordered)[same]
+    by_user = np.argsort(users.codes, kind="stable")
+    same = np.diff(users.codes[by_user]) == 0
+    for name, values in {"note_id": _ranks(notes), **(others or {})}.items():
+        steps = np.diff(values[by_user])[same]
         steps = steps[np.isfinite(steps) & (steps != 0)]
         if len(steps) < _FEWEST:
             continue
@@ -33,12 +38,10 @@ def order_of_ids(users: pl.Series, notes: pl.Series, others: dict[str, pl.Series
     return ""
 
 
-def _ranks(notes: pl.Series) -> pl.Series:
+def _ranks(notes: Coded) -> Floats:
     """Return numbers in the order of ids: as numbers if all are whole, else as text."""
-    numbers = notes.cast(pl.Int64, strict=False)
-    ranked = numbers if numbers.null_count() == notes.null_count() else notes
-    return ranked.rank("dense").cast(pl.Float64).fill_null(float("nan"))
-
-
-def _numbers(column: pl.Series) -> pl.Series:
-    return column.cast(pl.Float64, strict=False).fill_null(float("nan"))
+    ids = pl.Series(notes.values, dtype=pl.String)
+    numbers = ids.cast(pl.Int64, strict=False)
+    ranked = numbers if numbers.null_count() == ids.null_count() else ids
+    ranks = np.append(ranked.rank("dense").cast(pl.Float64).to_numpy(), np.nan)  # for rows without a note
+    return ranks[notes.codes]

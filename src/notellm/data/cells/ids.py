@@ -1,13 +1,18 @@
 """Ids as text: whole numbers without fraction, white space and invisible characters around them taken off."""
 
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from notellm.data.cells.columns import is_text, plain, utf8
+from notellm.data.cells.columns import is_text, utf8
 from notellm.data.cells.markup import INVISIBLE
 from notellm.data.cells.missing import without_missing
 from notellm.data.cells.nested import unwrapped
 from notellm.data.cells.options import CellOptions
+from notellm.data.log import Coded
 from notellm.data.problems import Report
 from notellm.errors import DataError
 
@@ -16,15 +21,24 @@ _LARGEST_EXACT_FLOAT = 2**53
 _FLOAT = r"^-?(0|[1-9]\d*)\.0+$"
 _VERSION = r"\d\.\d"
 _EXPONENT = r"^\d\.\d+[eE]\+?\d+$"
+_LOST_DIGITS = "id written as a floating point number", "kept, but its last digits may be lost"
+
+Counts: TypeAlias = npt.NDArray[np.int64]
 
 
 def ids(column: pa.ChunkedArray, where: str, report: Report, options: CellOptions | None = None) -> pl.Series:
-    """Convert ids to strings.
+    """Convert ids to strings, as :func:`coded_ids` does."""
+    return pl.Series(coded_ids(column, where, report, options).array(), dtype=pl.String)
+
+
+def coded_ids(
+    column: pa.ChunkedArray, where: str, report: Report, options: CellOptions | None = None
+) -> Coded:
+    """Convert ids to strings, each distinct one once.
 
     Integers are written in decimal. Floating point whole numbers lose the fraction (12.0 is "12"), and NaN is
-    null. In text, "12.0" is "12" unless other ids of the column have points between digits, as versions
-    do ("1.1", "v2.0").
-    Words for a missing value are null.
+    null. In text, "12.0" is "12" unless other ids of the column have points between digits, as versions do
+    ("1.1", "v2.0"). Words for a missing value are null.
 
     Args:
         column: the ids.
@@ -35,36 +49,46 @@ def ids(column: pa.ChunkedArray, where: str, report: Report, options: CellOption
     Raises:
         DataError: if the type of the column cannot be an id, or its values are objects without an id.
     """
-    column = unwrapped(plain(column), "id", where, report)
-    kind = column.type
-    if pa.types.is_integer(kind):
-        return pl.Series(column).cast(pl.String)
-    if pa.types.is_decimal(kind):
-        column = column.cast(pa.string())
-    elif pa.types.is_floating(kind):
-        return _of_floats(pl.Series(column).cast(pl.Float64), where, report)
-    elif not is_text(kind) and not pa.types.is_null(kind):
+    column = unwrapped(column, "id", where, report)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    if not is_number and not is_text(kind) and not pa.types.is_null(kind):
         raise DataError(f"{where} is of type {kind}; ids are text or integers: cast the column")
-    text = utf8(column, where, report)
-    distinct = text.unique(maintain_order=True).drop_nulls()
-    clean = _of_texts(distinct, text, where, report, options or CellOptions())
-    if clean.equals(distinct):
-        return text
-    return text.replace_strict(distinct, clean, default=None, return_dtype=pl.String)
+    if pa.types.is_null(kind):
+        return Coded(np.full(len(column), -1, np.int32), pa.array([], pa.string()))
+    coded = Coded.of(column)
+    counts = coded.counts()
+    if pa.types.is_integer(kind):
+        return coded.with_values(coded.values.cast(pa.string()))
+    if pa.types.is_floating(kind):
+        clean = _of_floats(pl.Series(coded.values).cast(pl.Float64), counts, where, report)
+    else:
+        text = coded.values.cast(pa.string()) if pa.types.is_decimal(kind) else coded.values
+        clean = _of_texts(
+            _decoded(text, counts, where, report), counts, where, report, options or CellOptions()
+        )
+    return coded.with_values(clean.to_arrow().cast(pa.string()))
 
 
-def _of_floats(numbers: pl.Series, where: str, report: Report) -> pl.Series:
+def _decoded(values: pa.Array, counts: Counts, where: str, report: Report) -> pl.Series:
+    """Return distinct texts as valid UTF-8."""
+    own = Report()
+    text = utf8(pa.chunked_array([values]), where, own)
+    for problem in own.problems:
+        cells = values.cast(pa.binary()).to_pylist()
+        broken = [cell.decode(errors="replace").encode() != cell for cell in cells]
+        report.add(
+            problem.problem, where, int(counts[np.array(broken)].sum()), problem.example, problem.action
+        )
+    return text
+
+
+def _of_floats(numbers: pl.Series, counts: Counts, where: str, report: Report) -> pl.Series:
+    """Return the ids of distinct numbers."""
     numbers = numbers.fill_nan(None)
-    finite = numbers.is_finite()
-    _lost_digits(numbers.filter((numbers.abs() > _LARGEST_EXACT_FLOAT) & finite), where, report)
-    infinite = numbers.filter(~finite)
-    report.add(
-        "infinite number as an id",
-        where,
-        len(infinite),
-        infinite[0] if len(infinite) else "",
-        "taken as missing",
-    )
+    finite = numbers.is_finite().fill_null(value=True)
+    _report(numbers, (numbers.abs() > _LARGEST_EXACT_FLOAT) & finite, counts, *_LOST_DIGITS, where, report)
+    _report(numbers, ~finite, counts, "infinite number as an id", "taken as missing", where, report)
     whole = (numbers == numbers.floor()) & (numbers.abs() < 2**63)
     return pl.select(
         pl.when(whole)
@@ -75,37 +99,31 @@ def _of_floats(numbers: pl.Series, where: str, report: Report) -> pl.Series:
 
 
 def _of_texts(
-    distinct: pl.Series, text: pl.Series, where: str, report: Report, options: CellOptions
+    distinct: pl.Series, counts: Counts, where: str, report: Report, options: CellOptions
 ) -> pl.Series:
-    """Return the ids of distinct texts; ``text`` is the whole column, whose rows are counted."""
-
-    def rows(of: pl.Series) -> int:
-        return int(text.is_in(of.implode()).sum())
-
-    counted = Report()
-    clean = without_missing(distinct, where, counted, options)
-    for problem in counted.problems:
-        words = distinct.filter(clean.is_null())
-        report.add(problem.problem, where, rows(words), problem.example, problem.action)
-    around = rf"^[\s{INVISIBLE}]+|[\s{INVISIBLE}]+$"
-    if (unseen := distinct.filter(distinct.str.contains(f"[{INVISIBLE}]"))).len():
-        report.add("invisible characters in an id", where, rows(unseen), unseen[0], "taken off at its ends")
-    clean = clean.str.replace_all(around, "")
+    """Return the ids of distinct texts."""
+    own = Report()
+    clean = without_missing(distinct, where, own, options)
+    for problem in own.problems:
+        count = int(counts[(clean.is_null() & distinct.is_not_null()).to_numpy()].sum())
+        report.add(problem.problem, where, count, problem.example, problem.action)
+    unseen = distinct.str.contains(f"[{INVISIBLE}]")
+    _report(distinct, unseen, counts, "invisible characters in an id", "taken off at its ends", where, report)
+    clean = clean.str.replace_all(rf"^[\s{INVISIBLE}]+|[\s{INVISIBLE}]+$", "")
     is_float = clean.str.contains(_FLOAT).fill_null(value=False)
     if is_float.any() and not (clean.str.contains(_VERSION) & ~is_float).any():
-        floats = distinct.filter(is_float)
-        report.add("whole number with a fraction as an id", where, rows(floats), floats[0], "read without .0")
+        problem = "whole number with a fraction as an id"
+        _report(distinct, is_float, counts, problem, "read without .0", where, report)
         bare = clean.str.replace(r"\.0+$", "")
         clean = pl.select(pl.when(is_float).then(bare).otherwise(clean)).to_series()
-    doubtful = distinct.filter(clean.str.contains(_EXPONENT).fill_null(value=False))
-    _lost_digits(doubtful, where, report, rows(doubtful))
+    _report(distinct, clean.str.contains(_EXPONENT), counts, *_LOST_DIGITS, where, report)
     return clean
 
 
-def _lost_digits(doubtful: pl.Series, where: str, report: Report, count: int | None = None) -> None:
-    if len(doubtful):
-        problem, action = (
-            "id written as a floating point number",
-            "kept, but its last digits may be lost",
-        )
-        report.add(problem, where, len(doubtful) if count is None else count, doubtful[0], action)
+def _report(
+    values: pl.Series, are: pl.Series, counts: Counts, problem: str, action: str, where: str, report: Report
+) -> None:
+    """Report the rows of some of the distinct values."""
+    are = are.fill_null(value=False)
+    if are.any():
+        report.add(problem, where, int(counts[are.to_numpy()].sum()), values.filter(are)[0], action)

@@ -13,7 +13,14 @@ UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
 _EXCEL_EPOCH = 25_569
 _EXCEL_DAYS = (32_874, 73_415)  # 1990 to 2100
 _YEARS = (1900, 2100)
-_DAY = 86_400_000_000
+_DAY_SECONDS = 86_400
+#: Where the digits of YYYYMMDD, YYYYMMDDHHMM and YYYYMMDDHHMMSS lie, and what they lack.
+_DIGITS = (
+    (19000101, 21001231, "000000"),
+    (190001010000, 210012312359, "00"),
+    (19000101000000, 21001231235959, ""),
+)
+_SLICE = 1 << 22  # rows that are converted at once, so that a long column needs little memory
 _TIME = pl.Datetime("us", "UTC")
 
 
@@ -29,62 +36,86 @@ def number_times(number: pl.Series, where: str, report: Report, time_format: str
     if not number.dtype.is_integer():
         number = number.cast(pl.Float64)
         number = number.set(~number.is_finite().fill_null(value=False), None)
-    if time_format in UNITS:
-        value = pl.col("number")
-        if time_format == "ns":
-            return _micro(value // 1000, number)
-        return _micro(
-            value * (UNITS[time_format] if number.dtype.is_float() else int(UNITS[time_format])), number
-        )
-    if time_format == "excel" or (time_format is None and _all_within(number, *_EXCEL_DAYS)):
-        days = (pl.col("number").cast(pl.Float64) - _EXCEL_EPOCH) * _DAY
-        if time_format is None:
-            _guess(report, number, where, "days since 1899-12-30, as Excel counts", "--time-format excel")
-        return _micro(
-            (days / 1_000_000).round() * 1_000_000, number
-        )  # a double holds seconds of a day, not more
-    years = number.is_between(*_YEARS).fill_null(value=False)
-    is_year = time_format == "year" or (time_format is None and years.any() and not _counts(number))
-    if is_year:
-        years = years & (number == number.cast(pl.Int64))
-        _guess(
-            report,
-            number.filter(years),
-            where,
-            "a year",
-            "--time-format year" if time_format is None else "",
-            "read as its first day",
-        )
-    digits = _dates(number)
-    dates = number.filter(digits.is_not_null())
+    form = time_format or _form(number)
     if time_format is None:
-        _guess(report, dates, where, "the digits of a date", "", "read as that date")
-    since = _since(number)
-    first = pl.date(pl.col("number").cast(pl.Int64), 1, 1).cast(_TIME)
-    read = number.to_frame("number").select(
-        pl.coalesce(pl.when(pl.lit(years) & is_year).then(first), digits, since).alias("time")
-    )
-    return read.to_series()
+        _report(number, form, where, report)
+    slices = range(0, len(number), _SLICE)
+    parts = [_read(number[start : start + _SLICE], form) for start in slices]
+    return pl.concat(parts, rechunk=False) if parts else pl.Series([], dtype=_TIME)
 
 
-def _guess(
-    report: Report, found: pl.Series, where: str, what: str, option: str, action: str = "read so"
-) -> None:
+def _form(number: pl.Series) -> str:
+    """Return what the numbers of a column are: "excel", "year" (among others), or "since" 1970 and dates."""
+    if number.count() and number.is_between(*_EXCEL_DAYS).all():
+        return "excel"
+    years = number.is_between(*_YEARS).any()
+    # Small numbers that are no years count something.
+    small = number.is_between(0, _EXCEL_DAYS[0]) & ~number.is_between(*_YEARS)
+    return "year" if years and not small.any() else "since"
+
+
+def _report(number: pl.Series, form: str, where: str, report: Report) -> None:
+    """Report what was guessed."""
+    if form == "excel":
+        what = "days since 1899-12-30, as Excel counts"
+        _guess(report, number, where, what, "read so", "--time-format excel")
+        return
+    if form == "year":
+        years = number.filter(number.is_between(*_YEARS))
+        _guess(report, years, where, "a year", "read as its first day", "--time-format year")
+    digits = number.filter(_may_be_date(number))
+    dates = digits.filter(_dates(digits).is_not_null()) if len(digits) else digits
+    _guess(report, dates, where, "the digits of a date", "read as that date", "")
+
+
+def _guess(report: Report, found: pl.Series, where: str, what: str, action: str, option: str) -> None:
     found = found.drop_nulls()
     if len(found):
-        example = found[0]
-        example = int(example) if float(example).is_integer() else example
+        example = int(found[0]) if float(found[0]).is_integer() else found[0]
         report.add(f"a number that is {what}", where, len(found), example, action, option)
 
 
-def _all_within(number: pl.Series, low: float, high: float) -> bool:
-    return bool(number.count() and number.is_between(low, high).all())
+def _read(number: pl.Series, form: str) -> pl.Series:
+    """Convert numbers of a known form."""
+    value = pl.col("number")
+    if form == "ns":
+        return _micro(value // 1000, number)
+    if form in UNITS:
+        return _micro(value * (UNITS[form] if number.dtype.is_float() else int(UNITS[form])), number)
+    if form == "excel":
+        # A double holds the seconds of such a day, and not more.
+        seconds = (value.cast(pl.Float64) - _EXCEL_EPOCH) * _DAY_SECONDS
+        return _micro(seconds.round() * 1_000_000, number)
+    read = _since(number)
+    candidates = _may_be_date(number)
+    if candidates.any():
+        places = candidates.arg_true()
+        digits = _dates(number.gather(places))
+        is_date = digits.is_not_null()
+        read = read.scatter(places.filter(is_date), digits.filter(is_date))
+    if form == "year":
+        years = number.is_between(*_YEARS).fill_null(value=False) & (
+            number == number.cast(pl.Int64, strict=False)
+        )
+        if years.any():
+            first = (
+                number.filter(years)
+                .to_frame("number")
+                .select(pl.date(value.cast(pl.Int32), 1, 1).cast(_TIME))
+            )
+            read = read.scatter(years.arg_true(), first.to_series())
+    return read
 
 
-def _counts(number: pl.Series) -> bool:
-    """Whether small numbers that are no years are among the numbers: then they count something."""
-    small = number.filter(number.is_between(0, _EXCEL_DAYS[0]) & ~number.is_between(*_YEARS))
-    return bool(len(small.drop_nulls()))
+def _may_be_date(number: pl.Series) -> pl.Series:
+    """Tell which numbers lie where the digits of a date do."""
+    low, high = _DIGITS[0][0], _DIGITS[-1][1]
+    may_be = number.is_between(low, high) if len(number) else pl.Series([], dtype=pl.Boolean)
+    if may_be.any():
+        may_be = pl.select(
+            pl.any_horizontal([pl.lit(number.is_between(low, high)) for low, high, _ in _DIGITS])
+        ).to_series()
+    return may_be.fill_null(value=False)
 
 
 def _dates(number: pl.Series) -> pl.Series:
@@ -96,11 +127,7 @@ def _dates(number: pl.Series) -> pl.Series:
         pl.when(whole & value.is_between(low, high)).then(
             (text + rest).str.to_datetime("%Y%m%d%H%M%S", strict=False, time_unit="us")
         )
-        for low, high, rest in (
-            (19000101, 21001231, "000000"),
-            (190001010000, 210012312359, "00"),
-            (19000101000000, 21001231235959, ""),
-        )
+        for low, high, rest in _DIGITS
     ]
     series = number.to_frame("number").select(pl.coalesce(found)).to_series()
     return series.dt.replace_time_zone("UTC")

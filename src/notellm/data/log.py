@@ -1,0 +1,116 @@
+"""A click log as integer codes: 17 bytes a row, and each distinct id once.
+
+Reading and cleaning work on codes, so that a log of many millions of clicks fits into memory; its texts are
+written out in pieces.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from notellm.data.schema import CLICKS
+
+Codes = npt.NDArray[np.int32]
+Times = npt.NDArray[np.int64]
+
+#: The time of a row without one.
+NO_TIME = np.iinfo(np.int64).min
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A column of texts as codes.
+
+    Attributes:
+        codes: int32 (n,), the place of each row's text in ``values``; -1 if it is missing.
+        values: the distinct texts, in the order in which they first appear.
+    """
+
+    codes: Codes
+    values: pa.Array
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> "Coded":
+        """Encode a column of any type that Arrow can compare; the values keep its type."""
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        encoded = encoded.unify_dictionaries()
+        if encoded.num_chunks == 0:
+            kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+            return cls(np.empty(0, np.int32), pa.array([], kind))
+        codes: list[npt.NDArray[Any]] = [
+            chunk.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+            for chunk in encoded.chunks
+        ]
+        return cls(np.concatenate(codes), encoded.chunk(0).dictionary)
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Return the number of rows of each value."""
+        return np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
+
+    def with_values(self, values: pa.Array) -> "Coded":
+        """Return the column with other texts: null is missing, and equal ones are one."""
+        distinct = values.dictionary_encode()
+        places = distinct.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
+        places = np.append(places, np.int32(-1))  # for rows without a text
+        return Coded(places[self.codes].astype(np.int32, copy=False), distinct.dictionary)
+
+    def take(self, rows: npt.NDArray[Any]) -> "Coded":
+        """Return some rows, chosen by place or by a mask."""
+        return Coded(self.codes[rows], self.values)
+
+    def array(self, start: int = 0, end: int | None = None) -> pa.Array:
+        """Return rows as text."""
+        codes = self.codes[start:end]
+        return self.values.cast(pa.string()).take(pa.array(codes, mask=codes < 0))
+
+
+@dataclass(frozen=True)
+class ClickLog:
+    """A click log as codes.
+
+    Attributes:
+        users: the user of each row.
+        notes: the note of each row.
+        times: int64 (n,), microseconds since 1970; ``NO_TIME`` if a row has none.
+        events: the event of each row.
+    """
+
+    users: Coded
+    notes: Coded
+    times: Times
+    events: Coded
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def take(self, rows: npt.NDArray[Any]) -> "ClickLog":
+        """Return some rows, chosen by place or by a mask."""
+        return ClickLog(
+            self.users.take(rows), self.notes.take(rows), self.times[rows], self.events.take(rows)
+        )
+
+    def pieces(self, schema: pa.Schema = CLICKS) -> Iterator[pa.Table]:
+        """Yield the rows as tables of a million rows, at least one.
+
+        Args:
+            schema: CLICKS, or the same with nulls.
+        """
+        for start in range(0, max(1, len(self)), _PIECE):
+            end = start + _PIECE
+            times = self.times[start:end]
+            columns = [
+                self.users.array(start, end),
+                self.notes.array(start, end),
+                pa.array(times, pa.int64(), mask=times == NO_TIME).cast(schema.field("timestamp").type),
+                self.events.array(start, end),
+            ]
+            yield pa.table(columns, schema=schema)
+
+    def table(self, schema: pa.Schema = CLICKS) -> pa.Table:
+        """Return all rows as one table."""
+        return pa.concat_tables(self.pieces(schema))
