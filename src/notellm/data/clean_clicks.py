@@ -1,0 +1,190 @@
+"""Cleaning clicks: the rules of ``validate`` in their order, each with a row of the report.
+
+The work is done on codes and times; each distinct id is looked at once.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from notellm.data.ids import refused_ids
+from notellm.data.log import NO_TIME, ClickLog, Coded, Times
+from notellm.data.problems import Report
+
+EVENTS = ("view", "click")
+
+_SHOWN = ("user_id", "note_id")
+_NAMED = 5  # names of events that the report shows
+_YEAR_OF_ORDER = 0, 365 * 86_400_000_000  # microseconds: 1970
+
+_Mask = npt.NDArray[np.bool_]
+_Rows = npt.NDArray[np.int64]
+
+
+def clean_clicks(
+    log: ClickLog,
+    notes: pa.Table,
+    *,
+    first: int,
+    last: int,
+    max_user_clicks: int | None,
+    report: Report,
+) -> ClickLog:
+    """Return the clean rows of a log, grouped by user in order of appearance and sorted by time within a user.
+
+    Args:
+        log: the raw log.
+        notes: the clean notes.
+        first: earlier times are wrong; microseconds since 1970.
+        last: later ones are.
+        max_user_clicks: largest number of clicks of a user; None keeps all.
+        report: receives what was dropped or repaired.
+    """
+    users = _without_broken(log.users, "clicks: user_id", report)
+    names = _without_broken(log.notes, "clicks: note_id", report)
+    events = _without_broken(log.events, "clicks: event", report)
+    user, note, event, time = users.codes, names.codes, events.codes, log.times
+    rows: _Rows = np.arange(len(log))
+    columns: dict[str, Coded] = {"user_id": users, "note_id": names, "event": events}
+
+    def drop(
+        bad: _Mask, problem: str, column: str, action: str = "rows dropped", example: str | None = None
+    ) -> None:
+        """Drop the bad ones among ``rows``, and report them."""
+        nonlocal rows
+        if not bad.any():
+            return
+        row = int(rows[bad.argmax()])
+        shown = dict.fromkeys((*_SHOWN, column))
+        example = example or ", ".join(f"{name} {_cell(columns, time, name, row)}" for name in shown)
+        report.add(problem, f"clicks: {column}", int(bad.sum()), example, action)
+        rows = rows[~bad]
+
+    for column, codes, values in (("user_id", user, users.values), ("note_id", note, names.values)):
+        drop(_of(codes[rows], _equal(values, ""), missing=True), "empty id", column)
+    refused = refused_ids(names.values)
+    drop(_of(note[rows], refused, missing=False), "note id that no service can name", "note_id")
+    unknown = _of(event[rows], ~_is_in(events.values, pa.array(EVENTS)), missing=True)
+    named = _counted(events.values, event[rows][unknown])
+    action = f"rows dropped; click and view count, and --event {named.split(' ')[0]}=click counts others"
+    drop(unknown, "unknown event", "event", action, named)
+    drop(time[rows] == NO_TIME, "missing time", "timestamp")
+
+    if not _is_order_only(time[rows]):
+        drop(time[rows] < first, f"before {_day(first)}", "timestamp")
+        drop(time[rows] > last, f"after {_day(last)}", "timestamp")
+
+    drop(_repeats(user[rows], note[rows], time[rows], event[rows]), "click twice", "timestamp")
+
+    if max_user_clicks is not None:
+        is_click = _of(event[rows], _equal(events.values, "click"), missing=False)
+        bots = np.bincount(user[rows][is_click], minlength=len(users.values)) > max_user_clicks
+        action = f"all rows of {np.count_nonzero(bots):,} users dropped; --user-limit raises the limit"
+        drop(bots[user[rows]], f"user with over {max_user_clicks:,} clicks", "user_id", action)
+
+    known = _is_in(names.values, notes.column("note_id"))
+    drop(~known[note[rows]], "click on an unknown note", "note_id")
+
+    rows = rows[np.argsort(_by_appearance(user, len(users.values))[user[rows]], kind="stable")]
+    late = (np.diff(user[rows]) == 0) & (np.diff(time[rows]) < 0)
+    if late.any():
+        example = users.values[int(user[rows[1:][late.argmax()]])].as_py()
+        problem, where = "time before the user's previous row", "clicks: timestamp"
+        report.add(problem, where, int(late.sum()), f"user_id {example}", "sorted by time")
+        place = _by_appearance(user, len(users.values))
+        rows = rows[np.lexsort((time[rows], place[user[rows]]))]
+    return ClickLog(users, names, time, events).take(rows)
+
+
+def _cell(columns: dict[str, Coded], time: Times, name: str, row: int) -> object:
+    """Return a cell of the log for the report."""
+    if name == "timestamp":
+        return None if time[row] == NO_TIME else np.datetime64(int(time[row]), "us").astype(object)
+    column = columns[name]
+    code = int(column.codes[row])
+    return None if code < 0 else column.values[code].as_py()
+
+
+def _without_broken(column: Coded, where: str, report: Report) -> Coded:
+    """Return a column without NUL characters; U+FFFD is only reported."""
+    values, counts = column.values, column.counts()
+    for character, problem, action in (
+        ("\0", "NUL character", "taken out"),
+        ("\ufffd", "broken UTF-8 (U+FFFD)", "kept"),
+    ):
+        bad = pc.match_substring(values, character).to_numpy(zero_copy_only=False)
+        if bad.any():
+            report.add(problem, where, int(counts[bad].sum()), values[int(bad.argmax())].as_py(), action)
+    if pc.any(pc.match_substring(values, "\0")).as_py():
+        return column.with_values(pc.replace_substring(values, "\0", ""))
+    return column
+
+
+def _of(codes: npt.NDArray[np.int32], values: _Mask, *, missing: bool) -> _Mask:
+    """Return a property of values for rows; ``missing`` is that of rows without one."""
+    mask: _Mask = np.append(values, np.bool_(missing))[codes]
+    return mask
+
+
+def _by_appearance(codes: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
+    """Return the rank of each value by its first row in the log."""
+    firsts = np.full(count + 1, len(codes), np.int64)  # the last place is that of missing values
+    np.minimum.at(firsts, codes, np.arange(len(codes)))
+    rank = np.empty(count, np.int32)
+    rank[np.argsort(firsts[:count], kind="stable")] = np.arange(count, dtype=np.int32)
+    return rank
+
+
+def _is_order_only(time: Times) -> bool:
+    known = time[time != NO_TIME]
+    first, end = _YEAR_OF_ORDER
+    return bool(len(known)) and bool(known.min() >= first) and bool(known.max() < end)
+
+
+def _day(micro: int) -> str:
+    return str(np.datetime64(micro, "us").astype("datetime64[D]"))
+
+
+def _counted(names: pa.Array, rows: npt.NDArray[np.int32]) -> str:
+    """Return the most frequent names, each with its number of rows."""
+    counts = np.bincount(rows[rows >= 0], minlength=len(names))
+    most = [place for place in np.argsort(-counts, kind="stable")[:_NAMED] if counts[place]]
+    return ", ".join(f"{names[int(place)].as_py()} ({counts[place]:,})" for place in most) or "none (missing)"
+
+
+def _equal(values: pa.Array, text: str) -> _Mask:
+    mask: _Mask = pc.equal(values, text).to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _is_in(values: pa.Array, allowed: pa.Array | pa.ChunkedArray) -> _Mask:
+    mask: _Mask = pc.is_in(values, allowed).to_numpy(zero_copy_only=False)
+    return mask
+
+
+def _repeats(
+    user: npt.NDArray[np.int32], note: npt.NDArray[np.int32], time: Times, event: npt.NDArray[np.int32]
+) -> _Mask:
+    """Tell which rows have the same keys as an earlier row.
+
+    Only rows of a user and a time that occur more than once are compared, since comparing takes much memory.
+    """
+    mask = np.zeros(len(user), np.bool_)
+    order = np.lexsort((time, user))
+    same = (np.diff(user[order]) == 0) & (np.diff(time[order]) == 0)
+    tied = np.zeros(len(user), np.bool_)
+    tied[order[1:][same]] = True
+    tied[order[:-1][same]] = True
+    del order, same
+    rows = np.flatnonzero(tied)
+    if not len(rows):
+        return mask
+    keys = {"user": user[rows], "note": note[rows], "time": time[rows], "event": event[rows]}
+    frame = pl.DataFrame(keys)
+    firsts = frame.with_row_index("row").unique(list(keys), keep="first")["row"]
+    repeated = np.ones(len(rows), np.bool_)
+    repeated[firsts.to_numpy()] = False
+    mask[rows] = repeated
+    return mask
