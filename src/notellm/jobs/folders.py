@@ -95,7 +95,7 @@ def save_split(
     seed: int | None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a split folder, whole or not at all, and return its record.
+    """Write a split folder, whole or not at all, and return its record, which has the counts of its report.
 
     Args:
         folder: folder to write; an earlier split is replaced.
@@ -109,7 +109,8 @@ def save_split(
         StorageError: if the folder cannot be written.
     """
     data = {"source": describe_part(source), **describe_split(split)}
-    record = make_record(kind="split", config=config, data=data, seed=seed)
+    metrics = {problem.problem: problem.count for problem in split.report.problems}
+    record = make_record(kind="split", config=config, data=data, seed=seed, metrics=metrics)
     with write_folder(folder, "split", force=force) as aside:
         for name in PARTS:
             part = getattr(split, name)
