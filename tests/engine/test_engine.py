@@ -300,11 +300,15 @@ def test_a_bad_write_fails_alone(engine):
             Change(names[2], {"note_id": "another"}),
             Change("a", {"category": "Elsewhere"}),
             Remove(names[3]),
+            Publish(copy_of(engine, names[0], "two\nlines")),
+            Remove("two\nlines"),
         ]
     )
     assert [type(outcome) for outcome in done] == [
         Written, NotFoundError, DataError, DataError, DataError, DataError, Written, Written,
+        DataError, Written,
     ]  # fmt: skip
+    assert "the note id 'two\\nlines' (9 characters) cannot be used" in str(done[8])
     assert str(done[1]) == "there is no note 'never there' to change; publish it first"
     assert str(done[2]) == "the note 'b' has no text; give it a title or content"
     assert "no field 'titel' to change; the fields are title, content, topics, category" in str(done[4])
@@ -556,7 +560,7 @@ def test_vectors_that_mean_nothing_are_not_served(opened, tmp_path, parts, monke
     engine = opened(ranker=False)
     first = next(iter(engine.notes))
     with monkeypatch.context() as patch:
-        patch.setattr("notellm.store.notes.check_new_vectors", lambda *_: None)
+        patch.setattr("notellm.store.notes.check_new_rows", lambda *_: None)
         engine._state.live.store.upsert([engine.note(first)], 3 * engine.index.vectors([first]))
     engine.close()
     with pytest.raises(

@@ -1,11 +1,11 @@
 """Which notes have the same text, or nearly the same, under several ids.
 
-Equal: title and content are the same after Unicode NFKC, case folding and joining of white space; topics count
-where there is no other text. Nearly equal: the Jaccard index of their sets of shingles (pairs of neighbouring
-words; of characters in scripts without spaces) is at least a threshold (Broder 1997). Candidates come from
-MinHash signatures of ``_HASHES`` values in bands (Leskovec et al., Mining of Massive Datasets, 3.4). The index
-is exact for texts of up to ``_SKETCH`` shingles and estimated from their bottom-k sketches beyond. Memory: 1 KiB
-a text for signatures and at most 2 KiB for sketches, some 300 MB for 100,000 notes.
+Equal: title and content are the same after Unicode NFKC, case folding and joining of white space; topics
+count where there is no other text. Nearly equal: the Jaccard index of their sets of shingles (pairs of
+neighbouring words; of characters in scripts without spaces) is at least a threshold (Broder 1997). Candidates
+come from MinHash signatures of ``_HASHES`` values in bands (Leskovec et al., Mining of Massive Datasets,
+3.4). The index is exact for texts of up to ``_SKETCH`` shingles and estimated from bottom-k sketches beyond.
+Memory: 1 KiB a text for signatures and at most 2 KiB for sketches, some 300 MB for 100,000 notes.
 """
 
 import re

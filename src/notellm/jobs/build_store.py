@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from notellm.data.ids import check_ids
 from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
 from notellm.recall.model import NoteLLM
@@ -62,7 +63,8 @@ def build_store(
 
     Raises:
         ConfigError: if there are no notes, neither in the table nor in a store.
-        DataError: if the vectors lack some of the notes, or are those of another model.
+        DataError: if an id is not allowed (``data.ids``), or the vectors lack some of the notes, or are those
+            of another model.
         StorageError: if the store cannot be written, is damaged, or does not return what was written; the
             earlier vectors are kept then.
     """
@@ -140,6 +142,7 @@ def _stored(notes: pa.Table) -> list[StoredNote]:
         raise DataError(f"the notes have no column {missing[0]!r}; validate() adds the optional columns")
     count = notes.num_rows
     rows = notes.select(NOTES.names)
+    check_ids(rows["note_id"])  # here, since notes are embedded before they are written
     rows = rows.append_column("hidden", pa.array([False] * count, pa.bool_()))
     return notes_of(rows.append_column("expires_at", pa.nulls(count, pa.timestamp("us", tz="UTC"))))
 
