@@ -17,7 +17,8 @@ def test_a_column_is_judged_id_by_id(type_):
     expected = [False] * (len(ALLOWED) + 1) + [True] * len(REFUSED)
     for given in (column, pa.chunked_array([column[:3], column[3:]])):
         refused = ids.refused_ids(given)
-        assert (refused.tolist(), refused.dtype) == (expected, np.bool_)
+        assert refused.tolist() == expected
+        assert refused.dtype == np.dtype(np.bool_)
 
 
 def test_an_empty_column_and_one_without_chunks():

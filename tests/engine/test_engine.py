@@ -23,7 +23,9 @@ from notellm.engine.requests import Change, Publish, Related, RelatedQuery, Remo
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.jobs.build_store import build_store
 from notellm.jobs.train_rank import train_rank
+from notellm.rank.blend import Blend
 from notellm.rank.config import RankOptions
+from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
@@ -1017,6 +1019,37 @@ def test_a_reload_that_fails_leaves_the_old_one_answering(opened, parts, tmp_pat
 
     with FileLock(tmp_path / "store" / ".writer.lock", timeout=0):  # nor is a lock left behind
         pass
+
+
+def test_a_ranker_blended_with_vectors_of_another_model_is_refused(opened, parts, tmp_path, encoded):
+    """When it is opened, and by a reload before any note is embedded."""
+    one, other = (parts.models[name].fingerprint() for name in ("one", "other"))
+    ranker = Ranker.from_pretrained(parts.folder / "ranker")
+    ranker.blend, ranker.blend_model = Blend(1, 1, 1, 1), one
+    engine = opened("exact")
+    ranker.save_pretrained(tmp_path / "ranker")
+    engine.reload()
+    assert engine.ranker.blend_model == one
+    assert list(engine.doubts) == []
+    before = related_to_all(engine)
+    parts.copy("other", tmp_path / "model")
+    encoded.clear()
+    with pytest.raises(DataError, match=f"fitted to vectors of the model {one}, .* whose model is {other}"):
+        engine.reload()
+    assert encoded == []
+    alike(related_to_all(engine), before)
+    engine.close()
+    parts.copy("one", tmp_path / "model")
+    ranker.blend_model = other
+    ranker.save_pretrained(tmp_path / "ranker")
+    with pytest.raises(DataError) as caught:
+        opened("exact", again=True)
+    assert str(tmp_path / "ranker") in str(caught.value)
+    assert str(tmp_path / "model") in str(caught.value)
+    ranker.blend_model = None  # made by hand, or with vectors that did not say it
+    ranker.save_pretrained(tmp_path / "ranker")
+    (doubt,) = opened("exact", again=True).doubts
+    assert doubt.startswith(f"the model behind {tmp_path / 'ranker'} is not known")
 
 
 def test_readers_and_a_writer_go_on_while_it_reloads(opened, parts):

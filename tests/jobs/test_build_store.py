@@ -273,7 +273,7 @@ def test_vectors_of_other_notes_or_of_another_model(place, tmp_path, tiny, anoth
     with pytest.raises(DataError, match=f"was made by the model {tiny.fingerprint()}, not by"):
         build(place, another, notes.slice(0, 45), vectors=path)
     write_parquet(vector_table(notes.column("note_id"), tiny.encode(notes)), path, force=True)
-    with pytest.raises(DataError, match="carries no record"):
+    with pytest.raises(DataError, match="carries no record of the model that made its vectors"):
         build(place, tiny, notes, vectors=path)
     with pytest.raises(StorageError, match="no such file"):
         build(place, tiny, notes, vectors=tmp_path / "none.parquet")

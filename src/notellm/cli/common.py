@@ -60,6 +60,14 @@ def show(*values: object) -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
+def warn(doubt: str | None) -> None:
+    """Print what is doubtful about a result on the standard error, as one line; None prints nothing."""
+    if doubt is not None:
+        text = printable(" ".join(doubt.split()))
+        encoding = sys.stderr.encoding or "utf-8"
+        print(f"doubtful: {text}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
+
+
 def show_report(report: Any, output: Path | None, *, force: bool) -> None:
     """Print the report of an evaluation, and save it if a folder is asked for."""
     show(report.text())

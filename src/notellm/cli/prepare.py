@@ -156,7 +156,8 @@ def split(
     config: dict[str, Any] = {"by": by.value, **shares}
     if by is By.note:
         parts = split_by_note(part.notes, part.clicks, near_duplicates=near_duplicates, seed=seed, **shares)
-        config["near_duplicates"] = near_duplicates
+        if near_duplicates is not None:
+            config["near_duplicates"] = near_duplicates
     elif near_duplicates is not None:
         raise ConfigError(
             "--near-duplicates belongs to --by note: a split by time moves no note for its text"

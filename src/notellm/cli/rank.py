@@ -23,6 +23,7 @@ from notellm.cli.common import (
     show_ranked,
     show_report,
     trusts_code,
+    warn,
 )
 from notellm.cli.options import with_options
 from notellm.data.datasets.table import IMPRESSION_NAMES, read_impressions_of
@@ -90,12 +91,18 @@ def train(
     from notellm.data.split import split_impressions
     from notellm.files import write_parquet
     from notellm.jobs.train_rank import train_rank
+    from notellm.recall.made_by import maker_of
     from notellm.record import describe, make_record, read_record
     from notellm.vectors import read_vectors
 
     options.resolved()  # reports mistakes before the data are read
     check_replaceable(output, "ranker", force=force)
-    recall_vectors = None if vectors is None else read_vectors(vectors)
+    recall_vectors, made_by = (None, None) if vectors is None else (read_vectors(vectors), maker_of(vectors))
+    if vectors is not None and made_by is None:
+        warn(
+            f"{vectors} does not say which model made its vectors, so the ranker cannot tell vectors of "
+            "another model from these; notellm embed writes vectors that say it"
+        )
     histories = None
     if dataset is not None:
         if source is None or folder is not None or impressions is not None:
@@ -123,6 +130,7 @@ def train(
         output,
         options=options,
         vectors=recall_vectors,
+        vectors_model=made_by,
         histories=histories,
         resume=resume,
         force=force,

@@ -18,6 +18,7 @@ from notellm.cli.common import (
     load_notes,
     show,
     trusts_code,
+    warn,
     write_related,
 )
 from notellm.cli.options import with_options
@@ -124,6 +125,7 @@ def related(
     """Find the related notes of a note, of a new text, or of all notes."""
     from notellm.data.note import Note
     from notellm.recall import related as search
+    from notellm.recall.made_by import check_maker, maker_of
     from notellm.vectors import read_vectors
 
     is_new = bool(title or content or topic)
@@ -142,7 +144,9 @@ def related(
     else:
         if model is None:
             raise ConfigError("a new note needs --model, the directory of the model that made the vectors")
-        query = load_model(model).encode([Note(title, content, tuple(topic or ()))])
+        asked = load_model(model)
+        warn(check_maker(vectors, maker_of(vectors), model, asked.verified_fingerprint()))
+        query = asked.encode([Note(title, content, tuple(topic or ()))])
         neighbours = search.related_by_vector(ids, matrix, query, k=k)
         headings = [title or content or " ".join(topic or ())]
     for heading, related_notes in zip(headings, neighbours, strict=True):

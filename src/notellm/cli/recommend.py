@@ -17,6 +17,7 @@ from notellm.cli.common import (
     show,
     show_ranked,
     trusts_code,
+    warn,
 )
 from notellm.cli.options import with_options
 from notellm.errors import ConfigError
@@ -65,6 +66,8 @@ def recommend(
     recommender = Recommender.load(
         model or str(vectors), ranker, notes=table, trust_remote_code=trusts_code(), progress=not quiet
     )
+    for doubt in recommender.doubts:
+        warn(doubt)
     result = recommender.recommend(
         user,
         history=None if history is None else ids_of(history),

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from notellm.data.ids import check_ids
 from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
+from notellm.recall.made_by import check_maker, maker_of
 from notellm.recall.model import NoteLLM
-from notellm.record import read_record
 from notellm.store.notes import NoteStore
 from notellm.store.rows import StoredNote, notes_of, rows_of, rows_schema
 from notellm.store.tables import versions
@@ -174,12 +174,13 @@ def _read_vectors(path: str | Path, notes: list[StoredNote], model: str) -> dict
     Raises:
         DataError: if a note has no vector, or another model made them.
     """
-    made_by = read_record(path)["data"].get("model", {}).get("fingerprint")
-    if made_by != model:
+    made_by = maker_of(path)
+    if made_by is None:  # a store lasts, and nobody could tell afterwards
         raise DataError(
-            f"{path} was made by the model {made_by}, not by {model}; embed the notes with this model, or "
-            "leave the vectors out"
+            f"{path} carries no record of the model that made its vectors, so a store does not take them; "
+            "embed the notes with this model, or leave the vectors out"
         )
+    check_maker(path, made_by, "this model", model)
     ids, table = read_vectors(path)
     vectors = dict(zip(ids, table, strict=True))
     for note in notes:

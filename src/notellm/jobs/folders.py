@@ -132,7 +132,8 @@ def load_split(folder: str | Path) -> Split:
         raise DataError(
             f"{path} is not a split folder (it lacks train/, valid/ or test/); make one with: notellm split"
         )
-    return Split(*(load_dataset(path / name) for name in PARTS))
+    train, valid, test = (load_dataset(path / name) for name in PARTS)
+    return Split(train, valid, test)
 
 
 def is_split(folder: str | Path) -> bool:

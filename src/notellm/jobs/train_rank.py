@@ -46,6 +46,7 @@ def train_rank(
     *,
     options: RankOptions | None = None,
     vectors: Vectors | None = None,
+    vectors_model: str | None = None,
     histories: Mapping[str, Sequence[str]] | None = None,
     resume: bool = False,
     force: bool = False,
@@ -62,6 +63,8 @@ def train_rank(
         options: options of the run.
         vectors: note ids and vectors of recall. The weights by which `Recommender` blends their similarities
             with P(enjoy) are fitted to clicks of ``valid``; None fits no blend.
+        vectors_model: fingerprint of the model that made the vectors, which the ranker remembers, so that its
+            blend is not used with vectors of another model.
         histories: notes that each user opened, oldest first, which the ranker remembers. None takes them from
             train and valid, which lack the clicks of a test part and those that recall missed.
         resume: continue a run that was cut off.
@@ -109,6 +112,7 @@ def train_rank(
     ranker = Ranker(model, codes, notes, liked_histories(train, valid) if histories is None else histories)
     if lists:
         ranker.blend = blend_for(ranker, lists, progress=progress)
+        ranker.blend_model = vectors_model
         metrics["blend"] = ranker.blend.to_json()
 
     dropped = (train_report + valid_report).problems
