@@ -19,7 +19,7 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_impressions
 from notellm.engine import health, searching, writing
 from notellm.engine.engine import Engine
-from notellm.engine.requests import Change, Publish, Related, RelatedQuery, Remove, Written
+from notellm.engine.requests import Change, Publish, Related, RelatedQuery, Remove, Tags, Written
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.jobs.build_store import build_store
 from notellm.jobs.train_rank import train_rank
@@ -840,6 +840,14 @@ def test_without_a_ranker(plain):
     for call in (plain.recommend, plain.users, lambda: plain.opened("u"), lambda: plain.rank(None, ["n"])):
         with pytest.raises(NotFoundError, match="there is no ranker here; start with one"):
             call()
+
+
+def test_tags_that_the_model_has_not_learnt_are_none(plain):
+    plain.model.learnt = frozenset({"category"})
+    (found,) = plain.tags([Note("bread")])
+    assert (found.topics, found.not_learnt) == ([], ["topics"])
+    plain.model.learnt = frozenset()
+    assert plain.tags([Note("bread")], topics=2) == [Tags(None, [], ["category", "topics"])]
 
 
 def test_tags_are_the_model_s(plain):

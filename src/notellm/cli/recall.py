@@ -189,11 +189,17 @@ def tag(
     if output is not None:
         check_file_replaceable(output, "tags", force=force)
     tagger = load_model(model)
+    not_learnt = {task: tagger.unlearnt(task) for task in ("category", "topics")}
     if notes is None:
         rows = [Note(title, content)]
-        if tagger.settings.categories or free:
+        if not_learnt["category"] is not None:
+            show(f"category: none ({not_learnt['category']})")
+        elif tagger.settings.categories or free:
             show(f"category: {tagger.categorize(rows, constrained=not free)[0]}")
-        show(f"topics: {', '.join(tagger.write_topics(rows, n=topics)[0])}")
+        if not_learnt["topics"] is not None:
+            show(f"topics: none ({not_learnt['topics']})")
+        else:
+            show(f"topics: {', '.join(tagger.write_topics(rows, n=topics)[0])}")
         return
     if output is None:
         raise ConfigError("--notes writes a Parquet file; give --output")
@@ -201,4 +207,7 @@ def tag(
     tag_to_parquet(
         tagger, table, output, topics=topics, constrained=not free, force=force, progress=not quiet
     )
+    for task, reason in not_learnt.items():
+        if reason is not None:
+            show(f"{task}: none for all {table.num_rows:,} notes ({reason})")
     show(f"tags of {table.num_rows:,} notes -> {output}")

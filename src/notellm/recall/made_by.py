@@ -89,7 +89,7 @@ def check_blend(
     if fitted_to != made_by:
         raise DataError(
             f"the blend of {ranker} was fitted to vectors of the model {fitted_to}, not to those of "
-            f"{vectors}, whose model is {made_by}; {_NO_MIX}: give vectors of the former, or train the ranker "
-            "again with those of the latter: notellm rank train --vectors"
+            f"{vectors}, whose model is {made_by}; {_NO_MIX}: give vectors of the former, or train the "
+            "ranker again with those of the latter: notellm rank train --vectors"
         )
     return None
