@@ -78,7 +78,7 @@ def test_ids_with_commas_come_from_files(home, tmp_path, capsys):
         for given in (odd, f"{ids[1]},{odd}", f"{odd},{ids[1]}"):
             assert run(*asked, f"--{option}", given, *others) == 2
             error = capsys.readouterr().err
-            assert f"'lamp' is no note, but '{odd}' is one" in error
+            assert f"'lamp' is no note, but '{odd}' is: write" in error
             assert f"--{option}-file" in error
         assert run(*asked, f"--{option}-file", tmp_path / "ids.txt", *others) == 0
         assert run(*asked, f"--{option}-file", tmp_path / "ids.txt", f"--{option}", ids[1], *others) == 2

@@ -155,7 +155,7 @@ def _check_commas(option: str, parts: Sequence[str], at: int, known: Container[s
             if joined in known:
                 raise ConfigError(
                     f"--{option} is split at its commas, and {parts[at].strip()!r} is no note, but {joined!r} "
-                    f"is one: write ids with commas into a file, one a line, and give --{option}-file"
+                    f"is: write ids with commas into a file, one a line, and give --{option}-file"
                 )
 
 
