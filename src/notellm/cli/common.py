@@ -154,7 +154,7 @@ def _check_commas(option: str, parts: Sequence[str], at: int, known: Container[s
             joined = ",".join(parts[first:last]).strip()
             if joined in known:
                 raise ConfigError(
-                    f"--{option} is split at its commas, and {parts[at].strip()!r} is no note, but {joined!r} "
+                    f"--{option} is split at commas, and {parts[at].strip()!r} is no note, but {joined!r} "
                     f"is: write ids with commas into a file, one a line, and give --{option}-file"
                 )
 
