@@ -102,6 +102,7 @@ def fitted_ranker(
     output: Path,
     options: RankOptions,
     vectors: Vectors,
+    vectors_model: str,
     histories: Lists,
 ) -> tuple[Ranker, float | None]:
     """A ranker and the seconds of `train_rank`; None where one of the same options and data was there."""
@@ -110,7 +111,15 @@ def fitted_ranker(
         return Ranker.from_pretrained(output), None
     start = time.perf_counter()
     ranker = train_rank(
-        notes, train, valid, output, options=options, vectors=vectors, histories=histories, resume=True
+        notes,
+        train,
+        valid,
+        output,
+        options=options,
+        vectors=vectors,
+        vectors_model=vectors_model,
+        histories=histories,
+        resume=True,
     )
     return ranker, time.perf_counter() - start
 
@@ -173,9 +182,10 @@ def main() -> None:
         work / "rank",
         options=rank_options,
         vectors=vectors,
+        vectors_model=model.fingerprint(),
         histories=clicked,
     )
-    recommender = Recommender.from_vectors(*vectors, ranker)
+    recommender = Recommender.from_vectors(*vectors, ranker, made_by=model.fingerprint())
 
     answer_seconds: dict[str, float] = {}
     for name, rerank in (("recall", False), ("recall, then rank", True)):

@@ -31,6 +31,7 @@ def ranker_state(folder: Path) -> object:
         None if ranker.codes is None else ranker.codes.fingerprint(),
         ranker.histories,
         ranker.blend,
+        ranker.blend_model,
         ranker.table.to_pylist(),
     )
 
@@ -69,7 +70,7 @@ def folders(checkpoints, notes: pa.Table, tiny: NoteLLM, tmp_path_factory) -> di
     codes = random_codes(ids, unknown="folded")
     codes.save_pretrained(root / "codes")
     blend = Blend(best=1.0, latest=0.5, mean=0.25, log_odds=2.0)
-    Ranker(rank_model, codes, notes, {"u0": ["n1", "n2"]}, blend).save_pretrained(root / "ranker")
+    Ranker(rank_model, codes, notes, {"u0": ["n1", "n2"]}, blend, "0f" * 8).save_pretrained(root / "ranker")
     rows = agreeing(codes, 60)
     for kind in (MatrixFactorization, LightGCN, SASRec):
         users = rows["user_id"].unique().to_pylist()

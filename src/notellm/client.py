@@ -87,10 +87,14 @@ class Ranked:
 
 @dataclass(frozen=True)
 class WrittenTags:
-    """The category and the topics that the model writes; the category is None if it knows none."""
+    """The category and the topics that the model writes; the category is None if it knows none.
+
+    ``not_learnt`` names which of "category" and "topics" the model has not learnt to write.
+    """
 
     category: str | None
     topics: list[str]
+    not_learnt: list[str] = field(default_factory=list)
 
 
 class Client:

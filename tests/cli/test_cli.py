@@ -78,6 +78,26 @@ def test_records_are_a_chain_from_the_data_to_the_vectors(home, capsys):
     assert "notellm record model" in capsys.readouterr().out
 
 
+def test_vectors_of_another_model_are_refused_and_vectors_of_nobody_are_doubtful(home, tmp_path, capsys):
+    few = ("--max-steps", 1, "--batch-pairs", 8, "--evaluations", 1, "--seed", 9, "-q")
+    assert run("train", home / "split", "-o", tmp_path / "other", *few) == 0
+    capsys.readouterr()
+    asked = ("related", home / "vectors.parquet", "--model", tmp_path / "other", "--title", "a quiet lake")
+    assert run(*asked) == 2
+    error = capsys.readouterr().err
+    made_by, other = (read_record(path)["fingerprint"] for path in (home / "model", tmp_path / "other"))
+    for part in (str(home / "vectors.parquet"), str(tmp_path / "other"), made_by, other, "notellm embed"):
+        assert part in error
+    bare = pq.read_table(home / "vectors.parquet").replace_schema_metadata(None)
+    write_parquet(bare, tmp_path / "bare.parquet")
+    text = ("--model", home / "model", "--title", "a quiet lake", "-k", 3)
+    assert run("related", tmp_path / "bare.parquet", *text) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 4
+    assert "doubtful: " in printed.err
+    assert "bare.parquet does not say which model made its vectors" in printed.err
+
+
 def test_related_by_id_by_text_and_for_all(home, capsys):
     table = pq.read_table(home / "vectors.parquet")
     note_id = table.column("note_id")[3].as_py()
@@ -93,6 +113,7 @@ def test_related_by_id_by_text_and_for_all(home, capsys):
     assert run("related", home / "vectors.parquet", "--model", home / "model", *text, "-k", 1) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[1] == note_id  # its own text finds itself
     assert run("related", home / "vectors.parquet", "--all", "-o", home / "all.parquet", "-q") == 0
+    assert "doubtful" not in capsys.readouterr().err
     bulk = pq.read_table(home / "all.parquet").to_pylist()
     assert len(bulk) == table.num_rows
     assert all(row["note_id"] not in row["related"] and len(row["related"]) == 10 for row in bulk)

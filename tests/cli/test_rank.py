@@ -65,6 +65,61 @@ def test_score_orders_the_candidates(home, user, capsys):
     assert "known of the user: history" in capsys.readouterr().out
 
 
+def test_ids_with_commas_come_from_files(home, tmp_path, capsys):
+    notes = pq.read_table(home / "data" / "notes.parquet")
+    ids = notes["note_id"].to_pylist()
+    odd = "lamp, green, small"
+    renamed = notes.set_column(0, notes.schema.field(0), pa.array([odd, *ids[1:]]))
+    write_parquet(renamed, tmp_path / "notes.parquet")
+    (tmp_path / "ids.txt").write_text(f"{odd}\n{ids[2]}\n", encoding="utf-8")
+    asked = ("rank", "score", home / "ranker", "--notes", tmp_path / "notes.parquet")
+    capsys.readouterr()
+    for option, others in (("candidates", ()), ("history", ("--candidates", ids[3]))):
+        for given in (odd, f"{ids[1]},{odd}", f"{odd},{ids[1]}"):
+            assert run(*asked, f"--{option}", given, *others) == 2
+            error = capsys.readouterr().err
+            assert f"'lamp' is no note, but '{odd}' is: write" in error
+            assert f"--{option}-file" in error
+        assert run(*asked, f"--{option}-file", tmp_path / "ids.txt", *others) == 0
+        assert run(*asked, f"--{option}-file", tmp_path / "ids.txt", f"--{option}", ids[1], *others) == 2
+        assert f"give either --{option}" in capsys.readouterr().err
+    assert run(*asked, "--candidates", f"nobody,{ids[1]}") == 2
+    assert "'nobody'" in capsys.readouterr().err
+
+    known = (*("--vectors", home / "vectors.parquet"), *("--ranker", home / "ranker", "-q", "--no-rerank"))
+    again = ("recommend", *known, "--notes", tmp_path / "notes.parquet", "-k", 90)
+    assert run(*again, "--history", ids[2], "--exclude", f"{odd},{ids[1]}") == 2
+    assert "--exclude-file" in capsys.readouterr().err
+    (tmp_path / "seen.txt").write_text(f"{ids[5]}\nnobody\n")
+    (tmp_path / "opened.txt").write_text(f"{ids[2]}\n")
+    files = ("--history-file", tmp_path / "opened.txt", "--exclude-file", tmp_path / "seen.txt")
+    assert run(*again, *files) == 0
+    printed = capsys.readouterr()
+    assert {ids[2], ids[5]}.isdisjoint(line.split()[1] for line in printed.out.splitlines()[1:])
+    assert "doubtful: 1 of the 2 ids to exclude are no notes, such as 'nobody'" in printed.err
+
+
+def test_few_validation_rows_are_doubtful_and_too_few_are_refused(home, tmp_path, capsys):
+    rows = pq.read_table(home / "ranker.run" / "test.parquet")
+    liked, others = rows.filter(rows["label"]), rows.filter(pa.compute.invert(rows["label"]))
+    write_parquet(rows, tmp_path / "train.parquet")
+    asked = ("rank", "train", home / "data", "--impressions", tmp_path / "train.parquet")
+    for count, code in ((1, 2), (3, 2), (4, 0)):
+        few = pa.concat_tables([liked[:count], others[:count]])
+        write_parquet(few, tmp_path / f"{count}.parquet")
+        capsys.readouterr()
+        output = tmp_path / f"ranker{count}"
+        assert run(*asked, "--valid", tmp_path / f"{count}.parquet", "-o", output, *FEW) == code
+        error = capsys.readouterr().err
+        if code:
+            assert f"there are {2 * count} validation rows ({count} liked, {count} not)" in error
+            assert not output.exists()
+        else:
+            assert "doubtful: the AUC of 8 validation rows (4 liked) has a standard error of 0.22" in error
+            about = read_json(output / "record.json")["metrics"]["validation_rows"]
+            assert about == {"liked": 4, "not_liked": 4, "auc_error": 0.2165}
+
+
 def test_recommend_says_what_and_why(home, user, capsys):
     asked = ("recommend", "--vectors", home / "vectors.parquet", "--ranker", home / "ranker", "-q")
     capsys.readouterr()

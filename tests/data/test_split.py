@@ -181,3 +181,90 @@ def test_shares_are_checked_together(split):
         split(notes, clicks, test=0, valid=2)
     with pytest.raises(ConfigError, match=r"test \+ valid is 1"):
         split(notes, clicks, test=0.5, valid=0.5)
+
+
+# -------------------------------------------------------------------- the same text under several ids
+
+
+def with_titles(titles):
+    """A table whose notes n0, n1, ... have these titles."""
+    table = note_table([f"n{row}" for row in range(len(titles))])
+    return table.set_column(1, "title", pa.array(titles))
+
+
+def titles(part):
+    return set(part.notes["title"].to_pylist())
+
+
+def test_by_note_without_equal_texts_draws_as_it_always_did():
+    notes, clicks = sample()
+    drawn = np.sort(notes["note_id"].to_pylist())[np.random.default_rng(4).permutation(200)]
+    split = split_by_note(notes, clicks, seed=4)
+    assert set(ids(split.test)) == {*drawn[:60]}
+    assert set(ids(split.valid)) == {*drawn[60:70]}
+    assert not len(split.report)
+
+
+def test_by_note_keeps_equal_texts_in_one_part_and_reports_them():
+    texts = [f"Lamp {row // 2}" for row in range(200)]
+    texts[1] = "LAMP\u00a00"
+    notes = with_titles(texts)
+    split = split_by_note(notes, CLICKS.empty_table(), seed=1)
+    assert [part.notes.num_rows for part in parts(split)] == [130, 10, 60]
+    folded = [{title.replace("\u00a0", " ").casefold() for title in titles(part)} for part in parts(split)]
+    assert sum(map(len, folded)) == len(set().union(*folded)) == 100
+    (row,) = split.report.problems
+    assert (row.problem, row.count, row.action) == ("same text under several ids", 200, "kept in one part")
+    assert row.example == "n0, n1: Lamp 0"
+    shuffled = notes.take(np.random.default_rng(2).permutation(200))
+    again = split_by_note(shuffled, CLICKS.empty_table(), seed=1)
+    assert [set(ids(part)) for part in parts(again)] == [set(ids(part)) for part in parts(split)]
+    assert set(ids(split_by_note(notes, CLICKS.empty_table(), seed=2).test)) != set(ids(split.test))
+
+
+@given(st.lists(st.integers(0, 12), min_size=30, max_size=80), st.integers(0, 9))
+@settings(max_examples=60, deadline=None)
+def test_by_note_comes_as_close_to_the_shares_as_the_groups_allow(kinds, seed):
+    notes = with_titles([f"text {kind}" for kind in kinds])
+    sizes = np.bincount(kinds)
+    wanted = round(0.3 * len(kinds))
+    try:
+        split = split_by_note(notes, CLICKS.empty_table(), test=0.3, valid=0, seed=seed)
+    except DataError:
+        return  # one text makes up nearly everything
+    assert not titles(split.train) & titles(split.test)
+    taken = {int(title.split()[1]) for title in titles(split.test)}
+    left = [size for kind, size in enumerate(sizes) if size and kind not in taken]
+    missing = wanted - split.test.notes.num_rows
+    assert len(left) == 1 or all(size > missing and abs(size - missing) >= missing for size in left)
+
+
+def test_by_note_says_when_one_text_leaves_a_part_empty():
+    notes = with_titles(["the same"] * 19 + ["another"])
+    with pytest.raises(DataError, match=r"20 notes \(19 of them have one text and go to one part\)"):
+        split_by_note(notes, CLICKS.empty_table(), test=0.3, valid=0.1)
+
+
+def test_by_note_keeps_near_duplicates_together_on_demand():
+    base = [" ".join(f"w{word}" for word in range(row * 100, row * 100 + 40)) for row in range(50)]
+    notes = with_titles([text for title in base for text in (title, f"{title} again")] + [base[0]])
+    plain = split_by_note(notes, CLICKS.empty_table(), seed=3)
+    assert {title.removesuffix(" again") for title in titles(plain.train)} & titles(plain.test)
+    assert [row.count for row in plain.report.problems] == [2]
+    near = split_by_note(notes, CLICKS.empty_table(), seed=3, near_duplicates=0.9)
+    stems = [{title.removesuffix(" again") for title in titles(part)} for part in parts(near)]
+    assert sum(map(len, stems)) == len(set().union(*stems)) == 50
+    assert [row.count for row in near.report.problems] == [2, 101]
+    assert near.report.problems[1].problem == "nearly the same text (Jaccard index 0.9 or more)"
+
+
+def test_by_time_counts_test_notes_that_repeat_a_text_of_train():
+    published = {"n0": START, "n1": START, "n2": START + timedelta(seconds=99), "n3": START}
+    notes = note_table(["n0", "n1", "n2", "n3"], published)
+    notes = notes.set_column(1, "title", pa.array(["tea", "cup", "Tea ", "tea"]))
+    split = split_by_time(notes, click_table([("u", "n0", t) for t in range(100)]))
+    (row,) = split.report.problems
+    assert (row.problem, row.count, row.example) == ("text of a train note in test", 1, "n2, n0: Tea ")
+    assert not len(
+        split_by_time(note_table(["n0", "n1"]), click_table([("u", "n0", t) for t in range(9)])).report
+    )

@@ -19,11 +19,13 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_impressions
 from notellm.engine import health, searching, writing
 from notellm.engine.engine import Engine
-from notellm.engine.requests import Change, Publish, Related, RelatedQuery, Remove, Written
+from notellm.engine.requests import Change, Publish, Related, RelatedQuery, Remove, Tags, Written
 from notellm.errors import ConfigError, DataError, ModelError, NotellmError, NotFoundError, StorageError
 from notellm.jobs.build_store import build_store
 from notellm.jobs.train_rank import train_rank
+from notellm.rank.blend import Blend
 from notellm.rank.config import RankOptions
+from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
@@ -300,11 +302,15 @@ def test_a_bad_write_fails_alone(engine):
             Change(names[2], {"note_id": "another"}),
             Change("a", {"category": "Elsewhere"}),
             Remove(names[3]),
+            Publish(copy_of(engine, names[0], "two\nlines")),
+            Remove("two\nlines"),
         ]
     )
     assert [type(outcome) for outcome in done] == [
         Written, NotFoundError, DataError, DataError, DataError, DataError, Written, Written,
+        DataError, Written,
     ]  # fmt: skip
+    assert "the note id 'two\\nlines' (9 characters) cannot be used" in str(done[8])
     assert str(done[1]) == "there is no note 'never there' to change; publish it first"
     assert str(done[2]) == "the note 'b' has no text; give it a title or content"
     assert "no field 'titel' to change; the fields are title, content, topics, category" in str(done[4])
@@ -556,7 +562,7 @@ def test_vectors_that_mean_nothing_are_not_served(opened, tmp_path, parts, monke
     engine = opened(ranker=False)
     first = next(iter(engine.notes))
     with monkeypatch.context() as patch:
-        patch.setattr("notellm.store.notes.check_new_vectors", lambda *_: None)
+        patch.setattr("notellm.store.notes.check_new_rows", lambda *_: None)
         engine._state.live.store.upsert([engine.note(first)], 3 * engine.index.vectors([first]))
     engine.close()
     with pytest.raises(
@@ -836,6 +842,14 @@ def test_without_a_ranker(plain):
             call()
 
 
+def test_tags_that_the_model_has_not_learnt_are_none(plain):
+    plain.model.learnt = frozenset({"category"})
+    (found,) = plain.tags([Note("bread")])
+    assert (found.topics, found.not_learnt) == ([], ["topics"])
+    plain.model.learnt = frozenset()
+    assert plain.tags([Note("bread")], topics=2) == [Tags(None, [], ["category", "topics"])]
+
+
 def test_tags_are_the_model_s(plain):
     rows = [Note("coffee at a lake"), Note("a planet")]
     model = plain.model
@@ -1013,6 +1027,37 @@ def test_a_reload_that_fails_leaves_the_old_one_answering(opened, parts, tmp_pat
 
     with FileLock(tmp_path / "store" / ".writer.lock", timeout=0):  # nor is a lock left behind
         pass
+
+
+def test_a_ranker_blended_with_vectors_of_another_model_is_refused(opened, parts, tmp_path, encoded):
+    """When it is opened, and by a reload before any note is embedded."""
+    one, other = (parts.models[name].fingerprint() for name in ("one", "other"))
+    ranker = Ranker.from_pretrained(parts.folder / "ranker")
+    ranker.blend, ranker.blend_model = Blend(1, 1, 1, 1), one
+    engine = opened("exact")
+    ranker.save_pretrained(tmp_path / "ranker")
+    engine.reload()
+    assert engine.ranker.blend_model == one
+    assert list(engine.doubts) == []
+    before = related_to_all(engine)
+    parts.copy("other", tmp_path / "model")
+    encoded.clear()
+    with pytest.raises(DataError, match=f"fitted to vectors of the model {one}, .* whose model is {other}"):
+        engine.reload()
+    assert encoded == []
+    alike(related_to_all(engine), before)
+    engine.close()
+    parts.copy("one", tmp_path / "model")
+    ranker.blend_model = other
+    ranker.save_pretrained(tmp_path / "ranker")
+    with pytest.raises(DataError) as caught:
+        opened("exact", again=True)
+    assert str(tmp_path / "ranker") in str(caught.value)
+    assert str(tmp_path / "model") in str(caught.value)
+    ranker.blend_model = None  # made by hand, or with vectors that did not say it
+    ranker.save_pretrained(tmp_path / "ranker")
+    (doubt,) = opened("exact", again=True).doubts
+    assert doubt.startswith(f"the model behind {tmp_path / 'ranker'} is not known")
 
 
 def test_readers_and_a_writer_go_on_while_it_reloads(opened, parts):

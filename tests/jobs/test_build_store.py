@@ -273,7 +273,7 @@ def test_vectors_of_other_notes_or_of_another_model(place, tmp_path, tiny, anoth
     with pytest.raises(DataError, match=f"was made by the model {tiny.fingerprint()}, not by"):
         build(place, another, notes.slice(0, 45), vectors=path)
     write_parquet(vector_table(notes.column("note_id"), tiny.encode(notes)), path, force=True)
-    with pytest.raises(DataError, match="carries no record"):
+    with pytest.raises(DataError, match="carries no record of the model that made its vectors"):
         build(place, tiny, notes, vectors=path)
     with pytest.raises(StorageError, match="no such file"):
         build(place, tiny, notes, vectors=tmp_path / "none.parquet")
@@ -283,11 +283,16 @@ def test_vectors_of_other_notes_or_of_another_model(place, tmp_path, tiny, anoth
 # -------------------------------------------------------------------- mistakes
 
 
-def test_what_cannot_be_built(place, tiny, notes):
+def test_what_cannot_be_built(place, tiny, notes, encoded):
     with pytest.raises(ConfigError, match="is not a store yet; give the notes that it is to hold"):
         build(place, tiny)
     with pytest.raises(DataError, match="the notes have no column 'topics'"):
         build(place, tiny, notes.drop_columns(["topics"]))
+    encoded.clear()
+    odd = notes.set_column(0, "note_id", pa.array(["tab\there", *notes["note_id"].to_pylist()[1:]]))
+    with pytest.raises(DataError, match=r"the note id 'tab\\there' .* cannot be used"):
+        build(place, tiny, odd)
+    assert encoded == []  # refused before the long work
     assert not Path(place).exists()
 
 

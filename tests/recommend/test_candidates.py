@@ -11,6 +11,7 @@ from notellm.data.sample_world import sample_world
 from notellm.data.schema import IMPRESSIONS
 from notellm.data.split import split_impressions
 from notellm.errors import ConfigError, DataError
+from notellm.files import write_parquet
 from notellm.jobs.train_rank import train_rank
 from notellm.rank.blend import Blend
 from notellm.rank.config import RankOptions
@@ -18,9 +19,12 @@ from notellm.rank.scorer import Ranker
 from notellm.recommend.candidates import candidate_lists, impressions_from_candidates
 from notellm.recommend.near import merge_near
 from notellm.recommend.recommender import Recommender
-from notellm.vectors import search
+from notellm.record import make_record
+from notellm.vectors import search, vector_table
 
 K, LAST = 30, 4
+#: Fingerprints of two models.
+ONE, OTHER = "1" * 16, "2" * 16
 
 
 def unit(count, seed=0):
@@ -137,7 +141,8 @@ def fitted(world, tmp_path_factory):
     train, valid, _ = split_impressions(impressions_from_candidates(clicks, vectors), valid=0.15)
     folder = tmp_path_factory.mktemp("blend") / "ranker"
     options = RankOptions(max_steps=2, batch=8, evaluations=1, code_epochs=2, out_of_fold=0)
-    arguments = {"vectors": vectors, "histories": click_histories(clicks), "progress": False}
+    arguments = {"vectors": vectors, "vectors_model": ONE, "histories": click_histories(clicks)}
+    arguments["progress"] = False
     train_rank(notes, train, valid, folder, options=options, **arguments)
     return folder, train, valid, options, arguments
 
@@ -166,6 +171,37 @@ def test_a_ranker_keeps_its_blend_and_recommend_orders_by_it(world, fitted):
     nobody = recommender.recommend(k=5)
     assert nobody.basis == "popular notes, ranked for a typical user"
     assert ((nobody.scores > 0) & (nobody.scores < 1)).all()
+
+
+def test_a_blend_goes_with_vectors_of_its_own_model_alone(world, fitted, tmp_path):
+    _, _, (ids, table) = world
+    ranker = Ranker.from_pretrained(fitted[0])
+    assert ranker.blend_model == ONE
+    assert Recommender.from_vectors(ids, table, ranker, made_by=ONE).doubts == []
+    with pytest.raises(DataError, match=f"the model {ONE}, not to those of these vectors, whose model is"):
+        Recommender.from_vectors(ids, table, ranker, made_by=OTHER)
+    with pytest.raises(DataError, match=OTHER):
+        Recommender.from_vectors(ids, table, ranker.with_notes(ranker.table[:50]), made_by=OTHER)
+    (doubt,) = Recommender.from_vectors(ids, table, ranker).doubts
+    assert doubt.startswith("the model behind these vectors is not known")
+    ranker.blend = None  # then P(enjoy) alone orders, which reads no vectors
+    assert Recommender.from_vectors(ids, table, ranker, made_by=OTHER).doubts == []
+
+    path = tmp_path / "vectors.parquet"
+    for maker, about in ((ONE, {"model": {"fingerprint": ONE}}), (OTHER, {"model": {"fingerprint": OTHER}})):
+        record = make_record(kind="vectors", config={}, data=about)
+        write_parquet(vector_table(pa.array(ids), table), path, record=record, force=True)
+        if maker == ONE:
+            assert Recommender.load(path, fitted[0]).doubts == []
+        else:
+            with pytest.raises(DataError) as caught:
+                Recommender.load(path, fitted[0])
+            assert str(fitted[0]) in str(caught.value)
+            assert str(path) in str(caught.value)
+            assert "rank train --vectors" in str(caught.value)
+    write_parquet(vector_table(pa.array(ids), table), path, force=True)
+    (doubt,) = Recommender.load(path, fitted[0]).doubts
+    assert doubt.startswith(f"the model behind {path} is not known")
 
 
 def test_a_run_with_other_vectors_is_not_gone_on_with(world, fitted, tmp_path, monkeypatch):

@@ -400,7 +400,8 @@ def test_near_duplicates_are_left_out_and_diversity_reorders(client):
 
 def test_tags_are_what_the_model_writes(client):
     found = good(client.post("/v1/tags", json={"title": "Sourdough without kneading"}))
-    assert set(found) == {"category", "topics"}
+    assert set(found) == {"category", "topics", "not_learnt"}
+    assert found["not_learnt"] == []
     assert found["category"] is None or isinstance(found["category"], str)
     for n in (1, 20):
         assert len(good(client.post("/v1/tags", json={"content": "bread", "n": n}))["topics"]) <= n

@@ -52,6 +52,11 @@ def by_id(store):
     return {note.note_id: (note, vectors[i].tolist()) for i, note in enumerate(notes_of(rows))}
 
 
+def is_stored(note_id):
+    """Whether the rule allows an id."""
+    return 1 <= len(note_id) <= 512 and not any(c < " " or c == "\x7f" for c in note_id)
+
+
 def only_note(store, note_id):
     (note,) = notes_of(store.get([note_id]))
     return note
@@ -106,21 +111,32 @@ def test_nothing_at_all_changes_nothing(store):
 
 
 def test_odd_ids_mean_themselves_alone(store):
-    store.upsert([StoredNote(note_id=name, title=name) for name in ODD], unit(len(ODD), DIM))
-    assert len(store) == 10 + len(ODD)
-    for name in ODD:
+    store.upsert([StoredNote(note_id=name, title=name) for name in STORED], unit(len(STORED), DIM))
+    assert len(store) == 10 + len(STORED)
+    for name in STORED:
         assert [note.note_id for note in notes_of(store.get([name]))] == [name]
-    store.hide(ODD[::2])
-    store.expire(ODD[1::2], NOON)
-    store.upsert([StoredNote(note_id=ODD[0], title="anew")], unit(1, DIM))
+    store.hide(STORED[::2])
+    store.expire(STORED[1::2], NOON)
+    store.upsert([StoredNote(note_id=STORED[0], title="anew")], unit(1, DIM))
     found = {name: note for name, (note, _) in by_id(store).items()}
-    assert len(found) == 10 + len(ODD)
-    assert {name for name, note in found.items() if note.hidden} == set(ODD[2::2])
-    assert {name for name, note in found.items() if note.expires_at == NOON} == set(ODD[1::2])
-    for i, name in enumerate(ODD):
+    assert len(found) == 10 + len(STORED)
+    assert {name for name, note in found.items() if note.hidden} == set(STORED[2::2])
+    assert {name for name, note in found.items() if note.expires_at == NOON} == set(STORED[1::2])
+    for i, name in enumerate(STORED):
         store.delete([name])
-        assert len(store) == 10 + len(ODD) - i - 1
+        assert len(store) == 10 + len(STORED) - i - 1
     assert by_id(store).keys() == {f"n{i}" for i in range(10)}
+
+
+@pytest.mark.parametrize("note_id", ["", "x" * 513, "a\nb", "a\x7f"])
+def test_ids_that_no_request_could_name_are_refused(store, tmp_path, note_id):
+    before = by_id(store)
+    notes = [StoredNote(note_id="fine", title="t"), StoredNote(note_id=note_id, title="t")]
+    with pytest.raises(DataError, match="an id is any text without control characters, of 1 to 512 charact"):
+        store.upsert(notes, unit(2, DIM))
+    assert by_id(store) == before
+    with pytest.raises(DataError, match="cannot be used"):
+        NoteStore.create(tmp_path / "other", ONE, [rows_of(notes, unit(2, DIM))], dim=DIM)
 
 
 def test_more_ids_than_one_condition_holds(store, monkeypatch):
@@ -172,6 +188,8 @@ def test_vectors_of_another_length_than_one_are_refused(store, tmp_path):
     assert versions(tmp_path / "other") == []
 
 
+#: The odd ids that a store takes, unlike an index.
+STORED = [note_id for note_id in ODD if is_stored(note_id)]
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(ODD)
 any_time = st.none() | st.datetimes(
     datetime(1, 1, 3),  # noqa: DTZ001 - the bounds have none
@@ -184,7 +202,7 @@ any_note = st.builds(
     content=any_text,
     topics=st.lists(any_text, max_size=3).map(tuple),
     category=any_text,
-    note_id=any_text,
+    note_id=any_text.filter(is_stored),
     published_at=any_time,
     hidden=st.booleans(),
     expires_at=any_time,

@@ -2,12 +2,14 @@
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from notellm.errors import ConfigError, DataError
 
 Output = Annotated[
     Path,
@@ -25,6 +27,10 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue a run that was 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 History = Annotated[
     str | None, typer.Option(help="Ids of the notes that the user liked, oldest first: a,b,c.")
+]
+HistoryFile = Annotated[
+    Path | None,
+    typer.Option(help="A text file with one note id per line, instead of --history; ids may hold commas."),
 ]
 NewerNotes = Annotated[
     Path | None, typer.Option(help="A dataset folder or notes file, for newer notes than the ranker's.")
@@ -58,6 +64,14 @@ def show(*values: object) -> None:
     text = printable(" ".join(map(str, values)))
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def warn(doubt: str | None) -> None:
+    """Print what is doubtful about a result on the standard error, as one line; None prints nothing."""
+    if doubt is not None:
+        text = printable(" ".join(doubt.split()))
+        encoding = sys.stderr.encoding or "utf-8"
+        print(f"doubtful: {text}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
 def show_report(report: Any, output: Path | None, *, force: bool) -> None:
@@ -103,9 +117,56 @@ def display_titles(notes: Any) -> dict[str, str]:
     }
 
 
-def ids_of(text: str) -> list[str]:
-    """Return the ids of a list such as ``a,b,c``."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+def ids_of(option: str, text: str | None, file: Path | None, known: Container[str]) -> list[str] | None:
+    """Return the ids of a list such as ``a,b,c``, or of a file with one id per line; None without either.
+
+    Args:
+        option: name of the option that takes the list; that of the file is followed by ``-file``.
+        text: the list.
+        file: the file.
+        known: the ids that exist. An id may hold commas, which a list cannot express.
+
+    Raises:
+        ConfigError: if both are given, or a part of the list is no known id, but is one together with its
+            neighbours.
+        DataError: if the file cannot be read.
+    """
+    if text is not None and file is not None:
+        raise ConfigError(f"give either --{option} or --{option}-file")
+    if file is not None:
+        return _lines(file)
+    if text is None:
+        return None
+    parts = text.split(",")
+    for at, part in enumerate(parts):
+        if part.strip() and part.strip() not in known:
+            _check_commas(option, parts, at, known)
+    return [part.strip() for part in parts if part.strip()]
+
+
+_LONGEST_JOIN = 16  # parts that are joined in search of an id with commas
+
+
+def _check_commas(option: str, parts: Sequence[str], at: int, known: Container[str]) -> None:
+    """Refuse a list whose part ``at``, which is no id, makes one together with its neighbours."""
+    for first in range(max(0, at - _LONGEST_JOIN + 1), at + 1):
+        for last in range(max(at + 1, first + 2), min(first + _LONGEST_JOIN, len(parts)) + 1):
+            joined = ",".join(parts[first:last]).strip()
+            if joined in known:
+                raise ConfigError(
+                    f"--{option} is split at commas, and {parts[at].strip()!r} is no note, but {joined!r} "
+                    f"is: write ids with commas into a file, one a line, and give --{option}-file"
+                )
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a text file that are not blank."""
+    if not path.is_file():
+        raise DataError(f"no such file: {path}")
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not a text file in UTF-8: {error}") from error
 
 
 def load_model(path: str) -> Any:

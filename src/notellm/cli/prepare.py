@@ -203,10 +203,17 @@ def split(
     valid: Annotated[
         float | None, typer.Option(help="Share of the validation part; default: 0.05 by note, 0.1 by time.")
     ] = None,
+    near_duplicates: Annotated[
+        float | None,
+        typer.Option(
+            help="By note: keep texts of this Jaccard index or more (0.5 to 1) in one part, such as 0.8; "
+            "default: equal texts only."
+        ),
+    ] = None,
     force: Force = False,
     seed: Seed = 0,
 ) -> None:
-    """Split a dataset into train, valid and test without leaks: by note or by time."""
+    """Split a dataset into train, valid and test: by note, where the parts share no text, or by time."""
     from notellm.artifacts.replace import check_replaceable
     from notellm.data.split import split_by_note, split_by_time
     from notellm.jobs.folders import PARTS, load_dataset, save_split
@@ -215,12 +222,20 @@ def split(
     part = load_dataset(data)
     chosen = {"test": test, "valid": valid}
     shares = _SHARES[by] | {name: share for name, share in chosen.items() if share is not None}
+    config: dict[str, Any] = {"by": by.value, **shares}
     if by is By.note:
-        parts = split_by_note(part.notes, part.clicks, seed=seed, **shares)
+        parts = split_by_note(part.notes, part.clicks, near_duplicates=near_duplicates, seed=seed, **shares)
+        if near_duplicates is not None:
+            config["near_duplicates"] = near_duplicates
+    elif near_duplicates is not None:
+        raise ConfigError(
+            "--near-duplicates belongs to --by note: a split by time moves no note for its text"
+        )
     else:
         parts = split_by_time(part.notes, part.clicks, **shares)
-    config = {"by": by.value, **shares}
     save_split(output, parts, part, config=config, seed=seed if by is By.note else None, force=force)
+    if len(parts.report):
+        show(parts.report)
     for name in PARTS:
         piece = getattr(parts, name)
         show(f"{name:5}  {piece.notes.num_rows:>9,} notes  {piece.clicks.num_rows:>11,} clicks")

@@ -8,6 +8,7 @@ import typer
 from notellm.cli.common import (
     Force,
     History,
+    HistoryFile,
     NewerNotes,
     Output,
     Quiet,
@@ -23,6 +24,7 @@ from notellm.cli.common import (
     show_ranked,
     show_report,
     trusts_code,
+    warn,
 )
 from notellm.cli.options import with_options
 from notellm.data.datasets.table import IMPRESSION_NAMES, read_impressions_of
@@ -89,13 +91,20 @@ def train(
     from notellm.data.impressions import click_histories
     from notellm.data.split import split_impressions
     from notellm.files import write_parquet
+    from notellm.jobs.rank_tuning import DOUBTFUL_ERROR
     from notellm.jobs.train_rank import train_rank
+    from notellm.recall.made_by import maker_of
     from notellm.record import describe, make_record, read_record
     from notellm.vectors import read_vectors
 
     options.resolved()  # reports mistakes before the data are read
     check_replaceable(output, "ranker", force=force)
-    recall_vectors = None if vectors is None else read_vectors(vectors)
+    recall_vectors, made_by = (None, None) if vectors is None else (read_vectors(vectors), maker_of(vectors))
+    if vectors is not None and made_by is None:
+        warn(
+            f"{vectors} does not say which model made its vectors, so the ranker cannot tell vectors of "
+            "another model from these; notellm embed writes vectors that say it"
+        )
     histories = None
     if dataset is not None:
         if source is None or folder is not None or impressions is not None:
@@ -123,6 +132,7 @@ def train(
         output,
         options=options,
         vectors=recall_vectors,
+        vectors_model=made_by,
         histories=histories,
         resume=resume,
         force=force,
@@ -134,6 +144,14 @@ def train(
     named = {"codes": "codes alone", "untrained": "before tuning", "validation": "tuned"}
     figures = [f"{name} {metrics[key]['auc']:.4f}" for key, name in named.items() if key in metrics]
     show(f"validation AUC: {', '.join(figures)}")
+    rows = metrics["validation_rows"]
+    if rows["auc_error"] > DOUBTFUL_ERROR:
+        warn(
+            f"the AUC of {rows['liked'] + rows['not_liked']:,} validation rows ({rows['liked']:,} liked) has "
+            f"a standard error of {rows['auc_error']:.2f}, so differences below {2 * rows['auc_error']:.2f} "
+            "may be chance, also those by which the checkpoint was chosen; give more clicks, or a larger "
+            "share for validation (--valid-share)"
+        )
     show(f"ranker -> {output}")
     if test is not None:
         test_file = output.with_name(f"{output.name}.run") / "test.parquet"
@@ -150,6 +168,7 @@ def train(
     epilog=examples(
         "notellm rank score ranker --user u17 --candidates n1,n2,n3",
         "notellm rank score ranker --history n8,n9 --candidates-file candidates.txt",
+        "notellm rank score ranker --history-file opened.txt --candidates-file candidates.txt",
     )
 )
 def score(
@@ -160,14 +179,15 @@ def score(
         Path | None, typer.Option(help="A text file with one note id per line.")
     ] = None,
     history: History = None,
+    history_file: HistoryFile = None,
     notes: NewerNotes = None,
 ) -> None:
     """Order candidate notes by how likely the user is to enjoy them."""
     if (candidates is None) == (candidates_file is None):
         raise ConfigError("give either --candidates or --candidates-file")
-    ids = ids_of(candidates or "") if candidates_file is None else _lines(candidates_file)
     loaded = _load_ranker(ranker, notes)
-    ranking = loaded.rank(user, ids, history=None if history is None else ids_of(history))
+    ids = ids_of("candidates", candidates, candidates_file, loaded.texts)
+    ranking = loaded.rank(user, ids or [], history=ids_of("history", history, history_file, loaded.texts))
     known = "nothing (a typical user's order)" if ranking.basis == "nothing" else ranking.basis
     show(f"known of the user: {known}")
     show_ranked(loaded.table, ranking.note_ids, ranking.scores, [None] * len(ranking.note_ids))
@@ -238,13 +258,3 @@ def _load_ranker(folder: Path, notes: Path | None) -> Any:
     hide_loading_bars()
     ranker = Ranker.from_pretrained(folder, trust_remote_code=trusts_code())
     return ranker if notes is None else ranker.with_notes(load_notes(notes))
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the lines of a text file that are not blank."""
-    if not path.is_file():
-        raise DataError(f"no such file: {path}")
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a text file in UTF-8: {error}") from error

@@ -18,6 +18,7 @@ from notellm.cli.common import (
     load_notes,
     show,
     trusts_code,
+    warn,
     write_related,
 )
 from notellm.cli.options import with_options
@@ -132,6 +133,7 @@ def related(
     """Find the related notes of a note, of a new text, or of all notes."""
     from notellm.data.note import Note
     from notellm.recall import related as search
+    from notellm.recall.made_by import check_maker, maker_of
     from notellm.vectors import read_vectors
 
     is_new = bool(title or content or topic)
@@ -150,7 +152,9 @@ def related(
     else:
         if model is None:
             raise ConfigError("a new note needs --model, the directory of the model that made the vectors")
-        query = load_model(model).encode([Note(title, content, tuple(topic or ()))])
+        asked = load_model(model)
+        warn(check_maker(vectors, maker_of(vectors), model, asked.verified_fingerprint()))
+        query = asked.encode([Note(title, content, tuple(topic or ()))])
         neighbours = search.related_by_vector(ids, matrix, query, k=k)
         headings = [title or content or " ".join(topic or ())]
     for heading, related_notes in zip(headings, neighbours, strict=True):
@@ -193,11 +197,17 @@ def tag(
     if output is not None:
         check_file_replaceable(output, "tags", force=force)
     tagger = load_model(model)
+    not_learnt = {task: tagger.unlearnt(task) for task in ("category", "topics")}
     if notes is None:
         rows = [Note(title, content)]
-        if tagger.settings.categories or free:
+        if not_learnt["category"] is not None:
+            show(f"category: none ({not_learnt['category']})")
+        elif tagger.settings.categories or free:
             show(f"category: {tagger.categorize(rows, constrained=not free)[0]}")
-        show(f"topics: {', '.join(tagger.write_topics(rows, n=topics)[0])}")
+        if not_learnt["topics"] is not None:
+            show(f"topics: none ({not_learnt['topics']})")
+        else:
+            show(f"topics: {', '.join(tagger.write_topics(rows, n=topics)[0])}")
         return
     if output is None:
         raise ConfigError("--notes writes a Parquet file; give --output")
@@ -205,4 +215,7 @@ def tag(
     tag_to_parquet(
         tagger, table, output, topics=topics, constrained=not free, force=force, progress=not quiet
     )
+    for task, reason in not_learnt.items():
+        if reason is not None:
+            show(f"{task}: none for all {table.num_rows:,} notes ({reason})")
     show(f"tags of {table.num_rows:,} notes -> {output}")

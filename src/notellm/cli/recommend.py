@@ -7,6 +7,7 @@ import typer
 
 from notellm.cli.common import (
     History,
+    HistoryFile,
     NewerNotes,
     Quiet,
     examples,
@@ -17,6 +18,7 @@ from notellm.cli.common import (
     show,
     show_ranked,
     trusts_code,
+    warn,
 )
 from notellm.cli.options import with_options
 from notellm.errors import ConfigError
@@ -30,6 +32,7 @@ commands = group()
         "notellm recommend --vectors vectors.parquet --ranker ranker --user u17",
         "notellm recommend --model model --ranker ranker --notes data --user u17 -k 5",
         "notellm recommend --vectors vectors.parquet --ranker ranker --history n8,n9 --no-rerank",
+        "notellm recommend --vectors vectors.parquet --ranker ranker --history-file opened.txt",
     )
 )
 @with_options(RecommendOptions)
@@ -44,7 +47,16 @@ def recommend(
         str | None, typer.Option(help="Id of the user; without a user, popular notes are recommended.")
     ] = None,
     history: History = None,
-    exclude: Annotated[str, typer.Option(help="Ids of notes that must not be recommended: a,b,c.")] = "",
+    history_file: HistoryFile = None,
+    exclude: Annotated[
+        str | None, typer.Option(help="Ids of notes that must not be recommended: a,b,c.")
+    ] = None,
+    exclude_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A text file with one such id per line, instead of --exclude; ids may hold commas."
+        ),
+    ] = None,
     *,
     options: RecommendOptions,  # with_options puts the fields in this place
     quiet: Quiet = False,
@@ -65,10 +77,16 @@ def recommend(
     recommender = Recommender.load(
         model or str(vectors), ranker, notes=table, trust_remote_code=trusts_code(), progress=not quiet
     )
+    for doubt in recommender.doubts:
+        warn(doubt)
+    known = recommender.ranker.texts
+    excluded = ids_of("exclude", exclude, exclude_file, known) or []
+    if unknown := [note_id for note_id in excluded if note_id not in known]:
+        warn(f"{len(unknown):,} of the {len(excluded):,} ids to exclude are no notes, such as {unknown[0]!r}")
     result = recommender.recommend(
         user,
-        history=None if history is None else ids_of(history),
-        exclude=ids_of(exclude),
+        history=ids_of("history", history, history_file, known),
+        exclude=excluded,
         **asdict(options),
     )
     show(result.basis)

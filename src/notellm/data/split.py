@@ -1,14 +1,14 @@
 """Split notes and clicks into train, valid and test without leaks.
 
-- ``split_by_note``, as in NoteLLM (arXiv 2403.01744): the parts share no note, and a click is in the part of
-  its note. Nothing of a test note, text or click, is in train or valid.
+- ``split_by_note``, as in NoteLLM (arXiv 2403.01744): the parts share no note and no text, and a click is in
+  the part of its note. Nearly equal texts are kept together on demand only.
 - ``split_by_time``: every click of train is older than every click of valid, and those are older than test. A
   note is in a part if it was published or clicked before the part ended; all notes are in test.
 
 All clicks of a part are on notes of the part; clicks on unknown notes are in no part.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from notellm.data.convert import is_order_only
+from notellm.data.note import notes_from_table
+from notellm.data.problems import Report
+from notellm.data.same_text import equal_texts, near_texts
 from notellm.errors import ConfigError, DataError
 
 
@@ -29,59 +32,81 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """The three parts of a dataset; ``valid`` has no rows if its share is 0."""
+    """The three parts of a dataset; ``valid`` has no rows if its share is 0.
+
+    Attributes:
+        train: what a model learns from.
+        valid: what chooses among checkpoints.
+        test: what a model is measured on.
+        report: texts that occur under several ids, and what was done about them; empty for a split that was
+            read from disk, whose record has the counts.
+    """
 
     train: Part
     valid: Part
     test: Part
+    report: Report = field(default_factory=Report)
 
 
 def split_by_note(
-    notes: pa.Table, clicks: pa.Table, *, test: float = 0.3, valid: float = 0.05, seed: int = 0
+    notes: pa.Table,
+    clicks: pa.Table,
+    *,
+    test: float = 0.3,
+    valid: float = 0.05,
+    near_duplicates: float | None = None,
+    seed: int = 0,
 ) -> Split:
-    """Split into parts that share no note.
+    """Split into parts that share no note and no text.
 
-    The draw depends on the note ids and the seed only, not on the order of rows. Test is drawn first, so it
-    does not depend on ``valid``.
+    Notes of equal text (``data.same_text``) go to one part together; the sizes of the parts are as close to
+    the shares as that allows. The draw depends on ids, texts and the seed only, not on the order of rows.
+    Test is drawn first, so it does not depend on ``valid``.
 
     Args:
         notes: table with the schema NOTES.
         clicks: table with the schema CLICKS.
         test: share of all notes in test, above 0.
         valid: share of all notes in valid, taken from those not in test; 0 for none.
+        near_duplicates: Jaccard index, from 0.5 to 1, from which nearly equal texts are kept together as
+            well; None keeps equal ones together only.
         seed: seed of the draw.
 
     Raises:
-        ConfigError: if the shares are not allowed.
-        DataError: if there are too few notes for a part that was asked for.
+        ConfigError: if the shares or the index are not allowed.
+        DataError: if there are too few notes, or too few different texts, for a part that was asked for.
     """
     _check_shares(test, valid)
     ids = notes["note_id"]
     count = len(ids)
+    equal = equal_texts(notes)
+    report = Report()
+    _report_groups(report, notes, equal, "same text under several ids")
+    groups = equal
+    if near_duplicates is not None:
+        groups = near_texts(notes, near_duplicates)
+        kind = f"nearly the same text (Jaccard index {near_duplicates:g} or more)"
+        _report_groups(report, notes, groups, kind, besides=equal)
     drawn = pc.sort_indices(ids).to_numpy()[np.random.default_rng(seed).permutation(count)]
-    for_test, for_valid = round(test * count), round(valid * count)
-    _check_sizes("notes", count, count - for_test - for_valid, for_valid, for_test, valid)
-    part = np.zeros(count, np.int8)  # 0 train, 1 valid, 2 test
-    part[drawn[:for_test]] = 2
-    part[drawn[for_test : for_test + for_valid]] = 1
+    part = _drawn_parts(groups[drawn], round(test * count), round(valid * count))[np.argsort(drawn)]
+    in_train, in_valid, in_test = np.bincount(part, minlength=3).tolist()
+    alike = int(np.bincount(groups).max(initial=1))
+    _check_sizes("notes", count, in_train, in_valid, in_test, valid, most_alike=alike)
     position = pc.index_in(clicks["note_id"], value_set=ids)
     click_part = pa.array(part).take(position.combine_chunks())
-    return Split(
-        *(
-            Part(
-                notes=notes.filter(pa.array(part == number)),
-                clicks=clicks.filter(pc.equal(click_part, number)),
-            )
-            for number in range(3)
-        )
+    train_part, valid_part, test_part = (
+        Part(notes.filter(pa.array(part == number)), clicks.filter(pc.equal(click_part, number)))
+        for number in range(3)
     )
+    return Split(train_part, valid_part, test_part, report)
 
 
 def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid: float = 0.1) -> Split:
     """Split into parts that follow each other in time.
 
     The newest ``test`` share of the log is test, the ``valid`` share before it is valid. Rows of the same
-    time are all in the later part.
+    time are all in the later part. The report says how many notes that only test has repeat the text of a
+    note of train; they stay, since notes are published again in reality, too.
 
     Args:
         notes: table with the schema NOTES.
@@ -119,6 +144,8 @@ def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid
     published = notes["published_at"].cast(pa.int64()).fill_null(np.iinfo(np.int64).max).to_numpy()
     known = published.copy()
     np.minimum.at(known, pc.index_in(clicks["note_id"], value_set=ids).to_numpy(), time)
+    report = Report()
+    _report_repeated(report, notes, in_train=known < valid_start, only_test=known >= test_start)
     return Split(
         train=Part(notes.filter(pa.array(known < valid_start)), clicks.filter(pa.array(part == 0))),
         valid=Part(
@@ -126,6 +153,7 @@ def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid
             clicks.filter(pa.array(part == 1)),
         ),
         test=Part(notes, clicks.filter(pa.array(part == 2))),
+        report=report,
     )
 
 
@@ -216,13 +244,101 @@ def _check_shares(test: float, valid: float) -> None:
         raise ConfigError("; ".join(problems))
 
 
-def _check_sizes(what: str, count: int, train: int, valid: int, test: int, share: float) -> None:
-    """Check that no part that was asked for is empty."""
+def _check_sizes(
+    what: str, count: int, train: int, valid: int, test: int, share: float, *, most_alike: int = 1
+) -> None:
+    """Check that no part that was asked for is empty.
+
+    Args:
+        what: what is counted.
+        count: number of all.
+        train: number in train.
+        valid: number in valid.
+        test: number in test.
+        share: share of valid that was asked for.
+        most_alike: size of the largest group that stays together.
+    """
     if min(train, test) == 0 or (share > 0 and valid == 0):
+        alike = "" if most_alike == 1 else f" ({most_alike} of them have one text and go to one part)"
         raise DataError(
-            f"{count} {what} split into {train} train, {valid} valid and {test} test: "
+            f"{count} {what}{alike} split into {train} train, {valid} valid and {test} test: "
             "a part is empty; give more data or other shares"
         )
+
+
+def _drawn_parts(groups: npt.NDArray[np.int64], for_test: int, for_valid: int) -> npt.NDArray[np.int8]:
+    """Return the part of each of n notes, int8 (n,): 2 for test, 1 for valid, 0 for train.
+
+    Args:
+        groups: group of each note, in the order of the draw.
+        for_test: number of notes wanted in test.
+        for_valid: number of notes wanted in valid.
+    """
+    _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    sizes = np.bincount(group, minlength=len(first)).tolist()
+    left = np.argsort(first).tolist()  # groups in the order in which their first notes were drawn
+    part_of = np.zeros(len(first), np.int8)
+    for number, wanted in ((2, for_test), (1, for_valid)):
+        room, later = wanted, []
+        for each in left:
+            if sizes[each] <= room:
+                part_of[each] = number
+                room -= sizes[each]
+            else:
+                later.append(each)
+        # What remains to be filled is smaller than any group left; one more is taken if that comes closer.
+        if room and len(later) > 1:
+            closest = min(later, key=lambda each: sizes[each])
+            if sizes[closest] - room < room:
+                part_of[closest] = number
+                later.remove(closest)
+        left = later
+    return part_of[group]
+
+
+def _report_groups(
+    report: Report,
+    notes: pa.Table,
+    groups: npt.NDArray[np.int64],
+    problem: str,
+    *,
+    besides: npt.NDArray[np.int64] | None = None,
+) -> None:
+    """Add how many notes are in a group with others, and the first such group.
+
+    Args:
+        report: the report.
+        notes: notes table.
+        groups: group of each note.
+        problem: what the notes of a group have in common.
+        besides: finer groups, reported before; notes whose group is the same in both do not count.
+    """
+    size = np.bincount(groups)[groups] if len(groups) else groups
+    if besides is not None and len(groups):
+        size = np.where(size > np.bincount(besides)[besides], size, 1)
+    rows = np.flatnonzero(size > 1)
+    if len(rows):
+        example = _named(notes, np.flatnonzero(groups == groups[rows[0]])[:3])
+        report.add(problem, "notes: title, content", len(rows), example, "kept in one part")
+
+
+def _report_repeated(
+    report: Report, notes: pa.Table, *, in_train: npt.NDArray[np.bool_], only_test: npt.NDArray[np.bool_]
+) -> None:
+    """Add how many notes that only test has repeat the text of a note of train."""
+    groups = equal_texts(notes)
+    rows = np.flatnonzero(only_test & np.isin(groups, groups[in_train]))
+    if len(rows):
+        twin = np.flatnonzero(in_train & (groups == groups[rows[0]]))[:1]
+        example = _named(notes, np.concatenate((rows[:1], twin)))
+        report.add("text of a train note in test", "notes: title, content", len(rows), example, "kept")
+
+
+def _named(notes: pa.Table, rows: npt.NDArray[np.int64]) -> str:
+    """Return the ids of some notes, and the text of the first one."""
+    found = notes.take(pa.array(rows))
+    (note,) = notes_from_table(found.slice(0, 1))
+    return f"{', '.join(found['note_id'].to_pylist())}: {note.display_title or ' '.join(note.topics)}"
 
 
 def _parts(

@@ -78,7 +78,8 @@ class Engine:
         Raises:
             StorageError: if a path does not exist, the store is damaged, or another process writes to it.
             ModelError: if the model is not a saved NoteLLM, or the ranker cannot be used.
-            DataError: if the store's vectors come from another model.
+            DataError: if the store's vectors come from another model, or the ranker's blend was fitted to
+                vectors of another model.
             ConfigError: if the kind of index is unknown.
         """
         ranker_path = None if ranker is None else str(ranker)
@@ -227,6 +228,12 @@ class Engine:
     def report(self) -> Sequence[str]:
         """What was repaired when the store was opened, in sentences; usually empty."""
         return self._state.live.store.report
+
+    @property
+    def doubts(self) -> Sequence[str]:
+        """What may be wrong with the ranker beside these vectors, in sentences; usually empty."""
+        recommender = self._state.live.recommender
+        return [] if recommender is None else recommender.doubts
 
     # ---------------------------------------------------------------- replacing
 

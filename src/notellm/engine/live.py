@@ -14,7 +14,7 @@ from notellm.data.note import Note
 from notellm.errors import NotFoundError
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
-from notellm.recommend.recommender import Recommender
+from notellm.recommend.recommender import Recommender, blend_doubt
 from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
 from notellm.store.notes import NoteStore
@@ -60,6 +60,20 @@ class Paths:
         if self.ranker is None:
             return None
         return Ranker.from_pretrained(self.ranker, trust_remote_code=self.trust_remote_code)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What messages call the ranker, and the model as the maker of the vectors."""
+        return str(self.ranker), self.model
+
+    def check_ranker(self, ranker: Ranker | None, fingerprint: str) -> None:
+        """Refuse a ranker whose blend was fitted to similarities of another model than the one given.
+
+        Raises:
+            DataError: if it is one.
+        """
+        if ranker is not None:
+            blend_doubt(ranker, fingerprint, self.names)
 
 
 @dataclass(frozen=True)
@@ -125,7 +139,9 @@ class State:
 
 
 def recommender_of(
-    ranker: Ranker | None, index: Index, notes: Mapping[str, StoredNote]
+    ranker: Ranker | None, index: Index, notes: Mapping[str, StoredNote], fingerprint: str, paths: Paths
 ) -> Recommender | None:
-    """Return a recommender over live notes; None without a ranker."""
-    return None if ranker is None else Recommender(index, ranker.with_notes(notes))
+    """Return a recommender over live notes and the vectors of a model; None without a ranker."""
+    if ranker is None:
+        return None
+    return Recommender(index, ranker.with_notes(notes), made_by=fingerprint, names=paths.names)

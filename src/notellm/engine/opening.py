@@ -29,6 +29,7 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
     fingerprint = model.verified_fingerprint()
     timer.end("model")
     ranker = paths.load_ranker()
+    paths.check_ranker(ranker, fingerprint)
     timer.end("ranker")
     store = NoteStore.open(paths.store, fingerprint, sync=paths.sync)
     try:
@@ -39,7 +40,8 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
             home = paths.home(fingerprint)
             index = home.open(rows, progress=progress)
             notes = {note.note_id: note for note in notes_task.result()}
-        live = Live(model, fingerprint, store, home, index, notes, recommender_of(ranker, index, notes))
+        recommender = recommender_of(ranker, index, notes, fingerprint, paths)
+        live = Live(model, fingerprint, store, home, index, notes, recommender)
         # Only now that all of this model's data was read may the data of other models go.
         store.drop_others()
         home.drop_others()

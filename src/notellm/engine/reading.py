@@ -42,10 +42,14 @@ def write_tags(state: State, notes: Sequence[Note], *, topics: int | None) -> li
     model = state.live.model
     rows = list(notes)
     with state.model_lock:
+        not_learnt = [task for task in ("category", "topics") if model.unlearnt(task) is not None]
         categories: list[str | None] = [None] * len(rows)
-        if model.settings.categories:
+        if model.settings.categories and "category" not in not_learnt:
             categories = list(model.categorize(rows))
-        return [Tags(*pair) for pair in zip(categories, model.write_topics(rows, n=topics), strict=True)]
+        written: list[list[str]] = [[] for _ in rows]
+        if "topics" not in not_learnt:
+            written = model.write_topics(rows, n=topics)
+        return [Tags(*pair, not_learnt) for pair in zip(categories, written, strict=True)]
 
 
 def rank(

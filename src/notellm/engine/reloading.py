@@ -35,6 +35,7 @@ def reload_state(state: State, *, index: str | None, progress: bool) -> None:
     try:
         model, ranker = paths.load_model(), paths.load_ranker()
         fingerprint = model.verified_fingerprint()
+        paths.check_ranker(ranker, fingerprint)  # before the notes are embedded
         rows = old.store.read()
         if fingerprint != old.fingerprint:
             rows = _embedded(model, rows)
@@ -80,7 +81,7 @@ def _exchange(
         index.remove(missing)
         notes = dict(old.notes)
         replace_notes(notes, late_notes, missing)
-        recommender = recommender_of(ranker, index, notes)
+        recommender = recommender_of(ranker, index, notes, home.fingerprint, paths)
         store = old.store
         # The new table comes last, when nothing else can fail: if it were left behind, it would miss writes.
         if is_other_model:

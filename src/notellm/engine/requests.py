@@ -87,7 +87,14 @@ class Related:
 
 @dataclass(frozen=True)
 class Tags:
-    """Category and topics that the model writes for a note; the category is None if it knows none."""
+    """Category and topics that the model writes for a note.
+
+    Attributes:
+        category: the category; None if the model knows none or has not learnt to write one.
+        topics: the topics; none if the model has not learnt to write them.
+        not_learnt: which of "category" and "topics" the model has not learnt to write.
+    """
 
     category: str | None
     topics: list[str]
+    not_learnt: list[str] = field(default_factory=list)

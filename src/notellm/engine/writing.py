@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from notellm.data.ids import check_id
 from notellm.engine.live import Live, State
 from notellm.engine.requests import Publish, Remove, Write, Written
 from notellm.errors import DataError, NotellmError, NotFoundError, StorageError
@@ -125,10 +126,11 @@ def _after(write: Write, before: StoredNote | None) -> StoredNote | None:
 
     Raises:
         NotFoundError: if a note to change does not exist.
-        DataError: if a field cannot be changed, or the note would have no text.
+        DataError: if the id is not allowed, a field cannot be changed, or the note would have no text.
     """
     if isinstance(write, Remove):
         return None
+    check_id(write.note_id)
     if isinstance(write, Publish):
         after = write.note
     elif before is None:

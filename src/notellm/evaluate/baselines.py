@@ -19,10 +19,9 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from notellm.data.ids import Ids, as_array
+from notellm.data.same_text import UNSPACED
 from notellm.errors import DataError
 
-# Characters of scripts that are treated as written without spaces: kana, Han with its extensions, Hangul.
-UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\U00020000-\U0003ffff"
 _RUNS = re.compile(rf"(?P<unspaced>[{UNSPACED}]+)|[^\W_{UNSPACED}]+")
 _WINDOW = 3
 _FEATURES = 30_000  # of the category baseline, whose weights are a dense matrix, categories x features

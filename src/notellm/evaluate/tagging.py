@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from notellm.data.same_text import UNSPACED
 from notellm.errors import DataError
-from notellm.evaluate.baselines import UNSPACED
 from notellm.evaluate.tables import Table, check_comparable
 
 _TOKENS = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")

@@ -13,10 +13,11 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from notellm.data.ids import check_ids
 from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
+from notellm.recall.made_by import check_maker, maker_of
 from notellm.recall.model import NoteLLM
-from notellm.record import read_record
 from notellm.store.notes import NoteStore
 from notellm.store.rows import StoredNote, notes_of, rows_of, rows_schema
 from notellm.store.tables import versions
@@ -62,7 +63,8 @@ def build_store(
 
     Raises:
         ConfigError: if there are no notes, neither in the table nor in a store.
-        DataError: if the vectors lack some of the notes, or are those of another model.
+        DataError: if an id is not allowed (``data.ids``), or the vectors lack some of the notes, or are those
+            of another model.
         StorageError: if the store cannot be written, is damaged, or does not return what was written; the
             earlier vectors are kept then.
     """
@@ -140,6 +142,7 @@ def _stored(notes: pa.Table) -> list[StoredNote]:
         raise DataError(f"the notes have no column {missing[0]!r}; validate() adds the optional columns")
     count = notes.num_rows
     rows = notes.select(NOTES.names)
+    check_ids(rows["note_id"])  # here, since notes are embedded before they are written
     rows = rows.append_column("hidden", pa.array([False] * count, pa.bool_()))
     return notes_of(rows.append_column("expires_at", pa.nulls(count, pa.timestamp("us", tz="UTC"))))
 
@@ -171,12 +174,13 @@ def _read_vectors(path: str | Path, notes: list[StoredNote], model: str) -> dict
     Raises:
         DataError: if a note has no vector, or another model made them.
     """
-    made_by = read_record(path)["data"].get("model", {}).get("fingerprint")
-    if made_by != model:
+    made_by = maker_of(path)
+    if made_by is None:  # a store lasts, and nobody could tell afterwards
         raise DataError(
-            f"{path} was made by the model {made_by}, not by {model}; embed the notes with this model, or "
-            "leave the vectors out"
+            f"{path} carries no record of the model that made its vectors, so a store does not take them; "
+            "embed the notes with this model, or leave the vectors out"
         )
+    check_maker(path, made_by, "this model", model)
     ids, table = read_vectors(path)
     vectors = dict(zip(ids, table, strict=True))
     for note in notes:

@@ -119,7 +119,7 @@ def run_demo(
     say("\n6/6  Ranking and recommending (BinLLM with its tiny backbone); a store of all notes")
     _remove_store(home / "store")  # made last, so that a store means a finished demo
     embed_to_parquet(model, good_notes, home / _VECTORS, progress=False)
-    _rank(good_notes, clicks, home, seed, progress, say)
+    _rank(model, good_notes, clicks, home, seed, progress, say)
     if find_spec("lancedb") is None:
         say("No store was made; for a store and for notellm demo --serve: pip install 'notellm[serve]'")
     else:
@@ -160,6 +160,7 @@ def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object
 
 
 def _rank(
+    model: NoteLLM,
     notes: pa.Table,
     clicks: pa.Table,
     home: Path,
@@ -181,6 +182,7 @@ def _rank(
         home / "ranker",
         options=options,
         vectors=vectors,
+        vectors_model=model.fingerprint(),
         histories=click_histories(clicks),
         progress=progress,
     )
@@ -189,7 +191,8 @@ def _rank(
     say(result.text())
     texts = {row["note_id"]: row for row in notes.to_pylist()}
     user = max(ranker.histories, key=lambda name: (min(len(ranker.histories[name]), 12), name))
-    recommended = Recommender.from_vectors(*vectors, ranker).recommend(user, k=5)
+    recommender = Recommender.from_vectors(*vectors, ranker, made_by=model.fingerprint())
+    recommended = recommender.recommend(user, k=5)
     say(f"For {user} ({recommended.basis}):")
     rows = zip(recommended.note_ids, recommended.scores, recommended.reasons, strict=True)
     for note_id, score, reason in rows:

@@ -54,6 +54,7 @@ class Evaluation:
         gain: figures of NoteLLM minus those of TF-IDF on the same queries.
         categories: results on categories by method; empty if the notes have none.
         topics: results on topics by method; empty if the notes have none.
+        remarks: what was not measured although the notes have it, and why, in sentences.
         record: what was measured, on what data and with which options; with the figures of NoteLLM.
     """
 
@@ -61,6 +62,7 @@ class Evaluation:
     gain: dict[str, Interval] = field(default_factory=dict)
     categories: dict[str, CategoryResult] = field(default_factory=dict)
     topics: dict[str, TopicResult] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
     record: dict[str, Any] = field(default_factory=dict)
 
     def text(self, *, markdown: bool = False) -> str:
@@ -77,6 +79,7 @@ class Evaluation:
             *([tagging_table("Topics", list(self.topics.values()))] if self.topics else []),
         ]
         pieces += [table.markdown() if markdown else table.text() for table in tables]
+        pieces += [f"{remark}\n" for remark in self.remarks]
         return "\n".join(pieces)
 
     def to_json(self) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class Evaluation:
             "gain_over_tfidf": intervals_json(self.gain),
             "categories": {name: result.to_json() for name, result in self.categories.items()},
             "topics": {name: result.to_json() for name, result in self.topics.items()},
+            "remarks": self.remarks,
         }
 
     def save(self, folder: str | Path, *, force: bool = False) -> None:
@@ -130,7 +134,10 @@ def evaluate_recall(
         _related(result, model, split, pairs, untrained, ks, min_users, seed, progress)
     _tagging(result, model, split, tagged_notes, seed, progress)
     if not (result.related or result.categories or result.topics):
-        raise DataError("the test part has no related pairs, categories or topics: nothing can be measured")
+        raise DataError(
+            "the test part has no related pairs, categories or topics: nothing can be measured"
+            + "".join(f"; {remark}" for remark in result.remarks)
+        )
     result.record = make_record(
         kind="report",
         config={"ks": list(ks), "min_users": min_users, "tagged_notes": tagged_notes},
@@ -204,7 +211,9 @@ def _tagging(result: Evaluation, model: NoteLLM, split: Split, limit: int, seed:
     unseen = _not_in(_not_in(split.test.notes, train), split.valid.notes)
     with_category = _draw(unseen.filter(pc.not_equal(unseen.column("category"), "")), limit, seed)
     categories = model.settings.categories
-    if with_category.num_rows and categories:
+    if with_category.num_rows and (reason := model.unlearnt("category")) is not None:
+        result.remarks.append(f"Category: {NAME} is not measured; {reason}.")
+    elif with_category.num_rows and categories:
         true = with_category.column("category").to_pylist()
         predicted = {
             "TF-IDF + logistic regression": predict_categories(train, with_category),
@@ -217,7 +226,9 @@ def _tagging(result: Evaluation, model: NoteLLM, split: Split, limit: int, seed:
     has_topics = pc.greater(pc.list_value_length(unseen.column("topics")), 0)
     with_topics = _draw(unseen.filter(has_topics), limit, seed)
     trained_on_topics = any(train.column("topics").to_pylist())
-    if with_topics.num_rows and trained_on_topics:
+    if with_topics.num_rows and (reason := model.unlearnt("topics")) is not None:
+        result.remarks.append(f"Topics: {NAME} is not measured; {reason}.")
+    elif with_topics.num_rows and trained_on_topics:
         true_topics = with_topics.column("topics").to_pylist()
         written = {
             "topics of the most similar train note": copy_topics(train, with_topics),

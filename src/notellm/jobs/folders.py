@@ -97,7 +97,7 @@ def save_split(
     seed: int | None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a split folder, whole or not at all, and return its record.
+    """Write a split folder, whole or not at all, and return its record, which has the counts of its report.
 
     Args:
         folder: folder to write; an earlier split is replaced.
@@ -111,7 +111,8 @@ def save_split(
         StorageError: if the folder cannot be written.
     """
     data = {"source": describe_part(source), **describe_split(split)}
-    record = make_record(kind="split", config=config, data=data, seed=seed)
+    metrics = {problem.problem: problem.count for problem in split.report.problems}
+    record = make_record(kind="split", config=config, data=data, seed=seed, metrics=metrics)
     with write_folder(folder, "split", force=force) as aside:
         for name in PARTS:
             part = getattr(split, name)
@@ -133,7 +134,8 @@ def load_split(folder: str | Path) -> Split:
         raise DataError(
             f"{path} is not a split folder (it lacks train/, valid/ or test/); make one with: notellm split"
         )
-    return Split(*(load_dataset(path / name) for name in PARTS))
+    train, valid, test = (load_dataset(path / name) for name in PARTS)
+    return Split(train, valid, test)
 
 
 def is_split(folder: str | Path) -> bool:

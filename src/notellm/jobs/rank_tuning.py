@@ -9,6 +9,7 @@ steps end with a lower AUC than the untuned model had, both are undone.
 Source: BinLLM, arXiv 2406.03210, section 3.3.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from notellm.artifacts.write import write_folder
 from notellm.backbone.trainer import load_trained
+from notellm.errors import DataError
 from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import read_json, write_json
 from notellm.jobs.runs import TUNED, train_or_resume, training_options
@@ -32,6 +35,11 @@ from notellm.rank.trainer import ANSWER_ROWS, BinLLMTrainer, BinLLMTrainingArgum
 
 #: Steps of tuning, and the folders of their checkpoints and logs.
 TEXT_STEP, CODES_STEP = "text", "codes"
+#: Largest standard error of the validation AUC with which a checkpoint is chosen: with a larger one a perfect
+#: order, of AUC 1, is less than two errors from chance, 0.5.
+MOST_ERROR = 0.25
+#: Standard error from which the choice is called doubtful: an AUC that is higher by 0.1 may be so by chance.
+DOUBTFUL_ERROR = 0.05
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,30 @@ def tune(
         metrics["validation"] = metrics["untrained"]
     metrics["prompt_tokens"] = round(float(np.mean([len(ids) for ids in final_train.ids])), 1)
     return metrics
+
+
+def auc_error(table: pa.Table) -> dict[str, float]:
+    """Return how many rows are ``liked`` and ``not_liked``, and the standard error of their AUC, "auc_error".
+
+    It is that of a ranking by chance, sqrt((m + n + 1) / (12 m n)) (Mann and Whitney 1947), which rows of the
+    same users and notes exceed somewhat.
+
+    Args:
+        table: impressions of both labels, which choose the checkpoint.
+
+    Raises:
+        DataError: if the error is above ``MOST_ERROR``, so that no choice has a reason.
+    """
+    liked = int(pc.sum(table["label"]).as_py() or 0)
+    others = table.num_rows - liked
+    error = math.sqrt((table.num_rows + 1) / (12 * liked * others))
+    if error > MOST_ERROR:
+        raise DataError(
+            f"there are {table.num_rows} validation rows ({liked} liked, {others} not), whose AUC has a "
+            f"standard error of {error:.2f}: not even a perfect order differs from chance, so no checkpoint "
+            "can be chosen by it; give more clicks, or a larger share for validation"
+        )
+    return {"liked": liked, "not_liked": others, "auc_error": round(error, 4)}
 
 
 def ranking_figures(table: pa.Table, scores: npt.ArrayLike) -> dict[str, float]:

@@ -22,13 +22,15 @@ def tag_to_parquet(
 ) -> None:
     """Write the columns ``note_id``, ``category`` and ``topics`` (list of string) of every note.
 
+    What the model has not learnt to write is left empty: the category null, the topics an empty list.
+
     Args:
         model: a trained model.
         notes: notes table.
         path: the output file; an earlier file of tags is replaced.
         topics: largest number of topics of a note; None lets the model decide where to end.
-        constrained: choose the category among those that the model knows; if it knows none, the column
-            ``category`` is left out.
+        constrained: choose the category among those that the model knows; if it knows none although it may
+            have learnt to write categories, the column ``category`` is left out.
         force: replace an existing file of any kind.
         progress: show progress bars.
 
@@ -39,10 +41,14 @@ def tag_to_parquet(
     """
     check_file_replaceable(path, "tags", force=force)
     columns = {"note_id": notes.column("note_id")}
-    if model.settings.categories or not constrained:
+    if model.unlearnt("category") is not None:
+        columns["category"] = pa.nulls(notes.num_rows, pa.string())
+    elif model.settings.categories or not constrained:
         categories = model.categorize(notes, constrained=constrained, progress=progress)
         columns["category"] = pa.array(categories, pa.string())
-    topics_of_notes = model.write_topics(notes, n=topics, progress=progress)
+    topics_of_notes: list[list[str]] = [[] for _ in range(notes.num_rows)]
+    if model.unlearnt("topics") is None:
+        topics_of_notes = model.write_topics(notes, n=topics, progress=progress)
     columns["topics"] = pa.array(topics_of_notes, pa.list_(pa.string()))
     record = make_record(
         kind="tags",

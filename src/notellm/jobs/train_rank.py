@@ -19,7 +19,7 @@ from notellm.backbone.load import LoraOptions, add_lora
 from notellm.data.validate_impressions import validate_impressions
 from notellm.jobs.card import ranker_card
 from notellm.jobs.rank_codes import codes_of_run
-from notellm.jobs.rank_tuning import CODES_STEP, TEXT_STEP, CodedRows, ranking_figures, tune
+from notellm.jobs.rank_tuning import CODES_STEP, TEXT_STEP, CodedRows, auc_error, ranking_figures, tune
 from notellm.jobs.runs import FITTED, Run
 from notellm.options import values_of
 from notellm.rank.batch import impression_codes
@@ -34,7 +34,7 @@ _LORA_TARGETS = ("q_proj", "v_proj")
 #: The figures of a run, in their order in the record.
 _METRICS = (
     *("untrained", "codes", "text_step", "codes_step", "validation"),
-    *("dropped", "prompt_tokens", "blend"),
+    *("validation_rows", "dropped", "prompt_tokens", "blend"),
 )
 
 
@@ -46,6 +46,7 @@ def train_rank(
     *,
     options: RankOptions | None = None,
     vectors: Vectors | None = None,
+    vectors_model: str | None = None,
     histories: Mapping[str, Sequence[str]] | None = None,
     resume: bool = False,
     force: bool = False,
@@ -62,6 +63,8 @@ def train_rank(
         options: options of the run.
         vectors: note ids and vectors of recall. The weights by which `Recommender` blends their similarities
             with P(enjoy) are fitted to clicks of ``valid``; None fits no blend.
+        vectors_model: fingerprint of the model that made the vectors, which the ranker remembers, so that its
+            blend is not used with vectors of another model.
         histories: notes that each user opened, oldest first, which the ranker remembers. None takes them from
             train and valid, which lack the clicks of a test part and those that recall missed.
         resume: continue a run that was cut off.
@@ -75,8 +78,8 @@ def train_rank(
     Raises:
         ConfigError: if an option is not allowed, there is an unfinished run and ``resume`` is false, or that
             run was started with other options or data.
-        DataError: if the tables do not fit together or hold one label only, or recall offers too few clicks
-            of valid.
+        DataError: if the tables do not fit together or hold one label only, valid has too few rows to choose
+            by (``auc_error``), or recall offers too few of its clicks.
         ModelError: if the backbone cannot be loaded.
         StorageError: if something cannot be written, or ``output`` may not be replaced.
     """
@@ -91,13 +94,14 @@ def train_rank(
         vectors = vectors_among(vectors, set(notes["note_id"].to_pylist()))
         lists = candidate_lists(valid, vectors)
         vectors_data = vector_table(pa.array(vectors[0]), vectors[1])
+    validation_rows = auc_error(valid)
     run.describe(chosen, {"notes": notes, "train": train, "valid": valid, "vectors": vectors_data})
     run.check_unfinished(resume=resume, steps=(TEXT_STEP, CODES_STEP))
 
     # Before the codes are fitted, so that a backbone that cannot be loaded is reported at once.
     model = build_rank_model(chosen, notes, train, trust_remote_code=trust_remote_code)
     run.start()
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = {"validation_rows": validation_rows}
     codes, train_codes, valid_codes = None, None, None
     if chosen.form != "text_only":
         codes, train_codes = codes_of_run(run.folder / FITTED, train, valid, chosen, progress=progress)
@@ -109,6 +113,7 @@ def train_rank(
     ranker = Ranker(model, codes, notes, liked_histories(train, valid) if histories is None else histories)
     if lists:
         ranker.blend = blend_for(ranker, lists, progress=progress)
+        ranker.blend_model = vectors_model
         metrics["blend"] = ranker.blend.to_json()
 
     dropped = (train_report + valid_report).problems

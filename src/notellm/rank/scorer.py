@@ -73,6 +73,7 @@ class Ranker:
         histories: notes that each user liked, oldest first, for calls without a history.
         blend: weights that combine recall's similarities with these scores, for `Recommender`; None ranks by
             these scores alone.
+        blend_model: fingerprint of the NoteLLM to whose similarities the blend was fitted; None if unknown.
 
     Raises:
         DataError: if the notes lack a column.
@@ -87,10 +88,12 @@ class Ranker:
         notes: pa.Table | Mapping[str, Note],
         histories: Mapping[str, Sequence[str]] | None = None,
         blend: Blend | None = None,
+        blend_model: str | None = None,
     ) -> None:
         self.model = model
         self.codes = codes
         self.blend = blend
+        self.blend_model = blend_model
         self._table = whole_notes(notes) if isinstance(notes, pa.Table) else None
         self.texts = NoteTexts(model, notes)
         self.histories = dict(histories or {})
@@ -104,7 +107,7 @@ class Ranker:
         Raises:
             DataError: if the notes lack a column.
         """
-        ranker = Ranker(self.model, self.codes, notes, self.histories, self.blend)
+        ranker = Ranker(self.model, self.codes, notes, self.histories, self.blend, self.blend_model)
         ranker._lock = self._lock
         return ranker
 
@@ -285,6 +288,7 @@ class Ranker:
                 "model": self.model.fingerprint(),
                 "codes": None if self.codes is None else self.codes.fingerprint(),
                 "blend": None if self.blend is None else self.blend.to_json(),
+                "blend_model": None if self.blend is None else self.blend_model,
             }
             for name, text in {_PARTS: json_text(parts), **(extra or {})}.items():
                 (aside / name).write_text(text, encoding="utf-8")
@@ -330,7 +334,10 @@ class Ranker:
             blend = None if parts.get("blend") is None else Blend.from_json(parts["blend"])
         except ModelError as error:
             raise ModelError(f"{path / _PARTS}: {error}") from error
-        return cls(model, codes, _read_typed(path / _NOTES, NOTES), histories, blend)
+        blend_model = parts.get("blend_model")
+        if not isinstance(blend_model, str | None):
+            raise ModelError(f"{path / _PARTS}: blend_model is {blend_model!r}; fit the ranker again")
+        return cls(model, codes, _read_typed(path / _NOTES, NOTES), histories, blend, blend_model)
 
 
 def _read_typed(path: Path, schema: pa.Schema) -> pa.Table:

@@ -2,7 +2,7 @@
 
     config.json  model.safetensors  tokenizer.json ...          AutoModelForCausalLM opens the folder
     modules.json  1_Pooling/  2_Dense/  3_Normalize/ ...        SentenceTransformer opens the folder
-    notellm.json      settings, template, tau, and the fingerprint and dtype of the whole model
+    notellm.json      settings, template, tau, what it has learnt to write, fingerprint and dtype of the whole
     manifest.json     size and digest of each file
 
 All libraries compute the same vectors: last-token pooling of a prompt, the dense layer (the projection), and

@@ -56,8 +56,7 @@ def generate_categories(
     names = [name for name in dict.fromkeys(categories) if name.strip()]
     if not names:
         raise ConfigError(
-            "no category is known: the model was trained on notes without categories; "
-            "give categories=[...] or constrained=False"
+            "no category is known: the model's settings name none; give categories=[...] or constrained=False"
         )
     spellings = prompt.output_ids([prompt.output("category", category=name) for name in names])
     trie: dict[int, Any] = {}

@@ -34,6 +34,7 @@ from notellm.errors import ConfigError, DataError, ModelError
 from notellm.recall.checkpoint import CONFIG, check_complete, is_tau, load_projection, write_projection
 from notellm.recall.config import NoteLLMConfig, checked_config
 from notellm.recall.generate import generate_categories, generate_topics
+from notellm.recall.learnt import not_learnt, outputs_of, read_learnt, tasks_of
 from notellm.recall.losses import generation_loss
 from notellm.recall.prompt import (
     EMB_TOKEN,
@@ -74,6 +75,10 @@ class NoteLLM(PromptedModel):
         tokenizer: its hardened tokenizer, with the token [EMB].
         config: prompt, budgets and dimensions; kept as ``settings``.
         template: the wording as a JSON object; None loads the one that ``config.template`` names.
+
+    Attributes:
+        learnt: what its training notes taught it to write (``recall/learnt.py``); None if that is unknown, as
+            of a language model that was not trained here.
     """
 
     settings_file = CONFIG
@@ -102,6 +107,7 @@ class NoteLLM(PromptedModel):
         hidden = backbone.config.get_text_config().hidden_size
         self.projection = nn.Linear(hidden, config.dim, dtype=torch.float32)
         self.tau = nn.Parameter(torch.tensor(3.0))
+        self.learnt: frozenset[Task] | None = None
 
     # ---------------------------------------------------------------- building
 
@@ -153,10 +159,11 @@ class NoteLLM(PromptedModel):
         cut = builder.cut(rows)
         rendered = [builder.render(note) for note in cut]
         clicked = None if clicks is None else _clicked(notes, clicks)
-        backbone = build_tiny(tokenizer, rendered, _outputs(builder, cut), size, clicked=clicked, seed=seed)
+        backbone = build_tiny(tokenizer, rendered, outputs_of(builder, cut), size, clicked=clicked, seed=seed)
         torch.manual_seed(seed + 1)
         model = cls(backbone, tokenizer, config)
         model._project_to_principal_components(rows, seed)
+        model.learnt = tasks_of(cut)  # a tiny backbone knows nothing but these notes
         return model
 
     @torch.inference_mode()
@@ -249,9 +256,11 @@ class NoteLLM(PromptedModel):
             progress: show a progress bar.
 
         Raises:
-            ConfigError: if the category is constrained, but no name is known.
+            ConfigError: if the model has not learnt to write categories, or the category is constrained, but
+                no name is known.
             DataError: if there are no notes.
         """
+        self._check_learnt("category")
         known = self.settings.categories if categories is None else categories
         names = known if constrained else None
         return generate_categories(self.backbone, self.prompt, notes, categories=names, progress=progress)
@@ -266,10 +275,19 @@ class NoteLLM(PromptedModel):
             progress: show a progress bar.
 
         Raises:
-            ConfigError: if n is not positive.
+            ConfigError: if n is not positive, or the model has not learnt to write topics.
             DataError: if there are no notes.
         """
+        self._check_learnt("topics")
         return generate_topics(self.backbone, self.prompt, notes, n=n, progress=progress)
+
+    def unlearnt(self, task: Task) -> str | None:
+        """Return a sentence that says that the model has not learnt a task; None if it has, or if unknown."""
+        return not_learnt(task, self.learnt)
+
+    def _check_learnt(self, task: Task) -> None:
+        if (reason := self.unlearnt(task)) is not None:
+            raise ConfigError(reason)
 
     def prompts(self, notes: Notes) -> list[str]:
         """Return the text before [EMB] of each note, which an embedding server must be sent."""
@@ -307,16 +325,23 @@ class NoteLLM(PromptedModel):
         """Read ``notellm.json`` and compare the folder's files with its manifest.
 
         Raises:
-            ModelError: as the base class, or if the dimensions or the temperature are missing or malformed.
+            ModelError: as the base class, or if an entry of NoteLLM is missing or malformed.
         """
         saved = super().read_settings(folder)
         if "dim" not in saved["config"] or not is_tau(saved.get("tau")):
             raise ModelError(f"{folder / CONFIG} is not a NoteLLM configuration; save the model again")
+        try:
+            read_learnt(saved.get("learnt"))
+        except ModelError as error:
+            raise ModelError(f"{folder / CONFIG}: {error}") from error
         return saved
 
     def extra_settings(self) -> dict[str, Any]:
-        """Return the temperature."""
-        return {"tau": float(self.tau.detach())}
+        """Return the temperature, and what the model has learnt to write."""
+        return {
+            "tau": float(self.tau.detach()),
+            "learnt": None if self.learnt is None else sorted(self.learnt),
+        }
 
     def extra_weights(self) -> dict[str, Tensor]:
         """Return the projection and the temperature."""
@@ -327,7 +352,7 @@ class NoteLLM(PromptedModel):
         write_projection(folder, self.projection, self.settings.max_length)
 
     def load_extra(self, folder: Path, saved: Mapping[str, Any]) -> None:
-        """Load the projection and the temperature.
+        """Load the projection and the temperature, and what the model has learnt to write.
 
         Raises:
             ConfigError: if the caller asked for other dimensions than the saved ones.
@@ -341,19 +366,7 @@ class NoteLLM(PromptedModel):
             )
         load_projection(folder, self.projection)
         self.tau.data = torch.tensor(saved["tau"])
-
-
-def _outputs(builder: PromptBuilder, notes: Sequence[Note]) -> list[tuple[list[int], int]]:
-    """Return every category and every list of topics as a whole sequence, with the position of its [EMB]."""
-    tasks: list[tuple[Note, Task]] = [(note, "category") for note in notes if note.category]
-    tasks += [(note, "topics") for note in notes if note.topics]
-    tokenized = builder.tokenize(
-        [builder.render(note, task) for note, task in tasks],
-        [task for _, task in tasks],
-        [builder.output(task, category=note.category, topics=note.topics) for note, task in tasks],
-        [len(note.topics) for note, _ in tasks],
-    )
-    return [(item.ids, item.position + 1) for item in tokenized]
+        self.learnt = read_learnt(saved.get("learnt"))
 
 
 def _clicked(notes: Notes, clicks: pa.Table) -> sp.csr_matrix:

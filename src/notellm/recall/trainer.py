@@ -36,6 +36,7 @@ from notellm.recall.distributed import (
     sum_over_processes,
 )
 from notellm.recall.gradient_cache import MODEL_INPUTS, GradientCache
+from notellm.recall.learnt import taught_tasks
 from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss
 from notellm.recall.model import NoteLLM, NoteLLMOutput
 
@@ -140,6 +141,9 @@ class NoteLLMTrainer(BackboneTrainer):
             parameter.requires_grad_(pairs is not None)
         self._logged_losses: list[Tensor] = []
         self.validation = validation
+        self._taught = taught_tasks(
+            rows, pairs=pairs is not None, alpha=args.alpha, topic_share=args.topic_share
+        )
         super().__init__(
             model=model,
             args=args,
@@ -148,6 +152,13 @@ class NoteLLMTrainer(BackboneTrainer):
             eval_dataset=None if validation is None else stream,
             **trainer_options,
         )
+
+    def train(self, *args: Any, **options: Any) -> Any:
+        """Train, then note in the model what it has been taught to write, besides what it could before."""
+        result = super().train(*args, **options)
+        bare = cast("NoteLLM", self.bare)
+        bare.learnt = self._taught | (bare.learnt or frozenset())
+        return result
 
     # ---------------------------------------------------------------- losses
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from notellm.errors import DataError, NotFoundError
 from notellm.rank.scorer import Ranker
+from notellm.recall.made_by import check_blend, maker_of
 from notellm.recall.model import NoteLLM
 from notellm.recommend.candidates import vectors_among
 from notellm.recommend.near import merge_near
@@ -55,30 +56,58 @@ class Recommender:
     Args:
         index: index that is searched for candidates; it may change while it is used.
         ranker: ranker that orders the candidates; it must know the notes of the index.
+        made_by: fingerprint of the model that made the vectors of the index; None if unknown.
+        names: what messages call the ranker and the vectors, such as their paths.
+
+    Attributes:
+        doubts: what may be wrong with these parts, in sentences; usually empty.
+
+    Raises:
+        DataError: if the ranker has a blend that was fitted to similarities of another model.
     """
 
-    def __init__(self, index: Index, ranker: Ranker) -> None:
+    def __init__(
+        self,
+        index: Index,
+        ranker: Ranker,
+        *,
+        made_by: str | None = None,
+        names: tuple[str, str] = ("the ranker", "these vectors"),
+    ) -> None:
         self.index = index
         self.ranker = ranker
+        doubt = blend_doubt(ranker, made_by, names)
+        self.doubts = [] if doubt is None else [doubt]
         self._likes = Counter(note_id for history in ranker.histories.values() for note_id in history)
         self._popular = [note_id for note_id, _ in self._likes.most_common()]
 
     @classmethod
-    def from_vectors(cls, ids: Sequence[str], vectors: np.ndarray, ranker: Ranker) -> Self:
+    def from_vectors(
+        cls,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        ranker: Ranker,
+        *,
+        made_by: str | None = None,
+        names: tuple[str, str] = ("the ranker", "these vectors"),
+    ) -> Self:
         """Make a recommender that searches vectors exactly.
 
         Args:
             ids: note ids of the vectors, each once.
             vectors: (n, d) float32 array of unit norm, from ``NoteLLM.encode``.
             ranker: ranker of the candidates. Notes that it does not know are no candidates.
+            made_by: as for the class, ``NoteLLM.fingerprint()``.
+            names: as for the class.
 
         Raises:
-            DataError: if vectors and ids do not fit together, or the ranker knows none of the notes.
+            DataError: if vectors and ids do not fit together, the ranker knows none of the notes, or its
+                blend was fitted to similarities of another model.
         """
         known_ids, table = vectors_among((ids, vectors), ranker.texts)
         index = ExactIndex(table.shape[1])
         index.upsert(rows_of([StoredNote(note_id=note_id) for note_id in known_ids], table))
-        return cls(index, ranker)
+        return cls(index, ranker, made_by=made_by, names=names)
 
     @classmethod
     def load(
@@ -104,16 +133,22 @@ class Recommender:
         Raises:
             StorageError: if a file does not exist.
             ModelError: if the ranker or the model cannot be used.
-            DataError: if the vectors cannot be read, or are those of other notes.
+            DataError: if the vectors cannot be read, are those of other notes, or are of another model than
+                those that the ranker's blend was fitted to.
         """
         ranking = Ranker.from_pretrained(ranker, trust_remote_code=trust_remote_code)
         if notes is not None:
             ranking = ranking.with_notes(notes)
+        names = str(ranker), str(recall)
         if NoteLLM.is_saved(recall):
             model = NoteLLM.from_saved(recall, trust_remote_code=trust_remote_code)
+            made_by: str | None = model.verified_fingerprint()
+            blend_doubt(ranking, made_by, names)  # before the long work
             vectors = model.encode(ranking.table, progress=progress)
-            return cls.from_vectors(ranking.texts.ids, vectors, ranking)
-        return cls.from_vectors(*read_vectors(recall), ranking)
+            return cls.from_vectors(ranking.texts.ids, vectors, ranking, made_by=made_by, names=names)
+        made_by = maker_of(recall)
+        blend_doubt(ranking, made_by, names)
+        return cls.from_vectors(*read_vectors(recall), ranking, made_by=made_by, names=names)
 
     def recommend(
         self,
@@ -220,6 +255,22 @@ class Recommender:
                 "give a history, or no user for popular notes"
             )
         return list(self.ranker.histories.get(user_id, ()))
+
+
+def blend_doubt(ranker: Ranker, made_by: str | None, names: tuple[str, str]) -> str | None:
+    """Return what is doubtful about a ranker's blend beside some vectors; None if nothing is, or it has none.
+
+    Args:
+        ranker: the ranker.
+        made_by: fingerprint of the model that made the vectors; None if unknown.
+        names: what messages call the ranker and the vectors.
+
+    Raises:
+        DataError: if the blend was fitted to similarities of another model.
+    """
+    if ranker.blend is None:
+        return None
+    return check_blend(ranker.blend_model, made_by, ranker=names[0], vectors=names[1])
 
 
 def _near_any(

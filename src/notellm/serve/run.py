@@ -163,6 +163,8 @@ def serve(
     )
     for mended in engine.report:
         log.warning("store mended", extra={"detail": mended})
+    for doubt in engine.doubts:
+        log.warning("doubtful", extra={"detail": doubt})
     with listening:
         running.run([listening])
     log.info("stopped")

@@ -27,7 +27,7 @@ from notellm.store.durable import TableFiles
 from notellm.store.lance import among, lock_for_writing, storage_errors, unlock
 from notellm.store.rows import (
     StoredNote,
-    check_new_vectors,
+    check_new_rows,
     check_stored_vectors,
     rows_of,
     rows_schema,
@@ -148,7 +148,8 @@ class NoteStore:
 
         Raises:
             StorageError: if the store cannot be written, or another process writes to it.
-            DataError: if a vector has a number that is not finite or a length other than 1.
+            DataError: if an id is not allowed (``data.ids``), or a vector has a number that is not finite or
+                a length other than 1.
             Exception: what ``rows`` raises.
         """
         store = str(uri)
@@ -232,14 +233,15 @@ class NoteStore:
                 faster.
 
         Raises:
-            DataError: if the rows do not belong into this store, or a vector has a length other than 1.
+            DataError: if the rows do not belong into this store, an id is not allowed (``data.ids``), or a
+                vector has a length other than 1.
             StorageError: if the rows could not be written, or not be flushed to disk. In the latter case the
                 store may have them all the same: :meth:`get` tells.
         """
         self._check_writable()
         if not rows.num_rows:
             return
-        check_new_vectors(rows, self.dim)
+        check_new_rows(rows, self.dim)
         rows = rows.cast(rows_schema(self.dim))
         self._before_write()
         with storage_errors(self.uri):

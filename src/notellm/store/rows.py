@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from notellm.data.ids import check_ids
 from notellm.data.note import Note
 from notellm.data.schema import NOTES, TIME
 from notellm.errors import DataError, StorageError
@@ -97,12 +98,14 @@ def visible_vectors(rows: pa.Table) -> tuple[list[str], np.ndarray]:
     return visible.column("note_id").to_pylist(), vector_matrix(visible.column("vector"), dim)
 
 
-def check_new_vectors(rows: pa.Table, dim: int) -> None:
-    """Check vectors before they are written.
+def check_new_rows(rows: pa.Table, dim: int) -> None:
+    """Check ids and vectors before they are written.
 
     Raises:
-        DataError: if they have another dimension, a number that is not finite, or a length other than 1.
+        DataError: if an id is not allowed (``data.ids``), or vectors have another dimension, a number that is
+            not finite, or a length other than 1.
     """
+    check_ids(rows.column("note_id"))
     vector_matrix(rows.column("vector"), dim)  # raises an error that says what is wrong
     if (problem := _wrong_length(rows, dim)) is not None:
         raise DataError(f"{problem}; a store holds vectors of length 1: divide it by its length")

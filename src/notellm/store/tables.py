@@ -26,7 +26,7 @@ from notellm.store.index.kinds import invalidate_saved, is_index_file
 from notellm.store.lance import connect, index_ids, lock_for_writing, storage_errors, unlock
 from notellm.store.rows import (
     StoredNote,
-    check_new_vectors,
+    check_new_rows,
     check_stored_vectors,
     notes_of,
     rows_schema,
@@ -222,7 +222,7 @@ def create_table(store: str, model: str, rows: Iterable[pa.Table], dim: int) -> 
 
     Raises:
         StorageError: if the table cannot be written.
-        DataError: if a vector is not allowed.
+        DataError: if an id or a vector is not allowed.
         Exception: what ``rows`` raises.
     """
     record = make_record(kind="store", config={"dim": dim}, data={"model": {"fingerprint": model}})
@@ -232,7 +232,7 @@ def create_table(store: str, model: str, rows: Iterable[pa.Table], dim: int) -> 
     def batches() -> Iterator[pa.RecordBatch]:
         try:
             for piece in rows:
-                check_new_vectors(piece, dim)
+                check_new_rows(piece, dim)
                 yield from piece.cast(rows_schema(dim)).to_batches(_BATCH)
         except BaseException as error:
             raised.append(error)  # LanceDB turns it into a text

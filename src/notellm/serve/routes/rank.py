@@ -8,7 +8,7 @@ from fastapi import FastAPI, Path, Query, Response
 from notellm.serve.answers import brief_json, json_answer, reason_json
 from notellm.serve.routes.reading import only_reads
 from notellm.serve.schemas import rank as schemas
-from notellm.serve.schemas.common import ListLimit
+from notellm.serve.schemas.common import ListLimit, UserId
 from notellm.serve.service import Service
 
 
@@ -70,7 +70,7 @@ def add_rank_routes(api: FastAPI, service: Service) -> None:
         return json_answer({"users": [{"user_id": user, "opened": count} for user, count in pairs]})
 
     @api.get("/v1/users/{user_id:path}", response_model=schemas.UserAnswer, tags=["rank"])
-    async def user(user_id: Annotated[str, Path(max_length=512)]) -> Response:
+    async def user(user_id: Annotated[UserId, Path()]) -> Response:
         """Return the notes that a user opened last, without those that are hidden or expired now."""
         recent = [brief_json(note) for note in engine.opened(user_id)]
         return json_answer({"user_id": user_id, "recent": recent})

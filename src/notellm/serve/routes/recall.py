@@ -44,4 +44,6 @@ def add_recall_routes(api: FastAPI, service: Service) -> None:
     async def tags(body: schemas.TagsBody) -> Response:
         """Return the category and the topics that the model writes for a text."""
         written = await service.tags.ask((body.note(), body.n))
-        return json_answer({"category": written.category, "topics": written.topics})
+        return json_answer(
+            {"category": written.category, "topics": written.topics, "not_learnt": written.not_learnt}
+        )

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from notellm.data import ids
 from notellm.data.note import Note
 from notellm.store.index.filters import Filter
 
@@ -34,9 +35,10 @@ def _utc(time: datetime) -> datetime:
 
 NoteId = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=512, pattern=r"^[^\x00-\x1f\x7f]+$"),
-    Field(description="Any text without control characters, up to 512 characters.", examples=["n1"]),
+    StringConstraints(min_length=1, max_length=ids.MOST_CHARACTERS, pattern=ids.ALLOWED),
+    Field(description=f"{ids.RULE.capitalize()}.", examples=["n1"]),
 ]
+UserId = Annotated[str, StringConstraints(max_length=ids.MOST_CHARACTERS)]
 Topic = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Category = Annotated[str, StringConstraints(max_length=200)]
 Time = Annotated[datetime, AfterValidator(_utc)]

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from notellm.recommend.options import RecommendOptions
-from notellm.serve.schemas.common import MOST_IDS, FilterBody, NoteId, NoteIds, Strict
+from notellm.serve.schemas.common import MOST_IDS, FilterBody, NoteId, NoteIds, Strict, UserId
 from notellm.serve.schemas.recall import RelatedNote
 
 
@@ -16,7 +16,7 @@ class RankBody(Strict):
         json_schema_extra={"examples": [{"history": ["n1"], "candidates": ["n2", "n3"]}]}
     )
 
-    user_id: str | None = Field(None, max_length=512)
+    user_id: UserId | None = None
     history: NoteIds | None = Field(
         None, description="The notes that the user liked, oldest first; null takes the stored history."
     )
@@ -45,7 +45,7 @@ class RecommendBody(Strict):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["n1"], "k": 5}]})
 
-    user_id: str | None = Field(None, max_length=512)
+    user_id: UserId | None = None
     history: NoteIds | None = Field(
         None, description="The notes that the user opened, oldest first; null takes the stored history."
     )

@@ -1,6 +1,6 @@
 """Bodies and answers of the routes of recall: related notes and tags."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -72,5 +72,13 @@ class TagsBody(Text):
 class TagsAnswer(BaseModel):
     """The category and the topics that the model writes."""
 
-    category: str | None = Field(description="null if the model knows no category.", examples=["Food"])
-    topics: list[str] = Field(examples=[["bread", "baking"]])
+    category: str | None = Field(
+        description="null if the model knows no category, or has not learnt to write one.", examples=["Food"]
+    )
+    topics: list[str] = Field(
+        description="Empty if the model has not learnt to write topics.", examples=[["bread", "baking"]]
+    )
+    not_learnt: list[Literal["category", "topics"]] = Field(
+        description="What the model has not learnt to write, since its training notes had none.",
+        examples=[[]],
+    )
