@@ -10,7 +10,8 @@ so the same inputs give the same bytes.
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,27 @@ def fingerprint(table: pa.Table) -> str:
 
     Chunks and metadata do not count, so a table and its copy from disk have the same fingerprint.
     """
+    return fingerprint_of_pieces(lambda: [table], table.schema, table.num_rows)
+
+
+def fingerprint_of_pieces(pieces: Callable[[], Iterable[pa.Table]], schema: pa.Schema, rows: int) -> str:
+    """Return the fingerprint of a table that comes in pieces, which are made anew for each column.
+
+    Args:
+        pieces: makes the pieces of the table.
+        schema: its schema.
+        rows: its number of rows.
+    """
     digest = hashlib.sha256()
-    for name in table.column_names:
-        column = table.column(name)
-        digest.update(f"{name}:{_kind(column.type)}:{len(column)}".encode())
-        _hash_column(digest, column)
+    for name in schema.names:
+        digest.update(f"{name}:{_kind(schema.field(name).type)}:{rows}".encode())
+        _hash_column(digest, partial(_column, pieces, name), schema.field(name).type)
     return digest.hexdigest()[:16]
+
+
+def _column(pieces: Callable[[], Iterable[pa.Table]], name: str) -> Iterator[pa.ChunkedArray]:
+    for piece in pieces():
+        yield piece.column(name)
 
 
 def _kind(type_: pa.DataType) -> str:
@@ -76,29 +92,47 @@ def _kind(type_: pa.DataType) -> str:
     return str(type_)
 
 
-def _hash_column(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:
-    """Add the nulls, lengths and values of a column, which do not depend on chunks or offsets."""
-    for block in _blocks(column):
-        digest.update(block.is_null().to_numpy().tobytes())
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        digest.update(pc.list_value_length(column).fill_null(0).to_numpy().tobytes())
-        _hash_column(digest, pc.list_flatten(column))
-    elif pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        text = column.cast(pa.large_string()).fill_null("")
-        digest.update(pc.binary_length(text).to_numpy().tobytes())
-        for chunk in text.chunks:
-            offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int64)
-            first, last = offsets[chunk.offset], offsets[chunk.offset + len(chunk)]
-            if last > first:
-                digest.update(memoryview(chunk.buffers()[2])[first:last])
-    elif pa.types.is_fixed_size_list(column.type):
-        _hash_column(digest, pc.list_flatten(column))
-    elif pa.types.is_timestamp(column.type):
-        _hash_numbers(digest, column.cast(pa.int64()))
-    elif pa.types.is_boolean(column.type):
-        _hash_numbers(digest, column.cast(pa.uint8()))
+def _hash_column(
+    digest: "hashlib._Hash", column: Callable[[], Iterable[pa.ChunkedArray]], type_: pa.DataType
+) -> None:
+    """Add the nulls, lengths and values of a column, which do not depend on pieces, chunks or offsets.
+
+    Args:
+        digest: the digest.
+        column: makes the pieces of the column; it is called for each part of them that is added.
+        type_: type of the column.
+    """
+    for piece in column():
+        for block in _blocks(piece):
+            digest.update(block.is_null().to_numpy().tobytes())
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        for piece in column():
+            digest.update(pc.list_value_length(piece).fill_null(0).to_numpy().tobytes())
+        _hash_column(digest, lambda: map(pc.list_flatten, column()), type_.value_type)
+    elif pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        for piece in column():
+            digest.update(pc.binary_length(_filled(piece)).to_numpy().tobytes())
+        for piece in column():
+            _hash_texts(digest, _filled(piece))
+    elif pa.types.is_fixed_size_list(type_):
+        _hash_column(digest, lambda: map(pc.list_flatten, column()), type_.value_type)
     else:
-        _hash_numbers(digest, column)
+        number = pa.int64() if pa.types.is_timestamp(type_) else type_
+        number = pa.uint8() if pa.types.is_boolean(type_) else number
+        for piece in column():
+            _hash_numbers(digest, piece.cast(number))
+
+
+def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.large_string()).fill_null("")
+
+
+def _hash_texts(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:
+    for chunk in column.chunks:
+        offsets = np.frombuffer(chunk.buffers()[1], dtype=np.int64)
+        first, last = offsets[chunk.offset], offsets[chunk.offset + len(chunk)]
+        if last > first:
+            digest.update(memoryview(chunk.buffers()[2])[first:last])
 
 
 def _hash_numbers(digest: "hashlib._Hash", column: pa.ChunkedArray) -> None:

@@ -80,7 +80,8 @@ def test_the_order_depends_on_ids_and_seed_alone():
 
 def test_a_part_of_the_log_has_the_same_order():
     clicks = unordered()
-    notes = pa.table({"note_id": [f"n{i:02}" for i in range(12)]})
+    ids = [f"n{i:02}" for i in range(12)]
+    notes = pa.table({"note_id": ids, "title": ids})
     part = split_by_note(notes, clicks, test=0.5, valid=0).train.clicks
     whole, piece = positions(clicks), positions(part)
     for user in ("u00", "u17"):

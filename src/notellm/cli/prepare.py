@@ -96,6 +96,7 @@ def prepare(
 ) -> None:
     """Read notes and clicks, check and clean them, and report every problem in one table."""
     from notellm.artifacts.replace import check_replaceable
+    from notellm.data.convert import click_log
     from notellm.data.problems import Report
     from notellm.data.sample_world import sample_world
     from notellm.jobs.folders import save_dataset
@@ -122,7 +123,7 @@ def prepare(
         raw = read_sources(sources, options, rows=SAMPLE_ROWS if dry_run else None)
     elif dataset == _SAMPLE:
         world = sample_world(sample_notes, sample_users, sample_clicks, seed=seed)
-        raw = Raw(world.notes, world.clicks, Report())
+        raw = Raw(world.notes, click_log(world.clicks, "clicks", Report()), Report())
     else:
         if dataset not in CLICK_NAMES:
             raise ConfigError(f"no dataset {dataset!r}: give one of {', '.join(CLICK_NAMES)} or {_SAMPLE}")
@@ -157,7 +158,7 @@ def prepare(
     )
     show(report)
     _show_guesses(report)
-    show(f"{good_notes.num_rows:,} notes, {good_clicks.num_rows:,} clicks -> {output}")
+    show(f"{good_notes.num_rows:,} notes, {len(good_clicks):,} clicks -> {output}")
 
 
 def _show_guesses(report: Any) -> None:
@@ -167,7 +168,9 @@ def _show_guesses(report: Any) -> None:
 
 def _show_sample(raw: Any) -> None:
     """Show what reading a sample found: columns, guesses, and the first rows as they would become."""
-    for table, rows in (("notes", raw.notes), ("clicks", raw.clicks)):
+    from notellm.data.convert import RAW_CLICKS
+
+    for table, rows in (("notes", raw.notes), ("clicks", next(raw.clicks.pieces(RAW_CLICKS)))):
         if table in raw.roles:
             roles = ", ".join(f"{ours} from {theirs!r}" for ours, theirs in raw.roles[table].items())
             show(f"{table}: {roles}")
@@ -178,7 +181,7 @@ def _show_sample(raw: Any) -> None:
     _show_guesses(raw.report)
     show(
         f"nothing was written: this is what the first {raw.notes.num_rows:,} notes and "
-        f"{raw.clicks.num_rows:,} clicks say"
+        f"{len(raw.clicks):,} clicks say"
     )
 
 

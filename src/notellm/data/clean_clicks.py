@@ -32,7 +32,7 @@ def clean_clicks(
     max_user_clicks: int | None,
     report: Report,
 ) -> ClickLog:
-    """Return the clean rows of a log, grouped by user in order of appearance and sorted by time within a user.
+    """Return the clean rows of a log, grouped by user in order of appearance and sorted by time in them.
 
     Args:
         log: the raw log.

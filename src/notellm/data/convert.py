@@ -96,7 +96,11 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions
     """Convert clicks of any column types to the schema ``RAW_CLICKS``; see :func:`click_log`."""
     if is_converted(table):
         return table
-    log = click_log(table, where, report, options)
+    return converted_clicks(click_log(table, where, report, options))
+
+
+def converted_clicks(log: ClickLog) -> pa.Table:
+    """Return a raw log as raw clicks, whose cells are not converted again."""
     return log.table(RAW_CLICKS).replace_schema_metadata(_CONVERTED)
 
 
@@ -122,7 +126,10 @@ def click_log(table: pa.Table, where: str, report: Report, options: ReadOptions 
     if is_converted(table):
         texts_of = {name: Coded.of(table.column(name)) for name in ("user_id", "note_id", "event")}
         return ClickLog(
-            texts_of["user_id"], texts_of["note_id"], _micro(pl.Series(table["timestamp"])), texts_of["event"]
+            texts_of["user_id"],
+            texts_of["note_id"],
+            _micro(pl.Series(table["timestamp"])),
+            texts_of["event"],
         )
     options = options or ReadOptions()
     require(table.column_names, ("user_id", "note_id"), where)
@@ -148,8 +155,8 @@ def click_log(table: pa.Table, where: str, report: Report, options: ReadOptions 
         kept = kept if counted is None else kept & counted.to_numpy()
     elif options.min_rating is not None:
         raise ConfigError(
-            f"min_rating is {options.min_rating:g}, but {where} has no column of ratings; say which it is, as "
-            "rating=THE_FILES_NAME with the columns option"
+            f"min_rating is {options.min_rating:g}, but {where} has no column of ratings; say which it "
+            "is, as rating=THE_FILES_NAME with the columns option"
         )
     return log if kept.all() else log.take(kept)
 
@@ -165,7 +172,7 @@ def _report_order_only(table: pa.Table, moments: Times, where: str, report: Repo
     known = moments[moments != NO_TIME]
     if pa.types.is_timestamp(table.schema.field("timestamp").type) or not len(known):
         return
-    if 0 <= known.min() and known.max() < _YEAR:
+    if known.min() >= 0 and known.max() < _YEAR:
         example = f"{known[0] / 1e6:g} s after 1970-01-01"
         action = "they count as order only"
         report.add("all times are in 1970", f"{where}: timestamp", len(known), example, action)

@@ -16,8 +16,9 @@ import pyarrow as pa
 from notellm.data.cells.ids import ids
 from notellm.data.cells.nested import Role
 from notellm.data.cells.topics import topics
-from notellm.data.convert import raw_clicks, raw_notes
+from notellm.data.convert import click_log, converted_clicks, raw_notes
 from notellm.data.hashtags import add_topics, split_hashtags
+from notellm.data.log import ClickLog
 from notellm.data.problems import Problem, Report
 from notellm.data.ratings import rating_column
 from notellm.data.reading.options import ReadOptions
@@ -44,6 +45,21 @@ _CLICKS_LAYOUT = Layout(_CLICKS, (("user_id",), ("note_id",)))
 _TOPICS_LAYOUT = Layout({"note_id": "id", "topics": "topics"}, (("note_id",), ("topics",)))
 #: Options that are stated for each table, as ``--separator notes=;``.
 _OF_TABLE = re.compile(r"(--(?:separator|quoting|encoding|time-format)) '?(.*?)'?")
+
+
+@dataclass(frozen=True)
+class LogResult:
+    """A raw click log and a report of what could not be read.
+
+    Attributes:
+        log: the log.
+        report: problems of the file, each with a count and the first line.
+        roles: the file's name of each column that was read, by our name.
+    """
+
+    log: ClickLog
+    report: Report
+    roles: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -116,6 +132,14 @@ def read_clicks(
         DataError: if it holds no table, or a column is missing.
         ConfigError: if an option is not allowed.
     """
+    read = read_log(path, columns=columns, options=options)
+    return ReadResult(converted_clicks(read.log), read.report, read.roles)
+
+
+def read_log(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, options: ReadOptions | None = None
+) -> LogResult:
+    """Read a click log as codes, which need less memory; arguments and errors as :func:`read_clicks`."""
     options = _with_columns(options, columns)
     report = Report()
     cells, present = read_table(path, _CLICKS_LAYOUT, options, report)
@@ -130,8 +154,8 @@ def read_clicks(
     where = Path(path).name
     if not cells.num_rows and not len(report):
         report.add("no rows", where, 1, "", "an empty table")
-    table = raw_clicks(cells, where, report, options)
-    return ReadResult(table, _stated(report, "clicks"), _roles(cells, present, options))
+    log = click_log(cells, where, report, options)
+    return LogResult(log, _stated(report, "clicks"), _roles(cells, present, options))
 
 
 def read_topics(path: str | Path, *, options: ReadOptions | None = None) -> tuple[pl.DataFrame, Report]:

@@ -17,15 +17,23 @@ import pyarrow.compute as pc
 
 from notellm.artifacts.parquet import kind_of_parquet
 from notellm.artifacts.write import write_folder
+from notellm.data.log import ClickLog
 from notellm.data.problems import Report
 from notellm.data.schema import CLICKS, NOTES, PAIRS
 from notellm.data.split import Part, Split
 from notellm.errors import DataError
-from notellm.files import read_parquet, write_parquet
+from notellm.files import read_parquet, write_parquet, write_parquet_pieces
 from notellm.pairs.counts import PairCounts, why_none
 from notellm.pairs.local import mine_counted_pairs
 from notellm.pairs.score import PairOptions
-from notellm.record import describe, fingerprint, make_record, read_record, write_record
+from notellm.record import (
+    describe,
+    fingerprint,
+    fingerprint_of_pieces,
+    make_record,
+    read_record,
+    write_record,
+)
 
 NOTES_FILE, CLICKS_FILE, PAIRS_FILE = "notes.parquet", "clicks.parquet", "pairs.parquet"
 PARTS = ("train", "valid", "test")
@@ -34,7 +42,7 @@ PARTS = ("train", "valid", "test")
 def save_dataset(
     folder: str | Path,
     notes: pa.Table,
-    clicks: pa.Table,
+    clicks: pa.Table | ClickLog,
     report: Report,
     *,
     config: Mapping[str, Any],
@@ -46,7 +54,7 @@ def save_dataset(
     Args:
         folder: folder to write; an earlier dataset is replaced.
         notes: clean notes.
-        clicks: clean clicks.
+        clicks: clean clicks, as a table or as a log of codes, which is written in pieces.
         report: problems that were found and repaired.
         config: resolved options with which the data were read.
         seed: seed of generated data; None for data that were read.
@@ -55,16 +63,25 @@ def save_dataset(
     Raises:
         StorageError: if the folder cannot be written.
     """
+    described = (
+        {
+            "rows": len(clicks),
+            "fingerprint": fingerprint_of_pieces(clicks.pieces, CLICKS, len(clicks)),
+        }
+        if isinstance(clicks, ClickLog)
+        else describe(clicks)
+    )
     record = make_record(
         kind="dataset",
         config=config,
-        data=describe_part(Part(notes, clicks)),
+        data={"notes": describe(notes), "clicks": described},
         seed=seed,
         metrics={problem.problem: problem.count for problem in report.problems},
     )
     with write_folder(folder, "dataset", force=force) as aside:
         write_parquet(notes, aside / NOTES_FILE)
-        write_parquet(clicks, aside / CLICKS_FILE)
+        pieces = clicks.pieces() if isinstance(clicks, ClickLog) else [clicks]
+        write_parquet_pieces(pieces, aside / CLICKS_FILE)
         write_parquet(report.table(), aside / "problems.parquet")
         write_record(aside, record)
     return record

@@ -8,13 +8,15 @@ from typing import Any, cast
 import pyarrow as pa
 
 from notellm.data.cells.options import CellOptions, Markup
+from notellm.data.convert import click_log
 from notellm.data.datasets.table import read_clicks_of
+from notellm.data.log import ClickLog
 from notellm.data.problems import Report
-from notellm.data.read import ReadResult, read_clicks, read_notes, read_topics, with_topics
+from notellm.data.read import read_log, read_notes, read_topics, with_topics
 from notellm.data.reading.dialect import Quoting
 from notellm.data.reading.options import Counted, Order, ReadOptions
 from notellm.data.schema import CLICKS, NOTES
-from notellm.data.validate import validate
+from notellm.data.validate import clean as clean_tables
 from notellm.errors import ConfigError, DataError, did_you_mean
 from notellm.options import check, option
 
@@ -117,7 +119,7 @@ class Raw:
     """Raw tables, what reading them reported, and what was read as what."""
 
     notes: pa.Table
-    clicks: pa.Table
+    clicks: ClickLog
     report: Report
     roles: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -144,11 +146,10 @@ def read_sources(sources: Sources, options: PrepareOptions, *, rows: int | None 
         more, read = read_topics(sources.topics, options=options.of("topics", columns["topics"], rows))
         report = report + read
         table = with_topics(table, more, Path(sources.topics).name, report)
-    clicks = ReadResult(CLICKS.empty_table(), Report(), {})
-    if sources.clicks is not None:
-        clicks = read_clicks(sources.clicks, options=options.of("clicks", columns["clicks"], rows))
-        roles["clicks"] = clicks.roles
-    return Raw(table, clicks.table, report + clicks.report, roles)
+    if sources.clicks is None:
+        return Raw(table, click_log(CLICKS.empty_table(), "clicks", report), report, roles)
+    clicks = read_log(sources.clicks, options=options.of("clicks", columns["clicks"], rows))
+    return Raw(table, clicks.log, report + clicks.report, {**roles, "clicks": clicks.roles})
 
 
 def read_dataset(name: str, source: str | Path, options: PrepareOptions) -> Raw:
@@ -167,11 +168,13 @@ def read_dataset(name: str, source: str | Path, options: PrepareOptions) -> Raw:
             f"--dataset {name} is read by rules of its own; leave out --{changed[0].replace('_', '-')}"
         )
     raw = read_clicks_of(name, source, min_rating=options.min_rating)
-    return Raw(raw.notes, raw.clicks, raw.report)
+    report = Report()
+    log = click_log(raw.clicks, "clicks", report)
+    return Raw(raw.notes, log, raw.report + report)
 
 
-def clean(raw: Raw, options: PrepareOptions, *, strict: bool = False) -> tuple[pa.Table, pa.Table, Report]:
-    """Clean raw tables by the rules of ``data.validate``; return notes, clicks and the whole report.
+def clean(raw: Raw, options: PrepareOptions, *, strict: bool = False) -> tuple[pa.Table, ClickLog, Report]:
+    """Clean raw tables by the rules of ``data.validate``; return notes, the log and the whole report.
 
     Raises:
         DataError: if ``strict`` is set and there is a problem, or nothing is left.
@@ -179,10 +182,10 @@ def clean(raw: Raw, options: PrepareOptions, *, strict: bool = False) -> tuple[p
     if strict and len(raw.report):
         raise DataError(f"strict: reading found {len(raw.report)} kinds of problems\n{raw.report}")
     limit = options.user_limit or None
-    notes, clicks, found = validate(
+    notes, log, found = clean_tables(
         raw.notes, raw.clicks, strict=strict, max_user_clicks=limit, read=raw.report
     )
-    return notes, clicks, raw.report + found
+    return notes, log, raw.report + found
 
 
 def configuration(options: PrepareOptions, **more: Any) -> dict[str, Any]:

@@ -112,8 +112,8 @@ def _of_texts(
     clean = clean.str.replace_all(rf"^[\s{INVISIBLE}]+|[\s{INVISIBLE}]+$", "")
     is_float = clean.str.contains(_FLOAT).fill_null(value=False)
     if is_float.any() and not (clean.str.contains(_VERSION) & ~is_float).any():
-        problem = "whole number with a fraction as an id"
-        _report(distinct, is_float, counts, problem, "read without .0", where, report)
+        kind = "whole number with a fraction as an id"
+        _report(distinct, is_float, counts, kind, "read without .0", where, report)
         bare = clean.str.replace(r"\.0+$", "")
         clean = pl.select(pl.when(is_float).then(bare).otherwise(clean)).to_series()
     _report(distinct, clean.str.contains(_EXPONENT), counts, *_LOST_DIGITS, where, report)

@@ -49,6 +49,7 @@ def read_delimited(
     *,
     names: Sequence[str] = (),
     most: int | None = None,
+    pack: bool = False,
 ) -> pa.Table:
     """Read delimited text as columns of text.
 
@@ -61,6 +62,7 @@ def read_delimited(
         dialect: separator and quoting.
         names: names of the first columns of a file without a header.
         most: number of rows after which reading ends; None reads all.
+        pack: keep columns in less memory, see ``collect.packed``.
 
     Raises:
         DataError: if no row can be read.
@@ -76,7 +78,7 @@ def read_delimited(
     else:
         skipped = first.lines
     reader = _Reader(list(places.values()), len(first.cells), dialect, path)
-    columns = Columns(list(places), path, report)
+    columns = Columns(list(places), path, report, pack=pack)
     line = 1 + skipped
     carried = ""
     for block in chain(rest, [None]):

@@ -47,6 +47,7 @@ def read_json(
     report: Report,
     *,
     most: int | None = None,
+    pack: bool = False,
 ) -> pa.Table:
     """Read objects as columns of text.
 
@@ -57,13 +58,14 @@ def read_json(
         choose: takes the names that occur in the file and returns those of ``wanted`` that are kept.
         report: receives what could not be read.
         most: number of objects after which reading ends; None reads all.
+        pack: keep columns in less memory, see ``collect.packed``.
 
     Raises:
         DataError: if nothing in the file is an object, or a nested value has no obvious member.
     """
     cells = [NestedCells(each.role, each.name, f"{path.name}: {each.theirs}") for each in wanted]
     seen: dict[str, None] = {}
-    columns = Columns([each.name for each in wanted], path, report)
+    columns = Columns([each.name for each in wanted], path, report, pack=pack)
     found = _Objects(path)
     for value, line in found.read(blocks):
         seen.update(dict.fromkeys(value))

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from notellm.data.cells.columns import plain
 from notellm.data.cells.nested import NestedCells, Role, at_path
 from notellm.data.problems import Problem, Report
+from notellm.data.reading.collect import joined
 from notellm.data.reading.delimited import QuotesAreText, read_delimited
 from notellm.data.reading.dialect import quoting_of, separator_of
 from notellm.data.reading.encoding import decoded_blocks, encoding_of
@@ -30,11 +29,15 @@ class Layout:
     Attributes:
         roles: our names of the columns, each with what its values are for.
         needed: groups of names, of each of which at least one must be there.
-        like: names one of which is read as the last column of ``roles`` where the file has only that one.
     """
 
     roles: dict[str, Role]
     needed: tuple[tuple[str, ...], ...]
+
+    @property
+    def is_log(self) -> bool:
+        """Whether the table is a click log: many rows of few ids, and it may be empty."""
+        return "user_id" in self.roles
 
 
 def read_table(
@@ -111,7 +114,7 @@ def _read_file(
             _require(found, names, layout, options, path)
             return found
 
-        return read_json(blocks, path, wanted, choose, report, most=options.rows), present
+        return read_json(blocks, path, wanted, choose, report, most=options.rows, pack=layout.is_log), present
 
     text, sample, whole = _sampled(blocks)
     if not sample.strip():
@@ -129,7 +132,7 @@ def _read_file(
         table_places = places
     try:
         own = Report()
-        table = read_delimited(text, path, table_places, own, dialect, most=options.rows)
+        table = read_delimited(text, path, table_places, own, dialect, most=options.rows, pack=layout.is_log)
     except QuotesAreText:
         present.clear()
         own = Report()
@@ -137,7 +140,7 @@ def _read_file(
         again: Iterable[str] = decoded_blocks(path, encoding)
         if not options.header:
             again = chain([dialect.separator.join(header) + "\n"], again)
-        table = read_delimited(again, path, table_places, own, dialect, most=options.rows)
+        table = read_delimited(again, path, table_places, own, dialect, most=options.rows, pack=layout.is_log)
     _report_quoting(dialect.quoting if dialect.is_guess else "double", path, sample, report)
     report.problems.extend(own.problems)
     return table, present
@@ -175,7 +178,7 @@ def _sampled(blocks: Iterator[str]) -> tuple[Iterable[str], str, bool]:
 
 
 def _empty(layout: Layout, path: Path, report: Report) -> tuple[pa.Table, list[str]]:
-    if "user_id" not in layout.roles:
+    if not layout.is_log:
         raise DataError(f"{path} is empty")
     report.add("no rows", path.name, 1, "", "an empty table")
     return pa.table(
@@ -209,7 +212,7 @@ def _places(
         elif len(alike) == 1:
             found[ours] = alike[0]
             name = header[alike[0]]
-            flag = "notes" if "user_id" not in layout.roles else "clicks"
+            flag = "notes" if not layout.is_log else "clicks"
             report.add(
                 "column in other letters",
                 path.name,
@@ -260,7 +263,10 @@ def _read_parquet(
         heads = {ours: steps[0] for ours, steps in paths.items()}
         places = _places(names, layout, replace(options, columns=plain_options | heads), path, report)
         wanted = {ours: names[place] for ours, place in places.items()}
-        table = pq.read_table(path, columns=list(dict.fromkeys(wanted.values())))
+        read = list(dict.fromkeys(wanted.values()))
+        texts = [name for name in read if _is_text(pq.read_schema(path).field(name).type)]
+        # Repeated texts, such as ids of a log, are kept as codes.
+        table = pq.read_table(path, columns=read, read_dictionary=texts if layout.is_log else [])
         table.validate(full=True)  # otherwise text that is not UTF-8 fails later
     except pa.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
@@ -275,10 +281,14 @@ def _read_parquet(
             values = [at_path(value, paths[ours][1:]) for value in columns[ours].to_pylist()]
             columns[ours] = pa.chunked_array([pa.array(map(cells.flat, values), pa.large_string())])
             cells.report(report)
-    if not table.num_rows and "user_id" not in layout.roles:
+    if not table.num_rows and not layout.is_log:
         raise DataError(f"{path} has no rows")
     report.add("no rows", path.name, int(not table.num_rows), "", "an empty table")
     return pa.table(columns), names
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _joined(tables: list[pa.Table], layout: Layout) -> pa.Table:
@@ -286,24 +296,17 @@ def _joined(tables: list[pa.Table], layout: Layout) -> pa.Table:
     if len(tables) == 1:
         return tables[0]
     names = [name for name in layout.roles if any(name in table.column_names for table in tables)]
-    parts: dict[str, list[pa.ChunkedArray]] = {}
-    for name in names:
-        columns = [
-            plain(table.column(name))
-            if name in table.column_names
-            else pa.chunked_array([pa.nulls(table.num_rows)])
-            for table in tables
-        ]
-        kinds = {column.type for column in columns if not pa.types.is_null(column.type)}
-        if len(kinds) > 1:
-            kinds = {pa.large_string()}
-            columns = [pa.chunked_array([pl.Series(column).cast(pl.String).to_arrow()]) for column in columns]
-        kind = next(iter(kinds), pa.null())
-        parts[name] = [column.cast(kind) for column in columns]
     return pa.table(
         {
-            name: pa.chunked_array(list(chain.from_iterable(c.chunks for c in columns)))
-            for name, columns in parts.items()
+            name: joined(
+                [
+                    table.column(name)
+                    if name in table.column_names
+                    else pa.chunked_array([pa.nulls(table.num_rows)])
+                    for table in tables
+                ]
+            )
+            for name in names
         }
     )
 
