@@ -60,27 +60,24 @@ def fingerprint(table: pa.Table) -> str:
 
     Chunks and metadata do not count, so a table and its copy from disk have the same fingerprint.
     """
-    return fingerprint_of_pieces(lambda: [table], table.schema, table.num_rows)
+    return fingerprint_of_columns(lambda name: [table.column(name)], table.schema, table.num_rows)
 
 
-def fingerprint_of_pieces(pieces: Callable[[], Iterable[pa.Table]], schema: pa.Schema, rows: int) -> str:
-    """Return the fingerprint of a table that comes in pieces, which are made anew for each column.
+def fingerprint_of_columns(
+    column: Callable[[str], Iterable[pa.ChunkedArray]], schema: pa.Schema, rows: int
+) -> str:
+    """Return the fingerprint of a table whose columns come in pieces.
 
     Args:
-        pieces: makes the pieces of the table.
-        schema: its schema.
-        rows: its number of rows.
+        column: makes the pieces of a column; it is called several times.
+        schema: schema of the table.
+        rows: number of rows of the table.
     """
     digest = hashlib.sha256()
     for name in schema.names:
         digest.update(f"{name}:{_kind(schema.field(name).type)}:{rows}".encode())
-        _hash_column(digest, partial(_column, pieces, name), schema.field(name).type)
+        _hash_column(digest, partial(column, name), schema.field(name).type)
     return digest.hexdigest()[:16]
-
-
-def _column(pieces: Callable[[], Iterable[pa.Table]], name: str) -> Iterator[pa.ChunkedArray]:
-    for piece in pieces():
-        yield piece.column(name)
 
 
 def _kind(type_: pa.DataType) -> str:

@@ -3,6 +3,8 @@
 The work is done on codes and times; each distinct id is looked at once.
 """
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -20,7 +22,7 @@ _NAMED = 5  # names of events that the report shows
 _YEAR_OF_ORDER = 0, 365 * 86_400_000_000  # microseconds: 1970
 
 _Mask = npt.NDArray[np.bool_]
-_Rows = npt.NDArray[np.int64]
+_Rows = npt.NDArray[np.integer[Any]]
 
 
 def clean_clicks(
@@ -46,7 +48,7 @@ def clean_clicks(
     names = _without_broken(log.notes, "clicks: note_id", report)
     events = _without_broken(log.events, "clicks: event", report)
     user, note, event, time = users.codes, names.codes, events.codes, log.times
-    rows: _Rows = np.arange(len(log))
+    rows: _Rows = np.arange(len(log), dtype=np.int32 if len(log) < 2**31 else np.int64)
     columns: dict[str, Coded] = {"user_id": users, "note_id": names, "event": events}
 
     def drop(
@@ -76,7 +78,13 @@ def clean_clicks(
         drop(time[rows] < first, f"before {_day(first)}", "timestamp")
         drop(time[rows] > last, f"after {_day(last)}", "timestamp")
 
-    drop(_repeats(user[rows], note[rows], time[rows], event[rows]), "click twice", "timestamp")
+    by_user = rows[np.argsort(user[rows], kind="stable")]  # users in order of appearance, as their codes are
+    by_time = by_user
+    if _late(user[by_user], time[by_user]).any():
+        by_time = by_user[np.lexsort((time[by_user], user[by_user]))]
+    repeated = np.zeros(len(log), np.bool_)
+    repeated[_repeats(by_time, user, note, time, event)] = True
+    drop(repeated[rows], "click twice", "timestamp")
 
     if max_user_clicks is not None:
         is_click = _of(event[rows], _equal(events.values, "click"), missing=False)
@@ -87,15 +95,22 @@ def clean_clicks(
     known = _is_in(names.values, notes.column("note_id"))
     drop(~known[note[rows]], "click on an unknown note", "note_id")
 
-    rows = rows[np.argsort(_by_appearance(user, len(users.values))[user[rows]], kind="stable")]
-    late = (np.diff(user[rows]) == 0) & (np.diff(time[rows]) < 0)
+    kept = np.zeros(len(log), np.bool_)
+    kept[rows] = True
+    by_user = by_user[kept[by_user]]
+    late = _late(user[by_user], time[by_user])
     if late.any():
-        example = users.values[int(user[rows[1:][late.argmax()]])].as_py()
+        example = users.values[int(user[by_user[1:][late.argmax()]])].as_py()
         problem, where = "time before the user's previous row", "clicks: timestamp"
         report.add(problem, where, int(late.sum()), f"user_id {example}", "sorted by time")
-        place = _by_appearance(user, len(users.values))
-        rows = rows[np.lexsort((time[rows], place[user[rows]]))]
-    return ClickLog(users, names, time, events).take(rows)
+    del by_user, rows
+    return ClickLog(users, names, time, events).take(by_time[kept[by_time]])
+
+
+def _late(user: npt.NDArray[np.int32], time: Times) -> _Mask:
+    """Tell of each row but the first whether it is before the user's previous row."""
+    late: _Mask = (user[1:] == user[:-1]) & (time[1:] < time[:-1])
+    return late
 
 
 def _cell(columns: dict[str, Coded], time: Times, name: str, row: int) -> object:
@@ -128,15 +143,6 @@ def _of(codes: npt.NDArray[np.int32], values: _Mask, *, missing: bool) -> _Mask:
     return mask
 
 
-def _by_appearance(codes: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
-    """Return the rank of each value by its first row in the log."""
-    firsts = np.full(count + 1, len(codes), np.int64)  # the last place is that of missing values
-    np.minimum.at(firsts, codes, np.arange(len(codes)))
-    rank = np.empty(count, np.int32)
-    rank[np.argsort(firsts[:count], kind="stable")] = np.arange(count, dtype=np.int32)
-    return rank
-
-
 def _is_order_only(time: Times) -> bool:
     known = time[time != NO_TIME]
     first, end = _YEAR_OF_ORDER
@@ -165,26 +171,28 @@ def _is_in(values: pa.Array, allowed: pa.Array | pa.ChunkedArray) -> _Mask:
 
 
 def _repeats(
-    user: npt.NDArray[np.int32], note: npt.NDArray[np.int32], time: Times, event: npt.NDArray[np.int32]
-) -> _Mask:
-    """Tell which rows have the same keys as an earlier row.
+    rows: _Rows,
+    user: npt.NDArray[np.int32],
+    note: npt.NDArray[np.int32],
+    time: Times,
+    event: npt.NDArray[np.int32],
+) -> _Rows:
+    """Return the rows that have the user, note, time and event of an earlier one.
 
-    Only rows of a user and a time that occur more than once are compared, since comparing takes much memory.
+    Args:
+        rows: rows of the log by user and time; those of one user and time stand side by side.
+        user: user of each row of the log.
+        note: note of each row.
+        time: time of each row.
+        event: event of each row.
     """
-    mask = np.zeros(len(user), np.bool_)
-    order = np.lexsort((time, user))
-    same = (np.diff(user[order]) == 0) & (np.diff(time[order]) == 0)
-    tied = np.zeros(len(user), np.bool_)
-    tied[order[1:][same]] = True
-    tied[order[:-1][same]] = True
-    del order, same
-    rows = np.flatnonzero(tied)
-    if not len(rows):
-        return mask
+    same = (user[rows[1:]] == user[rows[:-1]]) & (time[rows[1:]] == time[rows[:-1]])
+    tied = np.zeros(len(rows), np.bool_)
+    tied[1:] |= same
+    tied[:-1] |= same
+    rows = np.sort(rows[tied])
     keys = {"user": user[rows], "note": note[rows], "time": time[rows], "event": event[rows]}
-    frame = pl.DataFrame(keys)
-    firsts = frame.with_row_index("row").unique(list(keys), keep="first")["row"]
+    firsts = pl.DataFrame(keys).with_row_index("row").unique(list(keys), keep="first")["row"]
     repeated = np.ones(len(rows), np.bool_)
     repeated[firsts.to_numpy()] = False
-    mask[rows] = repeated
-    return mask
+    return rows[repeated]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from notellm.data.schema import CLICKS
+from notellm.data.schema import CLICKS, TIME
 
 Codes = npt.NDArray[np.int32]
 Times = npt.NDArray[np.int64]
@@ -101,15 +101,20 @@ class ClickLog:
             schema: CLICKS, or the same with nulls.
         """
         for start in range(0, max(1, len(self)), _PIECE):
-            end = start + _PIECE
-            times = self.times[start:end]
-            columns = [
-                self.users.array(start, end),
-                self.notes.array(start, end),
-                pa.array(times, pa.int64(), mask=times == NO_TIME).cast(schema.field("timestamp").type),
-                self.events.array(start, end),
-            ]
+            columns = [self._cells(name, start, start + _PIECE) for name in schema.names]
             yield pa.table(columns, schema=schema)
+
+    def column_pieces(self, name: str) -> Iterator[pa.ChunkedArray]:
+        """Yield one column of the rows, a million at a time."""
+        for start in range(0, len(self), _PIECE):
+            yield pa.chunked_array([self._cells(name, start, start + _PIECE)])
+
+    def _cells(self, name: str, start: int, end: int) -> pa.Array:
+        if name == "timestamp":
+            times = self.times[start:end]
+            return pa.array(times, pa.int64(), mask=times == NO_TIME).cast(TIME)
+        column = {"user_id": self.users, "note_id": self.notes, "event": self.events}[name]
+        return column.array(start, end)
 
     def table(self, schema: pa.Schema = CLICKS) -> pa.Table:
         """Return all rows as one table."""

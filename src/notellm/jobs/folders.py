@@ -29,7 +29,7 @@ from notellm.pairs.score import PairOptions
 from notellm.record import (
     describe,
     fingerprint,
-    fingerprint_of_pieces,
+    fingerprint_of_columns,
     make_record,
     read_record,
     write_record,
@@ -66,7 +66,7 @@ def save_dataset(
     described = (
         {
             "rows": len(clicks),
-            "fingerprint": fingerprint_of_pieces(clicks.pieces, CLICKS, len(clicks)),
+            "fingerprint": fingerprint_of_columns(clicks.column_pieces, CLICKS, len(clicks)),
         }
         if isinstance(clicks, ClickLog)
         else describe(clicks)

@@ -11,7 +11,7 @@ from notellm.data.problems import Report
 from notellm.errors import DataError
 
 _CHUNK_ROWS = 50_000
-_PACKED_BYTES = 1 << 26  # of text that is packed at once
+_PACKED_BYTES = 1 << 28  # of text that is packed at once
 _LOOKED_AT = 1_000  # rows that show whether a column may be numbers
 #: The texts of whole numbers of 64 bits, each number in one way.
 _WHOLE = r"^(0|-?[1-9]\d{0,17})$"
