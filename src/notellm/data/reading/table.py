@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from notellm.data.cells.columns import plain
-from notellm.data.cells.nested import NestedCells, Role, at_path
+from notellm.data.cells.nested import NestedCells, Role, at_path, unwrapped
 from notellm.data.problems import Problem, Report
 from notellm.data.reading.delimited import QuotesAreText, read_delimited
 from notellm.data.reading.dialect import quoting_of, separator_of
@@ -72,7 +72,7 @@ def read_table(
         report.add("table in several files", Path(path).name, len(files), files[0].name, "read as one table")
     for problem in _merged(reports, Path(path).name):
         report.problems.append(problem)
-    return _joined(tables, layout), names or []
+    return _joined(tables, layout, Path(path).name, report), names or []
 
 
 def _check_names(options: ReadOptions, layout: Layout) -> None:
@@ -281,7 +281,7 @@ def _read_parquet(
     return pa.table(columns), names
 
 
-def _joined(tables: list[pa.Table], layout: Layout) -> pa.Table:
+def _joined(tables: list[pa.Table], layout: Layout, where: str, report: Report) -> pa.Table:
     """Join the tables of several files; columns whose types differ become text."""
     if len(tables) == 1:
         return tables[0]
@@ -297,6 +297,7 @@ def _joined(tables: list[pa.Table], layout: Layout) -> pa.Table:
         kinds = {column.type for column in columns if not pa.types.is_null(column.type)}
         if len(kinds) > 1:
             kinds = {pa.large_string()}
+            columns = [unwrapped(each, layout.roles[name], f"{where}: {name}", report) for each in columns]
             columns = [pa.chunked_array([pl.Series(column).cast(pl.String).to_arrow()]) for column in columns]
         kind = next(iter(kinds), pa.null())
         parts[name] = [column.cast(kind) for column in columns]
