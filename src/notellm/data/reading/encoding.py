@@ -39,15 +39,24 @@ class Encoding:
     """How the bytes of a file are read.
 
     Attributes:
-        name: the codec.
-        errors: how undecodable bytes are read, as in ``open``.
+        name: the codec. Bytes that it cannot read become surrogates, which the reader counts and replaces.
     """
 
     name: str
-    errors: str = "surrogateescape"
 
 
-#: UTF-8, with or without a byte order mark; bytes that are not UTF-8 become surrogates.
+def _surrogate(error: UnicodeError) -> tuple[str, int]:
+    """Read one undecodable byte, or one unit of UTF-16 or UTF-32, as a surrogate."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    wide = error.encoding.replace("-", "").startswith(("utf16", "utf32"))
+    byte = error.object[error.start]
+    return chr(0xDC00 + max(byte, 0x80)), error.end if wide else error.start + 1
+
+
+codecs.register_error("notellm.surrogate", _surrogate)
+
+#: UTF-8, with or without a byte order mark.
 UTF8 = Encoding("utf-8-sig")
 
 
@@ -66,13 +75,12 @@ def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
     if chosen is not None:
         try:
             name = codecs.lookup(chosen).name
-        except LookupError as error:
+            b" ".decode(chosen, "replace")  # not all of Python's codecs are of text
+        except (LookupError, ValueError) as error:
             raise ConfigError(
                 f"encoding is {chosen!r}; give one that Python knows, as utf-8 or cp1252"
             ) from error
-        return Encoding(
-            "utf-8-sig" if name == "utf-8" else name, "surrogateescape" if name == "utf-8" else "replace"
-        )
+        return UTF8 if name == "utf-8" else Encoding(name)
     with opened(path, progress=False) as source:
         head = source.read(4096)
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
@@ -87,7 +95,7 @@ def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
         "decoded",
         f"--encoding {name}",
     )
-    return Encoding(name, "replace")
+    return Encoding(name)
 
 
 def _is_wide(head: bytes) -> str:
@@ -123,7 +131,7 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
     report.add(
         "text that is not UTF-8", path.name, invalid, example, f"bytes read as {name}", f"--encoding {name}"
     )
-    return Encoding(name, "replace")
+    return Encoding(name)
 
 
 def _is_valid_utf8(path: Path) -> bool:
@@ -181,7 +189,7 @@ def decoded_blocks(path: Path, encoding: Encoding) -> Iterator[str]:
     Raises:
         DataError: if the bytes are none of the encoding.
     """
-    decoder = codecs.getincrementaldecoder(encoding.name)(encoding.errors)
+    decoder = codecs.getincrementaldecoder(encoding.name)("notellm.surrogate")
     rest = ""
     with opened(path) as source:
         try:
