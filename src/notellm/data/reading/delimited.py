@@ -88,7 +88,7 @@ def read_delimited(
         elif text:
             rows, done = reader.rows(text, line, final=block is None)
             for cells, at in rows:
-                columns.add(cells, at)
+                columns.add(dialect.restored(cells), at)
             line += done
             carried = reader.rest
         if most is not None and columns.count >= most:

@@ -50,6 +50,12 @@ class Dialect:
             text = _ESCAPE.sub(lambda match: '""' if match[1] == '"' else "\\", text)
         return text
 
+    def restored(self, cells: list[str]) -> list[str]:
+        """Return cells in which a separator between quotes is as it was before :meth:`prepared`."""
+        if len(self.separator) == 1:
+            return cells
+        return [cell.replace(self.delimiter, self.separator) for cell in cells]
+
 
 def separator_of(path_name: str, sample: str, names: set[str], chosen: str | None, report: Report) -> str:
     """Return the separator of a file.
