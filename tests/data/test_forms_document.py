@@ -9,9 +9,11 @@ import gzip
 import json
 import re
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +37,7 @@ SECTIONS = [
 ]  # fmt: skip
 ESCAPE = re.compile(rb"\\(n|t|r|0|x[0-9a-f]{2})")
 FILE = re.compile(r"`([^`]+)`(?: in ([\w-]+))?(?:, by (\w+))?: `([^`]+)`")
-PACKED = {
+PACKED: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "bz2": bz2.compress,
     "zstd": lambda data: pa.compress(data, codec="zstd", asbytes=True),
@@ -100,7 +102,8 @@ def shown(value):
 
 def options_of(text):
     """The option of the last column as (options of prepare, columns by table)."""
-    values, columns = {}, {}
+    values: dict[str, Any] = {}
+    columns: dict[str, dict[str, str]] = {}
     words = shlex.split(text)
     known = {each.name for each in fields(PrepareOptions)}
     while words:
@@ -123,8 +126,8 @@ def options_of(text):
 
 def read_cells(row, option):
     """Read the cells of the first column; return values and the report."""
-    kind, given = re.fullmatch(r"(?:(numbers|objects|dates)\s+)?(.*)", row.given).groups()
-    values = spans(given)
+    kind = row.given.startswith(("numbers ", "objects "))
+    values = spans(row.given)
     if kind:
         values = [None if value is None else json.loads(value) for value in values]
     else:
@@ -179,7 +182,7 @@ def read_files(row, option, folder):
 
 def said(report):
     """The problems by name, without the columns that are simply not there."""
-    counts = {}
+    counts: dict[str, int] = {}
     for each in report.problems:
         if not re.fullmatch(r"no column '\w+'", each.problem):
             counts[each.problem] = counts.get(each.problem, 0) + each.count

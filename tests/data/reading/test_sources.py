@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +16,7 @@ from tests.data.reading.files import found, problems, put
 
 CSV = b"user_id,note_id\nu,1\nv,2\n"
 LINES = b'{"user_id": "u", "note_id": 1}\n{"user_id": "v", "note_id": 2}\n'
-PACKED = {
+PACKED: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "bz2": bz2.compress,
     "zstd": lambda data: pa.compress(data, codec="zstd", asbytes=True),
