@@ -210,6 +210,8 @@ def _events(entries: list[str]) -> dict[str, Counted]:
         name, equals, counted = entry.rpartition("=")
         if not equals or counted not in ("click", "view", "drop"):
             raise ConfigError(f"--event is {entry!r}; write NAME=click, NAME=view or NAME=drop")
+        if events.get(name, counted) != counted:
+            raise ConfigError(f"--event gives {name} twice, as {events[name]} and {counted}; leave one out")
         events[name] = cast("Counted", counted)
     return events
 
