@@ -176,6 +176,13 @@ def test_backslash_quoting_over_blocks(tmp_path):
     assert found(report, QUOTES).option == "--quoting 'notes=backslash'"
 
 
+def test_escaped_quotes_in_cells_without_quotes(tmp_path):
+    path = put(tmp_path, "n.csv", 'note_id,title,content\n1,\\"a\\" b,\\"\n2,"c, \\"d\\"",e\\\\\n')
+    found_rows, report = notes_of(path, quoting="backslash")
+    assert found_rows == [("1", '"a" b', '"'), ("2", 'c, "d"', "e\\")]
+    assert not problems(report)
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_without_quoting_every_quote_is_text(tmp_path):
     lines = [f'{i}\t"title" {i}\tfor 5" discs' for i in range(40)]

@@ -91,7 +91,12 @@ def test_a_stated_quoting_is_no_guess():
     assert quoting_of('a,b\n1,"x\n', ",", "double", whole=True) == Dialect(",", "double", is_guess=False)
 
 
-def test_text_is_prepared_for_one_character_and_two_quotes():
-    assert Dialect("::", "double").prepared("a::b:c") == "a\x1fb:c"
-    assert Dialect(",", "backslash").prepared('"x \\"y\\" C:\\\\d",\\N') == '"x ""y"" C:\\d",\\N'
+def test_text_is_prepared_and_cells_are_restored():
+    movies = Dialect("::", "double")
+    assert movies.prepared("a::b:c") == "a\x1fb:c"
+    assert movies.restored(["b\x1fc"]) == ["b::c"]
+    escaped = Dialect(",", "backslash")
+    text = escaped.prepared('"x \\"y\\" C:\\\\d",\\N')
+    assert text.count('"') == 2
+    assert escaped.restored([text]) == ['"x "y" C:\\d",\\N']
     assert Dialect(",", "double").prepared('\\"') == '\\"'

@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from notellm.data.problems import Report
 from notellm.data.reading.collect import Columns
-from notellm.data.reading.dialect import Dialect
+from notellm.data.reading.dialect import QUOTE, Dialect
 from notellm.errors import DataError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ class _Reader:
 
     def split(self, text: str) -> pa.Table | None:
         """Return a block as a table, as Arrow splits it; None if that would not be exact."""
-        if (self.dialect.quoting != "none" and '"' in text) or "\x00" in text:
+        if (self.dialect.quoting != "none" and ('"' in text or QUOTE in text)) or "\x00" in text:
             return None
         try:
             data = text.encode()
@@ -270,7 +270,8 @@ class _Reader:
                     break
         if len(row) == self.width:
             self.stray += 1
-            self.first_stray = self.first_stray or f"line {line + begin}: {alone}"
+            example = self.dialect.restored([alone])[0]
+            self.first_stray = self.first_stray or f"line {line + begin}: {example}"
             found.append(([row[place] for place in self.places], line + begin))
         else:
             self._take(row, line + begin, found, alone)
