@@ -143,6 +143,8 @@ class _Reader:
     rest: str = ""
     ragged: int = 0
     first_ragged: str = ""
+    longer: int = 0
+    first_longer: str = ""
     stray: int = 0
     first_stray: str = ""
     protects: bool = False
@@ -233,6 +235,9 @@ class _Reader:
         if len(row) == self.width or (len(row) > self.width and not any(row[self.width :])):
             cells = [row[place] for place in self.places]
             found.append((cells, at))
+            if len(row) > self.width:
+                self.longer += 1
+                self.first_longer = self.first_longer or f"line {at}: {self.dialect.separator.join(row)}"
             if alone is not None and len(self.shapes) < _SHAPES:
                 self.shapes.add(_shape(cells[0]))
             if not self.protects:
@@ -288,6 +293,8 @@ class _Reader:
         report.add(
             "stray quote mark", self.path.name, self.stray, self.first_stray, "kept as text in its row"
         )
+        problem = "empty cells after the last column"
+        report.add(problem, self.path.name, self.longer, self.first_longer, "left out")
         action = "rows left out"
         report.add(
             "other number of cells than the header", self.path.name, self.ragged, self.first_ragged, action
