@@ -17,6 +17,7 @@ PYPROJECT: dict[str, Any] = tomllib.loads((PROJECT / "pyproject.toml").read_text
 
 #: The packages of notellm that may import a third-party package, and do.
 PLACES = {
+    "charset_normalizer": {"data"},
     "faiss": {"store.index"},
     "fastapi": {"serve"},
     "filelock": {"artifacts", "recall", "store"},

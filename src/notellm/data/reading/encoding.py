@@ -39,10 +39,13 @@ class Encoding:
     """How the bytes of a file are read.
 
     Attributes:
-        name: the codec. Bytes that it cannot read become surrogates, which the reader counts and replaces.
+        name: the codec.
+        errors: how undecodable bytes are read, as in ``open``; by default they become surrogates, which the
+            reader counts and replaces.
     """
 
     name: str
+    errors: str = "notellm.surrogate"
 
 
 def _surrogate(error: UnicodeError) -> tuple[str, int]:
@@ -189,7 +192,7 @@ def decoded_blocks(path: Path, encoding: Encoding) -> Iterator[str]:
     Raises:
         DataError: if the bytes are none of the encoding.
     """
-    decoder = codecs.getincrementaldecoder(encoding.name)("notellm.surrogate")
+    decoder = codecs.getincrementaldecoder(encoding.name)(encoding.errors)
     rest = ""
     with opened(path) as source:
         try:
