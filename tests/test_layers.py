@@ -46,6 +46,7 @@ PLACES = {
 EVERYWHERE = {"numpy", "pyarrow", "scipy", "sklearn", "tqdm"}
 #: Imports whose distribution has another name, or comes with another one.
 DISTRIBUTIONS = {
+    "charset_normalizer": "charset-normalizer",
     "faiss": "faiss-cpu",
     "grpc": "pymilvus",
     "huggingface_hub": "huggingface-hub",
