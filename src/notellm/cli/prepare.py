@@ -170,7 +170,7 @@ def _show_sample(raw: Any) -> None:
     """Show what reading a sample found: columns, guesses, and the first rows as they would become."""
     from notellm.data.convert import RAW_CLICKS
 
-    for table, rows in (("notes", raw.notes), ("clicks", next(raw.clicks.pieces(RAW_CLICKS)))):
+    for table, rows in (("notes", raw.notes), ("clicks", next(raw.log.pieces(RAW_CLICKS)))):
         if table in raw.roles:
             roles = ", ".join(f"{ours} from {theirs!r}" for ours, theirs in raw.roles[table].items())
             show(f"{table}: {roles}")
@@ -181,7 +181,7 @@ def _show_sample(raw: Any) -> None:
     _show_guesses(raw.report)
     show(
         f"nothing was written: this is what the first {raw.notes.num_rows:,} notes and "
-        f"{len(raw.clicks):,} clicks say"
+        f"{len(raw.log):,} clicks say"
     )
 
 

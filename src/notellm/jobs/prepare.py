@@ -8,7 +8,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from notellm.data.cells.options import CellOptions, Markup
-from notellm.data.convert import click_log
+from notellm.data.convert import RAW_CLICKS, click_log
 from notellm.data.datasets.table import read_clicks_of
 from notellm.data.log import ClickLog
 from notellm.data.problems import Report
@@ -116,12 +116,17 @@ class Sources:
 
 @dataclass(frozen=True)
 class Raw:
-    """Raw tables, what reading them reported, and what was read as what."""
+    """Raw notes and clicks, what reading them reported, and what was read as what."""
 
     notes: pa.Table
-    clicks: ClickLog
+    log: ClickLog
     report: Report
     roles: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def clicks(self) -> pa.Table:
+        """The raw clicks as a table."""
+        return self.log.table(RAW_CLICKS)
 
 
 def read_sources(sources: Sources, options: PrepareOptions, *, rows: int | None = None) -> Raw:
@@ -183,7 +188,7 @@ def clean(raw: Raw, options: PrepareOptions, *, strict: bool = False) -> tuple[p
         raise DataError(f"strict: reading found {len(raw.report)} kinds of problems\n{raw.report}")
     limit = options.user_limit or None
     notes, log, found = clean_tables(
-        raw.notes, raw.clicks, strict=strict, max_user_clicks=limit, read=raw.report
+        raw.notes, raw.log, strict=strict, max_user_clicks=limit, read=raw.report
     )
     return notes, log, raw.report + found
 
@@ -213,6 +218,8 @@ def _events(entries: list[str]) -> dict[str, Counted]:
         name, equals, counted = entry.rpartition("=")
         if not equals or counted not in ("click", "view", "drop"):
             raise ConfigError(f"--event is {entry!r}; write NAME=click, NAME=view or NAME=drop")
+        if events.get(name, counted) != counted:
+            raise ConfigError(f"--event gives {name} twice, as {events[name]} and {counted}; leave one out")
         events[name] = cast("Counted", counted)
     return events
 

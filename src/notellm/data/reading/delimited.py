@@ -20,7 +20,7 @@ import pyarrow.csv
 
 from notellm.data.problems import Report
 from notellm.data.reading.collect import Columns
-from notellm.data.reading.dialect import Dialect
+from notellm.data.reading.dialect import QUOTE, Dialect
 from notellm.errors import DataError
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def read_delimited(
         elif text:
             rows, done = reader.rows(text, line, final=block is None)
             for cells, at in rows:
-                columns.add(cells, at)
+                columns.add(dialect.restored(cells), at)
             line += done
             carried = reader.rest
         if most is not None and columns.count >= most:
@@ -145,6 +145,8 @@ class _Reader:
     rest: str = ""
     ragged: int = 0
     first_ragged: str = ""
+    longer: int = 0
+    first_longer: str = ""
     stray: int = 0
     first_stray: str = ""
     protects: bool = False
@@ -152,7 +154,7 @@ class _Reader:
 
     def split(self, text: str) -> pa.Table | None:
         """Return a block as a table, as Arrow splits it; None if that would not be exact."""
-        if (self.dialect.quoting != "none" and '"' in text) or "\x00" in text:
+        if (self.dialect.quoting != "none" and ('"' in text or QUOTE in text)) or "\x00" in text:
             return None
         try:
             data = text.encode()
@@ -235,6 +237,9 @@ class _Reader:
         if len(row) == self.width or (len(row) > self.width and not any(row[self.width :])):
             cells = [row[place] for place in self.places]
             found.append((cells, at))
+            if len(row) > self.width:
+                self.longer += 1
+                self.first_longer = self.first_longer or f"line {at}: {self.dialect.separator.join(row)}"
             if alone is not None and len(self.shapes) < _SHAPES:
                 self.shapes.add(_shape(cells[0]))
             if not self.protects:
@@ -272,7 +277,8 @@ class _Reader:
                     break
         if len(row) == self.width:
             self.stray += 1
-            self.first_stray = self.first_stray or f"line {line + begin}: {alone}"
+            example = self.dialect.restored([alone])[0]
+            self.first_stray = self.first_stray or f"line {line + begin}: {example}"
             found.append(([row[place] for place in self.places], line + begin))
         else:
             self._take(row, line + begin, found, alone)
@@ -289,6 +295,8 @@ class _Reader:
         report.add(
             "stray quote mark", self.path.name, self.stray, self.first_stray, "kept as text in its row"
         )
+        problem = "empty cells after the last column"
+        report.add(problem, self.path.name, self.longer, self.first_longer, "left out")
         action = "rows left out"
         report.add(
             "other number of cells than the header", self.path.name, self.ragged, self.first_ragged, action

@@ -20,6 +20,8 @@ Quoting = Literal["double", "backslash", "none"]
 SEPARATORS = (",", "\t", ";", "|", "::", "\x01")
 NAMES = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|", "space": " "}
 _ESCAPE = re.compile(r'\\(["\\])')
+#: Stands for an escaped quote while rows are parsed; Unicode keeps this code point out of texts.
+QUOTE = "\ufdd0"
 _SAMPLE_LINES = 1_000
 
 
@@ -43,12 +45,20 @@ class Dialect:
         return self.separator if len(self.separator) == 1 else "\x1f"
 
     def prepared(self, text: str) -> str:
-        """Return text in which the separator is one character, and an escaped quote is two quotes."""
+        """Return text in which the separator is one character, and an escaped quote is ``QUOTE``."""
         if len(self.separator) > 1:
             text = text.replace(self.separator, "\x1f")
         if self.quoting == "backslash" and "\\" in text:
-            text = _ESCAPE.sub(lambda match: '""' if match[1] == '"' else "\\", text)
+            text = _ESCAPE.sub(lambda match: QUOTE if match[1] == '"' else "\\", text)
         return text
+
+    def restored(self, cells: list[str]) -> list[str]:
+        """Return cells in which separators and escaped quotes are themselves again, see :meth:`prepared`."""
+        if len(self.separator) > 1:
+            cells = [cell.replace(self.delimiter, self.separator) for cell in cells]
+        if self.quoting == "backslash":
+            cells = [cell.replace(QUOTE, '"') for cell in cells]
+        return cells
 
 
 def separator_of(path_name: str, sample: str, names: set[str], chosen: str | None, report: Report) -> str:
@@ -138,7 +148,11 @@ def _broken(dialect: Dialect, sample: str, *, whole: bool) -> tuple[int, bool]:
                 over_lines = begin - last > 1 and any(
                     line.count(dialect.delimiter) != width for line in lines[last:begin]
                 )
-                protects = protects or over_lines or any(dialect.delimiter in c or '"' in c for c in row)
+                protects = (
+                    protects
+                    or over_lines
+                    or any(dialect.delimiter in cell or '"' in cell or QUOTE in cell for cell in row)
+                )
         except csv.Error:
             at_the_end = first + reader.line_num >= len(lines)
             broken += whole or not at_the_end

@@ -40,14 +40,26 @@ class Encoding:
 
     Attributes:
         name: the codec.
-        errors: how undecodable bytes are read, as in ``open``.
+        errors: how undecodable bytes are read, as in ``open``; by default they become surrogates, which the
+            reader counts and replaces.
     """
 
     name: str
-    errors: str = "surrogateescape"
+    errors: str = "notellm.surrogate"
 
 
-#: UTF-8, with or without a byte order mark; bytes that are not UTF-8 become surrogates.
+def _surrogate(error: UnicodeError) -> tuple[str, int]:
+    """Read one undecodable byte, or one unit of UTF-16 or UTF-32, as a surrogate."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    wide = error.encoding.replace("-", "").startswith(("utf16", "utf32"))
+    byte = error.object[error.start]
+    return chr(0xDC00 + max(byte, 0x80)), error.end if wide else error.start + 1
+
+
+codecs.register_error("notellm.surrogate", _surrogate)
+
+#: UTF-8, with or without a byte order mark.
 UTF8 = Encoding("utf-8-sig")
 
 
@@ -66,13 +78,12 @@ def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
     if chosen is not None:
         try:
             name = codecs.lookup(chosen).name
-        except LookupError as error:
+            b" ".decode(chosen, "replace")  # not all of Python's codecs are of text
+        except (LookupError, ValueError) as error:
             raise ConfigError(
                 f"encoding is {chosen!r}; give one that Python knows, as utf-8 or cp1252"
             ) from error
-        return Encoding(
-            "utf-8-sig" if name == "utf-8" else name, "surrogateescape" if name == "utf-8" else "replace"
-        )
+        return UTF8 if name == "utf-8" else Encoding(name)
     with opened(path, progress=False) as source:
         head = source.read(4096)
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
@@ -87,7 +98,7 @@ def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
         "decoded",
         f"--encoding {name}",
     )
-    return Encoding(name, "replace")
+    return Encoding(name)
 
 
 def _is_wide(head: bytes) -> str:
@@ -111,8 +122,9 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
         text = line.decode("utf-8", "surrogateescape")
         bad = len(_UNDECODABLE.findall(text))
         invalid += bad
-        # A character of several bytes that fit together is no chance, the less so the more bytes it has.
-        valid += sum(3 * (len(each.encode()) - 1) for each in _UNDECODABLE.sub("", text) if each > "\x7f")
+        # Three bytes that fit together are no chance; two are one in five pairs of a Chinese text in GB18030.
+        sizes = (len(each.encode()) for each in _UNDECODABLE.sub("", text) if each > "\x7f")
+        valid += sum(1 if size == 2 else 3 * (size - 1) for size in sizes)
         if bad and len(sample) < _SAMPLE_LINES:
             sample.append(line)
     if valid > invalid:
@@ -122,7 +134,7 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
     report.add(
         "text that is not UTF-8", path.name, invalid, example, f"bytes read as {name}", f"--encoding {name}"
     )
-    return Encoding(name, "replace")
+    return Encoding(name)
 
 
 def _is_valid_utf8(path: Path) -> bool:

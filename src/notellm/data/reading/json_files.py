@@ -134,6 +134,9 @@ class _Objects:
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError):
+                if several := _several(line):
+                    yield from ((each, number) for each in several)
+                    continue
                 try:
                     value = parse_object(line.strip("\ufeff"))
                 except ValueError as error:
@@ -195,6 +198,23 @@ def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
     if first:
         yield first
     yield from rest
+
+
+def _several(line: str) -> list[dict[str, Any]]:
+    """Return the objects of a line that holds nothing else, one after the other; [] for other lines."""
+    decoder = json.JSONDecoder()
+    found: list[dict[str, Any]] = []
+    place = _SPACE.match(line).end()  # type: ignore[union-attr]
+    while place < len(line):
+        try:
+            value, place = decoder.raw_decode(line, place)
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, dict):
+            return []
+        found.append(value)
+        place = _SPACE.match(line, place).end()  # type: ignore[union-attr]
+    return found
 
 
 def _is_open(line: str) -> bool:

@@ -1,5 +1,6 @@
 """How a table is read from files, and how its rows count."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -52,6 +53,8 @@ class ReadOptions(CellOptions):
             ConfigError: if values are not allowed; the message names all of them.
         """
         check(self)
+        if self.min_rating is not None and not math.isfinite(self.min_rating):
+            raise ConfigError(f"min_rating is {self.min_rating}; it must be a number")
         for name, counted in self.events.items():
             if counted not in ("click", "view", "drop"):
                 raise ConfigError(f"event {name} is to count as {counted!r}; it must be click, view or drop")

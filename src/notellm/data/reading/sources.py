@@ -133,6 +133,8 @@ def opened(path: Path, *, progress: bool = True) -> Iterator[IO[bytes]]:
     except OSError as error:
         if isinstance(error, (DataError, StorageError)):
             raise
+        if error.errno is None:  # not from the system, but from Arrow, which decompresses
+            raise DataError(f"{path} is not a whole compressed file: {error}") from error
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from notellm.data.cells.nested import NestedCells, Role, at_path
+from notellm.data.cells.nested import NestedCells, Role, at_path, unwrapped
 from notellm.data.problems import Problem, Report
 from notellm.data.reading.collect import joined
 from notellm.data.reading.delimited import QuotesAreText, read_delimited
@@ -75,7 +75,7 @@ def read_table(
         report.add("table in several files", Path(path).name, len(files), files[0].name, "read as one table")
     for problem in _merged(reports, Path(path).name):
         report.problems.append(problem)
-    return _joined(tables, layout), names or []
+    return _joined(tables, layout, Path(path).name, report), names or []
 
 
 def _check_names(options: ReadOptions, layout: Layout) -> None:
@@ -291,24 +291,22 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _joined(tables: list[pa.Table], layout: Layout) -> pa.Table:
+def _joined(tables: list[pa.Table], layout: Layout, where: str, report: Report) -> pa.Table:
     """Join the tables of several files; columns whose types differ become text."""
     if len(tables) == 1:
         return tables[0]
-    names = [name for name in layout.roles if any(name in table.column_names for table in tables)]
-    return pa.table(
-        {
-            name: joined(
-                [
-                    table.column(name)
-                    if name in table.column_names
-                    else pa.chunked_array([pa.nulls(table.num_rows)])
-                    for table in tables
-                ]
-            )
-            for name in names
-        }
-    )
+    columns: dict[str, pa.ChunkedArray] = {}
+    for name, role in layout.roles.items():
+        if not any(name in table.column_names for table in tables):
+            continue
+        parts = [
+            table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)])
+            for table in tables
+        ]
+        if len({part.type for part in parts}) > 1:
+            parts = [unwrapped(part, role, f"{where}: {name}", report) for part in parts]
+        columns[name] = joined(parts)
+    return pa.table(columns)
 
 
 def _merged(reports: list[Report], where: str) -> Iterator[Problem]:
