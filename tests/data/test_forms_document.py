@@ -25,7 +25,8 @@ from notellm.data.cells.times import times
 from notellm.data.cells.topics import topics
 from notellm.data.problems import Report
 from notellm.errors import ConfigError, DataError, StorageError
-from notellm.jobs.prepare import PrepareOptions, Sources, clean, read_sources
+from notellm.jobs.prepare import Sources, clean, read_sources
+from notellm.jobs.prepare_options import PrepareOptions
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "forms.md").read_text(encoding="utf-8")
 HEADER = ["input", "read as", "what the report says", "option that states it"]

@@ -4,7 +4,8 @@ import pytest
 
 from notellm.data.reading.options import ReadOptions
 from notellm.errors import ConfigError, DataError
-from notellm.jobs.prepare import PrepareOptions, Sources, clean, read_sources
+from notellm.jobs.prepare import Sources, clean, read_sources
+from notellm.jobs.prepare_options import PrepareOptions
 
 NOTES = "note_id;title\n1;Café\n2;Tea\n"
 CLICKS = "user_id\tnote_id\ttimestamp\nu\t1\t03/04/2019\nu\t2\t05/06/2019\n"

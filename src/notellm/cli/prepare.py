@@ -10,7 +10,7 @@ from notellm.cli.common import Force, Output, Quiet, Seed, examples, group, show
 from notellm.cli.options import with_options
 from notellm.data.datasets.table import CLICK_NAMES
 from notellm.errors import ConfigError
-from notellm.jobs.prepare import PrepareOptions
+from notellm.jobs.prepare_options import PrepareOptions
 from notellm.pairs.score import PairOptions
 
 commands = group()

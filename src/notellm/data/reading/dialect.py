@@ -10,11 +10,9 @@ import csv
 import io
 import re
 from dataclasses import dataclass
-from typing import Literal
 
 from notellm.data.problems import Report
-
-Quoting = Literal["double", "backslash", "none"]
+from notellm.data.reading.options import Quoting
 
 #: Separators that are tried, after the one of the file's name. "::" is that of MovieLens 1M.
 SEPARATORS = (",", "\t", ";", "|", "::", "\x01")

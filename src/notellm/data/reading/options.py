@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from notellm.data.cells.options import CellOptions
-from notellm.data.reading.dialect import Quoting
 from notellm.errors import ConfigError
 from notellm.options import check, option
 
+#: What a double quote means in a delimited file, see ``dialect.py``.
+Quoting = Literal["double", "backslash", "none"]
 #: What an event of a log counts as.
 Counted = Literal["click", "view", "drop"]
 #: What the order of rows says in a log without times.
