@@ -119,7 +119,7 @@ def train(
         notes, train, validation, test = load_notes(folder), _read(impressions), _read(valid), None
     else:
         part = _load_clicked(folder)
-        notes, histories = part.notes, click_histories(part.clicks)
+        notes, histories = part.notes, click_histories(part.clicks, seed=options.seed)
         rows = _impressions(part.clicks, recall_vectors, negatives, options.seed, progress=not quiet)
         train, validation, test = split_impressions(
             rows, valid=valid_share, test=test_share, seed=options.seed

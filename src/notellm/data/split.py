@@ -122,7 +122,7 @@ def split_by_time(notes: pa.Table, clicks: pa.Table, *, test: float = 0.2, valid
     _check_shares(test, valid)
     if is_order_only(clicks):
         raise DataError(
-            "this log keeps only the order of each user's clicks (all times are in 1970), so "
+            "this log keeps no times, at most the order of each user's clicks (all times are in 1970), so "
             "there is no moment to split at: use split_by_note, or give a log with times"
         )
     ids = notes["note_id"]
