@@ -285,3 +285,18 @@ def test_whatever_comes_in_what_comes_out_is_clean(note_rows, click_rows):
     assert again[1].equals(good_clicks)
     dropped = len(click_rows) - good_clicks.num_rows
     assert (dropped == 0) or len(report)
+
+
+@pytest.mark.parametrize("bad", ["n" * 513, "a\x07b", "a\tb", "a\x7fb"])
+def test_ids_that_the_service_cannot_name_are_no_notes(bad):
+    notes = pa.table({"note_id": ["1", bad, "n" * 512], "title": ["a", "b", "c"]})
+    clicks = pa.table(
+        {"user_id": ["u", "u"], "note_id": ["1", bad], "timestamp": [1_700_000_000, 1_700_000_001]}
+    )
+    good_notes, good_clicks, report = validate(notes, clicks)
+    assert good_notes["note_id"].to_pylist() == ["1", "n" * 512]
+    assert good_clicks["note_id"].to_pylist() == ["1"]
+    problems = {each.problem: each for each in report.problems}
+    assert problems["id that the service cannot name"].count == 1
+    assert "512" in problems["id that the service cannot name"].action
+    assert problems["click on an unknown note"].count == 1

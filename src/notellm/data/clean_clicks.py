@@ -11,7 +11,6 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm.data.ids import refused_ids
 from notellm.data.log import NO_TIME, ClickLog, Coded, Times
 from notellm.data.problems import Report
 
@@ -66,8 +65,6 @@ def clean_clicks(
 
     for column, codes, values in (("user_id", user, users.values), ("note_id", note, names.values)):
         drop(_of(codes[rows], _equal(values, ""), missing=True), "empty id", column)
-    refused = refused_ids(names.values)
-    drop(_of(note[rows], refused, missing=False), "note id that no service can name", "note_id")
     unknown = _of(event[rows], ~_is_in(events.values, pa.array(EVENTS)), missing=True)
     named = _counted(events.values, event[rows][unknown])
     action = f"rows dropped; click and view count, and --event {named.split(' ')[0]}=click counts others"

@@ -5,6 +5,7 @@ from datetime import datetime
 import polars as pl
 import pyarrow as pa
 
+from notellm.data.ids import RULE, refused_ids
 from notellm.data.problems import Report
 from notellm.data.schema import NOTES
 
@@ -46,6 +47,11 @@ def _clean_note_ids(frame: pl.DataFrame, report: Report) -> pl.DataFrame:
         frame = frame.with_columns(pl.col("note_id").str.replace_all("\0", "", literal=True))
     full = frame.filter(pl.col("note_id") != "")
     report.add("empty id", where, frame.height - full.height, "", "rows dropped")
+    refused = full.filter(pl.Series(refused_ids(full["note_id"].to_arrow())))
+    if refused.height:
+        action = f"rows dropped; an id is {RULE}"
+        report.add("id that the service cannot name", where, refused.height, refused["note_id"][0], action)
+        full = full.join(refused.select("note_id").unique(), on="note_id", how="anti", maintain_order="left")
     kept = full.unique("note_id", keep="last", maintain_order=True)
     if kept.height < full.height:
         repeated = full.filter(pl.col("note_id").is_duplicated())
