@@ -49,6 +49,7 @@ def read_delimited(
     *,
     names: Sequence[str] = (),
     most: int | None = None,
+    above: int = 0,
 ) -> pa.Table:
     """Read delimited text as columns of text.
 
@@ -61,6 +62,7 @@ def read_delimited(
         dialect: separator and quoting.
         names: names of the first columns of a file without a header.
         most: number of rows after which reading ends; None reads all.
+        above: number of lines above the text, for messages.
 
     Raises:
         DataError: if no row can be read.
@@ -77,7 +79,7 @@ def read_delimited(
         skipped = first.lines
     reader = _Reader(list(places.values()), len(first.cells), dialect, path)
     columns = Columns(list(places), path, report)
-    line = 1 + skipped
+    line = 1 + above + skipped
     carried = ""
     for block in chain(rest, [None]):
         text = carried + (block or "")
@@ -296,7 +298,13 @@ class _Reader:
 def _cells(lines: Iterable[str], dialect: Dialect, *, strict: bool) -> "_csv.Reader":
     """Return a reader of rows; a strict one refuses text after a closing quote."""
     quoting: Any = csv.QUOTE_NONE if dialect.quoting == "none" else csv.QUOTE_MINIMAL
-    return csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=strict)
+    return csv.reader(
+        lines,
+        delimiter=dialect.delimiter,
+        quoting=quoting,
+        strict=strict,
+        skipinitialspace=dialect.skips_spaces,
+    )
 
 
 def _lenient(text: str, delimiter: str) -> list[str] | None:

@@ -1,5 +1,6 @@
 """Read a table of cells from files: Parquet, delimited text or JSON, one file or the parts of one table."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -13,8 +14,9 @@ from notellm.data.cells.columns import plain
 from notellm.data.cells.nested import NestedCells, Role, at_path
 from notellm.data.problems import Problem, Report
 from notellm.data.reading.delimited import QuotesAreText, read_delimited
-from notellm.data.reading.dialect import quoting_of, separator_of
+from notellm.data.reading.dialect import Dialect, quoting_of, separator_of
 from notellm.data.reading.encoding import decoded_blocks, encoding_of
+from notellm.data.reading.headings import lines_above, without_headings, without_lines
 from notellm.data.reading.json_files import Wanted, read_json
 from notellm.data.reading.options import ReadOptions
 from notellm.data.reading.sources import content_of, files_of
@@ -89,10 +91,15 @@ def _read_file(
 ) -> tuple[pa.Table, list[str]]:
     content = content_of(path)
     present: list[str] = []
+    named: dict[str, str] = {}
+    guessed = Report()
 
     def places(header: list[str]) -> dict[str, int]:
-        present.extend(header)
-        return _places(header, layout, options, path, report)
+        present[:] = header
+        guessed.problems.clear()
+        found = _places(header, layout, options, path, guessed)
+        named.update({ours: header[place] for ours, place in found.items()})
+        return found
 
     if content == "parquet":
         return _read_parquet(path, layout, options, report)
@@ -117,6 +124,11 @@ def _read_file(
     if not sample.strip():
         return _empty(layout, path, report)
     names = {options.columns.get(name, name) for name in layout.roles}
+    above = _above(sample, layout, options)
+    if above:
+        lines = list(io.StringIO(sample, newline=""))
+        report.add("lines above the header", path.name, above, lines[0].strip(), "left out")
+        sample, text = "".join(lines[above:]), without_lines(text, above)
     separator = separator_of(path.name, sample, names, options.separator, report)
     dialect = quoting_of(sample, separator, options.quoting, whole=whole)
     if not options.header:
@@ -129,25 +141,35 @@ def _read_file(
         table_places = places
     try:
         own = Report()
-        table = read_delimited(text, path, table_places, own, dialect, most=options.rows)
+        table = read_delimited(text, path, table_places, own, dialect, most=options.rows, above=above)
     except QuotesAreText:
-        present.clear()
         own = Report()
         dialect = replace(dialect, quoting="none")
-        again: Iterable[str] = decoded_blocks(path, encoding)
+        again: Iterable[str] = without_lines(decoded_blocks(path, encoding), above)
         if not options.header:
             again = chain([dialect.separator.join(header) + "\n"], again)
-        table = read_delimited(again, path, table_places, own, dialect, most=options.rows)
-    _report_quoting(dialect.quoting if dialect.is_guess else "double", path, sample, report)
-    report.problems.extend(own.problems)
-    return table, present
+        table = read_delimited(again, path, table_places, own, dialect, most=options.rows, above=above)
+    _report_quoting(dialect, path, sample, report)
+    report.problems.extend(guessed.problems + own.problems)
+    return without_headings(table, named, path.name, report), present
 
 
-def _report_quoting(quoting: str, path: Path, sample: str, report: Report) -> None:
-    if quoting == "double":
-        return
+def _above(sample: str, layout: Layout, options: ReadOptions) -> int:
+    """Return the number of lines above the header, if names say which line that is."""
+    if not options.header or any(name.startswith("#") for name in options.columns.values()):
+        return 0
+    needed = [{options.columns.get(name, name) for name in group} for group in layout.needed]
+    return lines_above(sample, needed, options.separator)
+
+
+def _report_quoting(dialect: Dialect, path: Path, sample: str, report: Report) -> None:
+    quoting = dialect.quoting
     quoted = [line for line in sample.split("\n") if '"' in line]
     example = quoted[0] if quoted else ""
+    if dialect.skips_spaces:
+        report.add("spaces before quotes", path.name, len(quoted), example, "quotes are read as such")
+    if quoting == "double" or not dialect.is_guess:
+        return
     action = "quotes are text" if quoting == "none" else 'read \\" as "'
     report.add(
         "quotes by other rules than two for one",

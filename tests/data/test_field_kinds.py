@@ -1,0 +1,99 @@
+"""Kinds of tables that people have, beside those of the other tests: read right, reported, or refused."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from notellm.data.problems import Report
+from notellm.data.read import read_clicks, read_notes
+from notellm.data.reading.options import ReadOptions
+from notellm.errors import DataError
+
+NOTES = "note_id,title\nn1,Red lamp\nn2,Blue sofa\n"
+ABOUT_ABSENT = "no column"
+
+
+def put(folder, content, name="t.csv"):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def counts(report: Report) -> dict[str, int]:
+    return {each.problem: each.count for each in report.problems if not each.problem.startswith(ABOUT_ABSENT)}
+
+
+def notes_of(path, **options):
+    """Return the ids and titles of a file of notes, and what was reported."""
+    result = read_notes(path, options=ReadOptions(**options))
+    rows = [(row["note_id"], row["title"]) for row in result.table.to_pylist()]
+    return rows, counts(result.report)
+
+
+LAMP_AND_SOFA = [("n1", "Red lamp"), ("n2", "Blue sofa")]
+
+
+@pytest.mark.parametrize(
+    ("text", "reported"),
+    [
+        ("# exported today\n# by the shop, all\n" + NOTES, {"lines above the header": 2}),
+        ("Product list,\n\n" + NOTES, {"lines above the header": 2}),
+        (
+            "sep=;\n" + NOTES.replace(",", ";"),
+            {"lines above the header": 1, "separator that the name does not tell": 3},
+        ),
+        (NOTES.replace("n2", "Note_ID,title\nn2"), {"the header again as a row": 1}),
+        (
+            "| note_id | title |\n|:--|---:|\n| n1 | Red lamp |\n| n2 | Blue sofa |\n",
+            {"a rule below the header": 1, "separator that the name does not tell": 4},
+        ),
+        (
+            "+----+----+\n| note_id | title |\n+----+----+\n| n1 | Red lamp |\n| n2 | Blue sofa |\n",
+            {
+                "lines above the header": 1,
+                "separator that the name does not tell": 4,
+                "other number of cells than the header": 1,
+            },
+        ),
+    ],
+    ids=["comments", "title", "Excel's sep", "header twice", "Markdown", "MySQL"],
+)
+def test_lines_that_are_no_rows_are_left_out_and_counted(tmp_path, text, reported):
+    assert notes_of(put(tmp_path, text)) == (LAMP_AND_SOFA, reported)
+
+
+def test_the_lines_of_the_report_count_from_the_top_of_the_file(tmp_path):
+    path = put(tmp_path, "Product list\n" + NOTES + "n3,a,b\n")
+    reported = {each.problem: each.example for each in read_notes(path).report.problems}
+    assert reported["other number of cells than the header"] == "line 5: 3 cells, not 2"
+
+
+@pytest.mark.parametrize("title", ["title", "note_id", "---", "# hash"])
+def test_titles_that_look_like_headings_stay(tmp_path, title):
+    rows, reported = notes_of(put(tmp_path, f"note_id,title\nn1,a\nn2,{title}\n"))
+    assert rows == [("n1", "a"), ("n2", title)]
+    assert reported == {}
+
+
+def test_spaces_before_quotes(tmp_path):
+    text = 'note_id, title\n1, "A lamp, red"\n2, "A sofa"\n3, Desk\n'
+    rows, reported = notes_of(put(tmp_path, text))
+    assert rows == [("1", "A lamp, red"), ("2", "A sofa"), ("3", "Desk")]
+    assert reported == {"spaces before quotes": 2}
+
+
+@pytest.mark.parametrize("line", ['1,"He said, ""no"" twice"', '1, "Best" pan'])
+def test_quotes_after_a_space_that_are_text_stay(tmp_path, line):
+    rows, reported = notes_of(put(tmp_path, f"note_id,title\n{line}\n2,Desk\n"))
+    assert rows[0][1] == ('He said, "no" twice' if "no" in line else '"Best" pan')
+    assert "spaces before quotes" not in reported
+
+
+def test_a_quoted_cell_of_more_than_the_limit_of_the_csv_module(tmp_path):
+    rows, reported = notes_of(put(tmp_path, f'note_id,title\n1,"{"a, " * 70_000}b"\n2,c\n'))
+    assert len(rows) == 2
+    assert reported == {}
