@@ -97,3 +97,62 @@ def test_a_quoted_cell_of_more_than_the_limit_of_the_csv_module(tmp_path):
     rows, reported = notes_of(put(tmp_path, f'note_id,title\n1,"{"a, " * 70_000}b"\n2,c\n'))
     assert len(rows) == 2
     assert reported == {}
+
+
+def clicks_of(path, **options):
+    """Return users and notes of a log, and what was reported."""
+    result = read_clicks(path, options=ReadOptions(**options))
+    rows = [(row["user_id"], row["note_id"]) for row in result.table.to_pylist()]
+    return rows, counts(result.report)
+
+
+@pytest.mark.parametrize(
+    ("ids", "read", "reported"),
+    [
+        (['"1,234"', '"1,235"', "999"], ["1234", "1235", "999"], {"id with commas for thousands": 2}),
+        (['"=""007"""', '"=""008"""'], ["007", "008"], {"id as a formula of Excel": 2}),
+        (["007", "7"], ["007", "7"], {"ids that differ in leading zeros alone": 1}),
+        (["1e5", "100000"], ["1e5", "100000"], {"id written as a floating point number": 1}),
+        (["NA", "5"], ["NA", "5"], {"id that may stand for a missing one, or a total": 1}),
+        (["1", "Total"], ["1", "Total"], {"id that may stand for a missing one, or a total": 1}),
+        (["'n1'", "'n2'"], ["'n1'", "'n2'"], {"id that begins with a quote mark": 2}),
+        (["(null)", "5"], [None, "5"], {"word for a missing value": 1}),
+        # What looks alike and stays without a word.
+        (['"1,234"', "2345"], ["1,234", "2345"], {}),
+        (['"a,123"', '"1,2345"'], ["a,123", "1,2345"], {}),
+        (["1e5", "a3f", "007"], ["1e5", "a3f", "007"], {}),
+        (["totals", "=1", "0", "-1"], ["totals", "=1", "0", "-1"], {}),
+    ],
+)
+def test_forms_of_ids(tmp_path, ids, read, reported):
+    text = "note_id,title\n" + "".join(f"{each},a\n" for each in ids)
+    rows, found = notes_of(put(tmp_path, text))
+    assert [note for note, _ in rows] == read
+    assert found == reported
+
+
+def test_users_that_may_be_nobody_are_counted(tmp_path):
+    text = "user_id,note_id\nanonymous,1\nu1,1\nanonymous,2\n"
+    rows, found = clicks_of(put(tmp_path, text))
+    assert [user for user, _ in rows] == ["anonymous", "u1", "anonymous"]
+    assert found == {"id that may stand for a missing one, or a total": 2}
+
+
+@pytest.mark.parametrize(("kind", "largest"), [(pa.float32(), 2.0**24), (pa.float64(), 2.0**53)])
+def test_ids_that_their_float_cannot_hold(tmp_path, kind, largest):
+    path = tmp_path / "n.parquet"
+    pq.write_table(pa.table({"note_id": pa.array([largest, 3.0]).cast(kind), "title": ["a", "b"]}), path)
+    assert notes_of(path)[1] == {"id written as a floating point number": 1}
+
+
+@pytest.mark.parametrize("word", ["#REF!", "#NAME?"])
+def test_errors_of_excel_in_texts_are_counted(tmp_path, word):
+    rows, found = notes_of(put(tmp_path, f"note_id,title\n1,{word}\n2,#1 hit\n"))
+    assert [title for _, title in rows] == [word, "#1 hit"]
+    assert found == {"may stand for a missing value": 1}
+
+
+def test_a_list_of_missing_words_reports_the_usual_ones_that_it_lacks(tmp_path):
+    rows, found = notes_of(put(tmp_path, "note_id,title\n1,NA\n2,NULL\n"), missing="NA")
+    assert [title for _, title in rows] == [None, "NULL"]
+    assert found == {"word for a missing value": 1, "may stand for a missing value": 1}
