@@ -4,12 +4,14 @@ import gzip
 import json
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 
 from notellm.data.problems import Report
 from notellm.data.read import read_clicks, read_notes
 from notellm.data.reading.options import ReadOptions
+from notellm.data.validate import validate
 from notellm.errors import DataError
 
 NOTES = "note_id,title\nn1,Red lamp\nn2,Blue sofa\n"
@@ -156,3 +158,84 @@ def test_a_list_of_missing_words_reports_the_usual_ones_that_it_lacks(tmp_path):
     rows, found = notes_of(put(tmp_path, "note_id,title\n1,NA\n2,NULL\n"), missing="NA")
     assert [title for _, title in rows] == [None, "NULL"]
     assert found == {"word for a missing value": 1, "may stand for a missing value": 1}
+
+
+def log_of(path, **options):
+    """Return the notes of a log's clicks, and what was reported, in words."""
+    result = read_clicks(path, options=ReadOptions(**options))
+    kept = result.table.filter(pa.compute.equal(result.table["event"], "click"))
+    return kept["note_id"].to_pylist(), {each.problem: each for each in result.report.problems}
+
+
+def log(column, cells):
+    rows = "".join(f"u{n},{n},2024-01-01,{cell}\n" for n, cell in enumerate(cells))
+    return f"user_id,note_id,timestamp,{column}\n{rows}"
+
+
+@pytest.mark.parametrize(
+    ("column", "cells", "kept", "problem"),
+    [
+        ("liked", ["True", "no", "yes", "false"], ["0", "2"], "rating in words"),
+        ("liked", ["👍", "👎", "like", "dislike"], ["0", "2"], "rating in words"),
+        ("plays", ['"1,234"', "0", '"2,000,000"', "0.5"], ["0", "2"], "rating with commas"),
+        ("rating", ['"4,5"', '"0,125"', "1", "0"], ["0", "2"], "rating with commas"),
+    ],
+)
+def test_ratings_that_are_no_plain_numbers(tmp_path, column, cells, kept, problem):
+    path = put(tmp_path, log(column, cells))
+    found, reported = log_of(path, columns={"rating": column}, min_rating=1)
+    assert found == kept
+    assert problem in reported
+
+
+@pytest.mark.parametrize("cell", ["5 stars", "★★", "4/5", "bad"])
+def test_ratings_in_other_words_are_counted_or_refused(tmp_path, cell):
+    path = put(tmp_path, log("rating", [cell, cell]))
+    assert log_of(path)[1]["rating that is no number"].count == 2
+    with pytest.raises(DataError, match=r"must be a number.*--clicks-column event=rating --event WORD=click"):
+        log_of(path, min_rating=3)
+
+
+@pytest.mark.parametrize(
+    ("column", "ours"),
+    [
+        ("is_click", "rating"),
+        ("UserRating", "rating"),
+        ("rating (1-5)", "rating"),
+        ("label", "rating"),
+        ("voted_up", "rating"),
+        ("watch_seconds", "rating"),
+        ("event_type", "event"),
+        ("behavior", "event"),
+    ],
+)
+def test_a_column_that_says_which_rows_count_is_never_passed_over_in_silence(tmp_path, column, ours):
+    kept, reported = log_of(put(tmp_path, log(column, ["1", "0"])))
+    assert len(kept) == 2
+    assert f"{ours}={column}" in reported[f"column that may be the {ours}"].action
+
+
+@pytest.mark.parametrize("column", ["session", "price", "country", "device", "platform", "position"])
+def test_other_columns_of_a_log_are_left_out_without_a_word(tmp_path, column):
+    assert log_of(put(tmp_path, log(column, ["1", "0"])))[1] == {}
+
+
+def test_a_missing_column_names_those_that_may_be_it(tmp_path):
+    path = put(tmp_path, "user_id,note_id,event_time\n1,1,2024-01-01\n")
+    assert log_of(path)[1]["no column 'timestamp'"].example == "perhaps event_time"
+    path = put(tmp_path, "note_id,title,description,Genres,brand\n1,a,b,c,d\n")
+    examples = {each.problem: each.example for each in read_notes(path).report.problems}
+    assert examples["no column 'content'"] == "perhaps description"
+    assert examples["no column 'topics'"] == "perhaps Genres"
+    assert examples["no column 'published_at'"] == ""
+
+
+def test_missing_events_and_events_of_several_words_name_the_option(tmp_path):
+    path = put(tmp_path, log("event", ["click", "", "add to cart", "add to cart"]))
+    clicks = read_clicks(path).table
+    notes = pa.table({"note_id": ["0", "1", "2", "3"], "title": ["a"] * 4})
+    reported = {each.problem: each for each in validate(notes, clicks)[2].problems}
+    assert reported["missing event"].count == 1
+    assert "--event =click" in reported["missing event"].action
+    assert "--event 'add to cart=click'" in reported["unknown event"].action
+    assert log_of(path, events={"": "click", "add to cart": "drop"})[0] == ["0", "1"]

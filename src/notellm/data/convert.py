@@ -89,7 +89,9 @@ def raw_notes(table: pa.Table, where: str, report: Report, options: CellOptions 
     return raw_table(columns, RAW_NOTES).replace_schema_metadata(_CONVERTED)
 
 
-def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions | None = None) -> pa.Table:
+def raw_clicks(
+    table: pa.Table, where: str, report: Report, options: ReadOptions | None = None, *, perhaps: str = ""
+) -> pa.Table:
     """Convert clicks of any column types to the schema ``RAW_CLICKS``.
 
     Without ``timestamp`` the order of the rows is the time: a user's n-th row is at 1970-01-01 plus n
@@ -103,6 +105,7 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions
         where: name of the table in the report, as "clicks.csv".
         report: receives what was guessed, and what could not be read.
         options: how cells are read.
+        perhaps: columns of the file that may hold times, for a report that there are none.
 
     Raises:
         DataError: if a column is missing, or has a type that cannot be an id, a text or a time.
@@ -119,7 +122,7 @@ def raw_clicks(table: pa.Table, where: str, report: Report, options: ReadOptions
         columns["timestamp"] = times(table.column("timestamp"), f"{where}: timestamp", report, options)
         _report_order_only(table, columns["timestamp"], where, report)
     else:
-        columns["timestamp"] = _order(columns, table, where, report, options)
+        columns["timestamp"] = _order(columns, table, where, report, options, perhaps)
     if "event" in names:
         event = texts(table.column("event"), f"{where}: event", report, options)
         columns["event"] = _events(event.str.strip_chars().str.to_lowercase(), where, report, options)
@@ -160,11 +163,18 @@ def _events(events: pl.Series, where: str, report: Report, options: ReadOptions)
     dropped = events.filter(events.is_in([name for name, into in counted.items() if into == "drop"]))
     example = dropped[0] if len(dropped) else ""
     report.add("event that counts as nothing", f"{where}: event", len(dropped), example, "left out")
+    if "" in counted:
+        events = events.fill_null("")
     return events.replace({name: _DROPPED if into == "drop" else into for name, into in counted.items()})
 
 
 def _order(
-    columns: dict[str, pl.Series], table: pa.Table, where: str, report: Report, options: ReadOptions
+    columns: dict[str, pl.Series],
+    table: pa.Table,
+    where: str,
+    report: Report,
+    options: ReadOptions,
+    perhaps: str,
 ) -> pl.Series:
     """Return the times of a log without times."""
     users = columns["user_id"]
@@ -176,7 +186,7 @@ def _order(
         sorted_by = order_of_ids(users, columns["note_id"], others)
         if sorted_by:
             action = "no order: every row is at 1970-01-01"
-            example = f"rows of users are sorted by {sorted_by}"
+            example = f"rows of users are sorted by {sorted_by}{perhaps and f'; {perhaps}'}"
             report.add(
                 "no column 'timestamp', and no order in time",
                 where,
@@ -188,7 +198,7 @@ def _order(
             order = "none"
         else:
             action = "a user's n-th row is at 1970-01-01 + n s"
-            report.add("no column 'timestamp'", where, len(users), "", action, "--order rows")
+            report.add("no column 'timestamp'", where, len(users), perhaps, action, "--order rows")
     if order == "none":
         moment = pl.Series([0], dtype=pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
         return moment.new_from_index(0, len(users))

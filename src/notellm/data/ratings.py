@@ -10,6 +10,11 @@ from notellm.data.problems import Report
 from notellm.errors import DataError
 
 _RATING = re.compile(r"(?:\w*[-_. ])?(?:ratings?|stars?|overall|score|grade|rate|liked?)", re.IGNORECASE)
+_YES = ("true", "yes", "y", "t", "like", "liked", "up", "thumbs up", "thumbs_up", "upvote", "👍")
+_NO = ("false", "no", "n", "f", "dislike", "disliked", "down", "thumbs down", "thumbs_down", "downvote", "👎")
+_WORDS = dict.fromkeys(_YES, "1") | dict.fromkeys(_NO, "0")
+_COMMA = r"^(-?\d+),(\d[\d,]*)$"
+_GROUPED = r"^-?\d{1,3}(,\d{3})+$"
 _AMOUNT = re.compile(
     r"weight|play_?counts?|plays|counts?|hours(?:_played)?|watch_?(?:ratio|time)|duration|quantity|purchases",
     re.IGNORECASE,
@@ -29,13 +34,35 @@ def rating_column(names: list[str]) -> str | None:
     return None
 
 
-def numbers_of(column: pa.ChunkedArray) -> pl.Series:
-    """Return ratings as float64; what is no number is null."""
+def numbers_of(column: pa.ChunkedArray, place: str = "", report: Report | None = None) -> pl.Series:
+    """Return ratings as float64; what is no number is null.
+
+    Words for yes and no are 1 and 0. A comma is that of decimals, unless three digits follow each.
+
+    Args:
+        column: the ratings.
+        place: name of the column in the report.
+        report: receives what was guessed.
+    """
     column = plain(column)
     series = pl.Series(column)
     if is_text(column.type):
-        series = series.cast(pl.String).str.strip_chars().str.replace(r"^(-?\d+),(\d+)$", "${1}.${2}")
+        series = series.cast(pl.String).str.strip_chars()
+        words = series.str.to_lowercase().replace_strict(_WORDS, default=None, return_dtype=pl.String)
+        commas = series.str.contains(_COMMA).fill_null(value=False)
+        is_grouped = series.filter(commas).str.contains(_GROUPED).all()
+        found = Report() if report is None else report
+        action = "commas are for thousands" if is_grouped else "commas are for decimals"
+        found.add("rating with commas", place, int(commas.sum()), _text(series.filter(commas)), action)
+        given = series.filter(words.is_not_null())
+        found.add("rating in words", place, len(given), _text(given), "yes is 1, no is 0")
+        series = series.str.replace_all(",", "") if is_grouped else series.str.replace(_COMMA, "${1}.${2}")
+        series = pl.select(pl.coalesce(words, series)).to_series()
     return series.cast(pl.Float64, strict=False)
+
+
+def _text(values: pl.Series) -> str:
+    return str(values[0]) if len(values) else ""
 
 
 def is_click(
@@ -57,7 +84,7 @@ def is_click(
         DataError: if no rating is a number, or none is large enough.
     """
     place = f"{where}: {name}"
-    numbers = numbers_of(column)
+    numbers = numbers_of(column, place, report)
     texts = pl.Series(
         column.cast(pa.string())
         if not pa.types.is_dictionary(column.type)
@@ -65,10 +92,13 @@ def is_click(
     )
     finite = numbers.is_finite().fill_null(value=False)
     if min_rating is None:
-        _report_doubt(numbers.filter(finite), name, place, len(numbers), report)
+        _report_doubt(numbers.filter(finite), texts.filter(~finite), name, place, report)
         return None
     if len(numbers) and not finite.any():
-        raise DataError(f"{place} is {texts[0]!r} in the first row; a rating must be a number")
+        raise DataError(
+            f"{place} is {texts[0]!r} in the first row; a rating must be a number. Words are read as events: "
+            f"--clicks-column event={name} --event WORD=click, without --min-rating"
+        )
     bad = texts.filter(~finite)
     report.add("rating is no finite number", place, len(bad), bad[0] if len(bad) else "", "no click")
     low = finite & (numbers < min_rating).fill_null(value=False)
@@ -82,8 +112,22 @@ def is_click(
     return kept
 
 
-def _report_doubt(numbers: pl.Series, name: str, place: str, rows: int, report: Report) -> None:
-    """Ask for a threshold where a column looks like a rating that is not looked at."""
+def _report_doubt(numbers: pl.Series, others: pl.Series, name: str, place: str, report: Report) -> None:
+    """Ask for a threshold where a column looks like a rating that is not looked at.
+
+    Args:
+        numbers: the ratings that are numbers.
+        others: the other cells, as text.
+        name: the file's name of the column.
+        place: the same with the table, for the report.
+        report: receives what is doubtful.
+    """
+    rows = len(numbers) + len(others)
+    given = others.drop_nulls()
+    given = given.filter(given.str.strip_chars() != "")
+    if len(given):
+        action = "every row counts as a click; --clicks-column event= and --event say which words do"
+        report.add("rating that is no number", place, len(given), given[0], action)
     if not len(numbers):
         return
     low, high, values = min(numbers), max(numbers), numbers.n_unique()

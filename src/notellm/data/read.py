@@ -18,6 +18,7 @@ from notellm.data.cells.nested import Role
 from notellm.data.cells.topics import topics
 from notellm.data.convert import raw_clicks, raw_notes
 from notellm.data.hashtags import add_topics, split_hashtags
+from notellm.data.other_columns import near, report_others
 from notellm.data.problems import Problem, Report
 from notellm.data.ratings import rating_column
 from notellm.data.reading.options import ReadOptions
@@ -87,11 +88,14 @@ def read_notes(
     report = Report()
     cells, present = read_table(path, _NOTES_LAYOUT, options, report)
     if not cells.num_rows:
-        raise DataError(f"{path} has a header but no row that can be read\n{report}")
+        found = f"\n{report}" if len(report) else ""
+        raise DataError(f"{path} has a header but no row that can be read{found}")
     where = Path(path).name
+    others = _others(cells, present, options)
     for name in _NOTES:
         if name not in cells.column_names:
-            report.add(f"no column {name!r}", where, cells.num_rows, "", "empty in every note")
+            perhaps = _perhaps(name, others, clicks=False)
+            report.add(f"no column {name!r}", where, cells.num_rows, perhaps, "empty in every note")
     table = raw_notes(cells, where, report, options)
     if hashtags:
         table = _move_hashtags(table)
@@ -130,7 +134,10 @@ def read_clicks(
     where = Path(path).name
     if not cells.num_rows and not len(report):
         report.add("no rows", where, 1, "", "an empty table")
-    table = raw_clicks(cells, where, report, options)
+    others = _others(cells, present, options)
+    report_others(others, cells.column_names, where, cells.num_rows, report)
+    perhaps = _perhaps("timestamp", others, clicks=True)
+    table = raw_clicks(cells, where, report, options, perhaps=perhaps)
     return ReadResult(table, _stated(report, "clicks"), _roles(cells, present, options))
 
 
@@ -191,6 +198,12 @@ def _others(cells: pa.Table, present: list[str], options: ReadOptions) -> list[s
     """Return the columns of a file that are read as nothing."""
     read = {options.columns.get(name, name).lower() for name in cells.column_names}
     return [name for name in present if name.lower() not in read]
+
+
+def _perhaps(ours: str, others: list[str], *, clicks: bool) -> str:
+    """Return the example of a column that is missing: those that may be it."""
+    found = near(ours, others, clicks=clicks)
+    return f"perhaps {', '.join(found)}" if found else ""
 
 
 def _roles(cells: pa.Table, present: list[str], options: ReadOptions) -> dict[str, str]:

@@ -10,6 +10,7 @@ clicks (bots), and rows on unknown notes. The rest is grouped by user in order o
 time within a user.
 """
 
+import shlex
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -128,12 +129,12 @@ def _why_no_click(clicks: pa.Table, notes: pa.Table, report: Report, read: Repor
     unreadable = next((each for each in read.problems if each.problem == "unreadable time"), None)
     if most.problem == "missing time" and unreadable is not None:
         why = (
-            f"{unreadable.count:,} times cannot be read, as {unreadable.example!r}; --time-format says"
+            f"{unreadable.count:,} times cannot be read, as {unreadable.example!r}; --time-format says "
             f"how they are written"
         )
     elif most.problem == "click on an unknown note":
         why = (
-            f"they are clicks on an unknown note, as {most.example}, where the notes have ids as"
+            f"they are clicks on an unknown note, as {most.example}, where the notes have ids as "
             f"{notes['note_id'][0]}"
         )
         why += "; do both tables use the same note ids?"
@@ -292,9 +293,11 @@ def _clean_clicks(
 
     drop((_equal(users, "")[user])[rows], "empty id", "user_id")
     drop((_equal(names, "")[note])[rows], "empty id", "note_id")
+    drop(_equal(events, "")[event[rows]], "missing event", "event", "rows dropped; --event =click counts them")
     unknown = ~_is_in(events, pa.array(EVENTS))
     names_of = _counted(events, event[rows][unknown[event[rows]]])
-    action = f"rows dropped; click and view count, and --event {names_of.split(' ')[0]}=click counts others"
+    name = shlex.quote(f"{names_of.partition(' (')[0]}=click")
+    action = f"rows dropped; click and view count, and --event {name} counts others"
     drop(unknown[event[rows]], "unknown event", "event", action, names_of)
     drop(unknown_time[rows], "missing time", "timestamp")
 

@@ -195,7 +195,7 @@ def _order(family: dict[str, Form], text: pl.Series, rows: int, where: str, repo
             "day-first or --time-format month-first"
         )
     action = (
-        f"taken as missing where day or month may come first; {why}: say --time-format day-first or"
+        f"taken as missing where day or month may come first; {why}: say --time-format day-first or "
         f"month-first"
     )
     report.add("date of day and month in numbers", where, count, example, action)
