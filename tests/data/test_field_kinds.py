@@ -239,3 +239,93 @@ def test_missing_events_and_events_of_several_words_name_the_option(tmp_path):
     assert "--event =click" in reported["missing event"].action
     assert "--event 'add to cart=click'" in reported["unknown event"].action
     assert log_of(path, events={"": "click", "add to cart": "drop"})[0] == ["0", "1"]
+
+
+def topics_of(folder, cells, **options):
+    path = put(
+        folder, "note_id\ttitle\ttopics\n" + "".join(f"{cell}\ta\t{cell}\n" for cell in cells), "t.tsv"
+    )
+    result = read_notes(path, options=ReadOptions(quoting="none", **options))
+    return result.table["topics"].to_pylist(), counts(result.report)
+
+
+@pytest.mark.parametrize(
+    ("cells", "topics", "problem"),
+    [
+        (["['a' 'b c']", "['d']"], [["a", "b c"], ["d"]], "topics as a Python list"),
+        (["array(['a', 'b'], dtype=object)", "[]"], [["a", "b"], []], "topics as a Python list"),
+        (["('a',)", "('b', 'c')"], [["a"], ["b", "c"]], "topics as a Python list"),
+        (['{a,"b c"}', "{}"], [["a", "b c"], []], "topics in brackets without quotes"),
+        (["[a, b]", "[c]"], [["a", "b"], ["c"]], "topics in brackets without quotes"),
+        (["<python><c#>", "<img>"], [["python", "c#"], ["img"]], "topics in angle brackets"),
+        (["#美食##家 居#", "#c#"], [["美食", "家 居"], ["c"]], "topics as hashtags"),
+        (["#a, #b", "#c,#d", "#e#f"], [["a", "b"], ["c", "d"], ["e", "f"]], "topics as hashtags"),
+        (["美食，旅行", "家居；灯"], [["美食", "旅行"], ["家居", "灯"]], "topics separated by a guess"),
+        (["'a','b'", "'c'"], [["a", "b"], ["'c'"]], "topics separated by a guess"),
+        (['{"a": true, "b": false, "c": 2, "d": 0}'], [["a", "c"]], "nested value"),
+    ],
+)
+def test_forms_of_topics(tmp_path, cells, topics, problem):
+    found, reported = topics_of(tmp_path, cells)
+    assert found == topics
+    assert problem in reported
+
+
+def test_a_comma_in_few_topics_is_part_of_them(tmp_path):
+    cells = ["Washington, D.C.", "Paris", "Rome"]
+    assert topics_of(tmp_path, cells) == (
+        [[each] for each in cells],
+        {"topics with a comma that may separate": 1},
+    )
+    assert topics_of(tmp_path, cells, topic_separator=",")[0][0] == ["Washington", "D.C."]
+    # Its parts are topics elsewhere, or most cells have one: then it separates.
+    assert topics_of(tmp_path, ["tea, food", "food", "sea"])[0] == [["tea", "food"], ["food"], ["sea"]]
+    assert topics_of(tmp_path, ["tea, food", "sea"])[0] == [["tea", "food"], ["sea"]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "mark"), [(["a > b", "a > c"], ">"), (["a/b", "a/c"], "/"), (["a · b", "c · d"], "·")]
+)
+def test_marks_that_may_separate_topics_are_counted(tmp_path, cells, mark):
+    found, reported = topics_of(tmp_path, cells)
+    assert found == [[each] for each in cells]
+    assert reported == {"topics that may be several": 2}
+    assert len(topics_of(tmp_path, cells, topic_separator=mark)[0][0]) == 2
+
+
+@pytest.mark.parametrize("cell", ["C#", "#1 hit", "[Live] music", "AC/DC", "R&B", "C++", "(un)known", "a<b"])
+def test_topics_that_look_like_lists_stay_whole(tmp_path, cell):
+    assert topics_of(tmp_path, [cell, "tea", "sea"])[0] == [[cell], ["tea"], ["sea"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("Escape it as &lt;b&gt; and close it with &lt;/b&gt;.", "Escape it as <b> and close it with </b>."),
+        ("<p>Write &lt;b&gt;so&lt;/b&gt;</p>", "Write <b>so</b>"),
+        ("&lt;script&gt; is closed by &lt;/script&gt;", "<script> is closed by </script>"),
+        ("&lt;p&gt;From a &lt;b&gt;feed&lt;/b&gt;&lt;/p&gt;", "From a feed"),
+    ],
+)
+def test_escaped_tags_of_a_text_about_tags_stay(tmp_path, text, read):
+    assert notes_of(put(tmp_path, f"note_id,title\n1,{text}\n"))[0] == [("1", read)]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("cafÃ© crÃ¨me", "text that was decoded by another encoding"),
+        ("donâ€™t", "text that was decoded by another encoding"),
+        ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "text that was decoded by another encoding"),
+        (r"caf\u00e9", "escapes of characters in a text"),
+    ],
+)
+def test_damage_of_an_earlier_export_is_counted(tmp_path, text, problem):
+    assert notes_of(put(tmp_path, f"note_id,title\n1,{text}\n")) == ([("1", text)], {problem: 1})
+
+
+@pytest.mark.parametrize(
+    "text", ["PÃO DE QUEIJO", "Âme", "Ñandú", "Ðuro", r"C:\users\new", "â", "None of us", "NaN bread"]
+)
+def test_texts_that_look_damaged_stay_without_a_word(tmp_path, text):
+    assert notes_of(put(tmp_path, f"note_id,title\n1,{text}\n")) == ([("1", text)], {})

@@ -293,7 +293,9 @@ def _clean_clicks(
 
     drop((_equal(users, "")[user])[rows], "empty id", "user_id")
     drop((_equal(names, "")[note])[rows], "empty id", "note_id")
-    drop(_equal(events, "")[event[rows]], "missing event", "event", "rows dropped; --event =click counts them")
+    drop(
+        _equal(events, "")[event[rows]], "missing event", "event", "rows dropped; --event =click counts them"
+    )
     unknown = ~_is_in(events, pa.array(EVENTS))
     names_of = _counted(events, event[rows][unknown[event[rows]]])
     name = shlex.quote(f"{names_of.partition(' (')[0]}=click")

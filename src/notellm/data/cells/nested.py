@@ -103,7 +103,7 @@ class NestedCells:
         if isinstance(value, dict):
             self._note(value)
             if value and all(isinstance(count, int | float | bool) for count in value.values()):
-                return [str(name) for name in value]
+                return [str(name) for name, count in value.items() if count]
             return [] if not value else [text for text in [_text(value[self._obvious(value)])] if text]
         names: list[str] = []
         nested = False
