@@ -329,3 +329,117 @@ def test_damage_of_an_earlier_export_is_counted(tmp_path, text, problem):
 )
 def test_texts_that_look_damaged_stay_without_a_word(tmp_path, text):
     assert notes_of(put(tmp_path, f"note_id,title\n1,{text}\n")) == ([("1", text)], {})
+
+
+A_AND_B = [("1", "A"), ("2", "B")]
+ROWS = [{"note_id": 1, "title": "A"}, {"note_id": 2, "title": "B"}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"data": ROWS, "total": 2},
+        {"took": 1, "hits": {"total": 2, "hits": [{"_id": "x", "_source": row} for row in ROWS]}},
+        {"data": {"products": {"edges": [{"cursor": "x", "node": row} for row in ROWS]}}},
+        {"type": "FeatureCollection", "features": [{"geometry": {}, "properties": row} for row in ROWS]},
+        {"n1": ROWS[0], "n2": ROWS[1]},
+        [{"node": row} for row in ROWS],
+        {"note_id": [1, 2], "title": ["A", "B"], "brand": ["x", "y"]},
+        {"note_id": {"0": 1, "1": 2}, "title": {"0": "A", "1": "B"}},
+        {"columns": ["note_id", "title"], "index": [0, 1], "data": [[1, "A"], [2, "B"]]},
+        {"documents": [{"fields": {"note_id": {"integerValue": str(row["note_id"])}, "title": {"stringValue": row["title"]}}} for row in ROWS]},
+    ],
+    ids=["API", "Elasticsearch", "GraphQL", "GeoJSON", "keys", "nodes", "columns", "pandas", "split", "Firestore"],
+)  # fmt: skip
+def test_rows_inside_of_json(tmp_path, value):
+    rows, reported = notes_of(put(tmp_path, json.dumps(value), "t.json"))
+    assert rows == A_AND_B
+    assert reported["rows inside of another value"] == 2
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"note_id": 1, "related": [{"note_id": 2, "title": "B"}], "title": "A"},
+        {"note_id": 1, "comments": ROWS, "title": "A", "data": ROWS},
+    ],
+)
+def test_rows_with_rows_inside_of_them_are_rows(tmp_path, row):
+    assert notes_of(put(tmp_path, json.dumps(row), "t.json")) == ([("1", "A")], {})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"notes": ROWS, "old": ROWS}, "no column 'note_id'"),
+        ({"note_id": [1, 2], "title": "A"}, "write a row for each entry"),
+        (
+            {"note_id": {"type": "uri", "value": "7"}, "title": {"type": "x", "value": "A"}},
+            "say which is meant",
+        ),
+    ],
+)
+def test_json_whose_rows_are_not_obvious_is_refused(tmp_path, value, message):
+    with pytest.raises(DataError, match=message):
+        read_notes(put(tmp_path, json.dumps(value), "t.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "reported"),
+    [
+        ('{"note_id":1,"title":"A"}{"note_id":2,"title":"B"}\n', {}),
+        ('{"note_id":1,"title":"A"}, {"note_id":2,"title":"B"},\n', {}),
+        ('{"note_id":1,"title":"A"},\n{"note_id":2,"title":"B"},\n', {}),
+        ('{"note_id":1,"title":"x","title":"A"}\n{"note_id":2,"title":"B"}\n', {"key twice in an object": 1}),
+        (
+            '{"note_id":1,"title":"A"}\n{"note_id":2,"title":"B","category":Infinity}\n',
+            {"NaN or infinite number": 1},
+        ),
+        (
+            '\ufeff{"note_id":1,"title":"A"}\n{"note_id":2,"title":"B","category":NaN}\n',
+            {"NaN or infinite number": 1},
+        ),
+    ],
+    ids=["two a line", "commas between", "commas at ends", "key twice", "infinity", "NaN"],
+)
+def test_json_lines_of_other_writers(tmp_path, text, reported):
+    assert notes_of(put(tmp_path, text, "t.json")) == (A_AND_B, reported)
+
+
+def test_an_infinite_id_is_none(tmp_path):
+    path = put(tmp_path, '{"note_id":Infinity,"title":"A"}\n', "t.json")
+    assert notes_of(path) == ([(None, "A")], {"NaN or infinite number": 1})
+
+
+@pytest.mark.parametrize(
+    "topics",
+    [
+        {"SS": ["a", "b"]},
+        {"L": [{"S": "a"}, {"S": "b"}]},
+        {"arrayValue": {"values": [{"stringValue": "a"}, {"stringValue": "b"}]}},
+    ],
+)
+def test_topics_with_the_types_of_stores(tmp_path, topics):
+    path = put(tmp_path, json.dumps({"note_id": 1, "title": {"NULL": True}, "topics": topics}), "t.json")
+    assert read_notes(path).table.to_pylist()[0]["topics"] == ["a", "b"]
+    assert notes_of(path)[0] == [("1", None)]
+
+
+def test_json_in_utf_16(tmp_path):
+    for encoding in ("utf-16", "utf-16-le"):
+        path = put(tmp_path, json.dumps(ROWS).encode(encoding), "t.json")
+        assert notes_of(path) == (A_AND_B, {"text in UTF-16 or UTF-32": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(gzip.compress(NOTES.encode())), "compressed twice"),
+        (gzip.compress(b"n.csv".ljust(257, b"\0") + b"ustar\0" + bytes(250)), "a tar archive"),
+        (bytes(range(1, 32)) * 20, "is no text"),
+    ],
+    ids=["gzip in gzip", "tar", "bytes"],
+)
+def test_what_is_no_table_is_named(tmp_path, content, message):
+    with pytest.raises(DataError, match=message):
+        read_notes(put(tmp_path, content, "t.csv"))

@@ -225,7 +225,7 @@ def _list_in(cell: str | None, seen: _Seen, flat: NestedCells, *, braces: bool) 
         value = _literal(text, seen)
         if isinstance(value, list | tuple | dict):
             words: list[str] = json.loads(flat.flat(value) or "[]")
-            return [word.encode(errors="replace").decode() for word in words]
+            return [word.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for word in words]
         if braces:
             seen.braces.append(text)
             words = next(csv.reader([text[1:-1].replace("\n", " ")], skipinitialspace=True), [])

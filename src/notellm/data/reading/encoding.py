@@ -31,6 +31,8 @@ _CANDIDATES = [
 ]  # fmt: skip
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 _SAMPLE_LINES = 2_000
+#: Name of the error handler for files in two encodings.
+_AS_CP1252 = "notellm-cp1252"
 _ZEROS = 0.2  # share of zero bytes from which on a text is UTF-16
 
 
@@ -103,7 +105,7 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
     """Look at all bytes of a file that is in UTF-8 or in an encoding of one byte."""
     if _is_valid_utf8(path):
         return UTF8
-    valid = invalid = 0
+    valid = invalid = whole_lines = torn_lines = 0
     sample: list[bytes] = []
     for line in _lines(path):
         if line.isascii():
@@ -111,10 +113,18 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
         text = line.decode("utf-8", "surrogateescape")
         bad = len(_UNDECODABLE.findall(text))
         invalid += bad
-        # A character of several bytes that fit together is no chance, the less so the more bytes it has.
-        valid += sum(3 * (len(each.encode()) - 1) for each in _UNDECODABLE.sub("", text) if each > "\x7f")
+        # Two bytes fit together by chance now and then, and more of them less often.
+        fit = sum((len(each.encode()) - 1) ** 2 for each in _UNDECODABLE.sub("", text) if each > "\x7f")
+        valid += fit
+        whole_lines += not bad
+        torn_lines += bool(bad and fit)
         if bad and len(sample) < _SAMPLE_LINES:
             sample.append(line)
+    if whole_lines and not torn_lines and _is_western(b"".join(sample)):
+        example = sample[0].decode("utf-8", _AS_CP1252).strip()
+        action = "what is not UTF-8 read as cp1252"
+        report.add("lines in UTF-8 and in another encoding", path.name, invalid, example, action)
+        return Encoding("utf-8-sig", _AS_CP1252)
     if valid > invalid:
         return UTF8  # with damage, which the reader reports line by line
     name = _guessed(b"".join(sample))
@@ -123,6 +133,23 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
         "text that is not UTF-8", path.name, invalid, example, f"bytes read as {name}", f"--encoding {name}"
     )
     return Encoding(name, "replace")
+
+
+def _is_western(sample: bytes) -> bool:
+    """Whether the bytes that are not UTF-8 are small letters and marks of cp1252, not cut characters."""
+    text = sample.decode("utf-8", "surrogateescape")
+    high = bytes(ord(each) - 0xDC00 for each in _UNDECODABLE.findall(text)).decode("cp1252", "replace")
+    return _fits_latin(sample) and all(each.islower() or each in "’‘“”–—…" for each in high)
+
+
+def _from_cp1252(error: UnicodeError) -> tuple[str, int]:
+    """Decode bytes that are not UTF-8 as cp1252, as an error handler of codecs does."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error(_AS_CP1252, _from_cp1252)
 
 
 def _is_valid_utf8(path: Path) -> bool:

@@ -43,6 +43,7 @@ _REFUSED = (
 _PAGE = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
 _IGNORED = re.compile(r"[._].*|.*\.crc")
 _BLOCK = 1 << 22
+_MOST_CONTROLS = 0.05  # share of control characters up to which bytes may be text; \x01 separates in Hive
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -94,8 +95,15 @@ def content_of(path: Path) -> Content:
         raise DataError(
             f"{path} is a web page or XML, perhaps of a login or an error; download the table again"
         )
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+    if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh")):
+        raise DataError(f"{path} is compressed twice; decompress it once")
+    if head[257:262] == b"ustar":
+        raise DataError(f"{path} is a tar archive; unpack it")
+    # The zeros are those of UTF-16.
+    if head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")[:1] in (b"{", b"["):
         return "json"
+    if len(re.findall(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]", head)) > _MOST_CONTROLS * len(head):
+        raise DataError(f"{path} is no text; give Parquet, delimited text or JSON")
     if path.suffix.lower() == ".parquet":
         raise DataError(f"{path} is not a readable Parquet file: it does not begin with PAR1")
     return "delimited"

@@ -62,19 +62,45 @@ def read_table(
     files = files_of(path)
     tables, names, reports = [], None, []
     left = options.rows
+    empty = [file for file in files if not file.stat().st_size] if len(files) > 1 else []
+    files = [file for file in files if file not in empty] or files[:1]
     for file in files:
         own = Report()
-        table, present = _read_file(file, layout, replace(options, rows=left), own)
+        try:
+            table, present = _read_file(file, layout, replace(options, rows=left), own)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            raise DataError(
+                f"{error} (a folder or pattern must name the parts of one table; {file.name} is one of "
+                f"{len(files)} files: leave it out with a pattern such as 'parts/*.csv')"
+            ) from error
         reports.append(own)
         tables.append(table)
         names = names or present
         if left is not None and (left := left - table.num_rows) <= 0:
             break
     if len(files) > 1:
-        report.add("table in several files", Path(path).name, len(files), files[0].name, "read as one table")
+        where = Path(path).name
+        report.add("table in several files", where, len(files), files[0].name, "read as one table")
+        _report_parts(files, tables, layout, where, report)
+    if empty:
+        report.add("empty file", Path(path).name, len(empty), empty[0].name, "left out")
     for problem in _merged(reports, Path(path).name):
         report.problems.append(problem)
     return _joined(tables, layout), names or []
+
+
+def _report_parts(
+    files: Sequence[Path], tables: Sequence[pa.Table], layout: Layout, where: str, report: Report
+) -> None:
+    """Report columns that only some parts have, and columns in the names of folders."""
+    for name in layout.roles:
+        without = [file for file, table in zip(files, tables, strict=False) if name not in table.column_names]
+        if 0 < len(without) < len(tables):
+            report.add(f"files without {name!r}", where, len(without), without[0].name, "empty in their rows")
+    folders = [part for file in files for part in file.parent.parts if "=" in part]
+    report.add("columns in folder names", where, len(set(folders)), folders[0] if folders else "", "not read")
 
 
 def _check_names(options: ReadOptions, layout: Layout) -> None:
@@ -118,7 +144,11 @@ def _read_file(
             _require(found, names, layout, options, path)
             return found
 
-        return read_json(blocks, path, wanted, choose, report, most=options.rows), present
+        needed = [{options.columns.get(name, name) for name in group} for group in layout.needed]
+        if any("." in name for group in needed for name in group):
+            needed = []  # the user says where rows are
+        table = read_json(blocks, path, wanted, choose, report, needed=needed, most=options.rows)
+        return table, present
 
     text, sample, whole = _sampled(blocks)
     if not sample.strip():
