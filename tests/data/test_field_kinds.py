@@ -443,3 +443,108 @@ def test_json_in_utf_16(tmp_path):
 def test_what_is_no_table_is_named(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         read_notes(put(tmp_path, content, "t.csv"))
+
+
+def times_of(folder, cells):
+    rows = "".join(f"u;{n};{cell}\n" for n, cell in enumerate(cells))
+    result = read_clicks(
+        put(folder, f"user_id;note_id;timestamp\n{rows}"), options=ReadOptions(separator=";")
+    )
+    return [
+        time and time.strftime("%Y-%m-%d %H:%M") for time in result.table["timestamp"].to_pylist()
+    ], counts(result.report)
+
+
+@pytest.mark.parametrize(
+    ("cell", "time"),
+    [
+        ("10/Oct/2000:13:55:36 -0700", "2000-10-10 20:55"),
+        ("02/Jan/2024 03:04", "2024-01-02 03:04"),
+        ("1. März 2024 10:00", "2024-03-01 10:00"),
+        ("1 février 2024", "2024-02-01 00:00"),
+        ("1er août 2024", "2024-08-01 00:00"),
+        ("1 de enero de 2024", "2024-01-01 00:00"),
+        ("1 января 2024 г. 10:00", "2024-01-01 10:00"),
+        ("2024년 3월 1일 10:00", "2024-03-01 10:00"),
+        ("/Date(1700000000000+0100)/", "2023-11-14 22:13"),
+    ],
+)
+def test_times_of_other_programs_and_languages(tmp_path, cell, time):
+    assert times_of(tmp_path, [cell]) == ([time], {})
+
+
+@pytest.mark.parametrize(
+    "cell", ["1 brumaire 2024", "31 février 2024", "10/Abc/2000:13:55:36", "/Date(x)/", "1er"]
+)
+def test_times_in_no_form_are_counted(tmp_path, cell):
+    assert times_of(tmp_path, [cell]) == ([None], {"unreadable time": 1})
+
+
+def test_ticks_of_net_are_no_nanoseconds_of_1990(tmp_path):
+    found, reported = times_of(tmp_path, ["638400000000000000", "638400000600000000"])
+    assert found == ["2024-01-04 21:20", "2024-01-04 21:21"]
+    assert reported == {"a number that is 100 ns since the year 1, as .NET counts": 2}
+    assert times_of(tmp_path, ["1700000000000000000"]) == (["2023-11-14 22:13"], {})
+
+
+def test_times_as_floats_of_32_bits_are_counted(tmp_path):
+    table = {"user_id": ["u"], "note_id": ["1"], "timestamp": pa.array([1.7e9]).cast(pa.float32())}
+    pq.write_table(pa.table(table), tmp_path / "c.parquet")
+    assert counts(read_clicks(tmp_path / "c.parquet").report) == {"time as a float of 32 bits": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("赤いランプと台所", "shift_jis"),
+        ("紅色的檯燈很好看", "big5"),
+        ("Красная лампа", "cp1251"),
+    ],
+)
+def test_an_encoding_is_not_taken_for_damaged_utf_8(tmp_path, text, encoding):
+    rows, reported = notes_of(put(tmp_path, f"note_id,title\n1,{text}\n".encode(encoding)))
+    assert rows == [("1", text)]
+    assert list(reported) == ["text that is not UTF-8"]
+
+
+def test_lines_in_two_encodings(tmp_path):
+    lines = [b"note_id,title", "1,café".encode(), "2,café".encode("cp1252"), "3,don’t".encode("cp1252")]
+    rows, reported = notes_of(put(tmp_path, b"\n".join(lines)))
+    assert rows == [("1", "café"), ("2", "café"), ("3", "don’t")]
+    assert reported == {"lines in UTF-8 and in another encoding": 2}
+
+
+def test_a_cut_character_is_damage_and_no_other_encoding(tmp_path):
+    content = "note_id,title\n1,déjà vu café\n2,caf".encode() + b"\xc3\n3," + "Ä".encode()[:1] + b"\n"
+    rows, reported = notes_of(put(tmp_path, content))
+    assert rows == [("1", "déjà vu café"), ("2", "caf\ufffd"), ("3", "\ufffd")]
+    assert reported == {"broken UTF-8": 2}
+
+
+def test_parts_that_are_empty_or_lack_columns_are_counted(tmp_path):
+    put(tmp_path, "note_id,title,category\n1,A,x\n", "category=a/p1.csv")
+    put(tmp_path, "title,note_id\nB,2\n", "p2.csv")
+    put(tmp_path, "", "p3.csv")
+    rows, reported = notes_of(tmp_path)
+    assert rows == A_AND_B
+    assert reported == {
+        "table in several files": 2,
+        "files without 'category'": 1,
+        "columns in folder names": 1,
+        "empty file": 1,
+    }
+
+
+def test_a_folder_with_another_file_says_how_to_leave_it_out(tmp_path):
+    put(tmp_path, NOTES, "notes.csv")
+    put(tmp_path, "user_id,note_id\nu,1\n", "clicks.csv")
+    with pytest.raises(DataError, match=r"clicks\.csv is one of 2 files: leave it out with a pattern"):
+        read_notes(tmp_path)
+
+
+def test_a_missing_column_of_json_says_nothing_of_header_lines(tmp_path):
+    with pytest.raises(DataError, match="no column 'note_id'") as error:
+        read_notes(put(tmp_path, '{"id": 1, "title": "A"}', "t.json"))
+    assert "--no-header" not in str(error.value)
+    with pytest.raises(DataError, match="--separator says what is between cells"):
+        read_notes(put(tmp_path, "note_id^title\n1^A\n"))

@@ -12,6 +12,10 @@ UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
 #: Days between 1899-12-30, where Excel counts from, and 1970-01-01.
 _EXCEL_EPOCH = 25_569
 _EXCEL_DAYS = (32_874, 73_415)  # 1990 to 2100
+#: Counts of 100 ns since the year 1 for 2000 to 2100. As nanoseconds since 1970 they were in 1989 to 1991.
+_TICKS = (630_822_816_000_000_000, 662_380_416_000_000_000)
+#: Microseconds from the year 1 to 1970.
+_YEAR_1 = 62_135_596_800_000_000
 _YEARS = (1900, 2100)
 _DAY = 86_400_000_000
 _TIME = pl.Datetime("us", "UTC")
@@ -43,6 +47,10 @@ def number_times(number: pl.Series, where: str, report: Report, time_format: str
         return _micro(
             (days / 1_000_000).round() * 1_000_000, number
         )  # a double holds seconds of a day, not more
+    if time_format is None and _all_within(number, *_TICKS):
+        action = "read so; --time-format ns takes them as nanoseconds since 1970"
+        _guess(report, number, where, "100 ns since the year 1, as .NET counts", "", action)
+        return _micro(pl.col("number") // 10 - _YEAR_1, number)
     years = number.is_between(*_YEARS).fill_null(value=False)
     is_year = time_format == "year" or (time_format is None and years.any() and not _counts(number))
     if is_year:

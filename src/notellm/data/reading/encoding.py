@@ -31,6 +31,8 @@ _CANDIDATES = [
 ]  # fmt: skip
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 _SAMPLE_LINES = 2_000
+#: How much a character of so many bytes speaks for UTF-8, where a byte that fits nowhere speaks against it.
+_WEIGHTS = {2: 1, 3: 6, 4: 12}
 #: Name of the error handler for files in two encodings.
 _AS_CP1252 = "notellm-cp1252"
 _ZEROS = 0.2  # share of zero bytes from which on a text is UTF-16
@@ -114,7 +116,7 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
         bad = len(_UNDECODABLE.findall(text))
         invalid += bad
         # Two bytes fit together by chance now and then, and more of them less often.
-        fit = sum((len(each.encode()) - 1) ** 2 for each in _UNDECODABLE.sub("", text) if each > "\x7f")
+        fit = sum(_WEIGHTS[len(each.encode())] for each in _UNDECODABLE.sub("", text) if each > "\x7f")
         valid += fit
         whole_lines += not bad
         torn_lines += bool(bad and fit)

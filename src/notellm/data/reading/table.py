@@ -141,7 +141,7 @@ def _read_file(
             found = [
                 each.name for each in wanted if each.theirs in names or each.theirs.split(".")[0] in names
             ]
-            _require(found, names, layout, options, path)
+            _require(found, names, layout, options, path, delimited=False)
             return found
 
         needed = [{options.columns.get(name, name) for name in group} for group in layout.needed]
@@ -236,7 +236,13 @@ def _empty(layout: Layout, path: Path, report: Report) -> tuple[pa.Table, list[s
 
 
 def _places(
-    header: list[str], layout: Layout, options: ReadOptions, path: Path, report: Report
+    header: list[str],
+    layout: Layout,
+    options: ReadOptions,
+    path: Path,
+    report: Report,
+    *,
+    delimited: bool = True,
 ) -> dict[str, int]:
     """Return the place of each of our columns that a header has."""
     found: dict[str, int] = {}
@@ -270,12 +276,18 @@ def _places(
                 f"read as {ours}",
                 f"--{flag}-column {ours}={name}",
             )
-    _require(list(found), header, layout, options, path)
+    _require(list(found), header, layout, options, path, delimited=delimited)
     return found
 
 
 def _require(
-    found: Sequence[str], present: list[str], layout: Layout, options: ReadOptions, path: Path
+    found: Sequence[str],
+    present: list[str],
+    layout: Layout,
+    options: ReadOptions,
+    path: Path,
+    *,
+    delimited: bool,
 ) -> None:
     """Refuse a file that lacks a column that is needed, or that an option names."""
     shown = ", ".join(map(repr, present))
@@ -290,10 +302,12 @@ def _require(
         if not set(group) & set(found):
             same = [each for each in present if each.lower() == group[0].lower()]
             near = same[0] if same else "THE_FILES_NAME"
+            more = f"; without a header line, with --no-header and {group[0]}=#1" if delimited else ""
+            if delimited and len(present) == 1:
+                more += "; --separator says what is between cells, if that is not known"
             raise DataError(
                 f"{path} has no column {' or '.join(map(repr, group))}; its columns are {shown}; rename one "
-                f"or say which it is with the columns option, as {group[0]}={near}; without a header line, "
-                f"with --no-header and {group[0]}=#1"
+                f"or say which it is with the columns option, as {group[0]}={near}{more}"
             )
 
 
@@ -310,7 +324,8 @@ def _read_parquet(
             ours: theirs.split(".") for ours, theirs in options.columns.items() if ours not in plain_options
         }
         heads = {ours: steps[0] for ours, steps in paths.items()}
-        places = _places(names, layout, replace(options, columns=plain_options | heads), path, report)
+        named = replace(options, columns=plain_options | heads)
+        places = _places(names, layout, named, path, report, delimited=False)
         wanted = {ours: names[place] for ours, place in places.items()}
         table = pq.read_table(path, columns=list(dict.fromkeys(wanted.values())))
         table.validate(full=True)  # otherwise text that is not UTF-8 fails later
