@@ -9,8 +9,9 @@ from notellm.data.problems import Report
 _CLICKS = {
     "timestamp": r"time|date|epoch|(?:^|_)ts$|_at$|^at$|^when$|^day$",
     "event": r"event|action|behaviou?r|activity|interaction|^type$",
-    "rating": r"rating|stars?$|score|grade|like|thumb|vote|recommend|preference|feedback|label|target|clicked|"
-    r"is_?click|^click$|weight|confidence|watch|dwell|duration|reaction|^value$|purchased?$|plays?$|_counts?$|^counts?$",
+    "rating": r"rating|stars?$|score|grade|like|thumb|vote|recommend|preference|feedback|label|target|clicked"
+    r"|is_?click|^click$|weight|confidence|watch|dwell|duration|reaction|^value$|purchased?$|plays?$"
+    r"|(?:^|_)counts?$",
 }
 _NOTES = {
     "title": r"^name$|headline|subject",
@@ -59,6 +60,6 @@ def report_others(
 
 
 def _snake(name: str) -> str:
-    """Return a name in small letters, its words and what is in brackets apart: UserRating [1-5] is user_rating."""
+    """Return a name in small letters, without what is in brackets: UserRating [1-5] is user_rating."""
     bare = re.sub(r"\s*[\[(].*?[\])]", "", name)
     return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", bare)).strip("_").lower()

@@ -25,7 +25,10 @@ _THOUSANDS = r"^\d{1,3}(,\d{3})+$"
 _UP_TO_THREE_DIGITS = r"^\d{1,3}$"
 _FORMULA = r'^="([^"]*)"$'
 #: Ids that may stand for nobody: they stay, and are reported.
-_NOBODY = r"(?i)^(anonymous|anon|guest|nobody|none|na|nil|unknown|undefined|-|--|\?|total|grand total|not set|\(not set\))$"
+_NOBODY = (
+    r"(?i)^(anonymous|anon|guest|nobody|none|na|nil|unknown|undefined|-|--|\?|total|grand total"
+    r"|not set|\(not set\))$"
+)
 
 
 def ids(column: pa.ChunkedArray, where: str, report: Report, options: CellOptions | None = None) -> pl.Series:

@@ -24,10 +24,11 @@ _MEMBERS: dict[Role, tuple[str, ...]] = {
     "time": (*_WRAPPERS, "value"),
 }
 #: The types that stores write around each value: Firestore, DynamoDB, and the unions of Avro.
-_TYPES = frozenset(
-    "stringValue integerValue doubleValue booleanValue timestampValue arrayValue values nullValue "
-    "S N BOOL NULL L SS NS string int long float double boolean array".split()
-)
+_TYPES = (
+    "stringValue", "integerValue", "doubleValue", "booleanValue", "timestampValue", "arrayValue", "values",
+    "nullValue", "S", "N", "BOOL", "NULL", "L", "SS", "NS", "string", "int", "long", "float", "double",
+    "boolean", "array",
+)  # fmt: skip
 _SHOWN = 5  # members that a message names
 
 
@@ -100,9 +101,9 @@ class NestedCells:
         found = [name for name in found if value[name] is not None] or found[:1]
         if found and (len(found) == 1 or found[0] in _WRAPPERS):
             return found[0]
-        if len(value) == 1 and isinstance(key := next(iter(value)), str):
-            if key.startswith("$") or key in _TYPES:
-                return key
+        key = next(iter(value))
+        if len(value) == 1 and isinstance(key, str) and (key.startswith("$") or key in _TYPES):
+            return key
         members = ", ".join(map(str, list(value)[:_SHOWN]))
         raise DataError(
             f"{self.where} is an object with the members {members}; say which is meant with the columns "

@@ -14,8 +14,10 @@ from notellm.data.problems import Report
 _DOUBTFUL = (
     (
         "text that was decoded by another encoding",
-        r"Ã[\x{80}-\x{BF}\x{192}\x{160}\x{161}\x{178}\x{17D}]|Â[\x{A0}-\x{BF}]|â€[\x{80}-\x{BF}™œ“”¦˜]"
-        r"|(?:[ÐÑ][\x{80}-\x{BF}\x{20AC}ŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›™]){2}",
+        (
+            r"Ã[\x{80}-\x{BF}\x{192}\x{160}\x{161}\x{178}\x{17D}]|Â[\x{A0}-\x{BF}]|â€[\x{80}-\x{BF}™œ“”¦˜]"
+            r"|(?:[ÐÑ][\x{80}-\x{BF}\x{20AC}ŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›™]){2}"
+        ),
         "kept; export the table again as UTF-8",
     ),
     ("escapes of characters in a text", r"\\u[0-9a-fA-F]{4}", "kept; export the characters themselves"),

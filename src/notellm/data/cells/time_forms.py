@@ -49,8 +49,10 @@ _FORMS = [
         (r"(?P<first>\d{1,2})(?P<mark>[-/.])(?P<other>\d{1,2})(?P=mark)(?P<year>\d{4})", _TIME),
         (r"(?P<month>\d{1,2}) (?P<day>\d{1,2}), (?P<year>\d{4})", _TIME),
         (
-            rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th|er|\.|º)?[\s-]*(?:of\s+|de\s+)?{_MONTH}[\s,-]+(?:de\s+)?"
-            rf"(?P<year>\d{{4}})(?: г\.?)?",
+            (
+                rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th|er|\.|º)?[\s-]*(?:of\s+|de\s+)?{_MONTH}[\s,-]+(?:de\s+)?"
+                rf"(?P<year>\d{{4}})(?: г\.?)?"
+            ),
             _TIME,
         ),
         (rf"(?P<day>\d{{1,2}})/{_MONTH}/(?P<year>\d{{4}})", rf"(?:[:\s]{_CLOCK}{_ZONE})?"),

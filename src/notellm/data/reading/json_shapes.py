@@ -1,11 +1,11 @@
 """Rows inside of JSON that is not one object a row: answers of an API, exports of stores, tables by columns.
 
-An object that has none of the columns that are needed may hold the rows in a member, as ``{"data": [...]}``, or be
-wrapped, as ``{"_source": {...}}``; lists or objects as values are columns, as pandas writes them.
+An object that has none of the columns that are needed may hold the rows in a member, as ``{"data": [...]}``,
+or be wrapped, as ``{"_source": {...}}``; lists or objects as values are columns, as pandas writes them.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 from notellm.data.problems import Report
 
@@ -37,10 +37,10 @@ class Shapes:
             return [value]
         if any(group & names for group in self._needed):
             return [value]
-        if isinstance(names := value.get("columns"), list) and isinstance(value.get("data"), list):
-            if all(isinstance(name, str) for name in names) and self._fits(dict.fromkeys(names)):
-                rows = [dict(zip(names, row, strict=False)) for row in value["data"] if isinstance(row, list)]
-                return self._counted("a table by columns", rows)
+        header, data = value.get("columns"), value.get("data")
+        if _is_list_of(header, str) and _is_list_of(data, list) and self._fits(dict.fromkeys(header)):
+            rows = [dict(zip(header, row, strict=False)) for row in data]
+            return self._counted("a table by columns", rows)
         found = list(self._inside(value, ""))
         if len(found) != 1:
             return [value]
@@ -83,6 +83,10 @@ class Shapes:
             return None
         inner = [member for member in entry.values() if self._fits(member)]
         return inner[0] if len(inner) == 1 else None
+
+
+def _is_list_of(value: Any, kind: type) -> TypeGuard[list[Any]]:
+    return isinstance(value, list) and all(isinstance(entry, kind) for entry in value)
 
 
 def _by_columns(value: Row, needed: list[set[str]]) -> list[Row]:
