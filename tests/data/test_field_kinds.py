@@ -347,11 +347,15 @@ ROWS = [{"note_id": 1, "title": "A"}, {"note_id": 2, "title": "B"}]
         {"note_id": [1, 2], "title": ["A", "B"], "brand": ["x", "y"]},
         {"note_id": {"0": 1, "1": 2}, "title": {"0": "A", "1": "B"}},
         {"columns": ["note_id", "title"], "index": [0, 1], "data": [[1, "A"], [2, "B"]]},
-        {"documents": [{"name": "x", "fields": {"note_id": {"integerValue": "1"}, "title": {"stringValue": "A"}}},
-                       {"name": "y", "fields": {"note_id": {"integerValue": "2"}, "title": {"stringValue": "B"}}}]},
+        {
+            "documents": [
+                {"name": "x", "fields": {"note_id": {"integerValue": n}, "title": {"stringValue": title}}}
+                for n, title in (("1", "A"), ("2", "B"))
+            ]
+        },
     ],
     ids=["API", "Elastic", "GraphQL", "GeoJSON", "keys", "nodes", "columns", "pandas", "split", "Firestore"],
-)  # fmt: skip
+)
 def test_rows_inside_of_json(tmp_path, value):
     rows, reported = notes_of(put(tmp_path, json.dumps(value), "t.json"))
     assert rows == A_AND_B

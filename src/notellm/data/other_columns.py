@@ -18,7 +18,7 @@ _NOTES = {
     "content": r"content|description|^text|body|abstract|summary|^plot",
     "topics": r"topic|tags?$|genres?$|keywords?$",
     "category": r"categor|^genres?$|^section",
-    "published_at": r"publi|date|time|_at$|^year$|created|released?",
+    "published_at": r"publi(?!sher)|date|time|_at$|^year$|created|released?",
 }
 _SHOWN = 5
 
