@@ -147,7 +147,7 @@ def test_ids_that_their_float_cannot_hold(tmp_path, kind, largest):
     assert notes_of(path)[1] == {"id written as a floating point number": 1}
 
 
-@pytest.mark.parametrize("word", ["#REF!", "#NAME?"])
+@pytest.mark.parametrize("word", ["#REF!", "#NAME?", "UNKNOWN"])
 def test_errors_of_excel_in_texts_are_counted(tmp_path, word):
     rows, found = notes_of(put(tmp_path, f"note_id,title\n1,{word}\n2,#1 hit\n"))
     assert [title for _, title in rows] == [word, "#1 hit"]
@@ -316,6 +316,7 @@ def test_escaped_tags_of_a_text_about_tags_stay(tmp_path, text, read):
     [
         ("cafÃ© crÃ¨me", "text that was decoded by another encoding"),
         ("donâ€™t", "text that was decoded by another encoding"),
+        ("Crï¿½a", "text that was decoded by another encoding"),
         ("ÐŸÑ€Ð¸Ð²ÐµÑ‚", "text that was decoded by another encoding"),
         (r"caf\u00e9", "escapes of characters in a text"),
     ],

@@ -15,7 +15,7 @@ _CLICKS = {
 }
 _NOTES = {
     "title": r"^name$|headline|subject",
-    "content": r"content|description|^text|body|abstract|summary|^plot",
+    "content": r"content|description|^text|body|abstract|summary|overview|^plot",
     "topics": r"topic|tags?$|genres?$|keywords?$",
     "category": r"categor|^genres?$|^section",
     "published_at": r"publi(?!sher)|date|time|_at$|^year$|created|released?",

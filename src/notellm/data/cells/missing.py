@@ -7,7 +7,7 @@ from notellm.data.problems import Report
 
 #: Words that may be a real value or a missing one: they stay, and are reported.
 _DOUBTFUL = (
-    "NA", "na", "none", "NONE", "nil", "undefined", "unknown", "-", "--", "?",
+    "NA", "na", "none", "NONE", "nil", "undefined", "unknown", "Unknown", "UNKNOWN", "-", "--", "?",
     "#REF!", "#NAME?", "#VALUE!", "#DIV/0!", "#NULL!", *CellOptions().missing_words,
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ _DOUBTFUL = (
     (
         "text that was decoded by another encoding",
         (
-            r"Ã[\x{80}-\x{BF}\x{192}\x{160}\x{161}\x{178}\x{17D}]|Â[\x{A0}-\x{BF}]|â€[\x{80}-\x{BF}™œ“”¦˜]"
+            r"Ã[\x{80}-\x{BF}\x{192}\x{160}\x{161}\x{178}\x{17D}]|Â[\x{A0}-\x{BF}]|ï¿½|â€[\x{80}-\x{BF}™œ“”¦˜]"
             r"|(?:[ÐÑ][\x{80}-\x{BF}\x{20AC}ŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›™]){2}"
         ),
         "kept; export the table again as UTF-8",
