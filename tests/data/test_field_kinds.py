@@ -43,12 +43,15 @@ LAMP_AND_SOFA = [("n1", "Red lamp"), ("n2", "Blue sofa")]
     ("text", "reported"),
     [
         ("# exported today\n# by the shop, all\n" + NOTES, {"lines above the header": 2}),
-        ("Product list,\n\n" + NOTES, {"lines above the header": 2}),
+        ("Product list,\n\n" + NOTES, {"lines above the header": 1}),
+        ("\n\n" + NOTES, {}),
         (
             "sep=;\n" + NOTES.replace(",", ";"),
             {"lines above the header": 1, "separator that the name does not tell": 3},
         ),
         (NOTES.replace("n2", "Note_ID,title\nn2"), {"the header again as a row": 1}),
+        (NOTES.replace("n2", "\ufeffnote_id,title\nn2"), {"the header again as a row": 1}),
+        (NOTES.replace("n1", "string,varchar(80)\nn1"), {"a row of types below the header": 1}),
         (
             "| note_id | title |\n|:--|---:|\n| n1 | Red lamp |\n| n2 | Blue sofa |\n",
             {"a rule below the header": 1, "separator that the name does not tell": 4},
@@ -62,7 +65,7 @@ LAMP_AND_SOFA = [("n1", "Red lamp"), ("n2", "Blue sofa")]
             },
         ),
     ],
-    ids=["comments", "title", "Excel's sep", "header twice", "Markdown", "MySQL"],
+    ids=["comments", "title", "blank", "Excel's sep", "header twice", "marks", "types", "Markdown", "MySQL"],
 )
 def test_lines_that_are_no_rows_are_left_out_and_counted(tmp_path, text, reported):
     assert notes_of(put(tmp_path, text)) == (LAMP_AND_SOFA, reported)
@@ -554,3 +557,7 @@ def test_a_missing_column_of_json_says_nothing_of_header_lines(tmp_path):
     assert "--no-header" not in str(error.value)
     with pytest.raises(DataError, match="--separator says what is between cells"):
         read_notes(put(tmp_path, "note_id^title\n1^A\n"))
+
+
+def test_titles_that_name_a_type_stay(tmp_path):
+    assert notes_of(put(tmp_path, "note_id,title\n1,String\n2,date\n"))[0] == [("1", "String"), ("2", "date")]

@@ -159,6 +159,7 @@ def read_topics(path: str | Path, *, options: ReadOptions | None = None) -> tupl
     report = Report()
     cells, _ = read_table(path, _TOPICS_LAYOUT, options, report)
     where = Path(path).name
+    report.add("no rows", where, int(not cells.num_rows), "", "no topics")
     note_ids = ids(cells.column("note_id"), f"{where}: note_id", report, options)
     words = topics(cells.column("topics"), f"{where}: topics", report, options)
     frame = pl.DataFrame({"note_id": note_ids, "topics": words}).drop_nulls("note_id")

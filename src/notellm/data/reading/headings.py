@@ -15,6 +15,12 @@ from notellm.data.reading.dialect import NAMES, SEPARATORS
 
 _MOST_LINES = 50  # in which the header is looked for
 _RULE = r"^[\s:=+-]*[-=][\s:=+-]*$"
+_TYPE = (
+    r"(?i)^(string|str|text|varchar(\(\d+\))?|char|object|category|u?int(8|16|32|64)?|integer|bigint|long|float"
+    r"(32|64)?|double|numeric|decimal|bool|boolean|date|datetime(64)?|timestamp|list|array)$"
+)
+#: Spaces, and the mark that begins each of several files put together.
+_AROUND = " \t\r\n\ufeff"
 
 
 def lines_above(sample: str, needed: list[set[str]], separator: str | None) -> int:
@@ -47,7 +53,7 @@ def without_lines(blocks: Iterable[str], number: int) -> Iterator[str]:
 
 
 def without_headings(table: pa.Table, header: Mapping[str, str], where: str, report: Report) -> pa.Table:
-    """Return a table without rows that repeat the header, and without a rule as its first row.
+    """Return a table without rows that repeat the header, and without a rule or types as its first row.
 
     Args:
         table: columns of text.
@@ -59,19 +65,19 @@ def without_headings(table: pa.Table, header: Mapping[str, str], where: str, rep
         return table
     columns = {name: pl.Series(table.column(name)) for name in table.column_names}
     first, *others = columns
-    again = columns[first].str.strip_chars().str.to_lowercase() == header[first].lower()
-    rule = pl.select(pl.int_range(table.num_rows) == 0).to_series()
-    for name in columns:
-        if not rule[0]:
-            break
-        rule = rule & bool(columns[name].head(1).str.contains(_RULE).fill_null(value=False)[0])
+    again = columns[first].str.strip_chars(_AROUND).str.to_lowercase() == header[first].lower()
+    top = pl.Series([column[0] for column in columns.values()], dtype=pl.String).str.strip_chars(_AROUND)
+    is_rule, is_types = (bool(top.str.contains(form).fill_null(value=False).all()) for form in (_RULE, _TYPE))
+    first_row = pl.select(pl.int_range(table.num_rows) == 0).to_series() & (is_rule or is_types)
     if again.any():
         for name in others:
-            again = again & (columns[name].str.strip_chars().str.to_lowercase() == header[name].lower())
+            cells = columns[name].str.strip_chars(_AROUND).str.to_lowercase()
+            again = again & (cells == header[name].lower())
     again = again.fill_null(value=False)
     example = " | ".join(header.values())
     report.add("the header again as a row", where, int(again.sum()), example, "left out")
-    drawn = " | ".join(str(column[0]) for column in columns.values())
-    report.add("a rule below the header", where, int(rule[0]), drawn, "left out")
-    kept = ~(again | rule)
+    shown = " | ".join(top.fill_null(""))
+    report.add("a rule below the header", where, int(is_rule), shown, "left out")
+    report.add("a row of types below the header", where, int(is_types), shown, "left out")
+    kept = ~(again | first_row)
     return table if kept.all() else table.filter(pa.array(kept.to_list(), pa.bool_()))

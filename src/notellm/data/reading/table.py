@@ -157,7 +157,8 @@ def _read_file(
     above = _above(sample, layout, options)
     if above:
         lines = list(io.StringIO(sample, newline=""))
-        report.add("lines above the header", path.name, above, lines[0].strip(), "left out")
+        given = [line.strip() for line in lines[:above] if line.strip()]
+        report.add("lines above the header", path.name, len(given), "".join(given[:1]), "left out")
         sample, text = "".join(lines[above:]), without_lines(text, above)
     separator = separator_of(path.name, sample, names, options.separator, report)
     dialect = quoting_of(sample, separator, options.quoting, whole=whole)
