@@ -233,7 +233,8 @@ def _order(
     if order is None:
         others = {}
         if "rating" in table.column_names:
-            others[options.columns.get("rating", "rating")] = numbers_of(table.column("rating")).to_numpy()
+            name = options.columns.get("rating", "rating")
+            others[name] = numbers_of(table.column("rating"), f"{where}: {name}").to_numpy()
         sorted_by = order_of_ids(users, notes, others)
         order = "none" if sorted_by else "rows"
         if sorted_by:

@@ -46,8 +46,13 @@ def numbers_of(column: pa.ChunkedArray, place: str = "", report: Report | None =
         column: the ratings.
         place: name of the column in the report.
         report: receives what was guessed.
+
+    Raises:
+        DataError: if the type of the column cannot be a rating.
     """
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_nested(kind):
+        raise DataError(f"{place} is of type {kind}; ratings are numbers or text: name another column")
     if not is_text(kind):
         return pl.Series(plain(column)).cast(pl.Float64, strict=False)
     coded = Coded.of(column)
@@ -115,7 +120,7 @@ def is_click(
     report.add(f"rating below {min_rating:g}", place, int(low.sum()), _first(numbers.filter(low)), "no click")
     kept = finite & ~low
     if len(numbers) and not kept.any():
-        largest = max(numbers.filter(finite))
+        largest = numbers.filter(finite).to_numpy().max()
         raise DataError(
             f"{place}: none is at least {min_rating:g}, the largest is {largest:g}; lower --min-rating"
         )
@@ -145,7 +150,8 @@ def _report_doubt(numbers: pl.Series, others: pl.Series, name: str, place: str, 
         report.add("rating that is no number", place, len(given), given[0], action)
     if not len(numbers):
         return
-    low, high, values = min(numbers), max(numbers), numbers.n_unique()
+    values = numbers.n_unique()
+    low, high = numbers.to_numpy().min(), numbers.to_numpy().max()
     if _RATING.fullmatch(name) and values > 1:
         example = f"{values} values from {low:g} to {high:g}"
         action = "every row counts as a click; --min-rating says from which rating on"

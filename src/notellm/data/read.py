@@ -235,7 +235,8 @@ def _roles(cells: pa.Table, present: list[str], options: ReadOptions) -> dict[st
     roles = {}
     for name in cells.column_names:
         theirs = options.columns.get(name, name)
-        if theirs.startswith("#") and theirs[1:].isdigit() and theirs not in present:
+        is_place = theirs.startswith("#") and theirs[1:].isdigit() and theirs not in present
+        if is_place and present:  # an empty file has no columns
             theirs = f"{theirs} ({present[int(theirs[1:]) - 1]})"
         roles[name] = next((each for each in present if each.lower() == theirs.lower()), theirs)
     return roles
