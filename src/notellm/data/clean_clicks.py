@@ -3,6 +3,7 @@
 The work is done on codes and times; each distinct id is looked at once.
 """
 
+import shlex
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,12 @@ def clean_clicks(
 
     for column, codes, values in (("user_id", user, users.values), ("note_id", note, names.values)):
         drop(_of(codes[rows], _equal(values, ""), missing=True), "empty id", column)
-    unknown = _of(event[rows], ~_is_in(events.values, pa.array(EVENTS)), missing=True)
+    action = "rows dropped; --event =click counts them"
+    drop(_of(event[rows], _equal(events.values, ""), missing=True), "missing event", "event", action)
+    unknown = _of(event[rows], ~_is_in(events.values, pa.array(EVENTS)), missing=False)
     named = _counted(events.values, event[rows][unknown])
-    action = f"rows dropped; click and view count, and --event {named.split(' ')[0]}=click counts others"
+    name = shlex.quote(f"{named.partition(' (')[0]}=click")
+    action = f"rows dropped; click and view count, and --event {name} counts others"
     drop(unknown, "unknown event", "event", action, named)
     drop(time[rows] == NO_TIME, "missing time", "timestamp")
 
@@ -154,7 +158,7 @@ def _counted(names: pa.Array, rows: npt.NDArray[np.int32]) -> str:
     """Return the most frequent names, each with its number of rows."""
     counts = np.bincount(rows[rows >= 0], minlength=len(names))
     most = [place for place in np.argsort(-counts, kind="stable")[:_NAMED] if counts[place]]
-    return ", ".join(f"{names[int(place)].as_py()} ({counts[place]:,})" for place in most) or "none (missing)"
+    return ", ".join(f"{names[int(place)].as_py()} ({counts[place]:,})" for place in most)
 
 
 def _equal(values: pa.Array, text: str) -> _Mask:

@@ -6,6 +6,7 @@ ids, texts, topics and times. In texts, bytes that are not UTF-8 become U+FFFD, 
 """
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,7 +20,7 @@ from notellm.data.cells.texts import texts
 from notellm.data.cells.times import times
 from notellm.data.cells.topics import topics
 from notellm.data.log import NO_TIME, ClickLog, Coded, Times
-from notellm.data.problems import Report
+from notellm.data.problems import Problem, Report
 from notellm.data.ratings import is_click, numbers_of
 from notellm.data.reading.options import ReadOptions
 from notellm.data.row_order import order_of_ids
@@ -34,6 +35,7 @@ RAW_CLICKS = pa.schema([column.with_nullable(True) for column in CLICKS])
 _CHUNK = 1 << 15
 #: Metadata of tables whose cells have been converted: doing that again would decode "&amp;amp;" twice.
 _CONVERTED = {b"notellm.cells": b"converted"}
+_MOST_EVENTS = 1_000  # a log has few; with more, a column that holds no events was named
 _DROPPED = "\0dropped"
 _YEAR = 365 * 86_400_000_000  # microseconds
 _YEAR_OF_ORDER = datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC)
@@ -104,7 +106,9 @@ def converted_clicks(log: ClickLog) -> pa.Table:
     return log.table(RAW_CLICKS).replace_schema_metadata(_CONVERTED)
 
 
-def click_log(table: pa.Table, where: str, report: Report, options: ReadOptions | None = None) -> ClickLog:
+def click_log(
+    table: pa.Table, where: str, report: Report, options: ReadOptions | None = None, *, perhaps: str = ""
+) -> ClickLog:
     """Convert clicks of any column types to a log.
 
     Without ``timestamp`` the order of the rows is the time: a user's n-th row is at 1970-01-01 plus n
@@ -118,6 +122,7 @@ def click_log(table: pa.Table, where: str, report: Report, options: ReadOptions 
         where: name of the table in the report, as "clicks.csv".
         report: receives what was guessed, and what could not be read.
         options: how cells are read.
+        perhaps: columns of the file that may hold times, for a report that there are none.
 
     Raises:
         DataError: if a column is missing, or has a type that cannot be an id, a text or a time.
@@ -140,7 +145,7 @@ def click_log(table: pa.Table, where: str, report: Report, options: ReadOptions 
         moments = _micro(times(table.column("timestamp"), f"{where}: timestamp", report, options))
         _report_order_only(table, moments, where, report)
     else:
-        moments = _order(users, notes, table, where, report, options)
+        moments = _order(users, notes, table, where, report, options, perhaps)
     if "event" in names:
         events = _events(table.column("event"), f"{where}: event", report, options)
     else:
@@ -185,38 +190,55 @@ def _events(column: pa.ChunkedArray, where: str, report: Report, options: ReadOp
     own = Report()
     names = texts(pa.chunked_array([events.values]), where, own, options).str.to_lowercase()
     for problem in own.problems:
-        report.add(
-            problem.problem,
-            where,
-            int(counts[names.is_null().to_numpy()].sum()) or problem.count,
-            problem.example,
-            problem.action,
-        )
+        count = sum(int(counts[place]) for place in _places_of(problem, events.values, options))
+        report.add(problem.problem, where, count or problem.count, problem.example, problem.action)
     counted = {name.strip().lower(): into for name, into in options.events.items()}
-    if counted:
-        is_dropped = names.is_in([name for name, into in counted.items() if into == "drop"]).fill_null(
-            value=False
-        )
-        example = names.filter(is_dropped)[0] if is_dropped.any() else ""
-        rows = int(counts[is_dropped.to_numpy()].sum())
-        report.add("event that counts as nothing", where, rows, example, "left out")
-        names = names.replace({name: _DROPPED if into == "drop" else into for name, into in counted.items()})
+    if not counted:
+        return events.with_values(names.to_arrow().cast(pa.string()))
+    if "" in counted:  # what rows without an event count as
+        without = events.codes < 0
+        names = pl.concat([names.fill_null(""), pl.Series([""])])
+        counts = np.append(counts, np.count_nonzero(without))
+        events = Coded(np.where(without, np.int32(len(events.values)), events.codes), events.values)
+    is_dropped = names.is_in([name for name, into in counted.items() if into == "drop"]).fill_null(
+        value=False
+    )
+    example = names.filter(is_dropped)[0] if is_dropped.any() else ""
+    rows = int(counts[is_dropped.to_numpy()].sum())
+    report.add("event that counts as nothing", where, rows, example, "left out")
+    names = names.replace({name: _DROPPED if into == "drop" else into for name, into in counted.items()})
     return events.with_values(names.to_arrow().cast(pa.string()))
 
 
+def _places_of(problem: Problem, values: pa.Array, options: ReadOptions) -> Iterator[int]:
+    """Yield the places of the events that have a problem, among the first distinct ones."""
+    for place in range(min(len(values), _MOST_EVENTS)):
+        own = Report()
+        texts(pa.chunked_array([values[place : place + 1]]), "", own, options)
+        if problem.problem in {each.problem for each in own.problems}:
+            yield place
+
+
 def _order(
-    users: Coded, notes: Coded, table: pa.Table, where: str, report: Report, options: ReadOptions
+    users: Coded,
+    notes: Coded,
+    table: pa.Table,
+    where: str,
+    report: Report,
+    options: ReadOptions,
+    perhaps: str,
 ) -> Times:
     """Return the times of a log without times."""
     order, rows = options.order, table.num_rows
     if order is None:
         others = {}
         if "rating" in table.column_names:
-            others[options.columns.get("rating", "rating")] = numbers_of(table.column("rating")).to_numpy()
+            name = options.columns.get("rating", "rating")
+            others[name] = numbers_of(table.column("rating"), f"{where}: {name}").to_numpy()
         sorted_by = order_of_ids(users, notes, others)
         order = "none" if sorted_by else "rows"
         if sorted_by:
-            example = f"rows of users are sorted by {sorted_by}"
+            example = f"rows of users are sorted by {sorted_by}{perhaps and f'; {perhaps}'}"
             problem, action = (
                 "no column 'timestamp', and no order in time",
                 "no order: every row is at 1970-01-01",
@@ -224,7 +246,7 @@ def _order(
             report.add(problem, where, rows, example, action, "--order none")
         else:
             action = "a user's n-th row is at 1970-01-01 + n s"
-            report.add("no column 'timestamp'", where, rows, "", action, "--order rows")
+            report.add("no column 'timestamp'", where, rows, perhaps, action, "--order rows")
     if order == "none":
         return np.zeros(rows, np.int64)
     by_user = np.argsort(users.codes, kind="stable")

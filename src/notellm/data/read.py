@@ -19,6 +19,7 @@ from notellm.data.cells.topics import topics
 from notellm.data.convert import click_log, converted_clicks, raw_notes
 from notellm.data.hashtags import add_topics, split_hashtags
 from notellm.data.log import ClickLog
+from notellm.data.other_columns import near, report_others
 from notellm.data.problems import Problem, Report
 from notellm.data.ratings import rating_column
 from notellm.data.reading.options import ReadOptions
@@ -103,11 +104,14 @@ def read_notes(
     report = Report()
     cells, present = read_table(path, _NOTES_LAYOUT, options, report)
     if not cells.num_rows:
-        raise DataError(f"{path} has a header but no row that can be read\n{report}")
+        found = f"\n{report}" if len(report) else ""
+        raise DataError(f"{path} has a header but no row that can be read{found}")
     where = Path(path).name
+    others = _others(cells, present, options)
     for name in _NOTES:
         if name not in cells.column_names:
-            report.add(f"no column {name!r}", where, cells.num_rows, "", "empty in every note")
+            perhaps = _perhaps(name, others, clicks=False)
+            report.add(f"no column {name!r}", where, cells.num_rows, perhaps, "empty in every note")
     table = raw_notes(cells, where, report, options)
     if hashtags:
         table = _move_hashtags(table)
@@ -154,7 +158,10 @@ def read_log(
     where = Path(path).name
     if not cells.num_rows and not len(report):
         report.add("no rows", where, 1, "", "an empty table")
-    log = click_log(cells, where, report, options)
+    others = _others(cells, present, options)
+    report_others(others, cells.column_names, where, cells.num_rows, report)
+    perhaps = _perhaps("timestamp", others, clicks=True)
+    log = click_log(cells, where, report, options, perhaps=perhaps)
     return LogResult(log, _stated(report, "clicks"), _roles(cells, present, options))
 
 
@@ -176,6 +183,7 @@ def read_topics(path: str | Path, *, options: ReadOptions | None = None) -> tupl
     report = Report()
     cells, _ = read_table(path, _TOPICS_LAYOUT, options, report)
     where = Path(path).name
+    report.add("no rows", where, int(not cells.num_rows), "", "no topics")
     note_ids = ids(cells.column("note_id"), f"{where}: note_id", report, options)
     words = topics(cells.column("topics"), f"{where}: topics", report, options)
     frame = pl.DataFrame({"note_id": note_ids, "topics": words}).drop_nulls("note_id")
@@ -217,11 +225,18 @@ def _others(cells: pa.Table, present: list[str], options: ReadOptions) -> list[s
     return [name for name in present if name.lower() not in read]
 
 
+def _perhaps(ours: str, others: list[str], *, clicks: bool) -> str:
+    """Return the example of a column that is missing: those that may be it."""
+    found = near(ours, others, clicks=clicks)
+    return f"perhaps {', '.join(found)}" if found else ""
+
+
 def _roles(cells: pa.Table, present: list[str], options: ReadOptions) -> dict[str, str]:
     roles = {}
     for name in cells.column_names:
         theirs = options.columns.get(name, name)
-        if theirs.startswith("#") and theirs[1:].isdigit() and theirs not in present:
+        is_place = theirs.startswith("#") and theirs[1:].isdigit() and theirs not in present
+        if is_place and present:  # an empty file has no columns
             theirs = f"{theirs} ({present[int(theirs[1:]) - 1]})"
         roles[name] = next((each for each in present if each.lower() == theirs.lower()), theirs)
     return roles

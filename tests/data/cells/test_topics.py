@@ -16,7 +16,7 @@ from tests.data.cells.reading import problems, read
     [
         ("['lentils', '60-minutes-or-less']", ["lentils", "60-minutes-or-less"], "topics as a Python list"),
         ("""['figs', "baker's choice"]""", ["figs", "baker's choice"], "topics as a Python list"),
-        ("('a', 'b')", ["('a'", "'b')"], "topics separated by a guess"),  # no list: reported as a guess
+        ("('a', 'b')", ["a", "b"], "topics as a Python list"),
         ("[u'Action', u'Indie']", ["Action", "Indie"], "topics as a Python list"),
         ('["a", "b|c"]', ["a", "b|c"], None),
         (

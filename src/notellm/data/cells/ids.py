@@ -16,12 +16,23 @@ from notellm.data.log import Coded
 from notellm.data.problems import Report
 from notellm.errors import DataError
 
-_LARGEST_EXACT_FLOAT = 2**53
+#: The whole numbers up to which a float of so many bits holds each one.
+_LARGEST_EXACT_FLOAT = {16: 2**11, 32: 2**24, 64: 2**53}
 #: What a column of whole numbers with missing values becomes in pandas; leading zeros were lost before.
 _FLOAT = r"^-?(0|[1-9]\d*)\.0+$"
 _VERSION = r"\d\.\d"
-_EXPONENT = r"^\d\.\d+[eE]\+?\d+$"
 _LOST_DIGITS = "id written as a floating point number", "kept, but its last digits may be lost"
+_EXPONENT = r"^\d(\.\d+)?[eE]\+?\d+$"
+#: Other forms of numbers. Beside texts such as "a3f", 1e5 is no number.
+_NUMBER = r"^-?\d+(\.\d+)?([eE]\+?\d+)?$"
+_THOUSANDS = r"^\d{1,3}(,\d{3})+$"
+_UP_TO_THREE_DIGITS = r"^\d{1,3}$"
+_FORMULA = r'^="([^"]*)"$'
+#: Ids that may stand for nobody: they stay, and are reported.
+_NOBODY = (
+    r"(?i)^(anonymous|anon|guest|nobody|none|na|nil|unknown|undefined|-|--|\?|total|grand total"
+    r"|not set|\(not set\))$"
+)
 
 Counts: TypeAlias = npt.NDArray[np.int64]
 
@@ -61,7 +72,8 @@ def coded_ids(
     if pa.types.is_integer(kind):
         return coded.with_values(coded.values.cast(pa.string()))
     if pa.types.is_floating(kind):
-        clean = _of_floats(pl.Series(coded.values).cast(pl.Float64), counts, where, report)
+        exact = _LARGEST_EXACT_FLOAT[kind.bit_width]
+        clean = _of_floats(pl.Series(coded.values).cast(pl.Float64), exact, counts, where, report)
     else:
         text = coded.values.cast(pa.string()) if pa.types.is_decimal(kind) else coded.values
         clean = _of_texts(
@@ -83,11 +95,11 @@ def _decoded(values: pa.Array, counts: Counts, where: str, report: Report) -> pl
     return text
 
 
-def _of_floats(numbers: pl.Series, counts: Counts, where: str, report: Report) -> pl.Series:
-    """Return the ids of distinct numbers."""
+def _of_floats(numbers: pl.Series, exact: int, counts: Counts, where: str, report: Report) -> pl.Series:
+    """Return the ids of distinct numbers; those below ``exact`` are exact."""
     numbers = numbers.fill_nan(None)
     finite = numbers.is_finite().fill_null(value=True)
-    _report(numbers, (numbers.abs() > _LARGEST_EXACT_FLOAT) & finite, counts, *_LOST_DIGITS, where, report)
+    _report(numbers, (numbers.abs() >= exact) & finite, counts, *_LOST_DIGITS, where, report)
     _report(numbers, ~finite, counts, "infinite number as an id", "taken as missing", where, report)
     whole = (numbers == numbers.floor()) & (numbers.abs() < 2**63)
     return pl.select(
@@ -110,14 +122,39 @@ def _of_texts(
     unseen = distinct.str.contains(f"[{INVISIBLE}]")
     _report(distinct, unseen, counts, "invisible characters in an id", "taken off at its ends", where, report)
     clean = clean.str.replace_all(rf"^[\s{INVISIBLE}]+|[\s{INVISIBLE}]+$", "")
+    is_formula = clean.str.contains(_FORMULA)
+    _report(distinct, is_formula, counts, "id as a formula of Excel", "read as its text", where, report)
+    clean = clean.str.replace(_FORMULA, "${1}")  # ="007" keeps the zeros in Excel
     is_float = clean.str.contains(_FLOAT).fill_null(value=False)
     if is_float.any() and not (clean.str.contains(_VERSION) & ~is_float).any():
         kind = "whole number with a fraction as an id"
         _report(distinct, is_float, counts, kind, "read without .0", where, report)
         bare = clean.str.replace(r"\.0+$", "")
         clean = pl.select(pl.when(is_float).then(bare).otherwise(clean)).to_series()
-    _report(distinct, clean.str.contains(_EXPONENT), counts, *_LOST_DIGITS, where, report)
+    grouped = clean.str.contains(_THOUSANDS).fill_null(value=False)
+    if grouped.any() and (grouped | clean.str.contains(_UP_TO_THREE_DIGITS)).all():
+        kind = "id with commas for thousands"
+        _report(distinct, grouped, counts, kind, "read without commas", where, report)
+        clean = clean.str.replace_all(",", "")
+    with_exponent = clean.str.contains(_EXPONENT).fill_null(value=False)
+    if not clean.str.contains(_NUMBER).all():
+        with_exponent = with_exponent & clean.str.contains(".", literal=True)
+    _report(distinct, with_exponent, counts, *_LOST_DIGITS, where, report)
+    _report_doubt(clean, distinct, counts, where, report)
     return clean
+
+
+def _report_doubt(clean: pl.Series, distinct: pl.Series, counts: Counts, where: str, report: Report) -> None:
+    """Report ids that may stand for nobody, or be the same."""
+    kind = "id that may stand for a missing one, or a total"
+    action = "kept as an id; add it to the words of --missing to leave its rows out"
+    _report(distinct, clean.str.contains(_NOBODY), counts, kind, action, where, report)
+    quoted = clean.str.starts_with("'")
+    _report(distinct, quoted, counts, "id that begins with a quote mark", "kept with it", where, report)
+    bare = clean.str.replace(r"^0+(\d)", "${1}")
+    padded = (bare != clean) & bare.is_in(clean.implode())
+    kind = "ids that differ in leading zeros alone"
+    _report(distinct, padded, counts, kind, "kept as ids of their own", where, report)
 
 
 def _report(

@@ -85,9 +85,11 @@ def _plain(text: str, changed: dict[str, list[str]]) -> str:
         decoded = again
     if decoded != bare:
         changed["HTML entity"].append(text)
-        # Feeds escape whole paragraphs, tags included.
-        inner = _without_tags(decoded)
-        if inner != decoded:
+        # Feeds escape whole paragraphs, tags included. Beside real tags, or within a sentence, an escaped
+        # tag is what the text speaks of.
+        is_paragraph = bare == text and decoded.lstrip().startswith("<")
+        inner = _without_tags(decoded) if is_paragraph else decoded
+        if inner != decoded and inner:
             changed["HTML tag"].append(text)
             decoded = inner
     return decoded

@@ -6,7 +6,10 @@ from notellm.data.cells.options import CellOptions
 from notellm.data.problems import Report
 
 #: Words that may be a real value or a missing one: they stay, and are reported.
-_DOUBTFUL = ("NA", "na", "none", "NONE", "nil", "undefined", "unknown", "-", "--", "?")
+_DOUBTFUL = (
+    "NA", "na", "none", "NONE", "nil", "undefined", "unknown", "Unknown", "UNKNOWN", "-", "--", "?",
+    "#REF!", "#NAME?", "#VALUE!", "#DIV/0!", "#NULL!", *CellOptions().missing_words,
+)  # fmt: skip
 
 
 def without_missing(
@@ -35,6 +38,6 @@ def without_missing(
     if doubt:
         doubtful = cells.filter(cells.is_in([word for word in _DOUBTFUL if word not in words]))
         if len(doubtful):
-            action = f"kept; with --missing {doubtful[0]} it is missing"
+            action = "kept; add it to the words of --missing to take it as missing"
             report.add("may stand for a missing value", where, len(doubtful), doubtful[0], action)
     return cells

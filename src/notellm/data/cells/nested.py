@@ -23,6 +23,12 @@ _MEMBERS: dict[Role, tuple[str, ...]] = {
     "topics": (*_WRAPPERS, "name", "title", "label", "tag", "topic", "text", "value", "#text"),
     "time": (*_WRAPPERS, "value"),
 }
+#: The types that stores write around each value: Firestore, DynamoDB, and the unions of Avro.
+_TYPES = (
+    "stringValue", "integerValue", "doubleValue", "booleanValue", "timestampValue", "arrayValue", "values",
+    "nullValue", "S", "N", "BOOL", "NULL", "L", "SS", "NS", "string", "int", "long", "float", "double",
+    "boolean", "array",
+)  # fmt: skip
 _SHOWN = 5  # members that a message names
 
 
@@ -41,6 +47,7 @@ class NestedCells:
         self.where = where
         self._count = 0
         self._example = ""
+        self._infinite = 0
 
     @property
     def _path(self) -> str:
@@ -57,12 +64,16 @@ class NestedCells:
             if self.role == "topics":
                 return json.dumps(self._topics(value), ensure_ascii=False)
             self._note(value)
-            return _text(self._single(value))
+            value = self._single(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            self._infinite += 1
+            return None
         return _text(value)
 
     def report(self, report: Report) -> None:
         """Add how many values were nested."""
         report.add("nested value", self.where, self._count, self._example, "its obvious member was taken")
+        report.add("NaN or infinite number", self.where, self._infinite, "", "taken as missing")
 
     def _note(self, value: Any) -> None:
         self._count += 1
@@ -73,14 +84,15 @@ class NestedCells:
             if not value:
                 return None
             if isinstance(value, dict):
-                value = value[self._obvious(value)]
+                name = self._obvious(value)
+                value = None if name in ("NULL", "nullValue") else value[name]
             elif len(value) == 1:
                 value = value[0]
             else:
+                first = "write a row for each entry" if self.role == "id" else "join the list first"
                 raise DataError(
-                    f"{self.where} is the list {str(value)[:60]}; join the list first, or say which entry "
-                    f"is meant "
-                    f"with the columns option, as --column {self._path}.0"
+                    f"{self.where} is the list {str(value)[:60]}; {first}, or say which entry is meant with "
+                    f"the columns option, as --column {self._path}.0"
                 )
         return value
 
@@ -89,7 +101,8 @@ class NestedCells:
         found = [name for name in found if value[name] is not None] or found[:1]
         if found and (len(found) == 1 or found[0] in _WRAPPERS):
             return found[0]
-        if len(value) == 1 and isinstance(key := next(iter(value)), str) and key.startswith("$"):
+        key = next(iter(value))
+        if len(value) == 1 and isinstance(key, str) and (key.startswith("$") or key in _TYPES):
             return key
         members = ", ".join(map(str, list(value)[:_SHOWN]))
         raise DataError(
@@ -103,8 +116,11 @@ class NestedCells:
         if isinstance(value, dict):
             self._note(value)
             if value and all(isinstance(count, int | float | bool) for count in value.values()):
-                return [str(name) for name in value]
-            return [] if not value else [text for text in [_text(value[self._obvious(value)])] if text]
+                return [str(name) for name, count in value.items() if count]
+            inner = value[self._obvious(value)] if value else None
+            if isinstance(inner, dict | list | tuple):
+                return self._topics(inner)
+            return [text for text in [_text(inner)] if text]
         names: list[str] = []
         nested = False
         for entry in value:

@@ -12,6 +12,10 @@ UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}
 #: Days between 1899-12-30, where Excel counts from, and 1970-01-01.
 _EXCEL_EPOCH = 25_569
 _EXCEL_DAYS = (32_874, 73_415)  # 1990 to 2100
+#: Counts of 100 ns since the year 1 for 2000 to 2100. As nanoseconds since 1970 they were in 1989 to 1991.
+_TICKS = (630_822_816_000_000_000, 662_380_416_000_000_000)
+#: Microseconds from the year 1 to 1970.
+_YEAR_1 = 62_135_596_800_000_000
 _YEARS = (1900, 2100)
 _DAY_SECONDS = 86_400
 #: Where the digits of YYYYMMDD, YYYYMMDDHHMM and YYYYMMDDHHMMSS lie, and what they lack.
@@ -45,9 +49,11 @@ def number_times(number: pl.Series, where: str, report: Report, time_format: str
 
 
 def _form(number: pl.Series) -> str:
-    """Return what the numbers of a column are: "excel", "year" (among others), or "since" 1970 and dates."""
+    """Return what the numbers are: "excel", "ticks", "year" (among others), or "since" 1970 and dates."""
     if number.count() and number.is_between(*_EXCEL_DAYS).all():
         return "excel"
+    if number.count() and number.is_between(*_TICKS).all():
+        return "ticks"
     years = number.is_between(*_YEARS).any()
     # Small numbers that are no years count something.
     small = number.is_between(0, _EXCEL_DAYS[0]) & ~number.is_between(*_YEARS)
@@ -59,6 +65,10 @@ def _report(number: pl.Series, form: str, where: str, report: Report) -> None:
     if form == "excel":
         what = "days since 1899-12-30, as Excel counts"
         _guess(report, number, where, what, "read so", "--time-format excel")
+        return
+    if form == "ticks":
+        action = "read so; --time-format ns takes them as nanoseconds since 1970"
+        _guess(report, number, where, "100 ns since the year 1, as .NET counts", action, "")
         return
     if form == "year":
         years = number.filter(number.is_between(*_YEARS))
@@ -86,6 +96,8 @@ def _read(number: pl.Series, form: str) -> pl.Series:
         # A double holds the seconds of such a day, and not more.
         seconds = (value.cast(pl.Float64) - _EXCEL_EPOCH) * _DAY_SECONDS
         return _micro(seconds.round() * 1_000_000, number)
+    if form == "ticks":
+        return _micro(value // 10 - _YEAR_1, number)
     read = _since(number)
     candidates = _may_be_date(number)
     if candidates.any():

@@ -21,7 +21,7 @@ class CellOptions:
             year, s, ms, us or ns (numbers since 1970), or a strptime format such as "%d.%m.%Y %H:%M".
     """
 
-    missing: str = option("NaN,nan,NAN,null,NULL,Null,None,N/A,n/a,#N/A,<NA>,NaT,\\N")
+    missing: str = option("NaN,nan,NAN,null,NULL,Null,None,N/A,n/a,#N/A,<NA>,NaT,(null),<null>,\\N")
     markup: Markup = option("text")
     topic_separator: str | None = option(None)
     time_format: str | None = option(None)

@@ -10,6 +10,19 @@ from notellm.data.cells.nested import unwrapped
 from notellm.data.cells.options import CellOptions
 from notellm.data.problems import Report
 
+#: Signs of damage before the file was written. Such texts stay.
+_DOUBTFUL = (
+    (
+        "text that was decoded by another encoding",
+        (
+            r"Ã[\x{80}-\x{BF}\x{192}\x{160}\x{161}\x{178}\x{17D}]|Â[\x{A0}-\x{BF}]|ï¿½|â€[\x{80}-\x{BF}™œ“”¦˜]"
+            r"|(?:[ÐÑ][\x{80}-\x{BF}\x{20AC}ŒœŠšŸŽžƒˆ˜–—‘’‚“”„†‡•…‰‹›™]){2}"
+        ),
+        "kept; export the table again as UTF-8",
+    ),
+    ("escapes of characters in a text", r"\\u[0-9a-fA-F]{4}", "kept; export the characters themselves"),
+)
+
 
 def texts(
     column: pa.ChunkedArray, where: str, report: Report, options: CellOptions | None = None
@@ -39,4 +52,7 @@ def texts(
     if not is_text(column.type):
         return pl.Series(column).cast(pl.String)
     text = without_missing(utf8(column, where, report), where, report, options, doubt=True)
+    for problem, form, action in _DOUBTFUL:
+        found = text.filter(text.str.contains(form).fill_null(value=False))
+        report.add(problem, where, len(found), found[0] if len(found) else "", action)
     return without_markup(text, where, report, options)

@@ -8,27 +8,8 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-_MONTHS = {
-    name: number
-    for number, names in enumerate(
-        [
-            "january jan",
-            "february feb",
-            "march mar",
-            "april apr",
-            "may",
-            "june jun",
-            "july jul",
-            "august aug",
-            "september sep sept",
-            "october oct",
-            "november nov",
-            "december dec",
-        ],
-        start=1,
-    )
-    for name in names.split()
-}
+from notellm.data.cells.month_names import MONTHS
+
 #: Hours ahead of UTC. Abbreviations of several zones (BST, IST) are left out.
 _ZONES = {
     **dict.fromkeys(("z", "utc", "gmt", "ut", "wet"), 0.0),
@@ -49,7 +30,7 @@ _ZONES = {
     "jst": 9.0,
 }
 _WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+)?"
-_MONTH = rf"(?P<month>{'|'.join(sorted(_MONTHS, key=len, reverse=True))})\.?"
+_MONTH = rf"(?P<month>{'|'.join(sorted(MONTHS, key=len, reverse=True))})\.?"
 _CLOCK = (
     r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,12}))?)?"
     r"(?:\s*(?P<half>[ap])\.?m\.?)?"
@@ -67,10 +48,20 @@ _FORMS = [
         (r"(?P<year>\d{4})(?P<month>\d{2})(?P<day>\d{2})", _BASIC),
         (r"(?P<first>\d{1,2})(?P<mark>[-/.])(?P<other>\d{1,2})(?P=mark)(?P<year>\d{4})", _TIME),
         (r"(?P<month>\d{1,2}) (?P<day>\d{1,2}), (?P<year>\d{4})", _TIME),
-        (rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th)?[\s-]+(?:of\s+)?{_MONTH}[\s,-]+(?P<year>\d{{4}})", _TIME),
+        (
+            (
+                rf"(?P<day>\d{{1,2}})(?:st|nd|rd|th|er|\.|º)?[\s-]*(?:of\s+|de\s+)?{_MONTH}[\s,-]+(?:de\s+)?"
+                rf"(?P<year>\d{{4}})(?: г\.?)?"
+            ),
+            _TIME,
+        ),
+        (rf"(?P<day>\d{{1,2}})/{_MONTH}/(?P<year>\d{{4}})", rf"(?:[:\s]{_CLOCK}{_ZONE})?"),
         (rf"{_MONTH}\s+(?P<day>\d{{1,2}})(?:st|nd|rd|th)?,?\s+(?P<year>\d{{4}})", _TIME),
         (rf"{_MONTH}\s+(?P<day>\d{{1,2}})\s+{_CLOCK}{_ZONE}\s+(?P<year>\d{{4}})", ""),
-        (r"(?P<year>\d{4})年(?P<month>\d{1,2})月(?P<day>\d{1,2})日", rf"(?:\s*{_CLOCK})?"),
+        (
+            r"(?P<year>\d{4})\s*[年년]\s*(?P<month>\d{1,2})\s*[月월]\s*(?P<day>\d{1,2})\s*[日일]",
+            rf"(?:\s*{_CLOCK})?",
+        ),
         (r"(?P<year>\d{4})[-/](?P<month>\d{1,2})", ""),
         (rf"{_MONTH},?\s+(?P<year>\d{{4}})", ""),
     )
@@ -117,7 +108,7 @@ def read_form(text: str) -> Form | None:
         family = part["mark"] + (" with AM or PM" if part["half"] else "")
         return Form(day_first, month_first, ambiguous=True, family=family)
     name = part["month"]
-    month = int(name) if name.isdigit() else _MONTHS[name]
+    month = int(name) if name.isdigit() else MONTHS[name]
     micro = _micro(part, year, month, int(part.get("day") or 1))
     return None if micro is None else Form(micro, month_only="day" not in part)
 

@@ -25,6 +25,8 @@ _NUMBERS = ("excel", "year", *UNITS)
 _ORDERS = ("day-first", "month-first")
 #: The directives of strptime that dates and times are made of, and any text between them.
 _DIRECTIVES = re.compile(r"(?:[^%]|%[.:#-]?\d?[aAbBCdDeFfhHIjklmMpPRSTyYzZ%])+")
+#: Milliseconds since 1970 as .NET writes them into JSON.
+_NET = r"^/Date\((-?\d+)(?:[+-]\d{4})?\)/$"
 #: Share of a column's times from which on doubtful ones are an error, not a row of the report.
 _MANY = 0.5
 
@@ -55,6 +57,12 @@ def times(
         return series.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         numbers = pl.Series(column)
+        if kind in (pa.float16(), pa.float32()):
+            found = numbers.filter((numbers.abs() > 2**24) & numbers.is_finite())
+            action = "kept, but a float of 32 bits holds times of today to about two minutes"
+            report.add(
+                "time as a float of 32 bits", where, len(found), found[0] if len(found) else "", action
+            )
         read = number_times(numbers, where, report, _number_format(options.time_format))
         _report_lost(numbers, read, where, report)
         return read
@@ -63,6 +71,7 @@ def times(
         raise DataError(f"{where} is of type {kind}; a time is a timestamp, a text or a number since 1970")
     text = without_missing(utf8(column, where, report), where, report, options)
     text = pl.select(pl.when(text != "").then(text)).to_series()
+    text = text.str.replace(_NET, "${1}")
     if options.time_format is None or options.time_format in (*_NUMBERS, *_ORDERS):
         read = _text_times(text, where, report, options.time_format)
     else:
@@ -195,7 +204,7 @@ def _order(family: dict[str, Form], text: pl.Series, rows: int, where: str, repo
             "day-first or --time-format month-first"
         )
     action = (
-        f"taken as missing where day or month may come first; {why}: say --time-format day-first or"
+        f"taken as missing where day or month may come first; {why}: say --time-format day-first or "
         f"month-first"
     )
     report.add("date of day and month in numbers", where, count, example, action)

@@ -1,6 +1,7 @@
 """Topics: lists, and texts that hold lists in one of the forms in which programs write them."""
 
 import ast
+import csv
 import json
 import re
 from collections.abc import Iterable
@@ -17,7 +18,19 @@ from notellm.data.cells.options import CellOptions
 from notellm.data.problems import Report
 from notellm.errors import DataError
 
-_HASHTAGS = re.compile(r"#\S+(?:\s+#\S+)*")
+_HASHTAGS = re.compile(r"#[^\s#,;，；、]+(?:[\s,;，；、]*#[^\s#,;，；、]+)*")
+#: Hashtags of Chinese sites, which have a mark at both ends: #food##travel#.
+_CLOSED_HASHTAGS = re.compile(r"#[^#]+#(?:\s*#[^#]+#)*")
+#: The tags of Stack Overflow: <python><pandas>.
+_ANGLES = r"^(?:<[^<>\s]+>)+$"
+_STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+#: An array of numpy in text, which has no commas: ['a' 'b'].
+_NUMPY = re.compile(rf"\[\s*{_STRING}(?:\s+{_STRING})+\s*\]")
+_ARRAY = re.compile(r"array\((\[.*\])(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
+#: Separators that are a guess, the surest first.
+_GUESSED = ("\n", ";", "；", ",", "，", "、")
+#: What may be a separator, or part of a topic: cells stay whole.
+_DOUBTFUL = (" > ", "/", " · ", " • ", "·", "•", "+")
 _LISTS = pl.List(pl.String)
 _LONGEST_LITERAL = 100_000  # characters; Python's parser takes long for more
 
@@ -28,7 +41,8 @@ def topics(
     """Convert topics to lists of strings.
 
     A text is a JSON list, a Python list, hashtags, or words with a separator between them: ``|`` if any cell
-    of the column has one, else ``;`` in cells that have one, else ``,``; the last two are guesses.
+    of the column has one, else a line end, ``;`` or ``,`` in cells that have one, which are guesses. A single
+    comma in few cells, whose parts no other cell has, is part of a topic ("Washington, D.C.").
 
     Args:
         column: lists of texts or of objects with a name; or texts.
@@ -54,7 +68,8 @@ def topics(
             f"| or , or ;"
         )
     cells = utf8(column, where, report)
-    cells = without_markup(without_missing(cells, where, report, options), where, report, options)
+    cells = _without_angles(without_missing(cells, where, report, options), where, report, options)
+    cells = without_markup(cells, where, report, options)
     return _cleaned(_split(cells, where, report, options), where, report, options)
 
 
@@ -77,7 +92,8 @@ def _topic_lists(column: pa.ChunkedArray, where: str, report: Report) -> pl.Seri
 def _cleaned(lists: pl.Series, where: str, report: Report, options: CellOptions) -> pl.Series:
     """Return lists whose words have no markup, and are not words for a missing value."""
     words = lists.explode(empty_as_null=False)
-    clean = without_markup(without_missing(words, where, report, options), where, report, options)
+    clean = without_missing(words, where, report, options, doubt=True)
+    clean = without_markup(clean, where, report, options)
     if clean.equals(words):
         return lists
     frame = pl.DataFrame({"row": pl.int_range(len(lists), eager=True), "topics": lists})
@@ -93,30 +109,75 @@ def _split(cells: pl.Series, where: str, report: Report, options: CellOptions) -
     seen = _Seen()
     cell_list = cells.to_list()
     flat = NestedCells("topics", "topics", where)
-    lists: list[list[str] | None] = [_list_in(cell, seen, flat) for cell in cell_list]
+    braces = _all_in_braces(cell_list)
+    lists: list[list[str] | None] = [_list_in(cell, seen, flat, braces=braces) for cell in cell_list]
     rest = [row for row, found in enumerate(lists) if found is None]
     separators = _separators(options.topic_separator, (cell_list[row] or "" for row in rest))
-    for row in rest:
-        text = cell_list[row] or ""
+    texts = {row: cell_list[row] or "" for row in rest}
+    if separators == _GUESSED and _is_part_of_topics(list(texts.values())):
+        with_comma = [text for text in texts.values() if "," in text]
+        action = "kept whole; --topic-separator , splits them"
+        report.add("topics with a comma that may separate", where, len(with_comma), with_comma[0], action)
+        separators = tuple(each for each in separators if each != ",")
+    for row, text in texts.items():
         separator = next((each for each in separators if each in text), None)
-        words = text.split(separator) if separator else [text]
-        lists[row] = [word for word in map(str.strip, words) if word]
-        if separator in (";", ",") and options.topic_separator is None:
-            seen.split.setdefault(separator, []).append(text)
+        words = [word for word in map(str.strip, text.split(separator) if separator else [text]) if word]
+        if separator in _GUESSED and options.topic_separator is None:
+            seen.split.setdefault(str(separator), []).append(text)
+            words = _unquoted(words)
+        lists[row] = words
     flat.report(report)
-    report.add(
-        "topics as a Python list", where, len(seen.python), next(iter(seen.python), ""), "read as a list"
-    )
-    example, action = next(iter(seen.unreadable), ""), "read as words"
-    report.add(
-        "topics as hashtags", where, len(seen.hashtags), next(iter(seen.hashtags), ""), "read without #"
-    )
-    report.add("topics start with [ or { but are no list", where, len(seen.unreadable), example, action)
-    for separator, texts in seen.split.items():
-        option = f"--topic-separator '{separator}'" if len(seen.split) == 1 else ""
-        action = f"split at {separator!r}; --topic-separator none keeps them whole"
-        report.add("topics separated by a guess", where, len(texts), texts[0], action, option)
+    seen.report(where, report)
+    if options.topic_separator is None:
+        _report_doubt([text for row, text in texts.items() if len(lists[row] or []) == 1], where, report)
     return pl.Series(lists, dtype=_LISTS)
+
+
+def _is_part_of_topics(texts: list[str]) -> bool:
+    """Whether commas are part of topics: one a cell, in the smaller part of cells, before a space."""
+    distinct = {text.strip() for text in texts if text.strip()}
+    with_comma = [text for text in distinct if "," in text]
+    if not with_comma or 2 * len(with_comma) >= len(distinct):
+        return False
+    parts = [part.strip() for text in with_comma for part in text.split(",")]
+    return all(text.count(",") == 1 and ", " in text for text in with_comma) and (
+        len(set(parts)) == len(parts) and not distinct & set(parts)
+    )
+
+
+def _report_doubt(whole: list[str], where: str, report: Report) -> None:
+    """Report cells that stay one topic, most of which have the same mark between words."""
+    given = [text for text in whole if text.strip()]
+    for mark in _DOUBTFUL:
+        found = [text for text in given if mark in text]
+        if len(found) > 1 and 2 * len(found) > len(given):
+            action = f"kept whole; --topic-separator '{mark.strip()}' splits them"
+            report.add("topics that may be several", where, len(found), found[0], action)
+            return
+
+
+def _unquoted(words: list[str]) -> list[str]:
+    """Return words without quotes around them, if all have some."""
+    if all(len(word) > 1 and word[0] == word[-1] and word[0] in "'\"" for word in words):
+        return [word[1:-1] for word in words]
+    return words
+
+
+def _all_in_braces(cells: list[str | None]) -> bool:
+    """Whether all cells are in brackets or braces, as arrays of databases: {a,"b c"}."""
+    given = [text.strip() for text in cells if text and text.strip()]
+    return all((text[0], text[-1]) in (("[", "]"), ("{", "}")) for text in given)
+
+
+def _without_angles(cells: pl.Series, where: str, report: Report, options: CellOptions) -> pl.Series:
+    """Return the tags of Stack Overflow as lists, before they are taken for HTML."""
+    found = cells.str.contains(_ANGLES).fill_null(value=False)
+    given = (cells.str.len_chars() > 0).fill_null(value=False)
+    if options.topic_separator is not None or not found.any() or not found.filter(given).all():
+        return cells
+    report.add("topics in angle brackets", where, int(found.sum()), cells.filter(found)[0], "read as a list")
+    lists = [json.dumps(text[1:-1].split("><")) for text in cells.filter(found)]
+    return cells.scatter(found.arg_true(), lists)
 
 
 class _Seen:
@@ -126,7 +187,22 @@ class _Seen:
         self.python: list[str] = []
         self.hashtags: list[str] = []
         self.unreadable: list[str] = []
+        self.braces: list[str] = []
         self.split: dict[str, list[str]] = {}
+
+    def report(self, where: str, report: Report) -> None:
+        """Add what was read by a guess."""
+        for problem, cells, action in (
+            ("topics as a Python list", self.python, "read as a list"),
+            ("topics as hashtags", self.hashtags, "read without #"),
+            ("topics in brackets without quotes", self.braces, "split at ','"),
+            ("topics start with [ or { but are no list", self.unreadable, "read as words"),
+        ):
+            report.add(problem, where, len(cells), cells[0] if cells else "", action)
+        for separator, texts in self.split.items():
+            option = f"--topic-separator '{separator}'" if len(self.split) == 1 and separator != "\n" else ""
+            action = f"split at {separator!r}; --topic-separator none keeps them whole"
+            report.add("topics separated by a guess", where, len(texts), texts[0], action, option)
 
 
 def _separators(chosen: str | None, cells: Iterable[str]) -> tuple[str, ...]:
@@ -135,28 +211,40 @@ def _separators(chosen: str | None, cells: Iterable[str]) -> tuple[str, ...]:
         return ()
     if chosen is not None:
         return (chosen,)
-    return ("|",) if any("|" in cell for cell in cells) else (";", ",")
+    return ("|",) if any("|" in cell for cell in cells) else _GUESSED
 
 
-def _list_in(cell: str | None, seen: _Seen, flat: NestedCells) -> list[str] | None:
+def _list_in(cell: str | None, seen: _Seen, flat: NestedCells, *, braces: bool) -> list[str] | None:
     """Return the topics of a cell with a list or hashtags; None for other texts."""
     text = (cell or "").strip()
     if not text:
         return []
-    if text[0] in "[{":
+    if array := _ARRAY.fullmatch(text):
+        text = array[1]
+    if text[0] in "[{(":
         value = _literal(text, seen)
         if isinstance(value, list | tuple | dict):
             words: list[str] = json.loads(flat.flat(value) or "[]")
-            return [word.encode(errors="replace").decode() for word in words]
-        seen.unreadable.append(text)
+            return [word.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for word in words]
+        if braces:
+            seen.braces.append(text)
+            words = next(csv.reader([text[1:-1].replace("\n", " ")], skipinitialspace=True), [])
+            return [word.strip().strip("'\"") for word in words if word.strip()]
+        if text[0] != "(":
+            seen.unreadable.append(text)
         return None
     if _HASHTAGS.fullmatch(text):
         seen.hashtags.append(text)
-        return [word.lstrip("#") for word in text.split()]
+        return [word.strip(",;，；、 \t\n") for word in text.split("#")[1:]]
+    if _CLOSED_HASHTAGS.fullmatch(text):
+        seen.hashtags.append(text)
+        return [word for word in map(str.strip, text.split("#")) if word]
     return None
 
 
 def _literal(text: str, seen: _Seen) -> Any:
+    if _NUMPY.fullmatch(text):  # Python would join the strings
+        text = re.sub(rf"({_STRING})\s+(?=['\"])", r"\1, ", text)
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -49,6 +49,7 @@ def read_delimited(
     *,
     names: Sequence[str] = (),
     most: int | None = None,
+    above: int = 0,
     pack: bool = False,
 ) -> pa.Table:
     """Read delimited text as columns of text.
@@ -62,6 +63,7 @@ def read_delimited(
         dialect: separator and quoting.
         names: names of the first columns of a file without a header.
         most: number of rows after which reading ends; None reads all.
+        above: number of lines above the text, for messages.
         pack: keep columns in less memory, see ``collect.packed``.
 
     Raises:
@@ -79,7 +81,7 @@ def read_delimited(
         skipped = first.lines
     reader = _Reader(list(places.values()), len(first.cells), dialect, path)
     columns = Columns(list(places), path, report, pack=pack)
-    line = 1 + skipped
+    line = 1 + above + skipped
     carried = ""
     for block in chain(rest, [None]):
         text = carried + (block or "")
@@ -306,7 +308,13 @@ class _Reader:
 def _cells(lines: Iterable[str], dialect: Dialect, *, strict: bool) -> "_csv.Reader":
     """Return a reader of rows; a strict one refuses text after a closing quote."""
     quoting: Any = csv.QUOTE_NONE if dialect.quoting == "none" else csv.QUOTE_MINIMAL
-    return csv.reader(lines, delimiter=dialect.delimiter, quoting=quoting, strict=strict)
+    return csv.reader(
+        lines,
+        delimiter=dialect.delimiter,
+        quoting=quoting,
+        strict=strict,
+        skipinitialspace=dialect.skips_spaces,
+    )
 
 
 def _lenient(text: str, delimiter: str) -> list[str] | None:

@@ -9,7 +9,7 @@ whole.
 import csv
 import io
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from notellm.data.problems import Report
 from notellm.data.reading.options import Quoting
@@ -31,11 +31,13 @@ class Dialect:
         separator: the text between cells.
         quoting: what a double quote means.
         is_guess: whether the quoting was not stated.
+        skips_spaces: whether spaces before a quote at the begin of a cell do not count.
     """
 
     separator: str
     quoting: Quoting
     is_guess: bool = True
+    skips_spaces: bool = False
 
     @property
     def delimiter(self) -> str:
@@ -123,15 +125,30 @@ def quoting_of(sample: str, separator: str, chosen: Quoting | None, *, whole: bo
     double = Dialect(separator, "double")
     if '"' not in sample:
         return double
+    csv.field_size_limit(1 << 40)
     tried = [double, Dialect(separator, "backslash")] if '\\"' in sample else [double]
+    if not separator.isspace() and _has_spaced_quotes(double, sample):
+        tried = [replace(each, skips_spaces=True) for each in tried] + tried
     broken = {dialect: _broken(dialect, sample, whole=whole) for dialect in tried}
     best = min(tried, key=lambda dialect: broken[dialect][0])
     count, protects = broken[best]
     return Dialect(separator, "none") if count and not protects else best
 
 
+def _has_spaced_quotes(dialect: Dialect, sample: str) -> bool:
+    """Whether cells begin with spaces and a quote, as in ``1, "a, b"``."""
+    if not re.search(rf'{re.escape(dialect.separator)} +"', sample):
+        return False
+    lines = list(io.StringIO(dialect.prepared(sample), newline=""))[:_SAMPLE_LINES]
+    rows = csv.reader(lines, delimiter=dialect.delimiter)
+    return any(cell.startswith(" ") and cell.lstrip().startswith('"') for row in rows for cell in row)
+
+
 def _broken(dialect: Dialect, sample: str, *, whole: bool) -> tuple[int, bool]:
-    """Return how many lines of a sample are not well quoted, and whether quotes protect anything."""
+    """Return how many lines of a sample are not well quoted, and whether quotes protect anything.
+
+    If spaces before quotes do not count, any line that is not well quoted speaks against that.
+    """
     lines = list(io.StringIO(dialect.prepared(sample), newline=""))
     whole = whole and len(lines) <= _SAMPLE_LINES
     lines = lines[:_SAMPLE_LINES]
@@ -139,7 +156,12 @@ def _broken(dialect: Dialect, sample: str, *, whole: bool) -> tuple[int, bool]:
     broken, protects, begin = 0, False, 0
     while begin < len(lines):
         first = begin
-        reader = csv.reader(lines[first:], delimiter=dialect.delimiter, strict=True)
+        reader = csv.reader(
+            lines[first:],
+            delimiter=dialect.delimiter,
+            strict=True,
+            skipinitialspace=dialect.skips_spaces,
+        )
         try:
             for row in reader:
                 last, begin = begin, first + reader.line_num

@@ -14,16 +14,9 @@ from pathlib import Path
 from charset_normalizer import from_bytes
 
 from notellm.data.problems import Report
-from notellm.data.reading.sources import opened
+from notellm.data.reading.sources import opened, wide_codec
 from notellm.errors import ConfigError, DataError
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 #: The encodings that are told apart, the most likely ones first.
 _CANDIDATES = [
     "cp1252", "cp1251", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1250", "koi8_r", "iso8859_2",
@@ -31,7 +24,10 @@ _CANDIDATES = [
 ]  # fmt: skip
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 _SAMPLE_LINES = 2_000
-_ZEROS = 0.2  # share of zero bytes from which on a text is UTF-16
+#: How much a character of so many bytes speaks for UTF-8, where a byte that fits nowhere speaks against it.
+_WEIGHTS = {2: 1, 3: 6, 4: 12}
+#: Name of the error handler for files in two encodings.
+_AS_CP1252 = "notellm-cp1252"
 
 
 @dataclass(frozen=True)
@@ -86,10 +82,9 @@ def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
         return UTF8 if name == "utf-8" else Encoding(name)
     with opened(path, progress=False) as source:
         head = source.read(4096)
-    marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
-    if marked == "utf-8-sig" or (marked is None and not _is_wide(head)):
+    name = wide_codec(head)
+    if not name:
         return _of_bytes(path, report)
-    name = marked or _is_wide(head)
     report.add(
         "text in UTF-16 or UTF-32",
         path.name,
@@ -101,20 +96,11 @@ def encoding_of(path: Path, chosen: str | None, report: Report) -> Encoding:
     return Encoding(name)
 
 
-def _is_wide(head: bytes) -> str:
-    """Return the codec of UTF-16 without a mark, "" for other bytes."""
-    half = max(1, len(head) // 2)
-    even, odd = head[::2].count(0) / half, head[1::2].count(0) / half
-    if max(even, odd) < _ZEROS or min(even, odd) > _ZEROS / 2:
-        return ""
-    return "utf-16-le" if odd > even else "utf-16-be"
-
-
 def _of_bytes(path: Path, report: Report) -> Encoding:
     """Look at all bytes of a file that is in UTF-8 or in an encoding of one byte."""
     if _is_valid_utf8(path):
         return UTF8
-    valid = invalid = 0
+    valid = invalid = whole_lines = torn_lines = 0
     sample: list[bytes] = []
     for line in _lines(path):
         if line.isascii():
@@ -122,11 +108,18 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
         text = line.decode("utf-8", "surrogateescape")
         bad = len(_UNDECODABLE.findall(text))
         invalid += bad
-        # Three bytes that fit together are no chance; two are one in five pairs of a Chinese text in GB18030.
-        sizes = (len(each.encode()) for each in _UNDECODABLE.sub("", text) if each > "\x7f")
-        valid += sum(1 if size == 2 else 3 * (size - 1) for size in sizes)
+        # Two bytes fit together by chance now and then, and more of them less often.
+        fit = sum(_WEIGHTS[len(each.encode())] for each in _UNDECODABLE.sub("", text) if each > "\x7f")
+        valid += fit
+        whole_lines += not bad
+        torn_lines += bool(bad and fit)
         if bad and len(sample) < _SAMPLE_LINES:
             sample.append(line)
+    if whole_lines and not torn_lines and _is_western(b"".join(sample)):
+        example = sample[0].decode("utf-8", _AS_CP1252).strip()
+        action = "what is not UTF-8 read as cp1252"
+        report.add("lines in UTF-8 and in another encoding", path.name, invalid, example, action)
+        return Encoding("utf-8-sig", _AS_CP1252)
     if valid > invalid:
         return UTF8  # with damage, which the reader reports line by line
     name = _guessed(b"".join(sample))
@@ -135,6 +128,23 @@ def _of_bytes(path: Path, report: Report) -> Encoding:
         "text that is not UTF-8", path.name, invalid, example, f"bytes read as {name}", f"--encoding {name}"
     )
     return Encoding(name)
+
+
+def _is_western(sample: bytes) -> bool:
+    """Whether the bytes that are not UTF-8 are small letters and marks of cp1252, not cut characters."""
+    text = sample.decode("utf-8", "surrogateescape")
+    high = bytes(ord(each) - 0xDC00 for each in _UNDECODABLE.findall(text)).decode("cp1252", "replace")
+    return _fits_latin(sample) and all(each.islower() or each in "’‘“”–—…" for each in high)
+
+
+def _from_cp1252(error: UnicodeError) -> tuple[str, int]:
+    """Decode bytes that are not UTF-8 as cp1252, as an error handler of codecs does."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error(_AS_CP1252, _from_cp1252)
 
 
 def _is_valid_utf8(path: Path) -> bool:

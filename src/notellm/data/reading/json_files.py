@@ -17,6 +17,7 @@ from notellm.data.cells.nested import NestedCells, Role, at_path
 from notellm.data.problems import Report
 from notellm.data.reading.collect import Columns
 from notellm.data.reading.encoding import lines_in
+from notellm.data.reading.json_shapes import Shapes
 from notellm.data.reading.objects import LONGEST, parse_object
 from notellm.errors import DataError
 
@@ -46,6 +47,7 @@ def read_json(
     choose: Callable[[list[str]], list[str]],
     report: Report,
     *,
+    needed: list[set[str]],
     most: int | None = None,
     pack: bool = False,
 ) -> pa.Table:
@@ -57,6 +59,7 @@ def read_json(
         wanted: the columns that are looked for.
         choose: takes the names that occur in the file and returns those of ``wanted`` that are kept.
         report: receives what could not be read.
+        needed: groups of names, of each of which a row has one.
         most: number of objects after which reading ends; None reads all.
         pack: keep columns in less memory, see ``collect.packed``.
 
@@ -66,14 +69,16 @@ def read_json(
     cells = [NestedCells(each.role, each.name, f"{path.name}: {each.theirs}") for each in wanted]
     seen: dict[str, None] = {}
     columns = Columns([each.name for each in wanted], path, report, pack=pack)
-    found = _Objects(path)
-    for value, line in found.read(blocks):
+    found, shapes = _Objects(path), Shapes(needed)
+    rows = ((row, line) for value, line in found.read(blocks) for row in shapes.rows(value))
+    for value, line in rows:
         seen.update(dict.fromkeys(value))
         row = [cell.flat(_member(value, each.theirs)) for cell, each in zip(cells, wanted, strict=True)]
         columns.add(row, line)
         if columns.count == most:
             break
     found.report(report)
+    shapes.report(path.name, report)
     if not seen:
         if not found.invalid:
             raise DataError(f"{path} is empty")
@@ -102,6 +107,9 @@ class _Objects:
         self.first_invalid = ""
         self._literals = 0
         self._first_literal = ""
+        self._repeated = 0
+        self._first_repeated = ""
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._object)
 
     def report(self, report: Report) -> None:
         """Add what was no object, or no JSON."""
@@ -113,6 +121,17 @@ class _Objects:
             self._first_literal,
             "read as such",
         )
+        action = "the last value counts"
+        report.add("key twice in an object", self.path.name, self._repeated, self._first_repeated, action)
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            names = [name for name, _ in pairs]
+            self._repeated += 1
+            twice = next(name for name in names if names.count(name) > 1)
+            self._first_repeated = self._first_repeated or twice
+        return value
 
     def read(self, blocks: Iterable[str]) -> Iterator[tuple[dict[str, Any], int]]:
         """Yield each object with the line on which it begins."""
@@ -132,26 +151,31 @@ class _Objects:
             if not line.strip("\ufeff \t\r\n"):
                 continue
             try:
-                value = json.loads(line)
+                values = self._values(line)
             except (ValueError, RecursionError):
-                if several := _several(line):
-                    yield from ((each, number) for each in several)
-                    continue
                 try:
-                    value = parse_object(line.strip("\ufeff"))
+                    values = [parse_object(line.strip("\ufeff"))]
                 except ValueError as error:
                     self._refuse(number, str(error))
                     continue
                 self._literals += 1
                 self._first_literal = self._first_literal or f"line {number}: {line.strip()}"
-            if isinstance(value, dict):
-                yield value, number
-            else:
-                self._refuse(number, f"{type(value).__name__}, not an object")
+            for value in values:
+                if isinstance(value, dict):
+                    yield value, number
+                else:
+                    self._refuse(number, f"{type(value).__name__}, not an object")
+
+    def _values(self, line: str) -> list[Any]:
+        """Return the values of a line: one, or several with or without commas between them."""
+        values, place = [], 0
+        while (place := _SPACE.match(line, place).end()) < len(line):  # type: ignore[union-attr]
+            value, place = self._decoder.raw_decode(line, place)
+            values.append(value)
+        return values
 
     def _stream(self, blocks: Iterable[str]) -> Iterator[tuple[dict[str, Any], int]]:
         """Read values one after the other, or those of one list, wherever lines end."""
-        decoder = json.JSONDecoder()
         source = iter(blocks)
         text, place, line, ended = "", 0, 1, False
         opened_list = False
@@ -170,7 +194,7 @@ class _Objects:
             value, end = None, -1
             if place < len(text):
                 try:
-                    value, end = decoder.raw_decode(text, place)
+                    value, end = self._decoder.raw_decode(text, place)
                 except (ValueError, RecursionError) as error:
                     if ended or len(text) - place > LONGEST:
                         self._refuse(line, f"{error}")
@@ -198,23 +222,6 @@ def _chained(first: str, rest: Iterator[str]) -> Iterator[str]:
     if first:
         yield first
     yield from rest
-
-
-def _several(line: str) -> list[dict[str, Any]]:
-    """Return the objects of a line that holds nothing else, one after the other; [] for other lines."""
-    decoder = json.JSONDecoder()
-    found: list[dict[str, Any]] = []
-    place = _SPACE.match(line).end()  # type: ignore[union-attr]
-    while place < len(line):
-        try:
-            value, place = decoder.raw_decode(line, place)
-        except (ValueError, RecursionError):
-            return []
-        if not isinstance(value, dict):
-            return []
-        found.append(value)
-        place = _SPACE.match(line, place).end()  # type: ignore[union-attr]
-    return found
 
 
 def _is_open(line: str) -> bool:

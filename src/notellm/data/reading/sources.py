@@ -4,6 +4,7 @@ Compressed files (gzip, zstd, bzip2, LZ4) are read as what is inside. What holds
 page, a workbook) is named in the error.
 """
 
+import codecs
 import glob
 import gzip
 import re
@@ -43,6 +44,16 @@ _REFUSED = (
 _PAGE = re.compile(rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml)", re.IGNORECASE)
 _IGNORED = re.compile(r"[._].*|.*\.crc")
 _BLOCK = 1 << 22
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_ZEROS = 0.2  # share of zero bytes from which on a text is UTF-16
+_MOST_CONTROLS = 0.05  # share of control characters up to which bytes may be text
+#: Control characters that no text has; \x01 to \x03 separate in Hive.
+_CONTROL = re.compile(r"[\x04-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def files_of(path: str | Path) -> list[Path]:
@@ -94,11 +105,31 @@ def content_of(path: Path) -> Content:
         raise DataError(
             f"{path} is a web page or XML, perhaps of a login or an error; download the table again"
         )
-    if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+    if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh")):
+        raise DataError(f"{path} is compressed twice; decompress it once")
+    if head[257:262] == b"ustar":
+        raise DataError(f"{path} is a tar archive; unpack it")
+    # The zeros are those of UTF-16.
+    if head.replace(b"\0", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")[:1] in (b"{", b"["):
         return "json"
+    text = head.decode(wide_codec(head) or "latin-1", "replace")
+    if len(_CONTROL.findall(text)) > _MOST_CONTROLS * len(text):
+        raise DataError(f"{path} is no text; give Parquet, delimited text or JSON")
     if path.suffix.lower() == ".parquet":
         raise DataError(f"{path} is not a readable Parquet file: it does not begin with PAR1")
     return "delimited"
+
+
+def wide_codec(head: bytes) -> str:
+    """Return the codec of UTF-16 or UTF-32, with or without a mark; "" for other bytes."""
+    marked = next((name for mark, name in _MARKS if head.startswith(mark)), "")
+    if marked or head.startswith(codecs.BOM_UTF8):
+        return marked
+    half = max(1, len(head) // 2)
+    even, odd = head[::2].count(0) / half, head[1::2].count(0) / half
+    if max(even, odd) < _ZEROS or min(even, odd) > _ZEROS / 2:
+        return ""
+    return "utf-16-le" if odd > even else "utf-16-be"
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Read a table of cells from files: Parquet, delimited text or JSON, one file or the parts of one table."""
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -12,8 +13,9 @@ from notellm.data.cells.nested import NestedCells, Role, at_path, unwrapped
 from notellm.data.problems import Problem, Report
 from notellm.data.reading.collect import joined
 from notellm.data.reading.delimited import QuotesAreText, read_delimited
-from notellm.data.reading.dialect import quoting_of, separator_of
+from notellm.data.reading.dialect import Dialect, quoting_of, separator_of
 from notellm.data.reading.encoding import decoded_blocks, encoding_of
+from notellm.data.reading.headings import lines_above, without_headings, without_lines
 from notellm.data.reading.json_files import Wanted, read_json
 from notellm.data.reading.options import ReadOptions
 from notellm.data.reading.sources import content_of, files_of
@@ -63,19 +65,45 @@ def read_table(
     files = files_of(path)
     tables, names, reports = [], None, []
     left = options.rows
+    empty = [file for file in files if not file.stat().st_size] if len(files) > 1 else []
+    files = [file for file in files if file not in empty] or files[:1]
     for file in files:
         own = Report()
-        table, present = _read_file(file, layout, replace(options, rows=left), own)
+        try:
+            table, present = _read_file(file, layout, replace(options, rows=left), own)
+        except DataError as error:
+            if len(files) == 1:
+                raise
+            raise DataError(
+                f"{error} (a folder or pattern must name the parts of one table; {file.name} is one of "
+                f"{len(files)} files: leave it out with a pattern such as 'parts/*.csv')"
+            ) from error
         reports.append(own)
         tables.append(table)
         names = names or present
         if left is not None and (left := left - table.num_rows) <= 0:
             break
     if len(files) > 1:
-        report.add("table in several files", Path(path).name, len(files), files[0].name, "read as one table")
+        where = Path(path).name
+        report.add("table in several files", where, len(files), files[0].name, "read as one table")
+        _report_parts(files, tables, layout, where, report)
+    if empty:
+        report.add("empty file", Path(path).name, len(empty), empty[0].name, "left out")
     for problem in _merged(reports, Path(path).name):
         report.problems.append(problem)
     return _joined(tables, layout, Path(path).name, report), names or []
+
+
+def _report_parts(
+    files: Sequence[Path], tables: Sequence[pa.Table], layout: Layout, where: str, report: Report
+) -> None:
+    """Report columns that only some parts have, and columns in the names of folders."""
+    for name in layout.roles:
+        without = [file for file, table in zip(files, tables, strict=False) if name not in table.column_names]
+        if 0 < len(without) < len(tables):
+            report.add(f"files without {name!r}", where, len(without), without[0].name, "empty in their rows")
+    folders = [part for file in files for part in file.parent.parts if "=" in part]
+    report.add("columns in folder names", where, len(set(folders)), folders[0] if folders else "", "not read")
 
 
 def _check_names(options: ReadOptions, layout: Layout) -> None:
@@ -92,15 +120,21 @@ def _read_file(
 ) -> tuple[pa.Table, list[str]]:
     content = content_of(path)
     present: list[str] = []
+    named: dict[str, str] = {}
+    guessed = Report()
 
     def places(header: list[str]) -> dict[str, int]:
-        present.extend(header)
-        return _places(header, layout, options, path, report)
+        present[:] = header
+        guessed.problems.clear()
+        found = _places(header, layout, options, path, guessed)
+        named.update({ours: header[place] for ours, place in found.items()})
+        return found
 
     if content == "parquet":
         return _read_parquet(path, layout, options, report)
     if path.stat().st_size == 0:
         return _empty(layout, path, report)
+    most, pack = options.rows, layout.is_log
     encoding = encoding_of(path, options.encoding, report)
     blocks = decoded_blocks(path, encoding)
     if content == "json":
@@ -111,15 +145,25 @@ def _read_file(
             found = [
                 each.name for each in wanted if each.theirs in names or each.theirs.split(".")[0] in names
             ]
-            _require(found, names, layout, options, path)
+            _require(found, names, layout, options, path, delimited=False)
             return found
 
-        return read_json(blocks, path, wanted, choose, report, most=options.rows, pack=layout.is_log), present
+        needed = [{options.columns.get(name, name) for name in group} for group in layout.needed]
+        if any("." in name for group in needed for name in group):
+            needed = []  # the user says where rows are
+        table = read_json(blocks, path, wanted, choose, report, needed=needed, most=most, pack=pack)
+        return table, present
 
     text, sample, whole = _sampled(blocks)
     if not sample.strip():
         return _empty(layout, path, report)
     names = {options.columns.get(name, name) for name in layout.roles}
+    above = _above(sample, layout, options)
+    if above:
+        lines = list(io.StringIO(sample, newline=""))
+        given = [line.strip() for line in lines[:above] if line.strip()]
+        report.add("lines above the header", path.name, len(given), "".join(given[:1]), "left out")
+        sample, text = "".join(lines[above:]), without_lines(text, above)
     separator = separator_of(path.name, sample, names, options.separator, report)
     dialect = quoting_of(sample, separator, options.quoting, whole=whole)
     if not options.header:
@@ -132,25 +176,35 @@ def _read_file(
         table_places = places
     try:
         own = Report()
-        table = read_delimited(text, path, table_places, own, dialect, most=options.rows, pack=layout.is_log)
+        table = read_delimited(text, path, table_places, own, dialect, most=most, above=above, pack=pack)
     except QuotesAreText:
-        present.clear()
         own = Report()
         dialect = replace(dialect, quoting="none")
-        again: Iterable[str] = decoded_blocks(path, encoding)
+        again: Iterable[str] = without_lines(decoded_blocks(path, encoding), above)
         if not options.header:
             again = chain([dialect.separator.join(header) + "\n"], again)
-        table = read_delimited(again, path, table_places, own, dialect, most=options.rows, pack=layout.is_log)
-    _report_quoting(dialect.quoting if dialect.is_guess else "double", path, sample, report)
-    report.problems.extend(own.problems)
-    return table, present
+        table = read_delimited(again, path, table_places, own, dialect, most=most, above=above, pack=pack)
+    _report_quoting(dialect, path, sample, report)
+    report.problems.extend(guessed.problems + own.problems)
+    return without_headings(table, named, path.name, report), present
 
 
-def _report_quoting(quoting: str, path: Path, sample: str, report: Report) -> None:
-    if quoting == "double":
-        return
+def _above(sample: str, layout: Layout, options: ReadOptions) -> int:
+    """Return the number of lines above the header, if names say which line that is."""
+    if not options.header or any(name.startswith("#") for name in options.columns.values()):
+        return 0
+    needed = [{options.columns.get(name, name) for name in group} for group in layout.needed]
+    return lines_above(sample, needed, options.separator)
+
+
+def _report_quoting(dialect: Dialect, path: Path, sample: str, report: Report) -> None:
+    quoting = dialect.quoting
     quoted = [line for line in sample.split("\n") if '"' in line]
     example = quoted[0] if quoted else ""
+    if dialect.skips_spaces:
+        report.add("spaces before quotes", path.name, len(quoted), example, "quotes are read as such")
+    if quoting == "double" or not dialect.is_guess:
+        return
     action = "quotes are text" if quoting == "none" else 'read \\" as "'
     report.add(
         "quotes by other rules than two for one",
@@ -187,7 +241,13 @@ def _empty(layout: Layout, path: Path, report: Report) -> tuple[pa.Table, list[s
 
 
 def _places(
-    header: list[str], layout: Layout, options: ReadOptions, path: Path, report: Report
+    header: list[str],
+    layout: Layout,
+    options: ReadOptions,
+    path: Path,
+    report: Report,
+    *,
+    delimited: bool = True,
 ) -> dict[str, int]:
     """Return the place of each of our columns that a header has."""
     found: dict[str, int] = {}
@@ -221,12 +281,18 @@ def _places(
                 f"read as {ours}",
                 f"--{flag}-column {ours}={name}",
             )
-    _require(list(found), header, layout, options, path)
+    _require(list(found), header, layout, options, path, delimited=delimited)
     return found
 
 
 def _require(
-    found: Sequence[str], present: list[str], layout: Layout, options: ReadOptions, path: Path
+    found: Sequence[str],
+    present: list[str],
+    layout: Layout,
+    options: ReadOptions,
+    path: Path,
+    *,
+    delimited: bool,
 ) -> None:
     """Refuse a file that lacks a column that is needed, or that an option names."""
     shown = ", ".join(map(repr, present))
@@ -241,10 +307,12 @@ def _require(
         if not set(group) & set(found):
             same = [each for each in present if each.lower() == group[0].lower()]
             near = same[0] if same else "THE_FILES_NAME"
+            more = f"; without a header line, with --no-header and {group[0]}=#1" if delimited else ""
+            if delimited and len(present) == 1:
+                more += "; --separator says what is between cells, if that is not known"
             raise DataError(
                 f"{path} has no column {' or '.join(map(repr, group))}; its columns are {shown}; rename one "
-                f"or say which it is with the columns option, as {group[0]}={near}; without a header line, "
-                f"with --no-header and {group[0]}=#1"
+                f"or say which it is with the columns option, as {group[0]}={near}{more}"
             )
 
 
@@ -261,7 +329,8 @@ def _read_parquet(
             ours: theirs.split(".") for ours, theirs in options.columns.items() if ours not in plain_options
         }
         heads = {ours: steps[0] for ours, steps in paths.items()}
-        places = _places(names, layout, replace(options, columns=plain_options | heads), path, report)
+        named = replace(options, columns=plain_options | heads)
+        places = _places(names, layout, named, path, report, delimited=False)
         wanted = {ours: names[place] for ours, place in places.items()}
         read = list(dict.fromkeys(wanted.values()))
         texts = [name for name in read if _is_text(pq.read_schema(path).field(name).type)]
