@@ -114,6 +114,15 @@ def test_strict_stops_at_what_reading_found(sources):
         clean(raw, PrepareOptions(), strict=True)
 
 
+def test_strict_does_not_stop_at_what_only_informs(tmp_path):
+    (tmp_path / "n.csv").write_text("note_id,title\n1,Tea\n2,Rain\n")
+    (tmp_path / "c.csv").write_text("user_id,note_id,timestamp\nu,1,1700000000\nu,2,1700000001\n")
+    raw = read_sources(Sources(tmp_path / "n.csv", tmp_path / "c.csv"), PrepareOptions())
+    assert "no column 'content'" in str(raw.report)
+    notes, log, report = clean(raw, PrepareOptions(), strict=True)
+    assert (notes.num_rows, len(log), len(report.serious)) == (2, 2, 0)
+
+
 def test_a_limit_of_zero_keeps_every_user(tmp_path):
     (tmp_path / "n.csv").write_text("note_id,title\n" + "".join(f"{i},t{i}\n" for i in range(9)))
     rows = "".join(f"u,{i}\n" for i in range(9)) + "v,1\n"

@@ -30,7 +30,8 @@ _WIDE = frozenset("WF")
 class Problem:
     """A kind of problem: the number of rows that have it, the first of them, and what was done.
 
-    ``option`` is the option of ``notellm prepare`` that states a guess; "" if there is none.
+    ``option`` is the option of ``notellm prepare`` that states a guess; "" if there is none. A row that only
+    ``informs`` is no reason to stop where problems are (``strict``).
     """
 
     problem: str
@@ -39,6 +40,7 @@ class Problem:
     example: str
     action: str
     option: str = ""
+    informs: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,25 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
 
     def add(
-        self, problem: str, where: str, count: int, example: object, action: str, option: str = ""
+        self,
+        problem: str,
+        where: str,
+        count: int,
+        example: object,
+        action: str,
+        option: str = "",
+        *,
+        informs: bool = False,
     ) -> None:
         """Add a kind of problem, unless ``count`` is 0."""
         if count:
-            self.problems.append(Problem(problem, where, int(count), _one_line(example), action, option))
+            example = _one_line(example)
+            self.problems.append(Problem(problem, where, int(count), example, action, option, informs))
+
+    @property
+    def serious(self) -> "Report":
+        """The rows that do more than inform."""
+        return Report([problem for problem in self.problems if not problem.informs])
 
     @property
     def options(self) -> list[str]:

@@ -111,7 +111,14 @@ def read_notes(
     for name in _NOTES:
         if name not in cells.column_names:
             perhaps = _perhaps(name, others, clicks=False)
-            report.add(f"no column {name!r}", where, cells.num_rows, perhaps, "empty in every note")
+            report.add(
+                f"no column {name!r}",
+                where,
+                cells.num_rows,
+                perhaps,
+                "empty in every note",
+                informs=not perhaps,
+            )
     table = raw_notes(cells, where, report, options)
     if hashtags:
         table = _move_hashtags(table)

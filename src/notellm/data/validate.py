@@ -118,7 +118,7 @@ def clean(
         report=report,
     )
 
-    if strict and len(report):
+    if strict and len(report.serious):
         raise DataError(
             f"strict validation found {len(report)} kinds of problems; repair the data or validate "
             f"without strict\n{report}"

@@ -43,12 +43,21 @@ class Sources:
 
 @dataclass(frozen=True)
 class Raw:
-    """Raw notes and clicks, what reading them reported, and what was read as what."""
+    """Raw notes and clicks.
+
+    Attributes:
+        notes: raw notes.
+        log: raw clicks.
+        report: what reading them reported.
+        roles: by table, the file's name of each column by our name.
+        by_rules: whether the report holds the rules of a public dataset's reader, not problems of files.
+    """
 
     notes: pa.Table
     log: ClickLog
     report: Report
     roles: dict[str, dict[str, str]] = field(default_factory=dict)
+    by_rules: bool = False
 
     @property
     def clicks(self) -> pa.Table:
@@ -102,7 +111,7 @@ def read_dataset(name: str, source: str | Path, options: PrepareOptions) -> Raw:
     raw = read_clicks_of(name, source, min_rating=options.min_rating)
     report = Report()
     log = click_log(raw.clicks, "clicks", report)
-    return Raw(raw.notes, log, raw.report + report)
+    return Raw(raw.notes, log, raw.report + report, by_rules=True)
 
 
 def clean(raw: Raw, options: PrepareOptions, *, strict: bool = False) -> tuple[pa.Table, ClickLog, Report]:
@@ -111,8 +120,9 @@ def clean(raw: Raw, options: PrepareOptions, *, strict: bool = False) -> tuple[p
     Raises:
         DataError: if ``strict`` is set and there is a problem, or nothing is left.
     """
-    if strict and len(raw.report):
-        raise DataError(f"strict: reading found {len(raw.report)} kinds of problems\n{raw.report}")
+    found = Report() if raw.by_rules else raw.report.serious
+    if strict and len(found):
+        raise DataError(f"strict: reading found {len(found)} kinds of problems\n{found}")
     limit = options.user_limit or None
     notes, log, found = clean_tables(
         raw.notes, raw.log, strict=strict, max_user_clicks=limit, read=raw.report

@@ -1,9 +1,9 @@
 """Delimited text as Arrow columns of text, block by block.
 
-A block without quotes is split by Arrow. Python's csv module reads the others. Where a quote is not closed
-as the dialect asks, the line is read alone with its quotes as text, if it then has as many cells as the
-header: a stray quote must not swallow the rows after it. Rows that do not fit in any way are left out. All
-of that is counted.
+Arrow splits blocks without quotes, and those whose quotes only wrap cells; Python's csv module reads the
+others. Where a quote is not closed as the dialect asks, the line is read alone with its quotes as text, if
+it then has as many cells as the header: a stray quote must not swallow the rows after it. Rows that do not
+fit in any way are left out. All of that is counted.
 """
 
 import csv
@@ -152,11 +152,13 @@ class _Reader:
     stray: int = 0
     first_stray: str = ""
     protects: bool = False
+    seen: int = 0  # rows whose ids have been looked at
     shapes: set[str] = field(default_factory=set)
 
     def split(self, text: str) -> pa.Table | None:
         """Return a block as a table, as Arrow splits it; None if that would not be exact."""
-        if (self.dialect.quoting != "none" and ('"' in text or QUOTE in text)) or "\x00" in text:
+        quoted = self.dialect.quoting != "none" and '"' in text
+        if QUOTE in text or "\x00" in text or (quoted and not self._only_wraps(text)):
             return None
         try:
             data = text.encode()
@@ -175,7 +177,7 @@ class _Reader:
                 pa.csv.ReadOptions(column_names=names, block_size=max(1 << 20, len(data) + 1)),
                 pa.csv.ParseOptions(
                     delimiter=self.dialect.delimiter,
-                    quote_char=False,
+                    quote_char='"' if quoted else False,
                     escape_char=False,
                     newlines_in_values=False,
                     ignore_empty_lines=True,
@@ -189,7 +191,26 @@ class _Reader:
             )
         except pa.ArrowException:
             return None
-        return None if odd else table
+        if odd:
+            return None
+        self._see(table.column(0).slice(0, _SHAPES).to_pylist())
+        return table
+
+    def _only_wraps(self, text: str) -> bool:
+        """Whether each quote in a text opens or closes a cell on one line, with no quote in it."""
+        delimiter = re.escape(self.dialect.delimiter)
+        end = rf'"(?={delimiter}|\r?$)'
+        if text.count('"') != 2 * len(re.findall(rf'(?:^|{delimiter})"[^"\r\n]*{end}', text, re.MULTILINE)):
+            return False
+        within = rf'(?:^|{delimiter})"[^"\r\n]*{delimiter}[^"\r\n]*{end}'
+        self.protects = self.protects or re.search(within, text, re.MULTILINE) is not None
+        return True
+
+    def _see(self, ids: list[str]) -> None:
+        """Learn what ids look like from the first rows."""
+        if self.seen < _SHAPES:
+            self.seen += len(ids)
+            self.shapes.update(map(_shape, ids))
 
     def rows(self, text: str, line: int, *, final: bool) -> tuple[list[tuple[list[str], int]], int]:
         """Return the wanted cells of each row with its line, and the number of lines that were read.
@@ -242,8 +263,8 @@ class _Reader:
             if len(row) > self.width:
                 self.longer += 1
                 self.first_longer = self.first_longer or f"line {at}: {self.dialect.separator.join(row)}"
-            if alone is not None and len(self.shapes) < _SHAPES:
-                self.shapes.add(_shape(cells[0]))
+            if alone is not None:
+                self._see(cells[:1])
             if not self.protects:
                 delimiter = self.dialect.delimiter
                 self.protects = alone is None or any(delimiter in cell or '"' in cell for cell in row)

@@ -85,7 +85,9 @@ def read_table(
             break
     if len(files) > 1:
         where = Path(path).name
-        report.add("table in several files", where, len(files), files[0].name, "read as one table")
+        report.add(
+            "table in several files", where, len(files), files[0].name, "read as one table", informs=True
+        )
         _report_parts(files, tables, layout, where, report)
     if empty:
         report.add("empty file", Path(path).name, len(empty), empty[0].name, "left out")
