@@ -107,8 +107,7 @@ class NestedCells:
         members = ", ".join(map(str, list(value)[:_SHOWN]))
         raise DataError(
             f"{self.where} is an object with the members {members}; say which is meant with the columns "
-            f"option, as "
-            f"--column {self._path}.{next(iter(value))}"
+            f"option, as --column {self._path}.{next(iter(value))}"
         )
 
     def _topics(self, value: Any) -> list[str]:

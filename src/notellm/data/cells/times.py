@@ -203,10 +203,7 @@ def _order(family: dict[str, Form], text: pl.Series, rows: int, where: str, repo
             f"{where} is {example!r}, which may be day first or month first, and {why}; say --time-format "
             "day-first or --time-format month-first"
         )
-    action = (
-        f"taken as missing where day or month may come first; {why}: say --time-format day-first or "
-        f"month-first"
-    )
+    action = f"missing where day or month may come first; {why}: say --time-format day-first or month-first"
     report.add("date of day and month in numbers", where, count, example, action)
     return None
 

@@ -65,7 +65,7 @@ def topics(
     if not is_text(column.type) and not pa.types.is_null(kind):
         raise DataError(
             f"{where} is of type {kind}; topics are lists of text, or text: a JSON list, or words between "
-            f"| or , or ;"
+            "| or , or ;"
         )
     cells = utf8(column, where, report)
     cells = _without_angles(without_missing(cells, where, report, options), where, report, options)

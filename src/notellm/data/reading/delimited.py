@@ -102,8 +102,7 @@ def read_delimited(
     if not table.num_rows and reader.ragged:
         raise DataError(
             f"{path} has a header but no row that can be read: all {reader.ragged:,} have another number "
-            f"of cells, as "
-            f"{reader.first_ragged}; --separator says what is between them"
+            f"of cells, as {reader.first_ragged}; --separator says what is between them"
         )
     return table
 

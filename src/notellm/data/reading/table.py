@@ -1,6 +1,7 @@
 """Read a table of cells from files: Parquet, delimited text or JSON, one file or the parts of one table."""
 
 import io
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -266,8 +267,7 @@ def _places(
         if len(same) > 1:
             raise DataError(
                 f"{path} has the column {theirs!r} more than once; rename one of them, or give its place "
-                f"with the "
-                f"columns option, as {ours}=#{same[-1] + 1}"
+                f"with the columns option, as {ours}=#{same[-1] + 1}"
             )
         if same:
             found[ours] = same[0]
@@ -281,7 +281,7 @@ def _places(
                 1,
                 name,
                 f"read as {ours}",
-                f"--{flag}-column {ours}={name}",
+                f"--{flag}-column {shlex.quote(f'{ours}={name}')}",
             )
     _require(list(found), header, layout, options, path, delimited=delimited)
     return found
@@ -302,8 +302,7 @@ def _require(
         if ours not in found:
             raise DataError(
                 f"{path} has no column {theirs!r}, which the columns option names for {ours}; its columns "
-                f"are {shown}"
-                f"{did_you_mean(theirs, present)}"
+                f"are {shown}{did_you_mean(theirs, present)}"
             )
     for group in layout.needed:
         if not set(group) & set(found):
