@@ -104,6 +104,7 @@ def prepare(
         SAMPLE_ROWS,
         Raw,
         Sources,
+        check_by_rules,
         clean,
         configuration,
         read_dataset,
@@ -118,11 +119,17 @@ def prepare(
         check_replaceable(output, "dataset", force=force)
     tables = {"": column, "notes": notes_column, "clicks": clicks_column, "topics": topics_column}
     columns = {table: _columns(entries or [], table) for table, entries in tables.items()}
+    if dataset is not None:
+        given: dict[str, object] = {"clicks": clicks, "topics": topics, "hashtags": hashtags or None}
+        given |= {f"{table}-column".lstrip("-"): named or None for table, named in columns.items()}
+        if unused := next((name for name, value in given.items() if value is not None), None):
+            raise ConfigError(f"--{unused} goes with --notes, not with --dataset; leave it out")
     if notes is not None:
         sources = Sources(notes, clicks, topics, columns, hashtags)
         raw = read_sources(sources, options, rows=SAMPLE_ROWS if dry_run else None)
     elif dataset == _SAMPLE:
         world = sample_world(sample_notes, sample_users, sample_clicks, seed=seed)
+        check_by_rules(_SAMPLE, options)
         raw = Raw(world.notes, click_log(world.clicks, "clicks", Report()), Report())
     else:
         if dataset not in CLICK_NAMES:

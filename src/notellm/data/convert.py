@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from notellm.data.cells.ids import coded_ids, ids
+from notellm.data.cells.nested import unwrapped
 from notellm.data.cells.options import CellOptions
 from notellm.data.cells.texts import texts
 from notellm.data.cells.times import times
@@ -185,7 +186,7 @@ def _report_order_only(table: pa.Table, moments: Times, where: str, report: Repo
 
 def _events(column: pa.ChunkedArray, where: str, report: Report, options: ReadOptions) -> Coded:
     """Return what events count as, in small letters."""
-    events = Coded.of(column)
+    events = Coded.of(unwrapped(column, "text", where, report))
     counts = events.counts()
     own = Report()
     names = texts(pa.chunked_array([events.values]), where, own, options).str.to_lowercase()

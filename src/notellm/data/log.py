@@ -46,7 +46,23 @@ class Coded:
             chunk.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
             for chunk in encoded.chunks
         ]
-        return cls(np.concatenate(codes), encoded.chunk(0).dictionary)
+        coded = cls(np.concatenate(codes), encoded.chunk(0).dictionary)
+        return coded._by_appearance() if pa.types.is_dictionary(column.type) else coded
+
+    def _by_appearance(self) -> "Coded":
+        """Return the same column, whose values stand in the order in which they first appear."""
+        firsts = np.full(len(self.values) + 1, len(self.codes), np.int64)  # the last is that of missing texts
+        step = 1 << 22
+        for start in reversed(range(0, len(self.codes), step)):
+            part = self.codes[start : start + step]
+            firsts[part[::-1]] = np.arange(start + len(part) - 1, start - 1, -1)
+        order = np.argsort(firsts[:-1], kind="stable")
+        if (order == np.arange(len(order))).all():
+            return self
+        rank = np.empty(len(order) + 1, np.int32)
+        rank[order] = np.arange(len(order), dtype=np.int32)
+        rank[-1] = -1
+        return Coded(rank[self.codes], self.values.take(pa.array(order)))
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Return the number of rows of each value."""

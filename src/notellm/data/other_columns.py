@@ -31,11 +31,10 @@ def near(ours: str, others: Collection[str], *, clicks: bool) -> list[str]:
         others: columns of the file that are read as nothing.
         clicks: whether the table is a click log.
     """
+    same = [name for name in others if name.lower() == ours]  # JSON has names in other letters
     form = (_CLICKS if clicks else _NOTES).get(ours)
-    if form is None:
-        return []
-    found = [name for name in others if re.search(form, _snake(name))]
-    return found[:_SHOWN]
+    found = [] if form is None else [name for name in others if re.search(form, _snake(name))]
+    return list(dict.fromkeys(same + found))[:_SHOWN]
 
 
 def report_others(

@@ -68,7 +68,7 @@ def _of_texts(distinct: pl.Series, counts: npt.NDArray[np.int64], place: str, re
     texts = distinct.cast(pl.String).str.strip_chars()
     words = texts.str.to_lowercase().replace_strict(_WORDS, default=None, return_dtype=pl.String)
     commas = texts.str.contains(_COMMA)
-    is_grouped = texts.filter(commas).str.contains(_GROUPED).all()
+    is_grouped = bool(commas.any()) and texts.filter(commas).str.contains(_GROUPED).all()
     action = "commas are for thousands" if is_grouped else "commas are for decimals"
     for problem, are, done in (
         ("rating with commas", commas, action),

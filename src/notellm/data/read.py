@@ -21,7 +21,7 @@ from notellm.data.hashtags import add_topics, split_hashtags
 from notellm.data.log import ClickLog
 from notellm.data.other_columns import near, report_others
 from notellm.data.problems import Problem, Report
-from notellm.data.ratings import rating_column
+from notellm.data.ratings import numbers_of, rating_column
 from notellm.data.reading.options import ReadOptions
 from notellm.data.reading.table import Layout, read_table
 from notellm.errors import DataError
@@ -158,10 +158,17 @@ def read_log(
         "rating" not in cells.column_names
         and (name := rating_column(_others(cells, present, options))) is not None
     ):
-        report = Report()
+        again = Report()
         named = replace(options, columns={**options.columns, "rating": name})
-        cells, present = read_table(path, _CLICKS_LAYOUT, named, report)
-        options = named
+        try:
+            cells, present = read_table(path, _CLICKS_LAYOUT, named, again)
+            numbers_of(cells.column("rating"))
+        except DataError:  # of a column that nobody named: it is no reason to stop
+            cells, present = read_table(path, _CLICKS_LAYOUT, options, report := Report())
+            action = f"not looked at; --clicks-column rating={name} does"
+            report.add("column that is named like a rating", Path(path).name, cells.num_rows, name, action)
+        else:
+            options, report = named, again
     where = Path(path).name
     if not cells.num_rows and not len(report):
         report.add("no rows", where, 1, "", "an empty table")

@@ -101,6 +101,19 @@ def read_dataset(name: str, source: str | Path, options: PrepareOptions) -> Raw:
         StorageError: if there is no such folder, or a file cannot be read.
         DataError: if a file is missing or has another content.
     """
+    check_by_rules(name, options)
+    raw = read_clicks_of(name, source, min_rating=options.min_rating)
+    report = Report()
+    log = click_log(raw.clicks, "clicks", report)
+    return Raw(raw.notes, log, raw.report + report, by_rules=True)
+
+
+def check_by_rules(name: str, options: PrepareOptions) -> None:
+    """Refuse options of files for a dataset that is read by rules of its own.
+
+    Raises:
+        ConfigError: if there is one.
+    """
     own = {each.name: getattr(options, each.name) for each in fields(options)}
     kept = {"min_rating", "user_limit"}
     changed = [n for n, value in own.items() if n not in kept and value != getattr(PrepareOptions(), n)]
@@ -108,10 +121,6 @@ def read_dataset(name: str, source: str | Path, options: PrepareOptions) -> Raw:
         raise ConfigError(
             f"--dataset {name} is read by rules of its own; leave out --{changed[0].replace('_', '-')}"
         )
-    raw = read_clicks_of(name, source, min_rating=options.min_rating)
-    report = Report()
-    log = click_log(raw.clicks, "clicks", report)
-    return Raw(raw.notes, log, raw.report + report, by_rules=True)
 
 
 def clean(raw: Raw, options: PrepareOptions, *, strict: bool = False) -> tuple[pa.Table, ClickLog, Report]:

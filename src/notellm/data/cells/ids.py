@@ -69,16 +69,18 @@ def coded_ids(
         return Coded(np.full(len(column), -1, np.int32), pa.array([], pa.string()))
     coded = Coded.of(column)
     counts = coded.counts()
+    options = options or CellOptions()
     if pa.types.is_integer(kind):
-        return coded.with_values(coded.values.cast(pa.string()))
+        numbers = pl.Series(coded.values.cast(pa.string()))
+        if options.missing_numbers:
+            numbers = _without_missing(numbers, counts, where, report, options)
+        return coded.with_values(numbers.to_arrow().cast(pa.string()))
     if pa.types.is_floating(kind):
         exact = _LARGEST_EXACT_FLOAT[kind.bit_width]
         clean = _of_floats(pl.Series(coded.values).cast(pl.Float64), exact, counts, where, report)
     else:
         text = coded.values.cast(pa.string()) if pa.types.is_decimal(kind) else coded.values
-        clean = _of_texts(
-            _decoded(text, counts, where, report), counts, where, report, options or CellOptions()
-        )
+        clean = _of_texts(_decoded(text, counts, where, report), counts, where, report, options)
     return coded.with_values(clean.to_arrow().cast(pa.string()))
 
 
@@ -114,11 +116,7 @@ def _of_texts(
     distinct: pl.Series, counts: Counts, where: str, report: Report, options: CellOptions
 ) -> pl.Series:
     """Return the ids of distinct texts."""
-    own = Report()
-    clean = without_missing(distinct, where, own, options)
-    for problem in own.problems:
-        count = int(counts[(clean.is_null() & distinct.is_not_null()).to_numpy()].sum())
-        report.add(problem.problem, where, count, problem.example, problem.action)
+    clean = _without_missing(distinct, counts, where, report, options)
     unseen = distinct.str.contains(f"[{INVISIBLE}]")
     _report(distinct, unseen, counts, "invisible characters in an id", "taken off at its ends", where, report)
     clean = clean.str.replace_all(rf"^[\s{INVISIBLE}]+|[\s{INVISIBLE}]+$", "")
@@ -155,6 +153,18 @@ def _report_doubt(clean: pl.Series, distinct: pl.Series, counts: Counts, where: 
     padded = (bare != clean) & bare.is_in(clean.implode())
     kind = "ids that differ in leading zeros alone"
     _report(distinct, padded, counts, kind, "kept as ids of their own", where, report)
+
+
+def _without_missing(
+    distinct: pl.Series, counts: Counts, where: str, report: Report, options: CellOptions
+) -> pl.Series:
+    """Return distinct texts, null where they are words for a missing value."""
+    own = Report()
+    clean = without_missing(distinct, where, own, options)
+    for problem in own.problems:
+        count = int(counts[(clean.is_null() & distinct.is_not_null()).to_numpy()].sum())
+        report.add(problem.problem, where, count, problem.example, problem.action)
+    return clean
 
 
 def _report(

@@ -25,7 +25,11 @@ _PAIRED = (
     "h[1-6]|head|header|html|i|iframe|ins|label|li|main|mark|nav|ol|p|pre|section|small|span|strike|strong|sub|sup|"
     "table|tbody|td|th|thead|tr|tt|u|ul|video"
 )
-_SILENT = re.compile(r"<(script|style)\b[^<>]*>.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_SILENT = (
+    (re.compile(r"<script\b[^<>]*>.*?</script\s*>", re.IGNORECASE | re.DOTALL), "</script"),
+    (re.compile(r"<style\b[^<>]*>.*?</style\s*>", re.IGNORECASE | re.DOTALL), "</style"),
+    (re.compile(r"<!--.*?-->", re.DOTALL), "-->"),
+)
 _VOID = re.compile(r"<(?:br|hr|img|wbr|input)\b(?:\s[^<>]*)?/?>|</?p\s*/?>", re.IGNORECASE)
 _OPEN = re.compile(rf"<({_PAIRED})(?:\s[^<>]*)?>", re.IGNORECASE)
 _BLOCK = re.compile(
@@ -104,11 +108,16 @@ def _decoded(entity: "re.Match[str]") -> str:
 def _without_tags(text: str) -> str:
     if "<" not in text:
         return text
-    bare = _VOID.sub(_space, _SILENT.sub(" ", text))
+    bare = text
+    for silent, end in _SILENT:
+        last = max(bare.rfind(end), bare.rfind(end.upper()))
+        if last >= 0:  # nothing after the last end is looked through in vain
+            stop = bare.find(">", last) + 1 or len(bare)
+            bare = silent.sub(" ", bare[:stop]) + bare[stop:]
+    bare = _VOID.sub(_space, bare)
     names = {opened[1].lower() for opened in _OPEN.finditer(bare)}
     for name in names:
-        end = re.compile(rf"</{name}\s*>", re.IGNORECASE)
-        if end.search(bare):
+        if re.search(rf"</{name}\s*>", bare, re.IGNORECASE):
             bare = re.sub(rf"</?{name}(?:\s[^<>]*)?>", _space, bare, flags=re.IGNORECASE)
     return bare if bare == text else re.sub(r"[ \t]{2,}", " ", bare).strip()
 

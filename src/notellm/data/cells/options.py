@@ -30,3 +30,8 @@ class CellOptions:
     def missing_words(self) -> list[str]:
         """The words that stand for a missing value."""
         return [word for word in self.missing.split(",") if word]
+
+    @property
+    def missing_numbers(self) -> list[str]:
+        """Those of them that are whole numbers, as -1 or 0."""
+        return [word for word in self.missing_words if word.lstrip("-").isdigit()]

@@ -10,16 +10,13 @@ from datetime import UTC, datetime, timedelta
 
 from notellm.data.cells.month_names import MONTHS
 
-#: Hours ahead of UTC. Abbreviations of several zones (BST, IST) are left out.
+#: Hours ahead of UTC. Abbreviations of several zones (BST, CST, IST, MST, PST) are left out.
 _ZONES = {
     **dict.fromkeys(("z", "utc", "gmt", "ut", "wet"), 0.0),
     "est": -5.0,
     "edt": -4.0,
-    "cst": -6.0,
     "cdt": -5.0,
-    "mst": -7.0,
     "mdt": -6.0,
-    "pst": -8.0,
     "pdt": -7.0,
     "cet": 1.0,
     "west": 1.0,
@@ -29,6 +26,7 @@ _ZONES = {
     "msk": 3.0,
     "jst": 9.0,
 }
+_LONGEST = 80  # characters of a time
 _WEEKDAY = r"(?:(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+)?"
 _MONTH = rf"(?P<month>{'|'.join(sorted(MONTHS, key=len, reverse=True))})\.?"
 _CLOCK = (
@@ -90,7 +88,9 @@ class Form:
 
 def read_form(text: str) -> Form | None:
     """Return a time in one of the forms; None if it is in none, or is no time in the calendar."""
-    text = text.strip().lower()
+    text = " ".join(text.lower().split())
+    if len(text) > _LONGEST:
+        return None
     for form in _FORMS:
         if match := form.fullmatch(text):
             break
@@ -101,8 +101,6 @@ def read_form(text: str) -> Form | None:
     if "first" in part:
         first, other = int(part["first"]), int(part["other"])
         day_first, month_first = _micro(part, year, other, first), _micro(part, year, first, other)
-        if part["mark"] == "." and day_first is not None:
-            return Form(day_first)  # with points the day comes first everywhere
         if day_first is None and month_first is None:
             return None
         family = part["mark"] + (" with AM or PM" if part["half"] else "")

@@ -5,6 +5,7 @@ Times are Arrow timestamps and dates, ISO 8601 text, numbers (``numbers.py``), o
 """
 
 import re
+from datetime import UTC, datetime
 
 import polars as pl
 import pyarrow as pa
@@ -55,7 +56,12 @@ def times(
         if pa.types.is_timestamp(kind) and kind.tz is not None:
             return series.cast(pl.Datetime("us", kind.tz)).dt.convert_time_zone("UTC")
         return series.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    is_strptime = options.time_format not in (None, *_NUMBERS, *_ORDERS)
+    if is_number and (is_strptime or options.missing_numbers):
+        # The format is that of their digits, and words for a missing value may be numbers.
+        column = pa.chunked_array([pl.Series(column).cast(pl.String).to_arrow()])
+    elif is_number:
         numbers = pl.Series(column)
         if kind in (pa.float16(), pa.float32()):
             found = numbers.filter((numbers.abs() > 2**24) & numbers.is_finite())
@@ -102,9 +108,19 @@ def _formatted(text: pl.Series, time_format: str) -> pl.Series:
         )
     try:
         read = text.str.to_datetime(time_format, strict=False, time_unit="us")
-    except pl.exceptions.PolarsError:  # a format without time of the day
-        read = text.str.to_date(time_format, strict=False).cast(pl.Datetime("us"))
+    except pl.exceptions.PolarsError:  # a format without minutes, or without a time of the day
+        distinct = text.unique().drop_nulls()
+        values = {each: _parsed(each, time_format) for each in distinct}
+        read = text.replace_strict(list(values), list(values.values()), default=None, return_dtype=_TIME)
     return (read if read.dtype == _TIME else read.dt.replace_time_zone("UTC")).cast(_TIME)
+
+
+def _parsed(text: str, time_format: str) -> datetime | None:
+    try:
+        time = datetime.strptime(text, time_format)  # noqa: DTZ007 - a zone may be part of the format
+    except ValueError:
+        return None
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
 
 
 def _text_times(text: pl.Series, where: str, report: Report, time_format: str | None) -> pl.Series:
@@ -137,7 +153,7 @@ def _iso_times(text: pl.Series) -> pl.Series:
     """Convert ISO 8601, and its forms with spaces, slashes, "UTC" and decimal commas."""
     iso = text.str.replace(r"^(\d{4})[/.](\d{2})[/.](\d{2})(\D|$)", "${1}-${2}-${3}${4}")
     iso = iso.str.replace(r"^(\d{4}-\d{2}-\d{2})(?:[ tT]+)", "${1}T")
-    iso = iso.str.replace(r"\s*\[[\w/+-]+\]$", "")
+    iso = iso.str.replace(r"((?:[zZ]|[+-]\d{2}:?\d{2}|[+-]\d{2}))\s*\[[\w/+-]+\]$", "${1}")
     iso = iso.str.replace(r"(:\d{2}),(\d+)", "${1}.${2}")
     iso = iso.str.replace(r"(?i)\s*(?:z|utc|gmt)$", "+00:00")
     iso = iso.str.replace(r"(:\d{2}[^+-]*?)\s*([+-]\d{2}):?(\d{2})?$", "${1}${2}:${3}")
@@ -188,6 +204,8 @@ def _order(family: dict[str, Form], text: pl.Series, rows: int, where: str, repo
     only_day = [each for each, form in family.items() if form.month_first is None]
     only_month = [each for each, form in family.items() if form.day_first is None]
     count = int(text.is_in(list(family)).sum())
+    if next(iter(family.values())).family.startswith(".") and not only_month:
+        return "day-first"  # as everywhere where dates have points
     if bool(only_day) != bool(only_month):
         order, proof = ("day-first", only_day[0]) if only_day else ("month-first", only_month[0])
         action = f"read {order}, since no other reading fits all"

@@ -69,7 +69,10 @@ def topics(
         )
     cells = utf8(column, where, report)
     cells = _without_angles(without_missing(cells, where, report, options), where, report, options)
-    cells = without_markup(cells, where, report, options)
+    # The words of lists lose their markup when they have been told apart.
+    is_list = cells.str.contains(r"^\s*[\[{(]").fill_null(value=False)
+    bare = without_markup(pl.select(pl.when(~is_list).then(cells)).to_series(), where, report, options)
+    cells = pl.select(pl.when(is_list).then(cells).otherwise(bare)).to_series()
     return _cleaned(_split(cells, where, report, options), where, report, options)
 
 

@@ -31,6 +31,7 @@ Choose = Callable[[list[str]], dict[str, int] | None]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_LINES = 1_000  # lines over which a cell with stray quotes in it is looked for
+_MOST_SEARCHES = 20  # in vain, after which no more are made: each one takes long
 _MOST_CARRIED = 1 << 26  # characters of one row that are waited for before its quote counts as stray
 _SHAPES = 1_000
 _LETTERS, _DIGITS = re.compile(r"[^\W\d_]+"), re.compile(r"\d+")
@@ -107,6 +108,12 @@ def read_delimited(
     return table
 
 
+def first_width(sample: str, dialect: Dialect) -> int:
+    """Return the number of cells of the first row of a text."""
+    first, _ = _first_row(iter([dialect.prepared(sample)]), dialect, Path())
+    return len(first.cells)
+
+
 @dataclass(frozen=True)
 class _First:
     """The first row of a file: its cells, its text, and the number of lines up to its end."""
@@ -151,6 +158,7 @@ class _Reader:
     stray: int = 0
     first_stray: str = ""
     protects: bool = False
+    searches: int = 0  # in vain, for the end of a cell with stray quotes
     seen: int = 0  # rows whose ids have been looked at
     shapes: set[str] = field(default_factory=set)
 
@@ -246,7 +254,7 @@ class _Reader:
         try:
             for row in reader:
                 end = first + reader.line_num
-                if end - begin > 1 and self._swallows(lines[begin:end]):
+                if end - begin > 1 and self.dialect.is_guess and self._swallows(lines[begin:end]):
                     return begin, True
                 self._take(row, line + begin, found, lines[begin] if end - begin == 1 else None)
                 begin = end
@@ -289,13 +297,15 @@ class _Reader:
         if row is None or len(row) != self.width:
             row = alone.split(delimiter)
         end = begin + 1
-        if len(row) != self.width:
+        if len(row) != self.width and self.searches < _MOST_SEARCHES:
+            self.searches += 1
             joined = alone
             for place in range(begin + 1, min(begin + _MOST_LINES, len(lines))):
                 joined += "\n" + lines[place].rstrip("\r\n")
                 whole = _lenient(joined, delimiter) if lines[place].count('"') else None
                 if whole is not None and len(whole) == self.width:
                     row, end = whole, place + 1
+                    self.searches -= 1
                     break
         if len(row) == self.width:
             self.stray += 1
@@ -315,7 +325,11 @@ class _Reader:
         if self.stray and self.dialect.is_guess and self.dialect.quoting == "double" and not self.protects:
             raise QuotesAreText
         report.add(
-            "stray quote mark", self.path.name, self.stray, self.first_stray, "kept as text in its row"
+            "stray quote mark",
+            self.path.name,
+            self.stray,
+            self.first_stray,
+            "kept as text in its row; --quoting double keeps cells over several lines together",
         )
         problem = "empty cells after the last column"
         report.add(problem, self.path.name, self.longer, self.first_longer, "left out")

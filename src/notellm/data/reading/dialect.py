@@ -42,11 +42,16 @@ class Dialect:
     @property
     def delimiter(self) -> str:
         """The character that stands for the separator when rows are parsed, see :meth:`prepared`."""
-        return self.separator if len(self.separator) == 1 else "\x1f"
+        return self.separator if self._is_plain else "\x1f"
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether parsers take the separator as it is: one character of ASCII."""
+        return len(self.separator) == 1 and self.separator.isascii()
 
     def prepared(self, text: str) -> str:
         """Return text in which the separator is one character, and an escaped quote is ``QUOTE``."""
-        if len(self.separator) > 1:
+        if not self._is_plain:
             text = text.replace(self.separator, "\x1f")
         if self.quoting == "backslash" and "\\" in text:
             text = _ESCAPE.sub(lambda match: QUOTE if match[1] == '"' else "\\", text)
@@ -54,7 +59,7 @@ class Dialect:
 
     def restored(self, cells: list[str]) -> list[str]:
         """Return cells in which separators and escaped quotes are themselves again, see :meth:`prepared`."""
-        if len(self.separator) > 1:
+        if not self._is_plain:
             cells = [cell.replace(self.delimiter, self.separator) for cell in cells]
         if self.quoting == "backslash":
             cells = [cell.replace(QUOTE, '"') for cell in cells]

@@ -53,7 +53,9 @@ class ReadOptions(CellOptions):
         Raises:
             ConfigError: if values are not allowed; the message names all of them.
         """
-        check(self)
+        check(
+            self, *(["separator is ''; give the text between cells, or tab"] if self.separator == "" else [])
+        )
         if self.min_rating is not None and not math.isfinite(self.min_rating):
             raise ConfigError(f"min_rating is {self.min_rating}; it must be a number")
         for name, counted in self.events.items():

@@ -10,15 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from notellm.data.cells.nested import NestedCells, Role, at_path, unwrapped
-from notellm.data.problems import Problem, Report
-from notellm.data.reading.collect import joined
-from notellm.data.reading.delimited import QuotesAreText, read_delimited
+from notellm.data.cells.nested import NestedCells, Role, at_path
+from notellm.data.problems import Report
+from notellm.data.reading.delimited import QuotesAreText, first_width, read_delimited
 from notellm.data.reading.dialect import Dialect, quoting_of, separator_of
 from notellm.data.reading.encoding import decoded_blocks, encoding_of
 from notellm.data.reading.headings import lines_above, without_headings, without_lines
 from notellm.data.reading.json_files import Wanted, read_json
 from notellm.data.reading.options import ReadOptions
+from notellm.data.reading.parts import first_rows, joined_tables, merged
 from notellm.data.reading.sources import content_of, files_of
 from notellm.errors import ConfigError, DataError, StorageError, did_you_mean
 
@@ -92,9 +92,11 @@ def read_table(
         _report_parts(files, tables, layout, where, report)
     if empty:
         report.add("empty file", Path(path).name, len(empty), empty[0].name, "left out")
-    for problem in _merged(reports, Path(path).name):
+    if options.rows is not None:
+        tables = first_rows(tables, options.rows)
+    for problem in merged(reports, Path(path).name):
         report.problems.append(problem)
-    return _joined(tables, layout, Path(path).name, report), names or []
+    return joined_tables(tables, layout.roles, Path(path).name, report), names or []
 
 
 def _report_parts(
@@ -170,7 +172,7 @@ def _read_file(
     separator = separator_of(path.name, sample, names, options.separator, report)
     dialect = quoting_of(sample, separator, options.quoting, whole=whole)
     if not options.header:
-        width = len(sample.split("\n", 1)[0].split(separator))
+        width = first_width(sample, dialect)
         header = [f"#{place + 1}" for place in range(width)]
         found = places(header)
         text = chain([dialect.separator.join(header) + "\n"], text)
@@ -359,35 +361,3 @@ def _read_parquet(
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _joined(tables: list[pa.Table], layout: Layout, where: str, report: Report) -> pa.Table:
-    """Join the tables of several files; columns whose types differ become text."""
-    if len(tables) == 1:
-        return tables[0]
-    columns: dict[str, pa.ChunkedArray] = {}
-    for name, role in layout.roles.items():
-        if not any(name in table.column_names for table in tables):
-            continue
-        parts = [
-            table.column(name) if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows)])
-            for table in tables
-        ]
-        if len({part.type for part in parts}) > 1:
-            parts = [unwrapped(part, role, f"{where}: {name}", report) for part in parts]
-        columns[name] = joined(parts)
-    return pa.table(columns)
-
-
-def _merged(reports: list[Report], where: str) -> Iterator[Problem]:
-    """Yield the problems of several files, the same ones once."""
-    if len(reports) == 1:
-        yield from reports[0].problems
-        return
-    groups: dict[tuple[str, str, str], list[Problem]] = {}
-    for report in reports:
-        for problem in report.problems:
-            groups.setdefault((problem.problem, problem.action, problem.option), []).append(problem)
-    for same in groups.values():
-        place = same[0].where if len(same) == 1 else f"{where}: {len(same)} files"
-        yield replace(same[0], where=place, count=sum(each.count for each in same))
