@@ -27,6 +27,7 @@ from notellm.data.problems import Report
 from notellm.errors import ConfigError, DataError, StorageError
 from notellm.jobs.prepare import Sources, clean, read_sources
 from notellm.jobs.prepare_options import PrepareOptions
+from tests.data.cells.reading import array_of
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "forms.md").read_text(encoding="utf-8")
 HEADER = ["input", "read as", "what the report says", "option that states it"]
@@ -135,7 +136,7 @@ def read_cells(row, option):
         values = [None if value is None else unescaped(value).decode() for value in values]
     report = Report()
     chosen = options_of(option)[0].of("notes", {})
-    column = pa.chunked_array([pa.array(values)])
+    column = pa.chunked_array([array_of(values)])
     found = CELLS[row.of.split()[1]](column, "t.csv: c", report, chosen).to_list()
     return [each for cell in found for each in cell] if "topics" in row.of else list(
         map(shown, found)

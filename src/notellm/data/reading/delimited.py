@@ -284,8 +284,9 @@ class _Reader:
         delimiter = self.dialect.delimiter
         if any(line.strip() and line.count(delimiter) != self.width - 1 for line in lines):
             return False
-        ids = [line.rstrip("\r\n").split(delimiter)[self.places[0]] for line in lines[1:] if line.strip()]
-        return bool(ids) and all(_shape(cell) in self.shapes for cell in ids)
+        first, *ids = [line.rstrip("\r\n").split(delimiter)[self.places[0]] for line in lines if line.strip()]
+        known = self.shapes | {_shape(first)}
+        return bool(ids) and all(_shape(cell) in known for cell in ids)
 
     def _mended(self, lines: list[str], begin: int, line: int, found: list[tuple[list[str], int]]) -> int:
         """Read a row that is not well quoted; return the place of the next one."""
