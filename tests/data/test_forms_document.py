@@ -150,7 +150,10 @@ def written(row, folder):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".parquet":
-            pq.write_table(pa.Table.from_pylist(json.loads(content)), path)
+            rows = json.loads(content)
+            names = dict.fromkeys(name for each in rows for name in each)
+            columns = {name: array_of([each.get(name) for each in rows]) for name in names}
+            pq.write_table(pa.table(columns), path)
             continue
         data = content.replace("\\n", "\n").encode(encoding) if encoding else unescaped(content)
         path.write_bytes(PACKED[packing](data) if packing else data)
