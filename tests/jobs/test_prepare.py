@@ -154,3 +154,19 @@ def test_columns_are_of_the_tables_that_have_them(tmp_path):
         read_sources(Sources(tmp_path / "n.csv", columns={"": {"titel": "name"}}), PrepareOptions())
     with pytest.raises(ConfigError, match="is a column of the clicks, but there is no --clicks"):
         read_sources(Sources(tmp_path / "n.csv", columns={"": {"user_id": "id"}}), PrepareOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "columns", "says"),
+    [
+        ({"min_rating": 4.0}, {}, "--min-rating is of the clicks"),
+        ({"event": ["buy=click"]}, {}, "--event is of the clicks"),
+        ({"order": "rows"}, {}, "--order is of the clicks"),
+        ({}, {"clicks": {"user_id": "u"}}, "--clicks-column is of the clicks"),
+        ({}, {"topics": {"topics": "t"}}, "--topics-column is of the table --topics"),
+    ],
+)
+def test_options_of_a_table_that_is_not_given_are_refused(tmp_path, options, columns, says):
+    (tmp_path / "n.csv").write_text("note_id,title\n1,Tea\n")
+    with pytest.raises(ConfigError, match=says):
+        read_sources(Sources(tmp_path / "n.csv", columns=columns), PrepareOptions(**options))

@@ -7,6 +7,7 @@
 record itself.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -71,12 +72,15 @@ def save_dataset(
         if isinstance(clicks, ClickLog)
         else describe(clicks)
     )
+    counts: Counter[str] = Counter()  # a problem may be of several columns
+    for problem in report.problems:
+        counts[problem.problem] += problem.count
     record = make_record(
         kind="dataset",
         config=config,
         data={"notes": describe(notes), "clicks": described},
         seed=seed,
-        metrics={problem.problem: problem.count for problem in report.problems},
+        metrics=dict(counts),
     )
     with write_folder(folder, "dataset", force=force) as aside:
         write_parquet(notes, aside / NOTES_FILE)

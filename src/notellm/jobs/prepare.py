@@ -79,6 +79,10 @@ def read_sources(sources: Sources, options: PrepareOptions, *, rows: int | None 
         ConfigError: if an option is not allowed.
     """
     columns = _columns_of(sources)
+    if sources.clicks is None:
+        _check_without_clicks(sources, options)
+    if sources.topics is None and sources.columns.get("topics"):
+        raise ConfigError("--topics-column is of the table --topics, which is not given")
     notes = read_notes(
         sources.notes, options=options.of("notes", columns["notes"], rows), hashtags=sources.hashtags
     )
@@ -137,6 +141,18 @@ def clean(raw: Raw, options: PrepareOptions, *, strict: bool = False) -> tuple[p
         raw.notes, raw.log, strict=strict, max_user_clicks=limit, read=raw.report
     )
     return notes, log, raw.report + found
+
+
+def _check_without_clicks(sources: Sources, options: PrepareOptions) -> None:
+    """Refuse options of clicks where there are none."""
+    given = {
+        "clicks-column": bool(sources.columns.get("clicks")),
+        "min-rating": options.min_rating is not None,
+        "event": bool(options.event),
+        "order": options.order is not None,
+    }
+    if unused := next((name for name, is_given in given.items() if is_given), None):
+        raise ConfigError(f"--{unused} is of the clicks, but there is no --clicks")
 
 
 def configuration(options: PrepareOptions, **more: Any) -> dict[str, Any]:

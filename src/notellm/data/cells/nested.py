@@ -52,7 +52,7 @@ class NestedCells:
     @property
     def _path(self) -> str:
         """Our name and the file's, as the columns option takes them."""
-        return f"{self.name}={self.where.rpartition(' ')[2]}"
+        return f"{self.name}={self.where.rpartition(': ')[2]}"
 
     def flat(self, value: Any) -> str | None:
         """Return a value as text; topics as a JSON list of texts.
@@ -150,7 +150,7 @@ def unwrapped(column: pa.ChunkedArray, role: Role, where: str, report: Report) -
     """
     if not pa.types.is_nested(column.type):
         return column
-    cells = NestedCells(role, where.rpartition(" ")[2], where)
+    cells = NestedCells(role, where.rpartition(": ")[2], where)
     texts = [cells.flat(_plain_maps(value)) for value in column.to_pylist()]
     cells.report(report)
     return pa.chunked_array([pa.array(texts, pa.large_string())])

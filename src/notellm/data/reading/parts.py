@@ -42,10 +42,12 @@ def merged(reports: list[Report], where: str) -> Iterator[Problem]:
     if len(reports) == 1:
         yield from reports[0].problems
         return
-    groups: dict[tuple[str, str, str], list[Problem]] = {}
+    groups: dict[tuple[str, ...], list[Problem]] = {}
     for report in reports:
         for problem in report.problems:
-            groups.setdefault((problem.problem, problem.action, problem.option), []).append(problem)
+            column = problem.where.rpartition(": ")[2] if ": " in problem.where else ""
+            key = (problem.problem, column, problem.action, problem.option)
+            groups.setdefault(key, []).append(problem)
     for same in groups.values():
         place = same[0].where if len(same) == 1 else f"{where}: {len(same)} files"
         yield replace(same[0], where=place, count=sum(each.count for each in same))
