@@ -150,6 +150,16 @@ def test_a_sample_has_as_many_rows_as_were_asked_for(tmp_path):
     assert read_clicks(path, options=ReadOptions(rows=10)).table.num_rows == 10
 
 
+def test_a_sample_of_parquet_crosses_row_groups(tmp_path):
+    table = pa.table(
+        {"user_id": [f"u{i}" for i in range(50)], "note_id": ["1"] * 50, "stars": list(range(50))}
+    )
+    pq.write_table(table, tmp_path / "c.parquet", row_group_size=4)
+    result = read_clicks(tmp_path / "c.parquet", options=ReadOptions(rows=10, order="rows"))
+    assert result.table["user_id"].to_pylist() == [f"u{i}" for i in range(10)]
+    assert "column that looks like a rating" in {each.problem for each in result.report.problems}
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -158,6 +168,7 @@ def test_a_sample_has_as_many_rows_as_were_asked_for(tmp_path):
         (("--notes-column", "note_id=x"), "--notes-column goes with --notes"),
         (("--column", "note_id=x"), "--column goes with --notes"),
         (("--separator", ";"), "leave out --separator"),
+        (("--min-rating", "4"), "leave out --min-rating"),
     ],
 )
 def test_options_of_files_do_not_go_with_a_dataset(tmp_path, capsys, options, says):

@@ -6,6 +6,7 @@ them. Files are Parquet, delimited text or JSON, compressed or not; their conten
 """
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -153,22 +154,21 @@ def read_log(
     """Read a click log as codes, which need less memory; arguments and errors as :func:`read_clicks`."""
     options = _with_columns(options, columns)
     report = Report()
-    cells, present = read_table(path, _CLICKS_LAYOUT, options, report)
-    if (
-        "rating" not in cells.column_names
-        and (name := rating_column(_others(cells, present, options))) is not None
-    ):
-        again = Report()
-        named = replace(options, columns={**options.columns, "rating": name})
-        try:
-            cells, present = read_table(path, _CLICKS_LAYOUT, named, again)
+    named = _with_rating(path, options)
+    try:
+        cells, present = read_table(path, _CLICKS_LAYOUT, named, report)
+        if named is not options:
             numbers_of(cells.column("rating"))
-        except DataError:  # of a column that nobody named: it is no reason to stop
-            cells, present = read_table(path, _CLICKS_LAYOUT, options, report := Report())
-            action = f"not looked at; --clicks-column rating={name} does"
-            report.add("column that is named like a rating", Path(path).name, cells.num_rows, name, action)
-        else:
-            options, report = named, again
+    except DataError:
+        if named is options:
+            raise
+        # Nobody named the column of ratings: it is no reason to stop.
+        cells, present = read_table(path, _CLICKS_LAYOUT, options, report := Report())
+        name = named.columns["rating"]
+        action = f"not looked at; --clicks-column {shlex.quote(f'rating={name}')} does"
+        report.add("column that is named like a rating", Path(path).name, cells.num_rows, name, action)
+    else:
+        options = named
     where = Path(path).name
     if not cells.num_rows and not len(report):
         report.add("no rows", where, 1, "", "an empty table")
@@ -177,6 +177,18 @@ def read_log(
     perhaps = _perhaps("timestamp", others, clicks=True)
     log = click_log(cells, where, report, options, perhaps=perhaps)
     return LogResult(log, _stated(report, "clicks"), _roles(cells, present, options))
+
+
+def _with_rating(path: str | Path, options: ReadOptions) -> ReadOptions:
+    """Return the options with the column that is named like a rating; the same if there is none.
+
+    Only the first row is read for it, since a log may be long.
+    """
+    cells, present = read_table(path, _CLICKS_LAYOUT, replace(options, rows=1), Report())
+    if "rating" in cells.column_names:
+        return options
+    name = rating_column(_others(cells, present, options))
+    return options if name is None else replace(options, columns={**options.columns, "rating": name})
 
 
 def read_topics(path: str | Path, *, options: ReadOptions | None = None) -> tuple[pl.DataFrame, Report]:

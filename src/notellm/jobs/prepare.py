@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from notellm.data.convert import RAW_CLICKS, click_log
-from notellm.data.datasets.table import read_clicks_of
+from notellm.data.datasets.table import RATING_NAMES, read_clicks_of
 from notellm.data.log import ClickLog
 from notellm.data.problems import Report
 from notellm.data.read import read_log, read_notes, read_topics, with_topics
@@ -119,7 +119,7 @@ def check_by_rules(name: str, options: PrepareOptions) -> None:
         ConfigError: if there is one.
     """
     own = {each.name: getattr(options, each.name) for each in fields(options)}
-    kept = {"min_rating", "user_limit"}
+    kept = {"user_limit", *(["min_rating"] if name in RATING_NAMES else [])}
     changed = [n for n, value in own.items() if n not in kept and value != getattr(PrepareOptions(), n)]
     if changed:
         raise ConfigError(

@@ -338,14 +338,13 @@ def _read_parquet(
         read = list(dict.fromkeys(wanted.values()))
         texts = [name for name in read if _is_text(pq.read_schema(path).field(name).type)]
         # Repeated texts, such as ids of a log, are kept as codes.
-        table = pq.read_table(path, columns=read, read_dictionary=texts if layout.is_log else [])
+        with pq.ParquetFile(path, read_dictionary=texts if layout.is_log else []) as file:
+            table = file.read(read) if options.rows is None else _beginning(file, read, options.rows)
         table.validate(full=True)  # otherwise text that is not UTF-8 fails later
     except pa.ArrowException as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error}") from error
-    if options.rows is not None:
-        table = table.slice(0, options.rows)
     for ours, theirs in wanted.items():
         columns[ours] = table.column(theirs)
         if ours in paths:
@@ -357,6 +356,18 @@ def _read_parquet(
         raise DataError(f"{path} has no rows")
     report.add("no rows", path.name, int(not table.num_rows), "", "an empty table")
     return pa.table(columns), names
+
+
+def _beginning(file: pq.ParquetFile, columns: list[str], rows: int) -> pa.Table:
+    """Return the first rows of a Parquet file without reading the others."""
+    batches: list[pa.RecordBatch] = []
+    for batch in file.iter_batches(batch_size=rows, columns=columns):
+        batches.append(batch)
+        if sum(each.num_rows for each in batches) >= rows:
+            break
+    if not batches:
+        return file.read(columns)
+    return pa.Table.from_batches(batches).slice(0, rows)
 
 
 def _is_text(kind: pa.DataType) -> bool:
