@@ -12,14 +12,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from notellm.data.log import NO_TIME, ClickLog, Coded, Times
+from notellm.data.log import NO_TIME, ClickLog, Coded, Times, only_order
 from notellm.data.problems import Report
 
 EVENTS = ("view", "click")
 
 _SHOWN = ("user_id", "note_id")
 _NAMED = 5  # names of events that the report shows
-_YEAR_OF_ORDER = 0, 365 * 86_400_000_000  # microseconds: 1970
 
 _Mask = npt.NDArray[np.bool_]
 _Rows = npt.NDArray[np.integer[Any]]
@@ -75,7 +74,7 @@ def clean_clicks(
     drop(unknown, "unknown event", "event", action, named)
     drop(time[rows] == NO_TIME, "missing time", "timestamp")
 
-    if not _is_order_only(time[rows]):
+    if not only_order(time[rows]):
         drop(time[rows] < first, f"before {_day(first)}", "timestamp")
         drop(time[rows] > last, f"after {_day(last)}", "timestamp")
 
@@ -142,12 +141,6 @@ def _of(codes: npt.NDArray[np.int32], values: _Mask, *, missing: bool) -> _Mask:
     """Return a property of values for rows; ``missing`` is that of rows without one."""
     mask: _Mask = np.append(values, np.bool_(missing))[codes]
     return mask
-
-
-def _is_order_only(time: Times) -> bool:
-    known = time[time != NO_TIME]
-    first, end = _YEAR_OF_ORDER
-    return bool(len(known)) and bool(known.min() >= first) and bool(known.max() < end)
 
 
 def _day(micro: int) -> str:

@@ -7,7 +7,6 @@ ids, texts, topics and times. In texts, bytes that are not UTF-8 become U+FFFD, 
 
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -20,7 +19,7 @@ from notellm.data.cells.options import CellOptions
 from notellm.data.cells.texts import texts
 from notellm.data.cells.times import times
 from notellm.data.cells.topics import topics
-from notellm.data.log import NO_TIME, ClickLog, Coded, Times
+from notellm.data.log import NO_TIME, ClickLog, Coded, Times, only_order
 from notellm.data.problems import Problem, Report
 from notellm.data.ratings import is_click, numbers_of
 from notellm.data.reading.options import ReadOptions
@@ -38,8 +37,6 @@ _CHUNK = 1 << 15
 _CONVERTED = {b"notellm.cells": b"converted"}
 _MOST_EVENTS = 1_000  # a log has few; with more, a column that holds no events was named
 _DROPPED = "\0dropped"
-_YEAR = 365 * 86_400_000_000  # microseconds
-_YEAR_OF_ORDER = datetime(1970, 1, 1, tzinfo=UTC), datetime(1971, 1, 1, tzinfo=UTC)
 
 
 def raw_table(columns: dict[str, pl.Series], schema: pa.Schema) -> pa.Table:
@@ -175,10 +172,8 @@ def _micro(moments: pl.Series) -> Times:
 
 def _report_order_only(table: pa.Table, moments: Times, where: str, report: Report) -> None:
     """Report numbers that are a counter, not times."""
-    known = moments[moments != NO_TIME]
-    if pa.types.is_timestamp(table.schema.field("timestamp").type) or not len(known):
-        return
-    if known.min() >= 0 and known.max() < _YEAR:
+    if not pa.types.is_timestamp(table.schema.field("timestamp").type) and only_order(moments):
+        known = moments[moments != NO_TIME]
         example = f"{known[0] / 1e6:g} s after 1970-01-01"
         action = "they count as order only"
         report.add("all times are in 1970", f"{where}: timestamp", len(known), example, action)
@@ -295,9 +290,8 @@ def is_order_only(clicks: pa.Table) -> bool:
     Args:
         clicks: table with the column ``timestamp`` of ``CLICKS``.
     """
-    bounds = pc.min_max(clicks["timestamp"]).as_py()
-    first, end = _YEAR_OF_ORDER
-    return bounds["min"] is not None and first <= bounds["min"] and bounds["max"] < end
+    bounds = pc.min_max(clicks["timestamp"].cast(pa.int64())).as_py()
+    return bounds["min"] is not None and only_order(np.array([bounds["min"], bounds["max"]]))
 
 
 def labels(cell: str, key: str, where: str) -> list[str]:
