@@ -24,9 +24,10 @@ from notellm.data.split import Split, split_by_note
 from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.retrieval import RetrievalResult, paired_difference
 from notellm.evaluate.tables import intervals_json
-from notellm.evaluate.tagging import TopicResult
+from notellm.evaluate.tagging_topics import TopicResult
 from notellm.files import read_json, write_json
-from notellm.jobs.evaluate_recall import NAME, Evaluation, evaluate_recall
+from notellm.jobs.evaluate_recall import Evaluation, evaluate_recall
+from notellm.jobs.evaluate_tagging import NAME
 from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions

@@ -139,8 +139,10 @@ def test_evaluate_prints_all_methods_and_saves(home, capsys):
         "popularity",
         "TF-IDF",
         "NoteLLM untrained",
-        "logistic regression",
+        "linear classifier",
+        "most frequent category",
         "most similar train note",
+        "vote of 20 train notes",
     ):
         assert method in out
     results = json.loads((home / "report" / "results.json").read_text())

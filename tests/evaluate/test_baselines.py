@@ -8,7 +8,7 @@ from notellm.data.matrices import click_matrix
 from notellm.data.schema import CLICKS, NOTES
 from notellm.data.split import split_by_note
 from notellm.errors import DataError
-from notellm.evaluate.baselines import copy_topics, popularity, predict_categories, terms, tfidf_matrix
+from notellm.evaluate.baselines import popularity, tfidf_matrix
 from notellm.evaluate.retrieval import (
     constant_scorer,
     evaluate_related,
@@ -16,7 +16,6 @@ from notellm.evaluate.retrieval import (
     sparse_cosine_scorer,
     targets_from_pairs,
 )
-from notellm.evaluate.tagging import evaluate_categories
 from notellm.pairs.local import mine_pairs
 
 
@@ -57,18 +56,6 @@ def themed(per_theme=30, seed=0):
             seen = draw.permutation(per_theme)[:10]
             clicks += [(f"{theme}-user{user}", f"{theme}-{i}") for i in seen]
     return note_table(rows), click_table(clicks)
-
-
-def test_terms_of_spaced_and_unspaced_scripts():
-    assert list(terms("A Cat")) == ["a", "cat"]
-    assert list(terms("cats")) == ["cats", "#cat", "#ats"]
-    assert list(terms("抹茶店")) == ["抹", "茶", "店", "抹茶", "茶店"]
-    assert list(terms("去Paris咖啡 7!")) == [
-        *("去", "paris", "#par", "#ari", "#ris"),
-        *("咖", "啡", "咖啡", "7"),
-    ]
-    assert list(terms("ＡＢＣ")) == list(terms("abc"))
-    assert list(terms("... 🎉 _")) == []
 
 
 def test_popularity_counts_clicks_on_the_pool():
@@ -136,47 +123,9 @@ def test_click_matrix_beats_popularity_on_known_notes():
     assert paired_difference(by_clicks, by_count)["R@10"].low > 0.2
 
 
-def test_categories_are_learnt():
-    notes, _ = themed()
-    train = notes.filter(pa.array([i % 3 > 0 for i in range(notes.num_rows)]))
-    test = notes.filter(pa.array([i % 3 == 0 for i in range(notes.num_rows)]))
-    truth = test["category"].to_pylist()
-    result = evaluate_categories(predict_categories(train, test), truth, set(truth))
-    assert result.accuracy > 0.9
-    assert result.ill_formed == 0
-    assert predict_categories(train, test.slice(0, 0)) == []
-
-
-def test_one_category_needs_no_model():
-    one = note_table([("a", "x", "", [], "only"), ("b", "y", "", [], "")])
-    assert predict_categories(one, one) == ["only", "only"]
-
-
-def test_topics_are_copied_from_the_nearest_note():
-    train = note_table(
-        [
-            ("a", "green tea", "", ["tea", "drinks"], ""),
-            ("b", "racing bikes", "", ["bikes"], ""),
-            ("c", "green tea ceremony", "", [], ""),
-        ]
-    )
-    notes = note_table(
-        [
-            ("x", "a cup of green tea", "", ["bikes", "racing"], ""),  # its own topics are not read
-            ("y", "抹茶", "", ["tea"], ""),  # shares no term
-        ]
-    )
-    assert copy_topics(train, notes) == [["tea", "drinks"], []]
-
-
-def test_nothing_to_learn_from_is_named():
-    blank = note_table([("a", "", "", [], "")])
-    with pytest.raises(DataError, match="none of 1 train notes has a category"):
-        predict_categories(blank, blank)
-    with pytest.raises(DataError, match="none of 1 train notes has topics"):
-        copy_topics(blank, blank)
+def test_texts_without_words_are_named():
     with pytest.raises(DataError, match="none of 1 notes has a word"):
-        tfidf_matrix(blank)
+        tfidf_matrix(note_table([("a", "", "", [], "")]))
 
 
 @pytest.mark.real

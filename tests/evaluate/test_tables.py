@@ -7,7 +7,6 @@ from notellm.errors import DataError
 from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.retrieval import constant_scorer, evaluate_related, retrieval_table, vector_scorer
 from notellm.evaluate.tables import Table
-from notellm.evaluate.tagging import evaluate_categories, evaluate_topics, tagging_table
 
 POOL = [f"n{i}" for i in range(40)]
 
@@ -72,24 +71,6 @@ def test_unlike_results_are_refused():
         retrieval_table([])
     with pytest.raises(DataError, match="a and b are not on the same pool"):
         retrieval_table([result("a"), result("b", queries=10)])
-
-
-def test_tagging_tables_show_percentages_by_method():
-    categories = [evaluate_categories([found], ["tea"], ["tea"], name=found) for found in ("tea", "coffee")]
-    assert tagging_table("Category", categories).text().splitlines() == [
-        "Category, %",
-        "method  notes  accuracy  ill-formed",
-        "tea         1     100.0         0.0",
-        "coffee      1       0.0       100.0",
-    ]
-    assert categories[0].to_json() == {"notes": 1, "accuracy": 1.0, "ill_formed": 0.0}
-    topics = evaluate_topics([["tea"]], [["tea", "cup"]], name="copied")
-    lines = tagging_table("Topics", [topics]).markdown().splitlines()
-    assert lines[2] == "| method | notes | BLEU-4 | ROUGE-1 | ROUGE-2 | ROUGE-L | exact F1 |"
-    assert lines[4].endswith("| 66.7 |")
-    assert "name" not in topics.to_json()
-    with pytest.raises(DataError, match="not on the same notes"):
-        tagging_table("Topics", [topics, evaluate_topics([["a"], ["b"]], [["a"], ["b"]])])
 
 
 def test_a_table_may_have_no_caption():

@@ -46,7 +46,9 @@ def test_by_note_popularity_is_said_to_be_of_the_test_clicks(cold):
     assert result.record["config"] == {"ks": [10, 100, 1000], "min_users": 2, "tagged_notes": 20}
     assert result.record["metrics"]["related"]["MRR"] == result.related[-1].figures["MRR"].mean
     table = result.text()
-    assert all(name in table for name in [*names, "ROUGE-L", "ill-formed"])
+    assert all(
+        name in table for name in [*names, *result.categories, *result.topics, "nDCG@10", "ill-formed"]
+    )
 
 
 def test_a_report_is_saved_with_its_record(cold, tmp_path):

@@ -1,8 +1,8 @@
 """Evaluate a trained recall model on a split, beside its baselines.
 
 Related notes: every note of the test part that has a related note is a query, its best related note is the
-target, and every other note of the part is a candidate. Category and topics: the notes of the test part that
-were not in training. All methods see the same queries, pool and notes.
+target, and every other note of the part is a candidate. Category and topics are in ``evaluate_tagging``.
+All methods see the same queries, pool and notes.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from notellm.data.matrices import click_matrix
 from notellm.data.split import Split
 from notellm.errors import DataError
-from notellm.evaluate.baselines import copy_topics, popularity, predict_categories, tfidf_matrix
+from notellm.evaluate.baselines import popularity, tfidf_matrix
 from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.report import save_report
 from notellm.evaluate.retrieval import (
@@ -31,18 +29,12 @@ from notellm.evaluate.retrieval import (
     vector_scorer,
 )
 from notellm.evaluate.tables import intervals_json
-from notellm.evaluate.tagging import (
-    CategoryResult,
-    TopicResult,
-    evaluate_categories,
-    evaluate_topics,
-    tagging_table,
-)
+from notellm.evaluate.tagging_categories import CategoryResult
+from notellm.evaluate.tagging_topics import TopicResult
+from notellm.jobs.evaluate_tagging import CONSTRAINED, NAME, evaluate_tagging, tagging_tables
 from notellm.jobs.folders import describe_split
 from notellm.recall.model import NoteLLM
 from notellm.record import describe, make_record
-
-NAME = "NoteLLM"
 
 
 @dataclass
@@ -74,10 +66,7 @@ class Evaluation:
             pieces.append(f"Related notes\n{body}")
             gains = ", ".join(f"{name} {gain.percent():+.1f}" for name, gain in self.gain.items())
             pieces.append(f"{NAME} less TF-IDF, in points on the same queries: {gains}\n")
-        tables = [
-            *([tagging_table("Category", list(self.categories.values()))] if self.categories else []),
-            *([tagging_table("Topics", list(self.topics.values()))] if self.topics else []),
-        ]
+        tables = tagging_tables(self.categories, self.topics)
         pieces += [table.markdown() if markdown else table.text() for table in tables]
         pieces += [f"{remark}\n" for remark in self.remarks]
         return "\n".join(pieces)
@@ -132,7 +121,8 @@ def evaluate_recall(
     result = Evaluation()
     if pairs is not None and pairs.num_rows:
         _related(result, model, split, pairs, untrained, ks, min_users, seed, progress)
-    _tagging(result, model, split, tagged_notes, seed, progress)
+    tagging = evaluate_tagging(model, split, tagged_notes=tagged_notes, seed=seed, progress=progress)
+    result.categories, result.topics, result.remarks = tagging.categories, tagging.topics, tagging.remarks
     if not (result.related or result.categories or result.topics):
         raise DataError(
             "the test part has no related pairs, categories or topics: nothing can be measured"
@@ -159,7 +149,7 @@ def _model_figures(result: Evaluation) -> dict[str, Any]:
     if result.related:
         figures["related"] = {name: value.mean for name, value in result.related[-1].figures.items()}
     if result.categories:
-        figures["category"] = result.categories[f"{NAME}, constrained"].to_json()
+        figures["category"] = result.categories[CONSTRAINED].to_json()
     if result.topics:
         figures["topics"] = result.topics[NAME].to_json()
     return figures
@@ -203,51 +193,3 @@ def _related(
     ]
     by_name = {item.name: item for item in result.related}
     result.gain = dict(paired_difference(by_name[NAME], by_name["TF-IDF"], seed=seed))
-
-
-def _tagging(result: Evaluation, model: NoteLLM, split: Split, limit: int, seed: int, progress: bool) -> None:
-    """Fill in the results on categories and topics."""
-    train = split.train.notes
-    unseen = _not_in(_not_in(split.test.notes, train), split.valid.notes)
-    with_category = _draw(unseen.filter(pc.not_equal(unseen.column("category"), "")), limit, seed)
-    categories = model.settings.categories
-    if with_category.num_rows and (reason := model.unlearnt("category")) is not None:
-        result.remarks.append(f"Category: {NAME} is not measured; {reason}.")
-    elif with_category.num_rows and categories:
-        true = with_category.column("category").to_pylist()
-        predicted = {
-            "TF-IDF + logistic regression": predict_categories(train, with_category),
-            f"{NAME}, free": model.categorize(with_category, constrained=False, progress=progress),
-            f"{NAME}, constrained": model.categorize(with_category, progress=progress),
-        }
-        result.categories = {
-            name: evaluate_categories(names, true, categories, name=name) for name, names in predicted.items()
-        }
-    has_topics = pc.greater(pc.list_value_length(unseen.column("topics")), 0)
-    with_topics = _draw(unseen.filter(has_topics), limit, seed)
-    trained_on_topics = any(train.column("topics").to_pylist())
-    if with_topics.num_rows and (reason := model.unlearnt("topics")) is not None:
-        result.remarks.append(f"Topics: {NAME} is not measured; {reason}.")
-    elif with_topics.num_rows and trained_on_topics:
-        true_topics = with_topics.column("topics").to_pylist()
-        written = {
-            "topics of the most similar train note": copy_topics(train, with_topics),
-            NAME: model.write_topics(with_topics, progress=progress),
-        }
-        result.topics = {
-            name: evaluate_topics(topics, true_topics, name=name) for name, topics in written.items()
-        }
-
-
-def _not_in(notes: pa.Table, others: pa.Table) -> pa.Table:
-    """Return the notes whose ids are not among the others."""
-    known = pc.is_in(notes.column("note_id"), value_set=others.column("note_id").combine_chunks())
-    return notes.filter(pc.invert(known))
-
-
-def _draw(notes: pa.Table, limit: int, seed: int) -> pa.Table:
-    """Return at most ``limit`` notes, drawn by the seed, in their order."""
-    if notes.num_rows <= limit:
-        return notes
-    rows = np.random.default_rng(seed).choice(notes.num_rows, limit, replace=False)
-    return notes.take(np.sort(rows))

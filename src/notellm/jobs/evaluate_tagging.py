@@ -1,0 +1,141 @@
+"""Evaluate the categories and topics that a recall model writes, beside simple methods.
+
+Only notes of the test part that were in neither train nor valid count. All methods see the same notes and
+learn from the same train notes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from notellm.data.split import Split
+from notellm.evaluate.tables import Table
+from notellm.evaluate.tagging import Ranked, tagging_table
+from notellm.evaluate.tagging_baselines import (
+    NEIGHBOURS,
+    copy_topics,
+    majority_category,
+    vote_categories,
+    vote_topics,
+)
+from notellm.evaluate.tagging_categories import CategoryResult, evaluate_categories
+from notellm.evaluate.tagging_classifier import linear_categories
+from notellm.evaluate.tagging_topics import TopicResult, evaluate_topics
+from notellm.recall.model import NoteLLM
+
+#: The model in tables and reports.
+NAME = "NoteLLM"
+#: Its category when it may write only names of the list.
+CONSTRAINED = f"{NAME}, constrained"
+_VOTE = f"vote of {NEIGHBOURS} train notes"
+
+
+@dataclass
+class TaggingEvaluation:
+    """Results on categories and topics.
+
+    Attributes:
+        categories: results on categories by method; empty if the notes have none.
+        topics: results on topics by method; empty if the notes have none.
+        remarks: what was not measured although the notes have it, and why, in sentences.
+    """
+
+    categories: dict[str, CategoryResult] = field(default_factory=dict)
+    topics: dict[str, TopicResult] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+
+def evaluate_tagging(
+    model: NoteLLM, split: Split, *, tagged_notes: int = 1_000, seed: int = 0, progress: bool = True
+) -> TaggingEvaluation:
+    """Measure categories and topics of unseen notes of the test part of a split.
+
+    Args:
+        model: the trained model.
+        split: the split that the model was trained on.
+        tagged_notes: largest number of notes for which categories, and topics, are predicted; they are drawn.
+        seed: seed of the draw and of the baselines.
+        progress: show progress bars.
+    """
+    train = split.train.notes
+    unseen = _not_in(_not_in(split.test.notes, train), split.valid.notes)
+    result = TaggingEvaluation()
+    with_category = _draw(unseen.filter(pc.not_equal(unseen.column("category"), "")), tagged_notes, seed)
+    if with_category.num_rows and (reason := model.unlearnt("category")) is not None:
+        result.remarks.append(f"Category: {NAME} is not measured; {reason}.")
+    elif with_category.num_rows and model.settings.categories:
+        result.categories = _categories(model, train, with_category, seed, progress)
+    has_topics = pc.greater(pc.list_value_length(unseen.column("topics")), 0)
+    with_topics = _draw(unseen.filter(has_topics), tagged_notes, seed)
+    trained_on_topics = any(train.column("topics").to_pylist())
+    if with_topics.num_rows and (reason := model.unlearnt("topics")) is not None:
+        result.remarks.append(f"Topics: {NAME} is not measured; {reason}.")
+    elif with_topics.num_rows and trained_on_topics:
+        result.topics = _topics(model, train, with_topics, seed, progress)
+    return result
+
+
+def tagging_tables(categories: dict[str, CategoryResult], topics: dict[str, TopicResult]) -> list[Table]:
+    """Return a table of the results on categories and one on topics, without those that hold no result."""
+    return [
+        *([tagging_table("Category", list(categories.values()))] if categories else []),
+        *([tagging_table("Topics", list(topics.values()))] if topics else []),
+    ]
+
+
+def _categories(
+    model: NoteLLM, train: pa.Table, notes: pa.Table, seed: int, progress: bool
+) -> dict[str, CategoryResult]:
+    """Return the results on categories by method."""
+    predicted: dict[str, Sequence[Ranked]] = {
+        "most frequent category": majority_category(train, notes),
+        _VOTE: vote_categories(train, notes, progress=progress),
+        "linear classifier": linear_categories(train, notes, seed=seed, progress=progress),
+        f"{NAME}, free": _certain(model.categorize(notes, constrained=False, progress=progress)),
+        CONSTRAINED: _certain(model.categorize(notes, progress=progress)),
+    }
+    true = notes.column("category").to_pylist()
+    return {
+        name: evaluate_categories(rankings, true, model.settings.categories, name=name)
+        for name, rankings in predicted.items()
+    }
+
+
+def _topics(
+    model: NoteLLM, train: pa.Table, notes: pa.Table, seed: int, progress: bool
+) -> dict[str, TopicResult]:
+    """Return the results on topics by method."""
+    written = model.write_topics(notes, progress=progress)
+    predicted: dict[str, tuple[Sequence[Ranked], Sequence[int]]] = {
+        "most similar train note": copy_topics(train, notes, progress=progress),
+        _VOTE: vote_topics(train, notes, seed=seed, progress=progress),
+        NAME: ([[(topic, 1.0) for topic in topics] for topics in written], [len(each) for each in written]),
+    }
+    true = notes.column("topics").to_pylist()
+    known = {topic for topics in train.column("topics").to_pylist() for topic in topics}
+    return {
+        name: evaluate_topics(rankings, counts, true, known=known, name=name)
+        for name, (rankings, counts) in predicted.items()
+    }
+
+
+def _certain(names: Sequence[str]) -> list[Ranked]:
+    """Return a ranking of one name with probability 1 for each note, empty where nothing was written."""
+    return [[(name, 1.0)] if name else [] for name in names]
+
+
+def _not_in(notes: pa.Table, others: pa.Table) -> pa.Table:
+    """Return the notes whose ids are not among the others."""
+    known = pc.is_in(notes.column("note_id"), value_set=others.column("note_id").combine_chunks())
+    return notes.filter(pc.invert(known))
+
+
+def _draw(notes: pa.Table, limit: int, seed: int) -> pa.Table:
+    """Return at most ``limit`` notes, drawn by the seed, in their order."""
+    if notes.num_rows <= limit:
+        return notes
+    rows = np.random.default_rng(seed).choice(notes.num_rows, limit, replace=False)
+    return notes.take(np.sort(rows))
