@@ -67,6 +67,7 @@ bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
 	@$(BIN)/python -m benchmarks.microlens
 	@$(BIN)/python -m benchmarks.movielens
 	@$(BIN)/python -m benchmarks.tagging
+	@$(BIN)/python -m benchmarks.classifier
 	@$(BIN)/python -m benchmarks.collaborative
 	@$(BIN)/python -m benchmarks.ranking
 	@$(BIN)/python -m benchmarks.scoring

@@ -81,7 +81,9 @@ def test_weights_and_unseen_scores_are_those_of_ridge_regression():
         weights = np.linalg.solve(centred.T @ centred + penalty * np.eye(7), centred.T @ (y - y.mean(0)))
         return (queries - x.mean(0)) @ weights + y.mean(0)
 
-    train = tagging_classifier._train(sparse.csr_array(dense), [str(label) for label in labels])
+    train = tagging_classifier._train(
+        sparse.csr_array(dense), [str(label) for label in labels], np.ones(12, bool)
+    )
     # Enough signs that the estimate of the diagonal is close.
     signs = draw.choice(np.array([-1, 1], np.float32), (12, 20_000))
     rows = np.arange(12)
@@ -107,17 +109,33 @@ def test_blocks_of_categories_change_nothing(monkeypatch):
 def test_of_too_much_work_only_a_draw_is_done(monkeypatch):
     train = themed(THEMES, 40, 0)
     whole = tagging_classifier._train(
-        sparse.csr_array(np.ones((240, 2), np.float32)), train["category"].to_pylist()
+        sparse.csr_array(np.ones((240, 2), np.float32)),
+        train["category"].to_pylist(),
+        np.arange(240) % 2 == 0,
     )
     monkeypatch.setattr(tagging_classifier, "_WORK", whole.work // 4)
     part = tagging_classifier._affordable(whole, np.random.default_rng(0))
     assert part.work <= whole.work // 4
-    assert len(part.labels) == part.vectors.shape[0] == 60
+    assert len(part.labels) == len(part.alone) == part.vectors.shape[0] == 60
     assert set(part.names) <= set(whole.names)
     monkeypatch.setattr(tagging_classifier, "_WORK", 30_000)
     monkeypatch.setattr(tagging_classifier, "_WORK_OF_CHOICE", 0)
     monkeypatch.setattr(tagging_classifier, "_NOTES", 200)
     assert measured(train, themed(THEMES, 20, 1)).accuracy > 0.5
+
+
+def test_notes_of_equal_text_do_not_choose_the_temperature():
+    """Half of the notes have a twin of their category, and the others have drawn ones that nothing tells."""
+    draw = np.random.default_rng(0)
+    words = [" ".join(draw.choice([f"w{i}" for i in range(200)], 6)) for _ in range(300)]
+    names = [f"c{draw.integers(4)}" for _ in range(300)]
+    twins: list[tuple[object, ...]] = [
+        (f"{i}{copy}", words[i], "", [], names[i]) for i in range(150) for copy in "ab"
+    ]
+    train = note_table([*twins, *((str(i), words[i], "", [], names[i]) for i in range(150, 250))])
+    test = note_table([(str(i), words[i], "", [], names[i]) for i in range(250, 300)])
+    sure = np.mean([ranking[0][1] for ranking in linear_categories(train, test, progress=False)])
+    assert sure < 0.5
 
 
 def test_one_category_needs_no_model():

@@ -18,6 +18,7 @@ from scipy import sparse
 from scipy.optimize import minimize_scalar
 from tqdm.auto import tqdm
 
+from notellm.data.same_text import equal_texts
 from notellm.evaluate.tagging import Ranked
 from notellm.evaluate.tagging_baselines import with_category
 from notellm.evaluate.tagging_categories import TOP
@@ -25,7 +26,7 @@ from notellm.evaluate.tfidf import fitted_vectorizer, texts_of
 
 _TERMS = 30_000
 _NOTES = 100_000  # train notes
-_PENALTIES = (1.0, 0.3, 3.0)  # the first one alone where trying all would take long
+_PENALTIES = (1.0, 0.3, 2.0)  # the first one alone where trying all would take long
 _WORK = 1 << 32  # terms of all train notes x categories
 _WORK_OF_CHOICE = 1 << 29  # the same, up to which all penalties are tried
 _BLOCK = 1 << 22  # numbers in a matrix of a block of categories
@@ -48,12 +49,14 @@ class _Train:
         transposed: the same, by terms.
         labels: the category of each note as a position among ``names``, (n,).
         names: the categories.
+        alone: whether no other note has the same text, bool (n,).
     """
 
     vectors: sparse.csr_array
     transposed: sparse.csr_array
     labels: Integers
     names: list[str]
+    alone: npt.NDArray[np.bool_]
 
     @property
     def work(self) -> int:
@@ -97,9 +100,13 @@ def linear_categories(
         return [[(categories[0], 1.0)]] * int(notes.num_rows)
     texts = texts_of(known)
     vectorizer = fitted_vectorizer(texts, max_features=_TERMS)
-    learnt = _affordable(_train(vectorizer.transform(texts), categories), draw)
+    groups = equal_texts(known)
+    alone = np.bincount(groups)[groups] == 1
+    learnt = _affordable(_train(vectorizer.transform(texts), categories, alone), draw)
     queries = sparse.csr_array(vectorizer.transform(texts_of(notes)))
-    unseen = np.sort(draw.permutation(len(learnt.labels))[:_UNSEEN])
+    # A fit without a note that shares its text with others has seen the text, which no split would allow.
+    candidates = np.flatnonzero(learnt.alone if learnt.alone.any() else ~learnt.alone)
+    unseen = np.sort(draw.permutation(candidates)[:_UNSEEN])
     signs = draw.choice(np.array([-1, 1], np.float32), (len(learnt.labels), _PROBES))
     penalties = _PENALTIES if learnt.work <= _WORK_OF_CHOICE else _PENALTIES[:1]
     steps = len(penalties) * len(learnt.blocks())
@@ -111,10 +118,12 @@ def linear_categories(
     return [_ranking(row, scale, learnt.names) for row in of_queries]
 
 
-def _train(vectors: sparse.csr_array, categories: list[str]) -> _Train:
+def _train(vectors: sparse.csr_array, categories: list[str], alone: npt.NDArray[np.bool_]) -> _Train:
     names, labels = np.unique(np.array(categories, dtype=object), return_inverse=True)
     rows = sparse.csr_array(vectors)
-    return _Train(rows, sparse.csr_array(rows.T), labels.astype(np.int64), [str(name) for name in names])
+    return _Train(
+        rows, sparse.csr_array(rows.T), labels.astype(np.int64), [str(name) for name in names], alone
+    )
 
 
 def _affordable(train: _Train, draw: np.random.Generator) -> _Train:
@@ -124,7 +133,9 @@ def _affordable(train: _Train, draw: np.random.Generator) -> _Train:
     # The draw may have fewer categories, too, so that it errs towards too few notes.
     count = max(2, len(train.labels) * _WORK // train.work)
     rows = np.sort(draw.choice(len(train.labels), count, replace=False))
-    return _train(train.vectors[rows], [train.names[label] for label in train.labels[rows]])
+    return _train(
+        train.vectors[rows], [train.names[label] for label in train.labels[rows]], train.alone[rows]
+    )
 
 
 def _scores(
