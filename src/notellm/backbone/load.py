@@ -171,13 +171,23 @@ def hidden_states(model: PreTrainedModel, input_ids: Tensor, attention_mask: Ten
     return states
 
 
-def label_logits(model: PreTrainedModel, states: Tensor) -> Tensor:
+def label_logits(model: PreTrainedModel, states: Tensor, tokens: Tensor | None = None) -> Tensor:
     """Return the logits, (n, vocabulary), of hidden states, (n, hidden), exactly as the model computes them.
 
     Some architectures scale or cap the product with their output embedding. Three ways are known here;
     :func:`check_label_logits` refuses a model that does something else.
+
+    Args:
+        model: the model.
+        states: (n, hidden).
+        tokens: (t,) int64, the tokens whose logits are returned, (n, t); None returns all.
     """
-    logits: Tensor = model.get_output_embeddings()(states)  # type: ignore[no-untyped-call]
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if tokens is not None and type(head) is nn.Linear:
+        bias = None if head.bias is None else head.bias[tokens]
+        logits: Tensor = nn.functional.linear(states, head.weight[tokens], bias)
+    else:  # a head with an adapter, for instance, is called as a whole
+        logits = head(states) if tokens is None else head(states)[:, tokens]
     config = model.config.get_text_config()
     if getattr(config, "logit_scale", None) is not None:  # Cohere
         logits = logits * config.logit_scale

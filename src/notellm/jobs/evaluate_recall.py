@@ -31,7 +31,7 @@ from notellm.evaluate.retrieval import (
 from notellm.evaluate.tables import intervals_json
 from notellm.evaluate.tagging_categories import CategoryResult
 from notellm.evaluate.tagging_topics import TopicResult
-from notellm.jobs.evaluate_tagging import CONSTRAINED, NAME, evaluate_tagging, tagging_tables
+from notellm.jobs.evaluate_tagging import NAME, evaluate_tagging, tagging_tables
 from notellm.jobs.folders import describe_split
 from notellm.recall.model import NoteLLM
 from notellm.record import describe, make_record
@@ -149,7 +149,7 @@ def _model_figures(result: Evaluation) -> dict[str, Any]:
     if result.related:
         figures["related"] = {name: value.mean for name, value in result.related[-1].figures.items()}
     if result.categories:
-        figures["category"] = result.categories[CONSTRAINED].to_json()
+        figures["category"] = result.categories[NAME].to_json()
     if result.topics:
         figures["topics"] = result.topics[NAME].to_json()
     return figures

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from notellm.data.note import notes_from_table
 from notellm.data.split import Split
 from notellm.evaluate.tables import Table
 from notellm.evaluate.tagging import Ranked, tagging_table
@@ -25,11 +26,13 @@ from notellm.evaluate.tagging_categories import CategoryResult, evaluate_categor
 from notellm.evaluate.tagging_classifier import linear_categories
 from notellm.evaluate.tagging_topics import TopicResult, evaluate_topics
 from notellm.recall.model import NoteLLM
+from notellm.recall.tagging.tagger import Tagger
+from notellm.recall.tagging.tags import Tag
 
 #: The model in tables and reports.
 NAME = "NoteLLM"
-#: Its category when it may write only names of the list.
-CONSTRAINED = f"{NAME}, constrained"
+#: The language model without known notes and words.
+ALONE = f"{NAME}, model alone"
 _VOTE = f"vote of {NEIGHBOURS} train notes"
 
 
@@ -94,9 +97,10 @@ def _categories(
         "most frequent category": majority_category(train, notes),
         _VOTE: vote_categories(train, notes, progress=progress),
         "linear classifier": linear_categories(train, notes, seed=seed, progress=progress),
-        f"{NAME}, free": _certain(model.categorize(notes, constrained=False, progress=progress)),
-        CONSTRAINED: _certain(model.categorize(notes, progress=progress)),
     }
+    for name, tagger in taggers(model).items():
+        tags = tagger.tag(notes_from_table(notes), tasks=["category"], progress=progress)
+        predicted[name] = [_ranking(each.categories) for each in tags]
     true = notes.column("category").to_pylist()
     return {
         name: evaluate_categories(rankings, true, model.settings.categories, name=name)
@@ -108,12 +112,14 @@ def _topics(
     model: NoteLLM, train: pa.Table, notes: pa.Table, seed: int, progress: bool
 ) -> dict[str, TopicResult]:
     """Return the results on topics by method."""
-    written = model.write_topics(notes, progress=progress)
     predicted: dict[str, tuple[Sequence[Ranked], Sequence[int]]] = {
         "most similar train note": copy_topics(train, notes, progress=progress),
         _VOTE: vote_topics(train, notes, seed=seed, progress=progress),
-        NAME: ([[(topic, 1.0) for topic in topics] for topics in written], [len(each) for each in written]),
     }
+    for name, tagger in taggers(model).items():
+        tags = tagger.tag(notes_from_table(notes), tasks=["topics"], progress=progress)
+        rankings = [_ranking((*each.topics, *each.more_topics)) for each in tags]
+        predicted[name] = rankings, [len(each.topics) for each in tags]
     true = notes.column("topics").to_pylist()
     known = {topic for topics in train.column("topics").to_pylist() for topic in topics}
     return {
@@ -122,9 +128,14 @@ def _topics(
     }
 
 
-def _certain(names: Sequence[str]) -> list[Ranked]:
-    """Return a ranking of one name with probability 1 for each note, empty where nothing was written."""
-    return [[(name, 1.0)] if name else [] for name in names]
+def taggers(model: NoteLLM) -> dict[str, Tagger]:
+    """Return the ways in which a model tags, by their names in tables; none if it has no tagger."""
+    tagger = model.tagger
+    return {} if tagger is None else {ALONE: tagger.model_alone(), NAME: tagger}
+
+
+def _ranking(tags: Sequence[Tag]) -> Ranked:
+    return [(tag.name, tag.probability or 0.0) for tag in tags]
 
 
 def _not_in(notes: pa.Table, others: pa.Table) -> pa.Table:

@@ -4,13 +4,17 @@ The run's working folder is described in ``jobs/runs.py``.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from notellm.backbone.load import LoraOptions
+from notellm.data.same_text import equal_texts
 from notellm.jobs.card import model_card
 from notellm.jobs.runs import Run, train_or_resume, training_options
 from notellm.options import filled, values_of
@@ -18,6 +22,12 @@ from notellm.recall.config import TINY, LossOptions, NoteLLMConfig, RecallOption
 from notellm.recall.model import NoteLLM
 from notellm.recall.tiny import TinyOptions
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
+
+#: Folder of the checkpoints of the training of the output head.
+WRITING = "writing"
+_WRITING_DECAY = 0.3  # weight decay of that training (benchmarks/README.md)
+#: Notes whose answers are held out to fit the tagger on, at least and at most.
+_LEAST_HELD_OUT, _MOST_HELD_OUT = 50, 1_000
 
 
 def train_recall(
@@ -62,23 +72,93 @@ def train_recall(
     run = Run(output, "model", force=force)
     held_out = None if validation is None else {"notes": validation.notes, "pairs": validation.pairs}
     run.describe(chosen, {"notes": notes, "pairs": pairs, "clicks": clicks, "validation": held_out})
-    run.check_unfinished(resume=resume)
+    run.check_unfinished(resume=resume, steps=(".", WRITING))
 
-    model = build_recall_model(chosen, notes, clicks, trust_remote_code=trust_remote_code)
-    steps = _updates(chosen, notes, pairs)
-    arguments = _arguments(run.folder, chosen, steps, measured=validation is not None, progress=progress)
-    trainer = NoteLLMTrainer(model, arguments, notes=notes, pairs=pairs, validation=validation)
+    held_out, taught = _hide_answers(notes, validation, chosen.seed)
+    model = build_recall_model(chosen, taught, clicks, trust_remote_code=trust_remote_code)
+    is_tiny = chosen.backbone == TINY
     run.start()
-    # Measured also when the run is resumed, since the trainer loads the checkpoint only later.
-    before = {} if validation is None else validation_metrics(model, validation)
-    train_or_resume(trainer)
-
-    metrics = {"steps": steps, "untrained": before, "history": _history(trainer.state.log_history)}
+    metrics: dict[str, Any] = {
+        "untrained": {} if validation is None else validation_metrics(model, validation)
+    }
+    if pairs is not None or not is_tiny:
+        steps = _updates(chosen, taught, pairs)
+        arguments = _arguments(run.folder, chosen, steps, measured=validation is not None, progress=progress)
+        trainer = NoteLLMTrainer(model, arguments, notes=taught, pairs=pairs, validation=validation)
+        train_or_resume(trainer)
+        metrics |= {"steps": steps, "history": _history(trainer.state.log_history)}
+    if is_tiny and (
+        pairs is None or (chosen.alpha > 0 and chosen.writing_epochs > 0 and _labelled(taught).any())
+    ):
+        metrics["writing_steps"] = _learn_to_write(
+            model,
+            run.folder,
+            taught,
+            options or RecallOptions(),
+            with_pairs=pairs is not None,
+            progress=progress,
+        )
+    model.settings.categories = _labels(notes)[1]
+    model.fit_tagger(notes, held_out, seed=chosen.seed, progress=progress)
+    if model.tagger is not None:
+        metrics["tagger"] = model.tagger.to_json()
     if validation is not None:
         metrics["validation"] = validation_metrics(model, validation)
     # The fingerprint is taken before adapters are merged by saving, which changes the weights.
     run.save(model.save_pretrained, model_card, metrics=metrics, fingerprint=model.fingerprint())
     return model
+
+
+def _hide_answers(
+    notes: pa.Table, validation: Validation | None, seed: int
+) -> tuple[pa.Table | None, pa.Table]:
+    """Return notes to fit the tagger on, and the notes to train on, which do not tell their answers.
+
+    These are the validation notes. If there are none, or too few with answers, they are a tenth of the
+    training notes, whose topics and categories are hidden from the training. Notes of equal text are kept
+    together.
+    """
+    if validation is not None and _labelled(validation.notes).sum() >= _LEAST_HELD_OUT:
+        return validation.notes, notes
+    labelled = _labelled(notes)
+    wanted = min(_MOST_HELD_OUT, int(labelled.sum()) // 10)
+    if wanted < _LEAST_HELD_OUT:
+        return None, notes
+    groups = equal_texts(notes)
+    order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups]
+    drawn = np.argsort(order, kind="stable")
+    count = int(np.searchsorted(np.cumsum(labelled[drawn]), wanted)) + 1
+    hidden = order <= order[drawn[count - 1]]  # whole groups
+    mask = pa.array(hidden)
+    taught = notes
+    for name, empty in (("topics", []), ("category", "")):
+        field = notes.schema.field(name)
+        blank = pa.array([empty] * notes.num_rows, field.type)
+        column = pc.if_else(mask, blank, notes.column(name).combine_chunks())
+        taught = taught.set_column(notes.schema.get_field_index(name), field, column)
+    return notes.filter(mask), taught
+
+
+def _labelled(notes: pa.Table) -> np.ndarray:
+    """Return which notes have topics or a category, (notes,) bool."""
+    has_topics = pc.greater(pc.list_value_length(notes.column("topics")), 0)
+    mask: np.ndarray = pc.or_(has_topics, pc.not_equal(notes.column("category"), "")).to_numpy()
+    return mask
+
+
+def _learn_to_write(
+    model: NoteLLM, folder: Path, notes: pa.Table, options: RecallOptions, *, with_pairs: bool, progress: bool
+) -> int:
+    """Train the output head alone on topics and categories; return the number of steps."""
+    if with_pairs:  # these are of the joint training
+        options = replace(options, epochs=options.writing_epochs, head_learning_rate=None)
+    chosen = options.resolved(pairs=False)
+    steps = _updates(chosen, notes, None)
+    arguments = _arguments(folder / WRITING, chosen, steps, measured=False, progress=progress)
+    arguments.only_head, arguments.weight_decay = True, _WRITING_DECAY
+    trainer = NoteLLMTrainer(model, arguments, notes=notes, pairs=None)
+    train_or_resume(trainer)
+    return steps
 
 
 def build_recall_model(

@@ -94,7 +94,8 @@ _TINY: dict[str, Any] = {
     "head_learning_rate": 2e-3,
     "tau": 2.0,
 }
-_TINY_WITHOUT_PAIRS: dict[str, Any] = {"epochs": 10.0, "topic_share": 0.4, "learning_rate": 5e-4}
+#: Of the training of the output head alone.
+_TINY_WRITING: dict[str, Any] = {"epochs": 4.0, "topic_share": 0.5, "head_learning_rate": 5e-3}
 _PRETRAINED: dict[str, Any] = {
     "template": "english",
     "lora": True,
@@ -116,7 +117,9 @@ class RecallOptions(ModelOptions, LossOptions):
         template: wording of the prompt: a name in ``recall/templates`` or the path of a JSON file; tiny:
             compact, pretrained: english.
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
-        epochs: passes over the related pairs.
+        epochs: passes over the related pairs; without pairs, over the notes.
+        writing_epochs: passes over the notes after the joint training in which the output head alone learns
+            to write, tiny backbone only; 0 for none. Vectors do not change.
         max_steps: training steps; where given, it replaces ``epochs``.
         batch_pairs: pairs in a batch, B (paper: 64; tiny: 128).
         learning_rate: learning rate of the transformer's layers.
@@ -129,6 +132,7 @@ class RecallOptions(ModelOptions, LossOptions):
     template: str | None = option(None)
     lora: bool | None = option(None, flag="--lora/--full")
     epochs: float | None = option(None, above=0)
+    writing_epochs: float = option(4.0, least=0)
     max_steps: int | None = option(None, least=1)
     batch_pairs: int | None = option(None, least=2)
     learning_rate: float | None = option(None, above=0)
@@ -142,8 +146,8 @@ class RecallOptions(ModelOptions, LossOptions):
         """The options with every None replaced that has a default (tiny by measurement, else of the paper).
 
         Args:
-            pairs: whether there are related pairs. Without them the tiny backbone learns category and topics
-                alone, with more passes and a higher rate of its layers.
+            pairs: whether there are related pairs. Without them the output head of the tiny backbone alone
+                learns to write category and topics.
 
         Raises:
             ConfigError: with every problem found.
@@ -151,7 +155,7 @@ class RecallOptions(ModelOptions, LossOptions):
         tiny = self.backbone == TINY
         defaults = dict(_TINY if tiny else _PRETRAINED)
         if tiny and not pairs:
-            defaults |= _TINY_WITHOUT_PAIRS
+            defaults |= _TINY_WRITING
         if not tiny and self.lora is False:
             defaults["learning_rate"] = _FULL_LEARNING_RATE
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}

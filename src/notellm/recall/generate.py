@@ -1,113 +1,99 @@
-"""Generate the category and the topics of notes.
+"""Write the category and the topics of notes freely, with greedy decoding.
 
-The model continues the prompt of the task up to [EMB] and its guidance, with greedy decoding. A category can
-be restricted to a list of names: at every step only tokens that continue one of the names are allowed. These
-tokens form a trie, whose nodes are dicts from token ids to nodes and whose leaves are the names.
+The model continues the prompt of the task up to [EMB] and its guidance. No run of three tokens is written
+twice, so an output cannot loop. Topics that no person would have given are dropped: see :func:`is_plausible`.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from typing import Any
+import re
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from notellm.backbone.batch import pad_left
 from notellm.backbone.load import evaluation_mode, own_decoding
 from notellm.data.note import Notes, as_notes
-from notellm.errors import ConfigError
 from notellm.recall.prompt import PromptBuilder, Task
 
 #: Prompts in a batch; they are sorted by length, so that a batch needs little padding.
 BATCH = 64
 _LONGEST_CATEGORY = 32  # tokens of a category that is not restricted
 _TOKENS_PER_TOPIC = 12
+_LONGEST_NAME = 60  # characters
+_NO_REPEAT = 3  # tokens in a row that are not written twice
+_LOOP = re.compile(r"(.{1,8}?)\1{3,}")  # the same characters four times in a row
 _LEAST_TOPICS = 3  # room for as many topics as this, where the model decides on their number
 
 
 def generate_categories(
-    backbone: PreTrainedModel,
-    prompt: PromptBuilder,
-    notes: Notes,
-    *,
-    categories: Sequence[str] | None,
-    progress: bool,
+    backbone: PreTrainedModel, prompt: PromptBuilder, notes: Notes, *, progress: bool
 ) -> list[str]:
-    """Generate a category for each note.
+    """Write a category for each note; "" where the model writes nothing plausible.
 
     Args:
         backbone: the trained causal language model.
         prompt: its prompt.
         notes: a notes table or a list of notes; their categories are not read.
-        categories: the allowed names; None generates without restriction.
         progress: show a progress bar.
 
     Raises:
-        ConfigError: if the list holds no name.
         DataError: if there are no notes.
     """
-    if categories is None:
-        outputs = _generate(
-            backbone, prompt, notes, "category", 1, limit=_LONGEST_CATEGORY, progress=progress
-        )
-        return [text.strip() for text in _texts(prompt, outputs)]
-    names = [name for name in dict.fromkeys(categories) if name.strip()]
-    if not names:
-        raise ConfigError(
-            "no category is known: the model's settings name none; give categories=[...] or constrained=False"
-        )
-    spellings = prompt.output_ids([prompt.output("category", category=name) for name in names])
-    trie: dict[int, Any] = {}
-    for name, ids in zip(names, spellings, strict=True):
-        node = trie
-        for token in ids:
-            node = node.setdefault(token, {})
-        node.setdefault(prompt.eos_id, name)  # if two names have the same tokens, the first one is taken
-    limit = max(len(ids) for ids in spellings) + 1
-    outputs = _generate(backbone, prompt, notes, "category", 1, limit=limit, progress=progress, trie=trie)
-    return [_name_of(trie, ids) for ids in outputs]
+    outputs = _generate(backbone, prompt, notes, "category", 1, limit=_LONGEST_CATEGORY, progress=progress)
+    names = [text.strip() for text in _texts(prompt, outputs)]
+    return [name if is_plausible(name) else "" for name in names]
 
 
 def generate_topics(
-    backbone: PreTrainedModel, prompt: PromptBuilder, notes: Notes, *, n: int | None, progress: bool
+    backbone: PreTrainedModel,
+    prompt: PromptBuilder,
+    notes: Notes,
+    *,
+    n: int | None,
+    longest: int | None = None,
+    progress: bool,
 ) -> list[list[str]]:
-    """Generate topics (hashtags) for each note.
+    """Write topics (hashtags) for each note.
 
     Args:
         backbone: the trained causal language model.
         prompt: its prompt.
         notes: a notes table or a list of notes; their topics are not read.
         n: the largest number of topics; None asks for ``prompt.config.typical_topics`` topics and returns all
-            that the model generates.
+            that the model writes.
+        longest: longer topics, in characters, are dropped; None drops those of more than 60.
         progress: show a progress bar.
 
     Raises:
-        ConfigError: if n is not positive.
         DataError: if there are no notes.
     """
-    if n is not None and n < 1:
-        raise ConfigError(f"n is {n}; ask for at least 1 topic, or None to let the model end")
     count = prompt.config.typical_topics if n is None else n
     limit = _TOKENS_PER_TOPIC * max(count, _LEAST_TOPICS if n is None else count)
     outputs = _generate(backbone, prompt, notes, "topics", count, limit=limit, progress=progress)
-    return [prompt.parse_topics(text)[:n] for text in _texts(prompt, outputs)]
+    written = [prompt.parse_topics(text) for text in _texts(prompt, outputs)]
+    return [[topic for topic in topics if is_plausible(topic, longest)][:n] for topics in written]
+
+
+def is_plausible(name: str, longest: int | None = None) -> bool:
+    """Return whether a person might have given a name: it has letters or digits, and no loop.
+
+    Args:
+        name: the name.
+        longest: most characters of a name; None allows 60.
+    """
+    return (
+        len(name) <= (longest or _LONGEST_NAME)
+        and "\ufffd" not in name
+        and name.isprintable()
+        and any(character.isalnum() for character in name)
+        and _LOOP.search(name) is None
+    )
 
 
 def _texts(prompt: PromptBuilder, outputs: list[list[int]]) -> list[str]:
     texts: list[str] = prompt.tokenizer.batch_decode(outputs, skip_special_tokens=True)
     return texts
-
-
-def _name_of(trie: dict[int, Any], ids: list[int]) -> str:
-    """Return the name whose tokens a restricted output begins with."""
-    node: Any = trie
-    for token in ids:
-        node = node[token]
-        if isinstance(node, str):
-            break
-    return str(node)
 
 
 @torch.inference_mode()
@@ -120,9 +106,8 @@ def _generate(
     *,
     limit: int,
     progress: bool,
-    trie: dict[int, Any] | None = None,
 ) -> list[list[int]]:
-    """Return the generated token ids of each note, in the order of the notes.
+    """Return the generated token ids of each note without [EOS], in the order of the notes.
 
     Args:
         backbone: the causal language model.
@@ -132,7 +117,6 @@ def _generate(
         count: number of topics that the prompt asks for.
         limit: largest number of generated tokens.
         progress: show a progress bar.
-        trie: the allowed outputs; their ids then end with [EOS]. Without it [EOS] is cut off.
     """
     tokenizer = prompt.tokenizer
     rows = prompt.cut(as_notes(notes))
@@ -142,7 +126,7 @@ def _generate(
     ]
     order = sorted(range(len(starts)), key=lambda row: -len(starts[row]))
     results: list[list[int]] = [[] for _ in starts]
-    config = own_decoding(tokenizer, max_new_tokens=limit)
+    config = own_decoding(tokenizer, max_new_tokens=limit, no_repeat_ngram_size=_NO_REPEAT)
     with (
         evaluation_mode(backbone),
         tqdm(total=len(starts), unit="note", desc=task, disable=not progress) as bar,
@@ -161,30 +145,9 @@ def _generate(
                 writer,
                 **batch,
                 generation_config=config,
-                prefix_allowed_tokens_fn=None if trie is None else _allowed(trie, width, prompt.eos_id),
             )
             for row, sequence in zip(chosen, output[:, width:].tolist(), strict=True):
                 end = sequence.index(prompt.eos_id) if prompt.eos_id in sequence else len(sequence)
-                results[row] = sequence[: end + 1] if trie is not None else sequence[:end]
+                results[row] = sequence[:end]
             bar.update(len(chosen))
     return results
-
-
-def _allowed(trie: dict[int, Any], width: int, eos: int) -> Callable[[int, Tensor], list[int]]:
-    """Return transformers' hook that restricts the next token.
-
-    Args:
-        trie: the allowed outputs.
-        width: number of tokens of the prompt, after which the output begins.
-        eos: id of [EOS].
-    """
-
-    def follow(_: int, sequence: Tensor) -> list[int]:
-        node: Any = trie
-        for token in sequence[width:].tolist():
-            node = node.get(token) if isinstance(node, dict) else None
-            if node is None:
-                return [eos]
-        return list(node) if isinstance(node, dict) else [eos]
-
-    return follow

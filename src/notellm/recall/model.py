@@ -33,8 +33,7 @@ from notellm.data.note import Note, Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.recall.checkpoint import CONFIG, check_complete, is_tau, load_projection, write_projection
 from notellm.recall.config import NoteLLMConfig, checked_config
-from notellm.recall.generate import generate_categories, generate_topics
-from notellm.recall.learnt import not_learnt, outputs_of, read_learnt, tasks_of
+from notellm.recall.learnt import outputs_of, read_learnt, tasks_of
 from notellm.recall.losses import generation_loss
 from notellm.recall.prompt import (
     EMB_TOKEN,
@@ -45,6 +44,7 @@ from notellm.recall.prompt import (
     template_from_dict,
 )
 from notellm.recall.tiny import TinyOptions, build_tiny
+from notellm.recall.writing import WritesTags
 
 _COMPONENT_NOTES = 20_000  # notes that the principal components are computed from, at most
 
@@ -67,7 +67,7 @@ class NoteLLMOutput:
     tau: Tensor
 
 
-class NoteLLM(PromptedModel):
+class NoteLLM(WritesTags, PromptedModel):
     """A causal language model with a projection, a temperature and the Note Compression Prompt.
 
     Args:
@@ -108,6 +108,7 @@ class NoteLLM(PromptedModel):
         self.projection = nn.Linear(hidden, config.dim, dtype=torch.float32)
         self.tau = nn.Parameter(torch.tensor(3.0))
         self.learnt: frozenset[Task] | None = None
+        self.no_tagger()
 
     # ---------------------------------------------------------------- building
 
@@ -206,7 +207,7 @@ class NoteLLM(PromptedModel):
         for rows, width in groups:
             states = hidden_states(self.backbone, input_ids[rows, :width], attention_mask[rows, :width])
             index = torch.arange(len(rows), device=rows.device)
-            vectors.append(self._to_vectors(states[index, position[rows]]))  # (group, dim)
+            vectors.append(self.to_vectors(states[index, position[rows]]))  # (group, dim)
             if labels is None:
                 continue
             # The state at token t predicts token t + 1. Logits are computed for tokens with a label only.
@@ -239,56 +240,6 @@ class NoteLLM(PromptedModel):
                 bar.update(len(rows))
         return vectors
 
-    def categorize(
-        self,
-        notes: Notes,
-        *,
-        categories: Sequence[str] | None = None,
-        constrained: bool = True,
-        progress: bool = False,
-    ) -> list[str]:
-        """Generate a category for each note.
-
-        Args:
-            notes: a notes table or a list of notes; their categories are not read.
-            categories: the allowed names; None allows the categories of the training notes.
-            constrained: allow only these names; False generates without restriction.
-            progress: show a progress bar.
-
-        Raises:
-            ConfigError: if the model has not learnt to write categories, or the category is constrained, but
-                no name is known.
-            DataError: if there are no notes.
-        """
-        self._check_learnt("category")
-        known = self.settings.categories if categories is None else categories
-        names = known if constrained else None
-        return generate_categories(self.backbone, self.prompt, notes, categories=names, progress=progress)
-
-    def write_topics(self, notes: Notes, *, n: int | None = None, progress: bool = False) -> list[list[str]]:
-        """Generate topics (hashtags) for each note.
-
-        Args:
-            notes: a notes table or a list of notes; their topics are not read.
-            n: the largest number of topics; None asks for the number that is typical of the training notes
-                and returns all that the model generates.
-            progress: show a progress bar.
-
-        Raises:
-            ConfigError: if n is not positive, or the model has not learnt to write topics.
-            DataError: if there are no notes.
-        """
-        self._check_learnt("topics")
-        return generate_topics(self.backbone, self.prompt, notes, n=n, progress=progress)
-
-    def unlearnt(self, task: Task) -> str | None:
-        """Return a sentence that says that the model has not learnt a task; None if it has, or if unknown."""
-        return not_learnt(task, self.learnt)
-
-    def _check_learnt(self, task: Task) -> None:
-        if (reason := self.unlearnt(task)) is not None:
-            raise ConfigError(reason)
-
     def prompts(self, notes: Notes) -> list[str]:
         """Return the text before [EMB] of each note, which an embedding server must be sent."""
         rows = self.prompt.cut(as_notes(notes))
@@ -297,7 +248,8 @@ class NoteLLM(PromptedModel):
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
         return length_batches(self.prompt.prompt_ids(texts), self.tokenizer, self.device)
 
-    def _to_vectors(self, states: Tensor) -> Tensor:
+    def to_vectors(self, states: Tensor) -> Tensor:
+        """Return the vectors, (n, dim) float32 of unit norm, of hidden states, (n, hidden)."""
         return functional.normalize(self.projection(states.to(self.projection.weight.dtype)), dim=-1)
 
     # ---------------------------------------------------------------- what a saved model adds to its backbone
@@ -348,8 +300,10 @@ class NoteLLM(PromptedModel):
         return {"projection": self.projection.weight, "bias": self.projection.bias, "tau": self.tau}
 
     def write_extra(self, folder: Path) -> None:
-        """Write the projection in the format of sentence-transformers."""
+        """Write the projection in the format of sentence-transformers, and the tagger."""
         write_projection(folder, self.projection, self.settings.max_length)
+        if self.tagger is not None:
+            self.tagger.write(folder)
 
     def load_extra(self, folder: Path, saved: Mapping[str, Any]) -> None:
         """Load the projection and the temperature, and what the model has learnt to write.
@@ -367,6 +321,7 @@ class NoteLLM(PromptedModel):
         load_projection(folder, self.projection)
         self.tau.data = torch.tensor(saved["tau"])
         self.learnt = read_learnt(saved.get("learnt"))
+        self.find_tagger(folder)
 
 
 def _clicked(notes: Notes, clicks: pa.Table) -> sp.csr_matrix:

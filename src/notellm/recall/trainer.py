@@ -47,6 +47,8 @@ class NoteLLMTrainingArguments(LossOptions, TrainingArguments):
 
     Attributes:
         per_device_train_batch_size: pairs in a batch, at least 2.
+        only_head: train the output head alone, which only writing uses: vectors do not change. The head must
+            not be tied to the token embeddings.
     """
 
     per_device_train_batch_size: int = 64
@@ -57,6 +59,7 @@ class NoteLLMTrainingArguments(LossOptions, TrainingArguments):
     remove_unused_columns: bool = False
     dataloader_pin_memory: bool = field(default_factory=torch.cuda.is_available)
     save_total_limit: int | None = 2
+    only_head: bool = False
     logging_steps: float = 20
 
     def __post_init__(self) -> None:
@@ -139,6 +142,8 @@ class NoteLLMTrainer(BackboneTrainer):
         # The generation loss gives no gradient to the projection and tau: weight decay must not shrink them.
         for parameter in (*model.projection.parameters(), model.tau):
             parameter.requires_grad_(pairs is not None)
+        if args.only_head:
+            _freeze_all_but_the_head(model)
         self._logged_losses: list[Tensor] = []
         self.validation = validation
         self._taught = taught_tasks(
@@ -312,6 +317,20 @@ def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, floa
         "mrr": result.figures["MRR"].mean,
     }
     return figures | {"mean": sum(figures.values()) / len(figures)}
+
+
+def _freeze_all_but_the_head(model: NoteLLM) -> None:
+    """Let only the output head be trained.
+
+    Raises:
+        ConfigError: if the head shares its weights with the token embeddings, which vectors depend on.
+    """
+    head: Any = model.backbone.get_output_embeddings()  # type: ignore[no-untyped-call]
+    embedding: Any = model.backbone.get_input_embeddings()
+    if head.weight is embedding.weight:
+        raise ConfigError("the output head is tied to the token embeddings, so it cannot be trained alone")
+    model.requires_grad_(False)
+    head.requires_grad_(True)
 
 
 def _label_count(inputs: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,168 @@
+"""What four voices say for each known name of a task.
+
+model       ln P(name | prompt) of the language model, over the names that it makes likely (``likelihood.py``)
+neighbours  ln of the share of the nearest known notes that carry the name, weighted by their cosine: the
+            distribution that nearest-neighbour language models add (Khandelwal et al., arXiv 1911.00172)
+words       complement naive Bayes of the note's words (``words.py``)
+mention     share of the name's own words that occur in the note (``words.py``)
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from notellm import vectors as exact
+from notellm.backbone.branches import Branches
+from notellm.data.note import Note
+from notellm.recall.prompt import PromptBuilder, Task
+from notellm.recall.tagging.known import KnownNotes, text_counts
+from notellm.recall.tagging.likelihood import NameTrie, name_likelihoods
+from notellm.recall.tagging.names import Names
+from notellm.recall.tagging.words import Words, word_counts
+
+NEIGHBOURS = 50
+#: Logs stop at these shares: what is rarer is not told apart.
+_LEAST_LIKELIHOOD, _LEAST_SHARE, _LEAST_EVIDENCE = 1e-5, 1e-3, 1e-2
+#: Prefixes of names that the model continues: as a share of the best one, and at most.
+_FLOOR: dict[Task, float] = {"topics": 1e-2, "category": 1e-3}
+_WIDTH: dict[Task, int] = {"topics": 24, "category": 64}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a model reads a prompt.
+
+    Attributes:
+        backbone: the causal language model.
+        prompt: its prompt.
+        to_vectors: turns hidden states, (n, hidden), into vectors, (n, dim) of unit norm.
+        whole: read continuations as whole sequences, see ``backbone.branches.can_branch``.
+    """
+
+    backbone: PreTrainedModel
+    prompt: PromptBuilder
+    to_vectors: Callable[[Tensor], Tensor]
+    whole: bool = False
+
+    def branches(self, notes: Sequence[Note], task: Task) -> tuple[Branches, np.ndarray]:
+        """Read the prompts of notes for a task.
+
+        Args:
+            notes: notes; for the topics task their topics are not read.
+            task: the task.
+
+        Returns:
+            The prompts with their guidance, to be continued with outputs, and the vectors of the notes,
+            (n, dim) float32.
+        """
+        prompt, count = self.prompt, self.prompt.config.typical_topics
+        rendered = [prompt.render(note, task, count) for note in prompt.cut(notes)]
+        prompts = prompt.prompt_ids(rendered)
+        guidance = [prompt.emb_id, *prompt.guidance_ids(task, count)]
+        whole = [[*ids, *guidance] for ids in prompts]
+        branches = Branches(self.backbone, whole, prompt.tokenizer, whole=self.whole)
+        vectors = self.to_vectors(branches.states_at([len(ids) - 1 for ids in prompts]))
+        return branches, vectors.float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the voices say of n notes.
+
+    Attributes:
+        features: (n, names, voices) float32, in the order of ``weights.VOICES``.
+        neighbours: (n, k) int64, rows of the nearest known notes, nearest first; -1 where there are fewer.
+    """
+
+    features: np.ndarray
+    neighbours: np.ndarray
+
+
+class TaskVoices:
+    """The known names of a task, and what speaks for them.
+
+    Args:
+        task: the task.
+        reader: reads prompts.
+        known: the known notes; those without an answer to the task are left out.
+        allowed: the only names to choose from; None allows those that known notes carry.
+    """
+
+    def __init__(
+        self, task: Task, reader: Reader, known: KnownNotes, allowed: Sequence[str] | None = None
+    ) -> None:
+        self.task = task
+        self.reader = reader
+        answers = known.answers(task)
+        self.names = Names(allowed if allowed is not None else (name for row in answers for name in row))
+        carries = np.diff(self.names.matrix(answers).indptr) > 0
+        self.known = known.take(np.flatnonzero(carries))
+        self.answers: sp.csr_matrix = self.names.matrix(self.known.answers(task))
+        self.vectors = self.known.vectors[task] if len(self.known) else None
+        self._row = {note_id: row for row, note_id in enumerate(self.known.note_ids)}
+        self.words = Words(self.known.task_counts(task), self.answers, self.names.names)
+        self.trie = _trie(task, reader.prompt, self.names.names)
+
+    @torch.inference_mode()
+    def speak(self, notes: Sequence[Note], *, model: bool = True, note_ids: Sequence[str] = ()) -> Spoken:
+        """Return what the voices say of notes.
+
+        Args:
+            notes: notes; for the topics task their topics are not read.
+            model: whether the language model speaks; without it, its feature is the least for every name.
+            note_ids: ids of the notes; a known note with the same id is no neighbour of its own.
+        """
+        branches, vectors = self.reader.branches(notes, self.task)
+        count = len(notes)
+        features = np.empty((count, len(self.names), 4), dtype=np.float32)
+        features[:, :, 0] = np.log(_LEAST_LIKELIHOOD)
+        if model:
+            found = name_likelihoods(branches, self.trie, floor=_FLOOR[self.task], width=_WIDTH[self.task])
+            for row, (numbers, logs) in enumerate(zip(found.numbers, found.logs, strict=True)):
+                features[row, numbers, 0] = np.maximum(logs, np.log(_LEAST_LIKELIHOOD))
+        nearest, shares = self._vote(vectors, note_ids)
+        features[:, :, 1] = np.log(_LEAST_SHARE + shares)
+        counts = text_counts(notes)
+        if self.task == "category":
+            counts = counts + word_counts([" ".join(note.topics) for note in notes])
+        evidence = self.words.evidence(counts)
+        if self.task == "topics":  # topics are scored one by one: only what speaks for a topic counts
+            evidence = np.log(_LEAST_EVIDENCE + np.maximum(evidence, 0))
+        features[:, :, 2] = evidence
+        features[:, :, 3] = self.words.mentions(counts)
+        return Spoken(features, nearest)
+
+    def _vote(self, vectors: np.ndarray, note_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the nearest known notes and each name's share of their cosines, (n, names)."""
+        count = len(vectors)
+        if self.vectors is None:
+            return np.full((count, 0), -1), np.zeros((count, len(self.names)), dtype=np.float32)
+        own = np.array([self._row.get(note_id, -1) for note_id in note_ids]) if note_ids else None
+        nearest, cosines = exact.search(self.vectors, vectors, NEIGHBOURS, exclude=own)
+        votes = np.where(nearest >= 0, np.maximum(cosines, 0), 0)
+        total = np.maximum(votes.sum(axis=1, keepdims=True), 1e-9)
+        rows = np.repeat(np.arange(count), nearest.shape[1])
+        matrix = sp.csr_matrix(
+            ((votes / total).ravel(), (rows, np.maximum(nearest, 0).ravel())),
+            shape=(count, len(self.vectors)),
+        )
+        shares: np.ndarray = (matrix @ self.answers).toarray()
+        return nearest, shares
+
+
+def _trie(task: Task, prompt: PromptBuilder, names: Sequence[str]) -> NameTrie:
+    """Return the trie of names; a topic ends where the output ends or a separator follows."""
+    if task == "category":
+        spellings = prompt.output_ids([prompt.output(task, category=name) for name in names])
+        return NameTrie.build(spellings, [prompt.eos_id])
+    spellings = prompt.output_ids([prompt.output(task, topics=[name]) for name in names])
+    ends = {prompt.eos_id}
+    alone, two = prompt.output_ids([prompt.output(task, topics=["a", "b"][:n]) for n in (1, 2)])
+    if two[: len(alone)] == alone and len(two) > len(alone):
+        ends.add(two[len(alone)])
+    return NameTrie.build(spellings, sorted(ends))
