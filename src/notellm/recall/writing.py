@@ -10,13 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.branches import can_branch
-from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note, Notes, as_notes, notes_from_table
 from notellm.errors import ConfigError
 from notellm.recall.config import NoteLLMConfig
@@ -31,7 +28,6 @@ from notellm.recall.tagging.weights import DEFAULTS, MODEL_ALONE
 
 #: Notes that a tagger remembers at most; of more, a draw.
 MOST_KNOWN = 50_000
-_BATCH = 128  # notes whose prompts are read together
 
 
 class WritesTags:
@@ -112,29 +108,7 @@ class WritesTags:
             labelled = np.sort(np.random.default_rng(seed).choice(labelled, MOST_KNOWN, replace=False))
         rows, ids = [rows[i] for i in labelled], [ids[i] for i in labelled]
         answered = [task for task in tasks if any(getattr(note, task) for note in rows)]
-        return KnownNotes(
-            ids,
-            [note.topics for note in rows],
-            [note.category for note in rows],
-            text_counts(rows),
-            {task: self._task_vectors(rows, task, progress=progress) for task in answered},
-        )
-
-    @torch.inference_mode()
-    def _task_vectors(self, notes: Sequence[Note], task: Task, *, progress: bool) -> np.ndarray:
-        """Return the vectors of notes after the prompt of a task, (n, dim) float32."""
-        reader = self.reader()
-        vectors = np.zeros((len(notes), self.settings.dim), dtype=np.float32)
-        order = np.argsort([-len(note.title) - len(note.content) for note in notes], kind="stable")
-        with (
-            evaluation_mode(self.backbone),
-            tqdm(total=len(notes), unit="note", desc=f"known {task}", disable=not progress) as bar,
-        ):
-            for start in range(0, len(order), _BATCH):
-                rows = order[start : start + _BATCH]
-                vectors[rows] = reader.branches([notes[row] for row in rows], task)[1]
-                bar.update(len(rows))
-        return vectors
+        return self.reader().known_notes(ids, rows, answered, progress=progress)
 
     # ---------------------------------------------------------------- writing
 

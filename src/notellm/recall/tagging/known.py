@@ -59,6 +59,17 @@ class KnownNotes:
             {task: vectors[rows] for task, vectors in self.vectors.items()},
         )
 
+    def joined(self, others: Sequence["KnownNotes"]) -> "KnownNotes":
+        """Return these notes followed by others, whose vectors are of the same tasks."""
+        pieces = [self, *others]
+        return KnownNotes(
+            [note_id for piece in pieces for note_id in piece.note_ids],
+            [topics for piece in pieces for topics in piece.topics],
+            [category for piece in pieces for category in piece.categories],
+            sp.csr_matrix(sp.vstack([piece.counts for piece in pieces])),
+            {task: np.concatenate([piece.vectors[task] for piece in pieces]) for task in self.vectors},
+        )
+
     def task_counts(self, task: Task) -> sp.csr_matrix:
         """Return the counts of the words that are read for a task; topics are read for the category only."""
         if task == "topics":

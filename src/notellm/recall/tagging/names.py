@@ -42,6 +42,17 @@ class Names:
     def __len__(self) -> int:
         return len(self.names)
 
+    def add(self, spellings: Iterable[str]) -> list[str]:
+        """Add the names that are not there yet, at the end, and return them."""
+        new = []
+        for name in spellings:
+            key = name_key(name)
+            if name.strip() and key not in self._number:
+                self._number[key] = len(self.names)
+                self.names.append(name)
+                new.append(name)
+        return new
+
     def number(self, name: str) -> int | None:
         """Return the number of a name in any spelling; None if it is not among the names."""
         return self._number.get(name_key(name))

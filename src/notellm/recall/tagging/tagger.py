@@ -11,7 +11,7 @@ average,
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ _BATCH = 64  # notes whose prompts are read together
 _CELLS = 2**23  # numbers that the features of a batch hold at most
 _CANDIDATES = 200  # likeliest topics of a note that weights are fitted on
 _LEAST_HELD_OUT = 50  # fewer notes with an answer are too few to fit weights on
+_GROWN_AT_LEAST = 200  # new notes before what is known is joined
 _SPEAKERS = 3  # neighbours that are named for a tag
 
 
@@ -78,6 +79,8 @@ class Tagger:
             if len(voices.names):
                 self.voices[task] = voices
         counts = [len(topics) for topics in known.topics if topics]
+        self._recent: list[KnownNotes] = []
+        self._silent: set[str] = set()
         self._mean_topics = float(np.mean(counts)) if counts else 1.0
         self._most_topics = int(np.quantile(counts, 0.95)) if counts else 1
 
@@ -91,6 +94,61 @@ class Tagger:
         other = copy.copy(self)
         other.weights = self.alone
         return other
+
+    # ---------------------------------------------------------------- notes that come and go
+
+    @property
+    def known_ids(self) -> set[str]:
+        """The ids of the notes that speak as neighbours."""
+        ids = {note_id for piece in (self.known, *self._recent) for note_id in piece.note_ids}
+        return ids - self._silent
+
+    def learn(self, note_ids: Sequence[str], notes: Sequence[Note]) -> None:
+        """Add known notes, or replace them; those without topics and category are left out.
+
+        They speak as neighbours at once. Their words count, and the language model proposes their new names,
+        after the known notes have grown by a tenth.
+
+        Args:
+            note_ids: ids of the notes.
+            notes: the notes.
+        """
+        self.forget(note_ids)
+        labelled = [place for place, note in enumerate(notes) if note.topics or note.category]
+        if not labelled or not self.known.vectors:
+            return
+        ids = [note_ids[place] for place in labelled]
+        tasks = list(self.known.vectors)
+        new = self.reader.known_notes(ids, [notes[place] for place in labelled], tasks)
+        self._recent.append(new)
+        self._silent -= set(ids)
+        for voices in self.voices.values():
+            voices.learn(new)
+        if sum(map(len, self._recent)) > max(_GROWN_AT_LEAST, len(self.known) // 10):
+            self._join()
+
+    def forget(self, note_ids: Iterable[str]) -> None:
+        """Let notes no longer speak as neighbours."""
+        ids = set(note_ids)
+        self._silent |= ids
+        self._recent = [
+            piece if ids.isdisjoint(piece.note_ids) else _without(piece, ids) for piece in self._recent
+        ]
+        for voices in self.voices.values():
+            voices.silence(ids)
+
+    def keep_only(self, note_ids: Collection[str]) -> None:
+        """Let only some of the known notes speak as neighbours."""
+        self.forget([note_id for note_id in self.known_ids if note_id not in note_ids])
+
+    def _join(self) -> None:
+        """Let everything that is known count as if it had been known from the start."""
+        replaced = {note_id for piece in self._recent for note_id in piece.note_ids}
+        self.known = _without(self.known, replaced).joined(self._recent)
+        self._recent = []
+        for task, before in self.voices.items():
+            self.voices[task] = TaskVoices(task, before.reader, self.known)
+            self.voices[task].silence(self._silent)
 
     # ---------------------------------------------------------------- fitting
 
@@ -213,7 +271,7 @@ class Tagger:
         best = best[np.lexsort((best, -probabilities[best]))]
         nearest = spoken.neighbours[place]
         carried = voices.answers[nearest[nearest >= 0]]
-        ids = voices.known.note_ids
+        ids = voices.note_ids
         tags = []
         for name in best:
             speakers = nearest[
@@ -278,6 +336,12 @@ def _to_json(weights: Weights) -> dict[str, Any]:
 def _from_json(value: dict[str, Any]) -> Weights:
     voices = tuple(float(value["voices"][voice]) for voice in VOICES)
     return Weights(voices, float(value["bias"]), int(value["fitted_on"]))
+
+
+def _without(known: KnownNotes, note_ids: Collection[str]) -> KnownNotes:
+    """Return known notes without some of them."""
+    rows = [row for row, note_id in enumerate(known.note_ids) if note_id not in note_ids]
+    return known.take(np.array(rows, dtype=np.int64))
 
 
 def check_request(topics: int | None, least: float) -> None:

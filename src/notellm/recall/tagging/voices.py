@@ -7,17 +7,19 @@ words       complement naive Bayes of the note's words (``words.py``)
 mention     share of the name's own words that occur in the note (``words.py``)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from notellm import vectors as exact
 from notellm.backbone.branches import Branches
+from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
 from notellm.recall.prompt import PromptBuilder, Task
 from notellm.recall.tagging.known import KnownNotes, text_counts
@@ -26,6 +28,7 @@ from notellm.recall.tagging.names import Names
 from notellm.recall.tagging.words import Words, word_counts
 
 NEIGHBOURS = 50
+_READ_TOGETHER = 128  # notes whose prompts are read together
 #: Logs stop at these shares: what is rarer is not told apart.
 _LEAST_LIKELIHOOD, _LEAST_SHARE, _LEAST_EVIDENCE = 1e-5, 1e-3, 1e-2
 #: Prefixes of names that the model continues: as a share of the best one, and at most.
@@ -69,6 +72,47 @@ class Reader:
         vectors = self.to_vectors(branches.states_at([len(ids) - 1 for ids in prompts]))
         return branches, vectors.float().cpu().numpy()
 
+    @torch.inference_mode()
+    def vectors(self, notes: Sequence[Note], task: Task, *, progress: bool = False) -> np.ndarray:
+        """Return the vectors of notes after the prompt of a task, (n, dim) float32.
+
+        Args:
+            notes: at least one note.
+            task: the task.
+            progress: show a progress bar.
+        """
+        order = np.argsort([-len(note.title) - len(note.content) for note in notes], kind="stable")
+        pieces = []
+        with (
+            evaluation_mode(self.backbone),
+            tqdm(total=len(notes), unit="note", desc=f"known {task}", disable=not progress) as bar,
+        ):
+            for start in range(0, len(order), _READ_TOGETHER):
+                rows = order[start : start + _READ_TOGETHER]
+                pieces.append(self.branches([notes[row] for row in rows], task)[1])
+                bar.update(len(rows))
+        vectors = np.concatenate(pieces)
+        return vectors[np.argsort(order)]
+
+    def known_notes(
+        self, note_ids: Sequence[str], notes: Sequence[Note], tasks: Sequence[Task], *, progress: bool = False
+    ) -> KnownNotes:
+        """Return what a tagger remembers of notes.
+
+        Args:
+            note_ids: ids of the notes.
+            notes: at least one note.
+            tasks: the tasks whose vectors are remembered.
+            progress: show progress bars.
+        """
+        return KnownNotes(
+            list(note_ids),
+            [note.topics for note in notes],
+            [note.category for note in notes],
+            text_counts(notes),
+            {task: self.vectors(notes, task, progress=progress) for task in tasks},
+        )
+
 
 @dataclass(frozen=True)
 class Spoken:
@@ -103,10 +147,47 @@ class TaskVoices:
         carries = np.diff(self.names.matrix(answers).indptr) > 0
         self.known = known.take(np.flatnonzero(carries))
         self.answers: sp.csr_matrix = self.names.matrix(self.known.answers(task))
-        self.vectors = self.known.vectors[task] if len(self.known) else None
-        self._row = {note_id: row for row, note_id in enumerate(self.known.note_ids)}
+        self.note_ids = list(self.known.note_ids)
+        self._vectors = self.known.vectors[task] if len(self.known) else None  # with room for more at the end
+        self._row = {note_id: row for row, note_id in enumerate(self.note_ids)}
+        self._speaks = np.ones(len(self.note_ids), dtype=bool)
         self.words = Words(self.known.task_counts(task), self.answers, self.names.names)
         self.trie = _trie(task, reader.prompt, self.names.names)
+
+    # ---------------------------------------------------------------- notes that come and go
+
+    def learn(self, notes: KnownNotes) -> None:
+        """Let notes speak as neighbours from now on, with new names if they carry any."""
+        rows = [row for row, names in enumerate(notes.answers(self.task)) if names]
+        if not rows or self.task not in notes.vectors:
+            return
+        new = notes.take(np.array(rows))
+        answers = new.answers(self.task)
+        added = self.names.add(name for row in answers for name in row)
+        if added:
+            self.words.add_names(added)
+        self.answers.resize(len(self.note_ids), len(self.names))
+        self.answers = sp.csr_matrix(sp.vstack([self.answers, self.names.matrix(answers)]))
+        first, vectors = len(self.note_ids), new.vectors[self.task]
+        last = first + len(new)
+        if self._vectors is None or len(self._vectors) < last:
+            grown = np.zeros((last + last // 2, vectors.shape[1]), dtype=np.float32)
+            if self._vectors is not None:
+                grown[:first] = self._vectors[:first]
+            self._vectors = grown
+        self._vectors[first:last] = vectors
+        self.note_ids += new.note_ids
+        self._row |= {note_id: first + place for place, note_id in enumerate(new.note_ids)}
+        self._speaks = np.append(self._speaks, np.ones(len(new), dtype=bool))
+
+    def silence(self, note_ids: Iterable[str]) -> None:
+        """Let notes no longer speak as neighbours."""
+        for note_id in note_ids:
+            row = self._row.pop(note_id, None)
+            if row is not None:
+                self._speaks[row] = False
+
+    # ---------------------------------------------------------------- speaking
 
     @torch.inference_mode()
     def speak(self, notes: Sequence[Note], *, model: bool = True, note_ids: Sequence[str] = ()) -> Spoken:
@@ -140,16 +221,18 @@ class TaskVoices:
     def _vote(self, vectors: np.ndarray, note_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the nearest known notes and each name's share of their cosines, (n, names)."""
         count = len(vectors)
-        if self.vectors is None:
+        if self._vectors is None:
             return np.full((count, 0), -1), np.zeros((count, len(self.names)), dtype=np.float32)
         own = np.array([self._row.get(note_id, -1) for note_id in note_ids]) if note_ids else None
-        nearest, cosines = exact.search(self.vectors, vectors, NEIGHBOURS, exclude=own)
+        known = self._vectors[: len(self.note_ids)]
+        allowed = None if self._speaks.all() else self._speaks
+        nearest, cosines = exact.search(known, vectors, NEIGHBOURS, exclude=own, allowed=allowed)
         votes = np.where(nearest >= 0, np.maximum(cosines, 0), 0)
         total = np.maximum(votes.sum(axis=1, keepdims=True), 1e-9)
         rows = np.repeat(np.arange(count), nearest.shape[1])
         matrix = sp.csr_matrix(
             ((votes / total).ravel(), (rows, np.maximum(nearest, 0).ravel())),
-            shape=(count, len(self.vectors)),
+            shape=(count, len(known)),
         )
         shares: np.ndarray = (matrix @ self.answers).toarray()
         return nearest, shares

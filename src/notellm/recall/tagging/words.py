@@ -71,9 +71,21 @@ class Words:
         self._evidence = sp.csr_matrix(of_name.T)  # (BUCKETS, names)
         share = np.asarray(answers.T @ weighted.sum(axis=1)).ravel() / total
         self._offset = np.log(np.maximum(1 - share, _LEAST)).astype(np.float32)
+        self._names = self._own_words(names)
+
+    def add_names(self, names: Sequence[str]) -> None:
+        """Add names that no known note carries: they can be mentioned, and nothing is evidence for them."""
+        count = len(names)
+        self._names = sp.csr_matrix(sp.hstack([self._names, self._own_words(names)]))
+        nothing = sp.csr_matrix((BUCKETS, count), dtype=np.float32)
+        self._evidence = sp.csr_matrix(sp.hstack([self._evidence, nothing]))
+        self._offset = np.append(self._offset, np.zeros(count, dtype=np.float32))
+
+    def _own_words(self, names: Sequence[str]) -> sp.csr_matrix:
+        """Return the shares of the idf of each name that its terms have, (BUCKETS, names)."""
         own = (word_counts(names) > 0).astype(np.float32) @ sp.diags(self._idf)
         totals = np.maximum(np.asarray(own.sum(axis=1)).ravel(), _LEAST)
-        self._names = sp.csr_matrix((sp.diags(1 / totals) @ own).T, dtype=np.float32)
+        return sp.csr_matrix((sp.diags(1 / totals) @ own).T, dtype=np.float32)
 
     def evidence(self, counts: sp.csr_matrix) -> np.ndarray:
         """Return the evidence of notes for every name, (notes, names) float32."""
