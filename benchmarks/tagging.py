@@ -125,7 +125,7 @@ def main() -> None:
             f"## {name}",
             (
                 f"{runs[0]['train_notes']:,} train and {runs[0]['test_notes']:,} test notes. Seeds "
-                f"{', '.join(map(str, chosen.seeds))}; trained in {seconds} s. Notes tagged a second: {rates}."
+                f"{', '.join(map(str, chosen.seeds))}; trained in {seconds} s. Tagged a second: {rates}."
             ),
         ]
         for task in ("category", "topics"):

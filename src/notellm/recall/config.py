@@ -95,7 +95,12 @@ _TINY: dict[str, Any] = {
     "tau": 2.0,
 }
 #: Of the training of the output head alone.
-_TINY_WRITING: dict[str, Any] = {"epochs": 4.0, "topic_share": 0.5, "head_learning_rate": 5e-3}
+_TINY_WRITING: dict[str, Any] = {
+    "epochs": 4.0,
+    "batch_pairs": 32,
+    "topic_share": 0.5,
+    "head_learning_rate": 5e-3,
+}
 _PRETRAINED: dict[str, Any] = {
     "template": "english",
     "lora": True,
