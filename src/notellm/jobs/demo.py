@@ -26,6 +26,7 @@ from notellm.recall.config import RecallOptions
 from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
 from notellm.recall.related import related_by_id
+from notellm.recall.tagging.tags import Tag
 from notellm.recall.trainer import Validation
 from notellm.recommend.candidates import impressions_from_candidates
 from notellm.recommend.recommender import Recommender
@@ -149,14 +150,21 @@ def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object
     chosen = np.sort(np.random.default_rng(seed).choice(taggable, min(5, len(taggable)), replace=False))
     table = pool.take(chosen)
     related = related_by_id(ids, model.encode(pool), [ids[i] for i in chosen], k=3)
-    categories, topics = model.categorize(table), model.write_topics(table)
-    for i, neighbours, category, note_topics in zip(chosen, related, categories, topics, strict=True):
+    for i, neighbours, tags in zip(chosen, related, model.tag(table), strict=True):
         row = rows[i]
         say(f"* {row['title']}")
-        say(f"    category  {category}   (true: {row['category']})")
-        say(f"    topics    {', '.join(note_topics)}   (true: {', '.join(row['topics'])})")
+        say(f"    category  {_with_probability(tags.category)}   (true: {row['category']})")
+        written = ", ".join(map(_with_probability, tags.topics)) or "none is likely enough"
+        say(f"    topics    {written}   (true: {', '.join(row['topics'])})")
         for note_id, cosine in neighbours:
             say(f"    {cosine:.2f}      {titles[note_id]}")
+
+
+def _with_probability(tag: Tag | None) -> str:
+    """Return a tag as the demo shows it, with its probability."""
+    if tag is None:
+        return "none is likely enough"
+    return tag.name if tag.probability is None else f"{tag.name} {tag.probability:.0%}"
 
 
 def _rank(
