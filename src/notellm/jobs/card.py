@@ -52,8 +52,8 @@ from sentence_transformers import SentenceTransformer
 vectors = SentenceTransformer("{name}").encode(prompts)
 ```
 
-It chooses topics and categories among those of its training notes, of which it holds ids, topics, categories and
-hashed words (`known.parquet`).
+It chooses topics and categories among those of its training notes, of which it holds ids, topics, categories
+and hashed words (`known.parquet`).
 
 ## Results
 
