@@ -16,6 +16,7 @@ from notellm.backbone.batch import pad
 from notellm.backbone.load import evaluation_mode, hidden_states
 
 _MASKED = float("-inf")
+_DEEPEST = 64  # tokens of a continuation that a sliding window leaves room for
 
 
 class Branches:
@@ -47,7 +48,9 @@ class Branches:
         batch = pad(self._prompts, tokenizer, model.device)
         rows = torch.arange(len(self._prompts), device=model.device)
         self._cache: DynamicCache | None = None
-        if whole:
+        # The mask of a branch knows no window, so that a layer with one would look back too far.
+        window = getattr(model.config.get_text_config(), "sliding_window", None)
+        if whole or (window is not None and batch["input_ids"].shape[1] + _DEEPEST > window):
             states = hidden_states(model, batch["input_ids"], batch["attention_mask"])
         else:
             self._cache = DynamicCache()
