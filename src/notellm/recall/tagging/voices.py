@@ -17,7 +17,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from notellm import vectors as exact
 from notellm.backbone.branches import Branches
 from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
@@ -26,6 +25,7 @@ from notellm.recall.tagging.known import KnownNotes, text_counts
 from notellm.recall.tagging.likelihood import NameTrie, name_likelihoods
 from notellm.recall.tagging.names import Names
 from notellm.recall.tagging.words import Words, word_counts
+from notellm.vectors import search
 
 NEIGHBOURS = 50
 _READ_TOGETHER = 128  # notes whose prompts are read together
@@ -226,7 +226,7 @@ class TaskVoices:
         own = np.array([self._row.get(note_id, -1) for note_id in note_ids]) if note_ids else None
         known = self._vectors[: len(self.note_ids)]
         allowed = None if self._speaks.all() else self._speaks
-        nearest, cosines = exact.search(known, vectors, NEIGHBOURS, exclude=own, allowed=allowed)
+        nearest, cosines = search(known, vectors, NEIGHBOURS, exclude=own, allowed=allowed)
         votes = np.where(nearest >= 0, np.maximum(cosines, 0), 0)
         total = np.maximum(votes.sum(axis=1, keepdims=True), 1e-9)
         rows = np.repeat(np.arange(count), nearest.shape[1])

@@ -1,7 +1,6 @@
 """How much each voice counts for a task, fitted on notes whose answers are known but were hidden.
 
-A voice gives every name a number (``voices.py``). Topics are scored independently and categories against each
-other:
+A voice gives every name a number (``voices.py``). Topics are scored alone, categories against each other:
 
     P(topic | note)    = sigmoid(bias + sum_v w_v f_v(topic))
     P(category | note) = softmax over names of sum_v w_v f_v(category)

@@ -1,14 +1,12 @@
-"""Words of notes, and what they say for names (topics or categories).
+"""What the words of notes say for names (topics or categories).
 
-Terms are counted in BUCKETS by their CRC-32, so no vocabulary has to be kept. With x_t = (1 + ln count_t)
-idf_t, of unit length, two things are computed for a name c:
+Terms are counted in BUCKETS by their CRC-32. With x_t = (1 + ln count_t) idf_t, of unit length, for a name c
 
     evidence(c) = sum_t x_t (ln(1 - N_c / N) - ln(1 - N_ct / (N_t + alpha)))
     mention(c)  = share of the idf of the name's own terms that occur in the note
 
 N_ct sums x_t over the known notes that carry c, N_t over all, N_c and N over all terms. The evidence is
-complement naive Bayes (Rennie et al., ICML 2003) relative to a name that no known note carries, so that it is
-sparse.
+complement naive Bayes (Rennie et al., ICML 2003), relative to a name that no known note carries: it is sparse.
 """
 
 from collections import Counter
