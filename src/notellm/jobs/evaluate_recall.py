@@ -148,9 +148,9 @@ def _model_figures(result: Evaluation) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     if result.related:
         figures["related"] = {name: value.mean for name, value in result.related[-1].figures.items()}
-    if result.categories:
+    if NAME in result.categories:
         figures["category"] = result.categories[NAME].to_json()
-    if result.topics:
+    if NAME in result.topics:
         figures["topics"] = result.topics[NAME].to_json()
     return figures
 

@@ -6,7 +6,7 @@ Terms are counted in BUCKETS by their CRC-32. With x_t = (1 + ln count_t) idf_t,
     mention(c)  = share of the idf of the name's own terms that occur in the note
 
 N_ct sums x_t over the known notes that carry c, N_t over all, N_c and N over all terms. The evidence is
-complement naive Bayes (Rennie et al., ICML 2003), relative to a name that no known note carries: it is sparse.
+complement naive Bayes (Rennie et al., ICML 2003) relative to a name that no known note carries: it is sparse.
 """
 
 from collections import Counter
