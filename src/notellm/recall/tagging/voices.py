@@ -1,6 +1,7 @@
 """What four voices say for each known name of a task.
 
-model       ln P(name | prompt) of the language model, over the names that it makes likely (``likelihood.py``)
+model       ln P(name | prompt) of the language model, over the names that it makes likely (``likelihood``),
+            for a category given that it is one of them
 neighbours  ln of the share of the nearest known notes that carry the name, weighted by their cosine: the
             distribution that nearest-neighbour language models add (Khandelwal et al., arXiv 1911.00172)
 words       complement naive Bayes of the note's words (``words.py``)
@@ -205,6 +206,8 @@ class TaskVoices:
         if model:
             found = name_likelihoods(branches, self.trie, floor=_FLOOR[self.task], width=_WIDTH[self.task])
             for row, (numbers, logs) in enumerate(zip(found.numbers, found.logs, strict=True)):
+                if self.task == "category" and len(logs):  # one of them it is, however unlikely each was
+                    logs = logs - np.logaddexp.reduce(logs)  # noqa: PLW2901
                 features[row, numbers, 0] = np.maximum(logs, np.log(_LEAST_LIKELIHOOD))
         nearest, shares = self._vote(vectors, note_ids)
         features[:, :, 1] = np.log(_LEAST_SHARE + shares)
