@@ -6,15 +6,19 @@ twice, so an output cannot loop. Topics that no person would have given are drop
 
 import copy
 import re
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import LogitsProcessor, NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 from notellm.backbone.batch import pad_left
 from notellm.backbone.load import evaluation_mode, own_decoding
 from notellm.data.note import Notes, as_notes
 from notellm.recall.prompt import PromptBuilder, Task
+from notellm.recall.tagging.names import name_key
 
 #: Prompts in a batch; they are sorted by length, so that a batch needs little padding.
 BATCH = 64
@@ -72,7 +76,7 @@ def generate_topics(
     limit = _TOKENS_PER_TOPIC * max(count, _LEAST_TOPICS if n is None else count)
     outputs = _generate(backbone, prompt, notes, "topics", count, limit=limit, progress=progress)
     written = [prompt.parse_topics(text) for text in _texts(prompt, outputs)]
-    return [[topic for topic in topics if is_plausible(topic, longest)][:n] for topics in written]
+    return [_different(topic for topic in topics if is_plausible(topic, longest))[:n] for topics in written]
 
 
 def is_plausible(name: str, longest: int | None = None) -> bool:
@@ -91,9 +95,30 @@ def is_plausible(name: str, longest: int | None = None) -> bool:
     )
 
 
+def _different(topics: Iterable[str]) -> list[str]:
+    """Return topics without further spellings of those before them."""
+    different: dict[str, str] = {}
+    for topic in topics:
+        different.setdefault(name_key(topic), topic)
+    return list(different.values())
+
+
 def _texts(prompt: PromptBuilder, outputs: list[list[int]]) -> list[str]:
     texts: list[str] = prompt.tokenizer.batch_decode(outputs, skip_special_tokens=True)
     return texts
+
+
+class _NoRepeats(LogitsProcessor):
+    """Forbids runs of tokens that the output has already; the prompt, up to a column, may be repeated."""
+
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+        self._forbid: Any = NoRepeatNGramLogitsProcessor(_NO_REPEAT)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores of the next token, with minus infinity for what is forbidden."""
+        allowed: Tensor = self._forbid(input_ids[:, self.begin :], scores)
+        return allowed
 
 
 @torch.inference_mode()
@@ -126,7 +151,7 @@ def _generate(
     ]
     order = sorted(range(len(starts)), key=lambda row: -len(starts[row]))
     results: list[list[int]] = [[] for _ in starts]
-    config = own_decoding(tokenizer, max_new_tokens=limit, no_repeat_ngram_size=_NO_REPEAT)
+    config = own_decoding(tokenizer, max_new_tokens=limit)
     with (
         evaluation_mode(backbone),
         tqdm(total=len(starts), unit="note", desc=task, disable=not progress) as bar,
@@ -145,6 +170,7 @@ def _generate(
                 writer,
                 **batch,
                 generation_config=config,
+                logits_processor=[_NoRepeats(width)],
             )
             for row, sequence in zip(chosen, output[:, width:].tolist(), strict=True):
                 end = sequence.index(prompt.eos_id) if prompt.eos_id in sequence else len(sequence)
