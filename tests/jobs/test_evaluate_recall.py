@@ -11,6 +11,7 @@ from notellm.jobs.folders import PARTS, describe_split
 from notellm.pairs.local import mine_pairs
 from notellm.recall.model import NoteLLM
 from notellm.record import describe, read_record
+from tests.conftest import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,13 @@ def categories(world):
 def cold(world, categories):
     """A split by note, and a model of its train part."""
     split = split_by_note(world.notes, world.clicks)
-    return split, NoteLLM.from_corpus(split.train.notes, categories=categories)
+    return split, with_tagger(split, categories)
+
+
+def with_tagger(split, categories):
+    model = NoteLLM.from_corpus(split.train.notes, categories=categories)
+    model.fit_tagger(split.train.notes)
+    return model
 
 
 def test_by_note_popularity_is_said_to_be_of_the_test_clicks(cold):
@@ -38,8 +45,8 @@ def test_by_note_popularity_is_said_to_be_of_the_test_clicks(cold):
     assert names == ["popularity (of the test clicks)", "TF-IDF", "NoteLLM untrained", "NoteLLM"]
     assert result.related[2].figures == result.related[3].figures  # the same model twice
     assert len({item.query_ids for item in result.related}) == 1
-    assert result.categories["NoteLLM, constrained"].ill_formed == 0
-    assert result.categories["NoteLLM, constrained"].notes == 20
+    assert result.categories["NoteLLM"].ill_formed == 0
+    assert result.categories["NoteLLM"].notes == 20
     assert result.record["data"]["pairs"] == describe(pairs)
     assert result.record["data"]["model"] == {"fingerprint": model.fingerprint()}
     assert {name: result.record["data"][name] for name in PARTS} == describe_split(split)
@@ -70,14 +77,26 @@ def test_a_report_is_saved_with_its_record(cold, tmp_path):
 
 def test_by_time_only_notes_unknown_to_training_are_tagged(world, categories):
     split = split_by_time(world.notes, world.clicks)
-    model = NoteLLM.from_corpus(split.train.notes, categories=categories)
+    model = with_tagger(split, categories)
     pairs = mine_pairs(split.test.clicks, progress=False)
     result = evaluate_recall(model, split, pairs, progress=False)
     assert {"popularity (train clicks)", "item co-occurrence"} <= {item.name for item in result.related}
     seen = set(split.train.notes.column("note_id").to_pylist())
     seen |= set(split.valid.notes.column("note_id").to_pylist())
     fresh = [note_id for note_id in split.test.notes.column("note_id").to_pylist() if note_id not in seen]
-    assert 0 < result.categories["NoteLLM, free"].notes == len(fresh) < split.test.notes.num_rows
+    assert 0 < result.categories["NoteLLM"].notes == len(fresh) < split.test.notes.num_rows
+
+
+def test_a_model_without_a_tagger_has_no_figures_of_tags(cold):
+    split, _ = cold
+    bare = NoteLLM.from_corpus(split.train.notes, tiny=SMALL, dim=16, categories=["a"])
+    result = evaluate_recall(bare, split, None, tagged_notes=3, progress=False)
+    assert result.record["metrics"] == {}
+    assert result.categories.keys() == {
+        "most frequent category",
+        "vote of 20 train notes",
+        "linear classifier",
+    }
 
 
 def test_nothing_to_measure_is_said(cold):

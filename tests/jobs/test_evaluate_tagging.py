@@ -7,8 +7,9 @@ import pytest
 from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, Split, split_by_note
 from notellm.jobs import evaluate_tagging as module
-from notellm.jobs.evaluate_tagging import CONSTRAINED, NAME, evaluate_tagging, tagging_tables
+from notellm.jobs.evaluate_tagging import ALONE, NAME, evaluate_tagging, tagging_tables
 from notellm.recall.model import NoteLLM
+from tests.conftest import SMALL
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,9 @@ def split():
 @pytest.fixture(scope="module")
 def model(split):
     categories = sorted(set(split.train.notes.column("category").to_pylist()))
-    return NoteLLM.from_corpus(split.train.notes, categories=categories)
+    model = NoteLLM.from_corpus(split.train.notes, categories=categories)
+    model.fit_tagger(split.train.notes, split.valid.notes)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +42,37 @@ def test_all_methods_see_the_same_notes(result):
         "most frequent category",
         "vote of 20 train notes",
         "linear classifier",
-        f"{NAME}, free",
-        CONSTRAINED,
+        ALONE,
+        NAME,
     ]
-    assert list(result.topics) == ["most similar train note", "vote of 20 train notes", NAME]
+    assert list(result.topics) == ["most similar train note", "vote of 20 train notes", ALONE, NAME]
     assert {each.notes for each in [*result.categories.values(), *result.topics.values()]} == {20}
     assert all(name == each.name for name, each in result.categories.items())
     assert result.remarks == []
-    assert result.categories[CONSTRAINED].ill_formed == 0
-    assert all(result.topics[name].novel == 0 for name in list(result.topics)[:2])  # they copy
+    assert all(each.ill_formed == 0 for each in result.categories.values())
+    assert all(each.novel == 0 for each in result.topics.values())  # all choose among known topics
 
 
 def test_the_sample_world_is_learnt_by_the_baselines(result):
     least = result.categories["most frequent category"].accuracy
     assert result.categories["linear classifier"].accuracy > least
     assert result.categories["vote of 20 train notes"].accuracy > least
+
+
+def test_the_tagger_is_better_than_the_language_model_alone(result):
+    assert result.categories[NAME].accuracy >= result.categories[ALONE].accuracy
+    assert result.categories[NAME].accuracy > result.categories["most frequent category"].accuracy
+
+
+def test_a_model_without_a_tagger_is_left_out(split):
+    bare = NoteLLM.from_corpus(split.train.notes, tiny=SMALL, dim=16, categories=["a"])
+    result = evaluate_tagging(bare, split, tagged_notes=3, progress=False)
+    assert set(result.categories) == {
+        "most frequent category",
+        "vote of 20 train notes",
+        "linear classifier",
+    }
+    assert set(result.topics) == {"most similar train note", "vote of 20 train notes"}
 
 
 def test_tables_fit_a_terminal(result):
