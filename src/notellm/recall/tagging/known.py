@@ -14,12 +14,14 @@ import pyarrow as pa
 import scipy.sparse as sp
 
 from notellm.data.note import Note
-from notellm.errors import DataError, ModelError
+from notellm.errors import DataError, ModelError, StorageError
 from notellm.files import read_parquet, write_parquet
 from notellm.recall.prompt import Task
 from notellm.recall.tagging.words import BUCKETS, word_counts
+from notellm.vectors import vector_matrix
 
 FILE = "known.parquet"
+_MOST = np.iinfo(np.uint16).max  # more often than this no word is counted
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ class KnownNotes:
             "topics": pa.array([list(topics) for topics in self.topics], pa.list_(pa.string())),
             "category": pa.array(self.categories, pa.string()),
             "terms": pa.ListArray.from_arrays(offsets, pa.array(counts.indices, pa.int32())),
-            "counts": pa.ListArray.from_arrays(offsets, pa.array(counts.data.astype(np.uint16))),
+            "counts": pa.ListArray.from_arrays(
+                offsets, pa.array(np.minimum(counts.data, _MOST).astype(np.uint16))
+            ),
         }
         for task, vectors in self.vectors.items():
             flat = pa.array(vectors.astype(np.float16).ravel())
@@ -107,8 +111,7 @@ class KnownNotes:
             for task in ("category", "topics"):
                 if f"{task}_vector" in table.column_names:
                     column = table.column(f"{task}_vector")
-                    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-                    vectors[task] = flat.astype(np.float32).reshape(table.num_rows, -1)
+                    vectors[task] = vector_matrix(column, column.type.list_size)
             terms, counts = (table.column(name).combine_chunks() for name in ("terms", "counts"))
             data = counts.flatten().to_numpy().astype(np.float32)
             matrix = sp.csr_matrix(
@@ -121,7 +124,7 @@ class KnownNotes:
                 matrix,
                 vectors,
             )
-        except (AttributeError, DataError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, DataError, KeyError, StorageError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{folder / FILE} does not hold known notes: {error}; copy the folder again"
             ) from error

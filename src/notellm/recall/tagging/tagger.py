@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
-from notellm.errors import ConfigError, ModelError
+from notellm.errors import ConfigError, ModelError, StorageError
 from notellm.files import json_text, read_json
 from notellm.recall.prompt import Task
 from notellm.recall.tagging.known import KnownNotes
@@ -316,12 +316,12 @@ class Tagger:
         Raises:
             ModelError: if a file is missing or damaged.
         """
-        values = read_json(folder / WEIGHTS)
         try:
+            values = dict(read_json(folder / WEIGHTS))
             tasks = [task for task in DEFAULTS if task in values]
             weights = {task: _from_json(values[task]["weights"]) for task in tasks}
             alone = {task: _from_json(values[task]["alone"]) for task in tasks}
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, StorageError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{folder / WEIGHTS} is not a tagger's: {error}; copy the folder again"
             ) from error
@@ -335,6 +335,8 @@ def _to_json(weights: Weights) -> dict[str, Any]:
 
 def _from_json(value: dict[str, Any]) -> Weights:
     voices = tuple(float(value["voices"][voice]) for voice in VOICES)
+    if not np.isfinite([*voices, value["bias"]]).all():
+        raise ValueError("a weight is not finite")
     return Weights(voices, float(value["bias"]), int(value["fitted_on"]))
 
 
