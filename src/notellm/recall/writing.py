@@ -147,17 +147,20 @@ class WritesTags:
         rows = as_notes(notes)
         wanted = [task for task in tasks if self.unlearnt(task) is None]
         tags = [NoteTags() for _ in rows]
-        chosen: list[Task] = []
-        tagger = self._tagger_for(categories, wanted)
-        if tagger is not None and not free:
-            chosen = [task for task in wanted if task in tagger.voices]
-            tags = tagger.tag(
-                rows, tasks=chosen, topics=topics, least=least, note_ids=note_ids, progress=progress
-            )
         for task in wanted:
-            if task in chosen:
+            tagger = self._tagger_for(task, categories)
+            if free or tagger is None or task not in tagger.voices:
+                tags = self._written_freely(rows, task, tags, topics, progress=progress)
                 continue
-            tags = self._written_freely(rows, task, tags, topics, progress=progress)
+            chosen = tagger.tag(
+                rows, tasks=[task], topics=topics, least=least, note_ids=note_ids, progress=progress
+            )
+            for row, new in enumerate(chosen):
+                tags[row] = (
+                    replace(tags[row], category=new.category, categories=new.categories)
+                    if task == "category"
+                    else replace(tags[row], topics=new.topics, more_topics=new.more_topics)
+                )
         return tags
 
     def categorize(
@@ -225,9 +228,9 @@ class WritesTags:
         if (reason := self.unlearnt(task)) is not None:
             raise ConfigError(reason)
 
-    def _tagger_for(self, categories: Sequence[str] | None, tasks: Sequence[Task]) -> Tagger | None:
-        """Return the tagger, restricted to some categories if they are given; None if there is none."""
-        if categories is None or "category" not in tasks:
+    def _tagger_for(self, task: Task, categories: Sequence[str] | None) -> Tagger | None:
+        """Return the tagger of a task, restricted to some categories if given; None if there is none."""
+        if categories is None or task != "category":
             return self.tagger
         names = [name for name in dict.fromkeys(categories) if name.strip()]
         if not names:
