@@ -87,7 +87,7 @@ class Tagger:
     def restricted(self, task: Task, names: Sequence[str]) -> "Tagger":
         """Return a tagger that chooses among some names for a task, and does nothing else."""
         weights = {task: self.weights.get(task, MODEL_ALONE[task])}
-        return Tagger(self.reader, self.known, weights, allowed={task: names})
+        return Tagger(self.reader, self._speaking(), weights, allowed={task: names})
 
     def model_alone(self) -> "Tagger":
         """Return a tagger for which only the language model speaks, with the same names."""
@@ -140,6 +140,12 @@ class Tagger:
     def keep_only(self, note_ids: Collection[str]) -> None:
         """Let only some of the known notes speak as neighbours."""
         self.forget([note_id for note_id in self.known_ids if note_id not in note_ids])
+
+    def _speaking(self) -> KnownNotes:
+        """Return the known notes with those that came, without those that went."""
+        replaced = {note_id for piece in self._recent for note_id in piece.note_ids}
+        gone = replaced | self._silent
+        return _without(self.known, gone).joined(self._recent) if gone else self.known
 
     def _join(self) -> None:
         """Let everything that is known count as if it had been known from the start."""
