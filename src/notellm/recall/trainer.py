@@ -142,6 +142,7 @@ class NoteLLMTrainer(BackboneTrainer):
         # The generation loss gives no gradient to the projection and tau: weight decay must not shrink them.
         for parameter in (*model.projection.parameters(), model.tau):
             parameter.requires_grad_(pairs is not None)
+        self._thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if args.only_head:
             _freeze_all_but_the_head(model)
         self._logged_losses: list[Tensor] = []
@@ -159,10 +160,15 @@ class NoteLLMTrainer(BackboneTrainer):
         )
 
     def train(self, *args: Any, **options: Any) -> Any:
-        """Train, then note in the model what it has been taught to write, besides what it could before."""
+        """Train, then note in the model what it has been taught to write, besides what it could before.
+
+        What was frozen to train the output head alone can be trained again afterwards.
+        """
         result = super().train(*args, **options)
         bare = cast("NoteLLM", self.bare)
         bare.learnt = self._taught | (bare.learnt or frozenset())
+        for parameter in self._thawed:  # a later training may train the whole model
+            parameter.requires_grad_()
         return result
 
     # ---------------------------------------------------------------- losses
