@@ -116,7 +116,7 @@ def _hide_answers(
 
     These are the validation notes. If there are none, or too few with answers, they are a tenth of the
     training notes, whose topics and categories are hidden from the training. Notes of equal text are kept
-    together.
+    together; those of a text that too many notes have are not hidden.
     """
     if validation is not None and _labelled(validation.notes).sum() >= _LEAST_HELD_OUT:
         return validation.notes, notes
@@ -125,7 +125,11 @@ def _hide_answers(
     if wanted < _LEAST_HELD_OUT:
         return None, notes
     groups = equal_texts(notes)
-    order = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups]
+    sizes = np.bincount(groups)
+    small = sizes[groups] <= wanted
+    if labelled[small].sum() < wanted:
+        return None, notes
+    order = np.where(small, np.random.default_rng(seed).permutation(len(sizes))[groups], len(sizes))
     drawn = np.argsort(order, kind="stable")
     count = int(np.searchsorted(np.cumsum(labelled[drawn]), wanted)) + 1
     hidden = order <= order[drawn[count - 1]]  # whole groups
