@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from safetensors.torch import load_file
 
@@ -14,12 +15,17 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_by_note
 from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
+from notellm.jobs import train_recall as job_module
 from notellm.jobs.runs import discard_unfinished
-from notellm.jobs.train_recall import build_recall_model, train_recall
+from notellm.jobs.train_recall import WRITING, _hide_answers, build_recall_model, train_recall
 from notellm.pairs.local import mine_pairs
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
+from notellm.recall.tagging.known import FILE as KNOWN
+from notellm.recall.tagging.tagger import WEIGHTS
+from notellm.recall.trainer import Validation
 from notellm.record import describe
+from tests.conftest import SMALL
 
 JOB = """
 import sys
@@ -57,10 +63,11 @@ def test_defaults_come_with_the_kind_of_backbone():
         RecallOptions(lora=True).resolved()
 
 
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+@pytest.mark.parametrize("phase", [".", WRITING])
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, phase):
     whole = job(tmp_path / "whole")
     killed = job(tmp_path / "killed")
-    checkpoint = tmp_path / "killed.run" / "checkpoint-3" / "trainer_state.json"
+    checkpoint = tmp_path / "killed.run" / phase / "checkpoint-3" / "trainer_state.json"
     end = time.monotonic() + 120
     while not checkpoint.is_file() and killed.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
@@ -77,6 +84,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     assert records[0] == records[1]
     assert records[0]["metrics"]["untrained"].keys() == {"recall@10", "recall@100", "mrr", "mean"}
     assert "nan" not in (tmp_path / "killed" / "README.md").read_text()
+    for file in (WEIGHTS, KNOWN):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
 def test_a_folder_of_somebody_else_at_the_place_of_the_run_is_not_touched(tmp_path):
@@ -137,3 +146,147 @@ def test_a_pretrained_backbone_is_trained_and_opens_again(lora, checkpoints, not
     assert not any("lora" in name for name, _ in again.named_parameters())
     assert np.abs(before - again.encode(notes)).max() > 1e-3  # it has learnt something
     assert sorted(set(notes.column("category").to_pylist()) - {""}) == again.settings.categories
+
+
+# ---------------------------------------------------------------- hidden answers
+
+
+@pytest.fixture(scope="module")
+def world():
+    return sample_world(notes=800, users=150, clicks=4_000, bots=0, seed=5)
+
+
+def hide(notes, validation=None, seed=0):
+    """Notes that are held out, at least some, and the notes that are left to learn from."""
+    held_out, taught = _hide_answers(notes, validation, seed)
+    assert held_out is not None
+    return held_out, taught
+
+
+@pytest.fixture
+def _small(monkeypatch):
+    monkeypatch.setattr(job_module, "TinyOptions", lambda: SMALL)
+
+
+def answers(table):
+    return dict(
+        zip(
+            table["note_id"].to_pylist(),
+            zip(table["topics"].to_pylist(), table["category"].to_pylist(), strict=True),
+            strict=True,
+        )
+    )
+
+
+def test_a_tenth_of_the_answers_is_hidden(world):
+    held_out, taught = hide(world.notes)
+    assert taught.schema == world.notes.schema
+    assert taught.drop_columns(["topics", "category"]).equals(
+        world.notes.drop_columns(["topics", "category"])
+    )
+    true, told = answers(world.notes), answers(taught)
+    hidden = {note_id for note_id in true if told[note_id] == ([], "")}
+    assert all(told[note_id] == true[note_id] for note_id in true if note_id not in hidden)
+    labelled = [note_id for note_id, (topics, category) in true.items() if topics or category]
+    assert len(hidden.intersection(labelled)) == pytest.approx(len(labelled) // 10, abs=3)
+    assert answers(held_out) == {note_id: true[note_id] for note_id in held_out["note_id"].to_pylist()}
+    assert hidden.intersection(labelled) <= set(held_out["note_id"].to_pylist())
+    again, _ = hide(world.notes)
+    assert again.equals(held_out)
+    other, _ = hide(world.notes, seed=1)
+    assert not other.equals(held_out)
+
+
+def test_notes_of_one_text_are_hidden_together(world):
+    """Each text three times, under different ids."""
+    copies = pa.concat_tables(
+        world.notes.set_column(
+            0, "note_id", pa.array([f"{copy}-{note_id}" for note_id in world.notes["note_id"].to_pylist()])
+        )
+        for copy in range(3)
+    ).combine_chunks()
+    held_out, _ = hide(copies)
+    texts = set(zip(held_out["title"].to_pylist(), held_out["content"].to_pylist(), strict=True))
+    everything = zip(copies["title"].to_pylist(), copies["content"].to_pylist(), strict=True)
+    assert held_out.num_rows == sum(text in texts for text in everything)
+
+
+def test_a_text_that_very_many_notes_have_leaves_something_to_learn(world):
+    """Half of the notes have the same text."""
+    same = pa.array(["the same"] * 600)
+    half = world.notes.slice(0, 600)
+    for name in ("title", "content"):
+        half = half.set_column(half.schema.get_field_index(name), half.schema.field(name), same)
+    more = sample_world(notes=600, users=20, clicks=100, bots=0, seed=6).notes
+    notes = pa.concat_tables([half, world.notes.slice(600), more]).combine_chunks()
+    for seed in range(20):
+        held_out, taught = hide(notes, seed=seed)
+        assert held_out.num_rows < 200
+        assert any(taught["topics"].to_pylist())
+    assert _hide_answers(half, None, 0) == (None, half)
+
+
+def test_few_notes_hide_nothing_and_validation_notes_are_used_first(world):
+    few = world.notes.slice(0, 300)
+    held_out, taught = _hide_answers(few, None, 0)
+    assert held_out is None
+    assert taught is few
+    validation = Validation(world.notes.slice(600), pa.table({}))
+    held_out, taught = hide(few, validation)
+    assert held_out is validation.notes
+    assert taught is few
+    held_out, taught = hide(world.notes, Validation(few.slice(0, 10), pa.table({})))
+    assert held_out.num_rows > 50
+    assert taught is not world.notes
+
+
+@pytest.mark.usefixtures("_small")
+def test_no_hidden_answer_reaches_the_training_and_all_are_known_afterwards(world, tmp_path, monkeypatch):
+    held_out, _ = hide(world.notes, seed=3)
+    seen = []
+
+    def watched(function, name):
+        def call(*args, **options):
+            seen.append(options.get("notes", args[1] if name == "build_recall_model" else None))
+            return function(*args, **options)
+
+        return call
+
+    for name in ("build_recall_model", "NoteLLMTrainer"):
+        monkeypatch.setattr(job_module, name, watched(getattr(job_module, name), name))
+    pairs = mine_pairs(world.clicks, progress=False)
+    options = RecallOptions(max_steps=1, batch_pairs=4, dim=16, seed=3)
+    model = train_recall(world.notes, pairs, tmp_path / "model", options=options, progress=False)
+    assert len(seen) == 3  # the start, the joint training and the writing
+    for table in seen:
+        told = answers(table)
+        assert all(told[note_id] == ([], "") for note_id in held_out["note_id"].to_pylist())
+    assert model.tagger is not None
+    labelled = {note_id for note_id, (topics, category) in answers(world.notes).items() if topics or category}
+    assert model.tagger.known_ids == labelled
+    assert model.tagger.weights["category"].fitted_on > 50
+    assert set(model.settings.categories) == {category for _, category in answers(world.notes).values()} - {
+        ""
+    }
+
+
+@pytest.mark.usefixtures("_small")
+def test_learning_to_write_changes_no_vector(world, tmp_path):
+    notes = world.notes.slice(0, 200)
+    pairs = mine_pairs(world.clicks, progress=False)
+    kept = set(notes["note_id"].to_pylist())
+    pairs = pa.Table.from_pylist(
+        [pair for pair in pairs.to_pylist() if {pair["source"], pair["target"]} <= kept], schema=pairs.schema
+    )
+    trained = {}
+    for epochs in (0.0, 2.0):
+        options = RecallOptions(max_steps=None, epochs=0.5, batch_pairs=8, dim=16, writing_epochs=epochs)
+        path = tmp_path / str(epochs)
+        trained[epochs] = train_recall(notes, pairs, path, options=options, progress=False)
+        assert not list((tmp_path / f"{epochs}.run").rglob("checkpoint-*"))
+    np.testing.assert_array_equal(trained[0.0].encode(notes), trained[2.0].encode(notes))
+    heads = [each.backbone.get_output_embeddings().weight for each in trained.values()]
+    assert not (heads[0] == heads[1]).all()
+    metrics = [read_json(tmp_path / str(epochs) / "record.json")["metrics"] for epochs in trained]
+    assert "writing_steps" not in metrics[0]
+    assert metrics[1]["writing_steps"] == round(2 * notes.num_rows / 8)

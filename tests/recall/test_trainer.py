@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from notellm.backbone.trainer import last_checkpoint, load_trained
 from notellm.data.schema import NOTES, PAIRS
 from notellm.errors import ConfigError, DataError, StorageError
+from notellm.recall.learnt import TASKS
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import IGNORED
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
@@ -393,6 +394,56 @@ def test_it_learns_to_write_the_category_too(learning):
     assert history[-1] < 0.5 * history[0]
     found = model.categorize(notes, categories=["group 0", "group 1", "group 2"])
     assert np.mean([a == b for a, b in zip(found, notes.column("category").to_pylist(), strict=True)]) > 0.8
+
+
+# ---------------------------------------------------------------- the output head alone
+
+
+def train_head(model: NoteLLM, notes: pa.Table, folder: Path, **options: Any) -> NoteLLMTrainer:
+    args = jobs.arguments(
+        folder, optim="adamw_torch", max_steps=40, only_head=True, weight_decay=0.3, seed=1, **options
+    )
+    args.learning_rate = 1e-2
+    trainer = NoteLLMTrainer(model, args, notes=notes, pairs=None)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("name", ["tiny", "llama", "neox"])
+def test_training_the_head_alone_changes_no_vector(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path: Path, name: str
+):
+    model = fresh(name, checkpoints, notes)
+    before = model.encode(notes)
+    weights = {key: value.clone() for key, value in model.state_dict().items()}
+    history = jobs.losses(train_head(model, notes, tmp_path))
+    assert np.mean(history[-5:]) < 0.8 * np.mean(history[:5])
+    np.testing.assert_array_equal(model.encode(notes), before)
+    after = model.state_dict()
+    changed = {key for key, value in weights.items() if not torch.equal(value, after[key])}
+    head = model.backbone.get_output_embeddings()
+    assert len(changed) == 1
+    assert after[changed.pop()].data_ptr() == head.weight.data_ptr()
+    assert model.learnt == frozenset(TASKS)
+
+
+def test_a_model_whose_head_was_trained_alone_can_be_trained_whole(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table, pairs: pa.Table, tmp_path: Path
+):
+    model = fresh("tiny", checkpoints, notes)
+    trainable = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    train_head(model, notes, tmp_path / "head")
+    NoteLLMTrainer(model, jobs.arguments(tmp_path / "whole"), notes=notes, pairs=pairs)
+    assert {name for name, weight in model.named_parameters() if weight.requires_grad} == trainable
+
+
+def test_a_tied_head_cannot_be_trained_alone(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path: Path
+):
+    model = fresh("qwen2", checkpoints, notes)
+    with pytest.raises(ConfigError, match="tied to the token embeddings"):
+        train_head(model, notes, tmp_path)
+    assert all(weight.requires_grad for name, weight in model.named_parameters() if "backbone" in name)
 
 
 # ---------------------------------------------------------------- options
