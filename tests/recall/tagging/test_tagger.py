@@ -473,16 +473,15 @@ def test_a_new_note_speaks_at_once_and_a_forgotten_one_no_longer(growing, asked)
 def test_a_note_that_is_learnt_again_is_replaced(growing, asked, known):
     note_id = known["note_id"][0].as_py()
     count = len(growing.known_ids)
-    for category in ("Food A", "Food B"):
-        growing.learn([note_id], [replace(asked[0], category=category, topics=("x",))])
+    for topic in ("first", "second"):
+        growing.learn([note_id], [replace(asked[0], topics=(topic,))])
     assert len(growing.known_ids) == count
-    (tags,) = growing.tag([asked[0]], tasks=["category"])
-    carriers = {tag.name: tag.neighbours for tag in growing.tag([asked[0]], tasks=["category"])[0].categories}
-    assert note_id in carriers.get("Food B", ())
-    assert note_id not in carriers.get("Food A", ())
+    (tags,) = growing.tag([asked[0]], tasks=["topics"], topics=10_000)
+    carriers = {tag.name: tag.neighbours for tag in tags.topics}
+    assert carriers["second"] == (note_id,)
+    assert carriers["first"] == ()
     growing.learn([note_id], [Note("text alone")])
     assert note_id not in growing.known_ids
-    assert tags.category is not None
 
 
 def test_many_new_notes_are_as_if_known_from_the_start(growing, tagger, table, asked):

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from sklearn.naive_bayes import ComplementNB
 
 from notellm.evaluate.tfidf import terms
+from notellm.recall.tagging import words as words_module
 from notellm.recall.tagging.names import Names
 from notellm.recall.tagging.words import BUCKETS, Words, word_counts
 
@@ -25,7 +26,7 @@ ANSWERS = [["food"], ["food", "baking"], ["sky"], ["sky", "science"], ["旅行"]
 NEW = ["garlic bread", "moon over the 海滩", "nothing that is known", "", "star star star"]
 
 
-def dense(texts, answers, names, new, alpha=0.3):
+def dense(texts, answers, names, new, alpha=words_module._ALPHA):
     """The formula of the module, with a column for each term and logs of the whole."""
     vocabulary = sorted({term for text in [*texts, *new] for term in terms(text)})
     place = {term: number for number, term in enumerate(vocabulary)}
@@ -94,7 +95,7 @@ def test_one_category_for_each_note_is_ranked_as_by_complement_naive_bayes():
     weighted = words._weighted(counts)
     labels = [names.number(row[0]) for row in answers]
     used = np.flatnonzero(np.asarray(weighted.sum(axis=0)).ravel())
-    theirs = ComplementNB(alpha=0.3).fit(weighted[:, used], labels)
+    theirs = ComplementNB(alpha=words_module._ALPHA).fit(weighted[:, used], labels)
     found = words.evidence(counts[:200]).argmax(axis=1)
     assert (found == theirs.predict(weighted[:200, used])).mean() > 0.97
     assert (found == labels[:200]).mean() > 0.8
