@@ -83,6 +83,47 @@ def test_heads_that_scale_or_cap(kind, config):
     check_label_logits(model)
 
 
+TOKENS = torch.tensor([7, 3, 49, 3])
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        (LlamaForCausalLM, LlamaConfig(**SHAPE)),
+        (Gemma2ForCausalLM, Gemma2Config(**SHAPE, head_dim=8, final_logit_softcapping=0.5)),
+        (GraniteForCausalLM, GraniteConfig(**SHAPE, logits_scaling=8.0)),
+        (CohereForCausalLM, CohereConfig(**SHAPE, logit_scale=0.0625)),
+    ],
+    ids=["llama", "gemma2", "granite", "cohere"],
+)
+def test_logits_of_some_tokens_are_columns_of_all_logits(kind, config):
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    states = torch.randn(5, SHAPE["hidden_size"])
+    with torch.no_grad():
+        full = label_logits(model, states)
+        torch.testing.assert_close(label_logits(model, states, TOKENS), full[:, TOKENS])
+        head = model.get_output_embeddings()
+        head.bias = torch.nn.Parameter(torch.randn(SHAPE["vocab_size"]))
+        biased = label_logits(model, states)
+        assert (biased - full).abs().max() > 1e-3
+        torch.testing.assert_close(label_logits(model, states, TOKENS), biased[:, TOKENS])
+        assert label_logits(model, states, TOKENS[:0]).shape == (5, 0)
+
+
+def test_logits_of_some_tokens_with_an_adapter_on_the_head():
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    states = torch.randn(5, SHAPE["hidden_size"])
+    with torch.no_grad():
+        plain = label_logits(model, states, TOKENS)
+        add_lora(model, LoraOptions(rank=4, dropout=0.0, targets=("lm_head", "q_proj")))
+        filled_lora(model)
+        full = label_logits(model, states)
+        found = label_logits(model, states, TOKENS)
+    torch.testing.assert_close(found, full[:, TOKENS])
+    assert (found - plain).abs().max() > 1e-3
+
+
 def test_a_head_of_another_kind_is_refused():
     class Doubled(LlamaForCausalLM):
         def forward(self, *args, **kwargs):
