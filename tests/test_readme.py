@@ -19,7 +19,7 @@ def test_the_python_example_runs(tmp_path):
         block for block in blocks if "Client(" not in block
     )  # it needs a service: docs/service.md
     check = """
-assert vectors.shape == (split.test.notes.num_rows, 128) and isinstance(topics[0], list)
+assert vectors.shape == (split.test.notes.num_rows, 128) and isinstance(published, list)
 assert sorted(ranking.note_ids) == sorted(candidates) and len(found.note_ids) == 5
 """
     done = subprocess.run(

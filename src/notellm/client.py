@@ -86,15 +86,43 @@ class Ranked:
 
 
 @dataclass(frozen=True)
-class WrittenTags:
-    """The category and the topics that the model writes; the category is None if it knows none.
+class LikelyTag:
+    """A topic or a category that a text may have.
 
-    ``not_learnt`` names which of "category" and "topics" the model has not learnt to write.
+    Attributes:
+        name: the name.
+        probability: how likely a person would give it to the text; None if the model writes freely.
+        neighbours: of a topic, ids and titles of visible notes that carry it, the nearest first.
+    """
+
+    name: str
+    probability: float | None
+    neighbours: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WrittenTags:
+    """The category and the topics of a text.
+
+    Attributes:
+        category: the category; None if none is likely enough, or none is known or learnt.
+        topics: the topics to publish, likeliest first.
+        not_learnt: which of "category" and "topics" the model has not learnt.
+        category_probability: the probability of the category; None without one.
+        categories: the likeliest categories, likeliest first.
+        topic_details: the topics with their probabilities and neighbours.
+        more_topics: further topics, which are less likely.
+        reasons: for each entry of ``not_learnt``, a sentence that says why.
     """
 
     category: str | None
     topics: list[str]
     not_learnt: list[str] = field(default_factory=list)
+    category_probability: float | None = None
+    categories: list[LikelyTag] = field(default_factory=list)
+    topic_details: list[LikelyTag] = field(default_factory=list)
+    more_topics: list[LikelyTag] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
 class Client:
@@ -231,9 +259,33 @@ class Client:
         answer = self._ask("POST", "/v1/related", body)
         return [FoundNote(**note) for note in answer["related"]]
 
-    def tags(self, *, title: str = "", content: str = "", n: int | None = None) -> WrittenTags:
-        """Return the category and at most n topics that the model writes for a text."""
-        return WrittenTags(**self._ask("POST", "/v1/tags", {"title": title, "content": content, "n": n}))
+    def tags(
+        self,
+        *,
+        title: str = "",
+        content: str = "",
+        topics: Sequence[str] = (),
+        n: int | None = None,
+        least: float | None = None,
+        note_id: str | None = None,
+    ) -> WrittenTags:
+        """Return the category and the topics of a text, with what speaks for them.
+
+        Args:
+            title: the title of the text.
+            content: the content of the text.
+            topics: the topics that the text already has, which are read for its category only.
+            n: number of topics; None lets the probabilities decide.
+            least: least probability of a category, and of topics if ``n`` is None; None for the default.
+            note_id: the id of the text if it is a stored note, which then does not speak for itself.
+        """
+        body: dict[str, Any] = {"title": title, "content": content, "topics": list(topics)}
+        body |= {name: v for name, v in (("n", n), ("least", least), ("note_id", note_id)) if v is not None}
+        answer = self._ask("POST", "/v1/tags", body)
+        lists = {
+            name: _likely(answer.get(name, [])) for name in ("categories", "topic_details", "more_topics")
+        }
+        return WrittenTags(**{**answer, **lists})
 
     def rank(
         self, candidates: Sequence[str], *, user_id: str | None = None, history: Sequence[str] | None = None
@@ -308,6 +360,17 @@ class Client:
         except (ValueError, KeyError, TypeError):
             code, message = "http", answer.text[:200] or f"status {answer.status_code}"
         raise ServiceError(answer.status_code, code, message)
+
+
+def _likely(tags: Sequence[Mapping[str, Any]]) -> list[LikelyTag]:
+    return [
+        LikelyTag(
+            tag["name"],
+            tag["probability"],
+            {note["note_id"]: note["title"] for note in tag.get("neighbours", ())},
+        )
+        for tag in tags
+    ]
 
 
 def _path(note_id: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,13 +124,40 @@ def test_tag_one_and_many(home, capsys):
     assert run("tag", home / "model", "--title", "bread and butter", "--topics", 2) == 0
     out = capsys.readouterr().out
     known = json.loads((home / "model" / "notellm.json").read_text())["config"]["categories"]
-    assert any(f"category: {name}\n" in out for name in known)
+    category = re.search(r"^category: (.+) \((0\.\d\d|1\.00)\)$", out, re.MULTILINE)
+    assert category is not None, out
+    assert category[1] in known
+    assert re.search(r"^  then: .+ \(0\.\d\d\)", out, re.MULTILINE)
+    topics = [float(value) for value in re.findall(r"^  (?!then).+ \((\d\.\d\d)\)$", out, re.MULTILINE)]
+    assert len(topics) == 2
+    assert topics == sorted(topics, reverse=True)
+    titles = {note["note_id"]: note["title"] for note in pq.read_table(home / "notes.parquet").to_pylist()}
+    named = re.findall(r"^    as on (\S+)(.*)$", out, re.MULTILINE)
+    assert named
+    assert all(note_id in titles and not title for note_id, title in named)
+    # With the known notes beside it, their titles are shown.
+    assert run("tag", home / "model", "--title", "bread and butter", "--notes", home / "data") == 0
+    named = re.findall(r"^    as on (\S+)  (.+)$", capsys.readouterr().out, re.MULTILINE)
+    assert named
+    assert all(" ".join(titles[note_id].split()).startswith(title) for note_id, title in named)
+    assert run("tag", home / "model", "--title", "bread", "--least", 1) == 0
+    out = capsys.readouterr().out
+    assert "category: none of them has a probability of 1 or more" in out
+    assert "topics: none has a probability of 1 or more" in out
+    assert "less likely topics: " in out
     few = pq.read_table(home / "data" / "notes.parquet").slice(0, 7)
     write_parquet(few, home / "few.parquet")
     assert run("tag", home / "model", "--notes", home / "few.parquet", "-o", home / "tags.parquet", "-q") == 0
     tags = pq.read_table(home / "tags.parquet")
-    assert tags.column_names == ["note_id", "category", "topics"]
-    assert set(tags.column("category").to_pylist()) <= set(known)
+    assert tags.column_names[:4] == ["note_id", "category", "category_probability", "topics"]
+    assert set(tags.column("category").to_pylist()) <= {*known, None}
+    capsys.readouterr()
+    options = ("--least", 1, "-o", home / "tags.parquet", "-q")
+    assert run("tag", home / "model", "--notes", home / "few.parquet", *options) == 0
+    out = capsys.readouterr().out
+    assert "category: none for 7 of 7 notes (nothing is likely enough)" in out
+    assert "topics: none for 7 of 7 notes (nothing is likely enough)" in out
+    assert "tags of 7 notes -> " in out
 
 
 def test_evaluate_prints_all_methods_and_saves(home, capsys):
@@ -211,6 +239,11 @@ def _mistakes(home, tmp):
     yield "vectors that are none", ("related", home / "notes.parquet", "--id", "x"), "vector"
     yield "not a split", ("evaluate", home / "model", home / "data"), "split"
     yield "no number of topics", ("tag", home / "model", "--title", "x", "--topics", "0"), "n is 0"
+    yield "no probability", ("tag", home / "model", "--title", "x", "--least", "2"), "least is 2.0"
+    yield "free and least", ("tag", home / "model", "--title", "x", "--free", "--least", "0.1"), "--free"
+    yield "one note into a file", ("tag", home / "model", "--title", "x", *out), "--output"
+    yield "many notes into no file", ("tag", home / "model", "--notes", home / "data"), "--output"
+    yield "nothing to tag", ("tag", home / "model"), "--notes"
     yield "unknown option", ("split", "--nonsense"), "nonsense"
     assert clicks.exists()
 

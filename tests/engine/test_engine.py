@@ -846,17 +846,21 @@ def test_tags_that_the_model_has_not_learnt_are_none(plain):
     plain.model.learnt = frozenset({"category"})
     (found,) = plain.tags([Note("bread")])
     assert (found.topics, found.not_learnt) == ([], ["topics"])
+    assert "has not learnt to write topics" in found.reasons["topics"]
     plain.model.learnt = frozenset()
-    assert plain.tags([Note("bread")], topics=2) == [Tags(None, [], ["category", "topics"])]
+    (found,) = plain.tags([Note("bread")], topics=2)
+    assert found == Tags(reasons=found.reasons)
+    assert found.not_learnt == ["category", "topics"]
 
 
-def test_tags_are_the_model_s(plain):
+def test_a_model_without_known_notes_writes_topics_freely(plain):
     rows = [Note("coffee at a lake"), Note("a planet")]
-    model = plain.model
+    assert plain.model.tagger is None
+    assert not plain.model.settings.categories
     found = plain.tags(rows, topics=2)
-    assert [tag.topics for tag in found] == model.write_topics(rows, n=2)
-    categories = model.categorize(rows) if model.settings.categories else [None, None]
-    assert [tag.category for tag in found] == categories
+    assert [[topic.name for topic in tags.topics] for tags in found] == plain.model.write_topics(rows, n=2)
+    assert all(topic.probability is None and not topic.neighbours for tags in found for topic in tags.topics)
+    assert [tags.category for tags in found] == [None, None]
 
 
 # -------------------------------------------------------------------- opening

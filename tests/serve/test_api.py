@@ -400,9 +400,15 @@ def test_near_duplicates_are_left_out_and_diversity_reorders(client):
 
 def test_tags_are_what_the_model_writes(client):
     found = good(client.post("/v1/tags", json={"title": "Sourdough without kneading"}))
-    assert set(found) == {"category", "topics", "not_learnt"}
-    assert found["not_learnt"] == []
-    assert found["category"] is None or isinstance(found["category"], str)
+    assert (found["not_learnt"], found["reasons"]) == ([], {})
+    assert found["categories"]
+    assert found["category"] in (None, found["categories"][0]["name"])
+    assert (found["category"] is None) == (found["category_probability"] is None)
+    assert found["topics"] == [topic["name"] for topic in found["topic_details"]]
+    for ranked in (found["categories"], [*found["topic_details"], *found["more_topics"]]):
+        shares = [each["probability"] for each in ranked]
+        assert shares == sorted(shares, reverse=True)
+        assert all(0 <= value <= 1 for value in shares)
     for n in (1, 20):
         assert len(good(client.post("/v1/tags", json={"content": "bread", "n": n}))["topics"]) <= n
     for body in (
@@ -411,8 +417,32 @@ def test_tags_are_what_the_model_writes(client):
         {"title": "a", "n": 0},
         {"title": "a", "n": 21},
         {"title": "a", "n": 1.5},
+        {"title": "a", "least": 1.1},
+        {"title": "a", "least": "no"},
+        {"title": "a", "note_id": ""},
     ):
         told(client.post("/v1/tags", json=body), 422, "invalid")
+
+
+def test_tags_name_visible_notes_of_the_store(client):
+    text = {"title": "Zebras at a quiet lake", "content": "Stripes, grass and water."}
+
+    def neighbours(**options):
+        found = good(client.post("/v1/tags", json={**text, **options}))
+        details = [*found["topic_details"], *found["more_topics"]]
+        return {topic["name"]: topic["neighbours"] for topic in details}
+
+    good(client.put("/v1/notes/zebra-1", json={**text, "topics": ["zebra stripes"], "category": "Wild"}))
+    named = [{"note_id": "zebra-1", "title": text["title"]}]
+    assert neighbours()["zebra stripes"] == named
+    own = [note for notes in neighbours(note_id="zebra-1").values() for note in notes]
+    assert named[0] not in own
+    assert not neighbours(n=20).keys() - neighbours(n=20, least=0.9).keys()
+    assert good(client.post("/v1/tags", json={**text, "least": 1}))["topics"] == []
+    good(client.patch("/v1/notes/zebra-1", json={"hidden": True}))
+    assert "zebra-1" not in str(neighbours())
+    good(client.delete("/v1/notes/zebra-1"))
+    assert "zebra-1" not in str(neighbours())
 
 
 def test_questions_that_arrive_together_are_answered_each_for_itself(client):

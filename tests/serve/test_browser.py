@@ -121,6 +121,135 @@ def test_write_a_note_see_tags_and_related_publish_it_and_find_it_among_the_rela
     expect(found).to_have_count(0, timeout=SECONDS)
 
 
+def write_about_a_stored_note(page, address):
+    """Write a draft whose words a stored note has, and wait for its tags; return that note."""
+    notes = page.request.get(f"{address}/v1/notes?limit=100").json()["notes"]
+    ids = [note["note_id"] for note in notes if note["note_id"].startswith("n0")]
+    full = [page.request.get(f"{address}/v1/notes/{note_id}").json() for note_id in ids[:20]]
+    source = next(note for note in full if len(note["topics"]) >= 2)
+    page.goto(f"{address}/#/write")
+    page.locator("#write-title").fill(source["title"])
+    page.locator("#write-content").fill(source["content"])
+    expect(page.locator("#tags-topics .chip").first).to_be_visible(timeout=SECONDS)
+    expect(page.locator("#tags-more .chip").first).to_be_visible(timeout=SECONDS)
+    return source
+
+
+def names(page, place):
+    return page.locator(f"{place} .chip .name").all_inner_texts()
+
+
+def published(page, address, note_id):
+    page.locator("details:has(#write-id) summary").click()
+    page.locator("#write-id").fill(note_id)
+    page.locator("#publish").click()
+    expect(page).to_have_url(re.compile(f"#/notes/{note_id}"), timeout=SECONDS)
+    return page.request.get(f"{address}/v1/notes/{note_id}").json()
+
+
+def test_what_is_accepted_of_the_tags_is_published(page, address):
+    write_about_a_stored_note(page, address)
+    suggested, further = names(page, "#tags-topics"), names(page, "#tags-more")
+    assert not set(suggested) & set(further)
+    for share in page.locator("#tags .chip .share").all_inner_texts():
+        assert re.fullmatch(r"(< )?\d{1,3}%", share)
+    page.locator(f"#tags-more .chip:has-text('{further[0]}') button").first.click()
+    expect(page.locator("#tags-said")).to_have_text(f"The topic {further[0]} was added.")
+    page.locator("#tags-topics .chip button").first.click()
+    expect(page.locator("#tags-said")).to_have_text(f"The topic {suggested[0]} was removed.")
+    wanted = [*suggested[1:], further[0]]
+    assert names(page, "#tags-topics") == wanted
+    assert suggested[0] in names(page, "#tags-more")  # it can be added again
+    choice = page.locator("#category-choice")
+    assert choice.locator("option").count() > 2
+    other = choice.locator("option").nth(1).get_attribute("value")
+    choice.select_option(other)
+    shoot(page, "tags-chosen")
+    # What was decided stays while the text changes.
+    with page.expect_response("**/v1/tags"):
+        page.locator("#write-content").press_sequentially(" more")
+    expect(choice).to_have_value(other)
+    assert further[0] in names(page, "#tags-topics")
+    assert suggested[0] not in names(page, "#tags-topics")
+    wanted = names(page, "#tags-topics")
+    note = published(page, address, "chosen-tags")
+    assert (note["topics"], note["category"]) == (wanted, other)
+    page.goto(f"{address}/#/write")  # the next draft starts afresh
+    assert page.locator("#tags .chip").count() == 0
+
+
+def test_no_category_and_no_topics_can_be_chosen(page, address):
+    write_about_a_stored_note(page, address)
+    page.locator("#category-choice").select_option(label="none of them")
+    while page.locator("#tags-topics .chip button").count():
+        page.locator("#tags-topics .chip button").first.click()
+    expect(page.locator("#tags-topics")).to_have_text("No topic is likely enough.")
+    note = published(page, address, "no-tags")
+    assert (note["topics"], note["category"]) == ([], "")
+
+
+def test_neighbours_are_shown_to_the_pointer_and_to_the_keyboard(page, address):
+    source = write_about_a_stored_note(page, address)
+    chip = page.locator("#tags .chip", has_text=source["topics"][0]).first
+    tip = chip.locator("[role=tooltip]")
+    expect(tip).to_be_hidden()
+    chip.hover()
+    expect(tip).to_be_visible()
+    expect(tip).to_contain_text("Similar notes with this topic:")
+    expect(tip).to_contain_text(source["title"][:20])
+    tip.hover()  # the pointer can move onto it
+    expect(tip).to_be_visible()
+    shoot(page, "tags-neighbours")
+    page.mouse.move(1, 1)
+    expect(tip).to_be_hidden()
+    button = chip.locator("button")
+    assert button.get_attribute("aria-describedby") == tip.get_attribute("id")
+    page.locator("#category-choice").focus()
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if button.evaluate("node => node === document.activeElement"):
+            break
+    expect(tip).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+    # The keyboard stays among the chips when one is removed or added.
+    before = names(page, "#tags-topics") + names(page, "#tags-more")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.closest('#tags .chip') !== null")
+    assert sorted(names(page, "#tags-topics") + names(page, "#tags-more")) == sorted(before)
+
+
+def test_tags_that_are_not_learnt_say_why(page, address):
+    reasons = {"category": "this model has not learnt to write categories: ...", "topics": "..."}
+    empty = {"category": None, "category_probability": None, "categories": [], "topics": []}
+    empty |= {
+        "topic_details": [],
+        "more_topics": [],
+        "not_learnt": ["category", "topics"],
+        "reasons": reasons,
+    }
+    page.route("**/v1/tags", lambda route: route.fulfill(json=empty))
+    page.goto(f"{address}/#/write")
+    page.locator("#write-title").fill("something")
+    expect(page.locator("#tags-category")).to_contain_text("has not learnt categories", timeout=SECONDS)
+    expect(page.locator("#tags-topics")).to_contain_text("has not learnt topics")
+    expect(page.locator("#tags-more")).to_be_hidden()
+    page.locator("#language").click()
+    expect(page.locator("#tags-topics")).to_contain_text("没有学过话题")
+
+
+def test_tags_fit_a_narrow_screen_in_the_dark(page, address):
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.locator("#theme").click()
+    write_about_a_stored_note(page, address)
+    page.locator("#tags-topics .chip button").last.focus()
+    expect(page.locator("#tags-topics .chip").last.locator("[role=tooltip]")).to_be_visible()
+    assert not overflows(page)
+    shoot(page, "tags-narrow-dark")
+    page.set_viewport_size(WIDE)
+    shoot(page, "tags-dark")
+
+
 def test_a_title_with_markup_is_shown_as_text(page, address):
     title = "<img src=x onerror=document.title='broken'> <script>document.title='broken'</script> soup"
     page.request.put(f"{address}/v1/notes/markup", data={"title": title})

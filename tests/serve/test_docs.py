@@ -71,6 +71,13 @@ def test_the_client_does_what_the_service_does(address):
         near = client.related("c/1?", k=3)
         assert near[0].note_id == "c2"
         assert near == sorted(near, key=lambda note: -note.score)
+        tags = client.tags(title="cold brew", content="coffee at the lake", n=3, least=0.01, note_id="c2")
+        assert tags.topics == [topic.name for topic in tags.topic_details]
+        assert len(tags.topics) == 3
+        assert tags.category in (None, tags.categories[0].name)
+        assert (tags.not_learnt, tags.reasons) == ([], {})
+        every = [*client.tags(title="cold brew", content="coffee at the lake", n=20).topic_details]
+        assert {"c/1?", "c2"} <= {name for topic in every for name in topic.neighbours}
         by_text = client.related(title="cold brew", content="coffee at the lake", topics=["coffee"], k=2)
         assert {note.note_id for note in by_text} == {"c/1?", "c2"}
         assert [note.note_id for note in client.related("c/1?", where={"allow": ["c2"]})] == ["c2"]

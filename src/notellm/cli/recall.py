@@ -166,56 +166,65 @@ def related(
 @commands.command(
     epilog=examples(
         'notellm tag model --title "Sourdough without kneading" --content "Flour, water, salt, time."',
+        'notellm tag model --title "Sourdough without kneading" --notes data      (titles of known notes)',
         "notellm tag model --notes data -o tags.parquet",
-        "notellm tag model --notes data --topics 3 --free -o tags.parquet",
+        "notellm tag model --notes data --topics 3 --least 0.2 -o tags.parquet",
     )
 )
 def tag(
     model: Annotated[str, typer.Argument(help="A model directory.")],
-    notes: Annotated[Path | None, typer.Option(help="A dataset folder or notes file.")] = None,
+    notes: Annotated[
+        Path | None,
+        typer.Option(
+            help="A dataset folder or notes file: the notes to tag; for a single note, the known notes, "
+            "whose titles are shown."
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of a single note.")] = "",
     content: Annotated[str, typer.Option(help="Content of a single note.")] = "",
     topics: Annotated[
-        int | None, typer.Option(help="Largest number of topics; default: the model decides.")
+        int | None, typer.Option(help="Number of topics of each note; default: the probabilities decide.")
+    ] = None,
+    least: Annotated[
+        float | None,
+        typer.Option(
+            help="Least probability, 0 to 1, of a category, and of topics unless --topics gives their "
+            "number; default: 0.05."
+        ),
     ] = None,
     free: Annotated[
-        bool, typer.Option("--free", help="Let the model write any category, not only known ones.")
+        bool, typer.Option("--free", help="Let the model write freely, not only names that it knows.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The Parquet file of --notes.")
+        Path | None, typer.Option("--output", "-o", help="The Parquet file of the tags of many notes.")
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the topics (hashtags) and the category of one note or of many."""
+    """Choose the topics (hashtags) and the category of one note, or of many; a killed run continues."""
     from notellm.artifacts.replace import check_file_replaceable
-    from notellm.data.note import Note
-    from notellm.jobs.tag import tag_to_parquet
+    from notellm.cli.tags import show_tags, tag_many
+    from notellm.recall.tagging.tagger import LEAST, check_request
 
-    if bool(title or content) == (notes is not None):
+    single = bool(title.strip() or content.strip())
+    if not single and notes is None:
         raise ConfigError("give --title or --content for a single note, or --notes for many")
+    if single and output is not None:
+        raise ConfigError(
+            "the tags of a single note are printed; leave out --output, or --title and --content"
+        )
+    if not single and output is None:
+        raise ConfigError("--notes writes a Parquet file; give --output")
+    if free and least is not None:
+        raise ConfigError("what is written freely has no probability; give either --free or --least")
     if output is not None:
         check_file_replaceable(output, "tags", force=force)
-    tagger = load_model(model)
-    not_learnt = {task: tagger.unlearnt(task) for task in ("category", "topics")}
-    if notes is None:
-        rows = [Note(title, content)]
-        if not_learnt["category"] is not None:
-            show(f"category: none ({not_learnt['category']})")
-        elif tagger.settings.categories or free:
-            show(f"category: {tagger.categorize(rows, constrained=not free)[0]}")
-        if not_learnt["topics"] is not None:
-            show(f"topics: none ({not_learnt['topics']})")
-        else:
-            show(f"topics: {', '.join(tagger.write_topics(rows, n=topics)[0])}")
+    least = LEAST if least is None else least
+    check_request(topics, least)
+    if notes is None or output is None:
+        titles = {} if notes is None else display_titles(load_notes(notes))
+        show_tags(load_model(model), title, content, titles, topics=topics, least=least, free=free)
         return
-    if output is None:
-        raise ConfigError("--notes writes a Parquet file; give --output")
-    table = load_notes(notes)
-    tag_to_parquet(
-        tagger, table, output, topics=topics, constrained=not free, force=force, progress=not quiet
-    )
-    for task, reason in not_learnt.items():
-        if reason is not None:
-            show(f"{task}: none for all {table.num_rows:,} notes ({reason})")
-    show(f"tags of {table.num_rows:,} notes -> {output}")
+    tagger, table = load_model(model), load_notes(notes)
+    options = {"topics": topics, "least": least, "free": free, "force": force}
+    tag_many(tagger, table, output, progress=not quiet, **options)

@@ -6,7 +6,7 @@
     engine.recommend("user-7", k=10)
 
 `requests.py` has the queries and answers, `live.py` the shared state. The work behind the methods is in
-`opening.py`, `writing.py`, `health.py`, `searching.py`, `reading.py` and `reloading.py`.
+`opening.py`, `writing.py`, `health.py`, `searching.py`, `tagging.py`, `reading.py` and `reloading.py`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +20,12 @@ from notellm.engine.live import Paths, State
 from notellm.engine.opening import open_state
 from notellm.engine.reloading import reload_state
 from notellm.engine.requests import Related, RelatedQuery, Tags, Write, Written
+from notellm.engine.tagging import write_tags
 from notellm.engine.writing import apply_writes
 from notellm.errors import NotellmError
 from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
+from notellm.recall.tagging.tagger import LEAST
 from notellm.recommend.recommender import Recommendations
 from notellm.store.index.base import Index
 from notellm.store.rows import StoredNote
@@ -38,8 +40,8 @@ class Engine:
 
     Attributes:
         progress: as above.
-        seconds: how long :meth:`open` took for "model", "ranker", "store" and "index", including the import
-            of the packages that each needs.
+        seconds: how long :meth:`open` took for "model", "ranker", "store", "index" and "tags", including the
+            import of the packages that each needs.
     """
 
     def __init__(self, state: State, *, progress: bool = False) -> None:
@@ -149,14 +151,30 @@ class Engine:
         """
         return searching.related(self._state, queries)
 
-    def tags(self, notes: Sequence[Note], *, topics: int | None = None) -> list[Tags]:
-        """Return category and topics of texts, written by the model.
+    def tags(
+        self,
+        notes: Sequence[Note],
+        *,
+        topics: int | None = None,
+        least: float = LEAST,
+        note_ids: Sequence[str] = (),
+    ) -> list[Tags]:
+        """Return category and topics of texts, with probabilities and the stored notes that speak for them.
+
+        A note that was published before this call speaks; one that was removed, hidden or has expired is not
+        named. ``tagging.py`` says which notes of the store speak.
 
         Args:
             notes: the texts.
-            topics: largest number of topics; None lets the model decide.
+            topics: number of topics; None lets the probabilities decide.
+            least: least probability of a category, and of topics if ``topics`` is None.
+            note_ids: ids of the texts; a stored note then does not speak for itself. "" stands for none.
+
+        Raises:
+            ConfigError: if topics is not positive, or least is not a probability.
+            DataError: if there are no texts.
         """
-        return reading.write_tags(self._state, notes, topics=topics)
+        return write_tags(self._state, notes, topics=topics, least=least, note_ids=note_ids)
 
     def rank(
         self, user_id: str | None, candidates: Sequence[str], *, history: Sequence[str] | None = None

@@ -4,7 +4,7 @@
 index that belong together, even while a reload replaces them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock, RLock
 
@@ -119,6 +119,7 @@ class State:
         unsaved: number of notes changed since the index was saved.
         failure: why the last write failed in the store or the index; None if it did not.
         checked_at: when ``failure`` was checked last, by the monotonic clock.
+        unheard: ids written since the tagger learnt from the store, oldest first (``tagging.py``).
     """
 
     def __init__(self, live: Live, paths: Paths) -> None:
@@ -130,7 +131,14 @@ class State:
         self.unsaved = 0
         self.failure: str | None = None
         self.checked_at = 0.0
+        self.unheard: dict[str, None] = {}
         self.model_lock = Lock()  # threads must not share a tokenizer
+
+    def hear(self, note_ids: Iterable[str]) -> None:
+        """Let the tagger look at these notes, which were written, before its next answer."""
+        for note_id in note_ids:
+            self.unheard.pop(note_id, None)
+            self.unheard[note_id] = None
 
     def encode(self, model: NoteLLM, notes: Sequence[Note]) -> np.ndarray:
         """Return the vectors of notes, (n, dim) float32; one thread at a time uses the model."""

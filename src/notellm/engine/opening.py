@@ -1,4 +1,4 @@
-"""Opening an engine: load the model and the ranker, read the store, and open or build the index."""
+"""Opening an engine: load model and ranker, read the store, open or build the index, prepare the tagger."""
 
 import gc
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from notellm.engine.live import Live, Paths, State, recommender_of
+from notellm.engine.tagging import prepare_tagger
 from notellm.store.notes import NoteStore
 from notellm.store.rows import notes_of
 
@@ -19,7 +20,7 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         progress: show progress bars.
 
     Returns:
-        The state, and the seconds that "model", "ranker", "store" and "index" took.
+        The state, and the seconds that "model", "ranker", "store", "index" and "tags" took.
 
     Raises:
         NotellmError: as ``Engine.open``.
@@ -45,10 +46,12 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         # Only now that all of this model's data was read may the data of other models go.
         store.drop_others()
         home.drop_others()
+        timer.end("index")
+        prepare_tagger(model, notes, progress=progress)
+        timer.end("tags")
     except BaseException:
         store.close()
         raise
-    timer.end("index")
     return State(live, paths), timer.seconds
 
 

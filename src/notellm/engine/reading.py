@@ -1,4 +1,4 @@
-"""Reads of an engine besides related notes: finding notes, tags, ranking, recommending, and users."""
+"""Reads of an engine besides related notes: finding notes, ranking, recommending, and users."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from notellm.data.note import Note
 from notellm.engine.live import Live, State
-from notellm.engine.requests import Tags
 from notellm.errors import DataError, NotFoundError
 from notellm.rank.scorer import Ranking
 from notellm.recommend.recommender import Recommendations, Recommender
@@ -35,21 +33,6 @@ def find_notes(live: Live, text: str, *, limit: int) -> list[StoredNote]:
     dated.sort(key=lambda n: n.published_at or 0, reverse=True)
     undated = [n for n in reversed(notes) if n.published_at is None]
     return (dated + undated)[:limit]
-
-
-def write_tags(state: State, notes: Sequence[Note], *, topics: int | None) -> list[Tags]:
-    """Return categories and topics that the model writes; see ``Engine.tags``."""
-    model = state.live.model
-    rows = list(notes)
-    with state.model_lock:
-        not_learnt = [task for task in ("category", "topics") if model.unlearnt(task) is not None]
-        categories: list[str | None] = [None] * len(rows)
-        if model.settings.categories and "category" not in not_learnt:
-            categories = list(model.categorize(rows))
-        written: list[list[str]] = [[] for _ in rows]
-        if "topics" not in not_learnt:
-            written = model.write_topics(rows, n=topics)
-        return [Tags(*pair, not_learnt) for pair in zip(categories, written, strict=True)]
 
 
 def rank(

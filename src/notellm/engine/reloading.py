@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from notellm.engine.live import Live, Paths, State, recommender_of
+from notellm.engine.tagging import prepare_tagger
 from notellm.engine.writing import replace_notes
 from notellm.errors import ConfigError, StorageError
 from notellm.rank.scorer import Ranker
@@ -39,6 +40,7 @@ def reload_state(state: State, *, index: str | None, progress: bool) -> None:
         rows = old.store.read()
         if fingerprint != old.fingerprint:
             rows = _embedded(model, rows)
+        prepare_tagger(model, {note.note_id: note for note in notes_of(rows)}, progress=progress)
         home = paths.home(fingerprint)
         new_index = home.build(rows, current=old.index, progress=progress)
         _exchange(state, paths, model, ranker, home, new_index, rows)
@@ -89,6 +91,7 @@ def _exchange(
             store = _replaced_store(old.store, model, home.fingerprint, pieces, len(notes), sync=paths.sync)
         state.live = Live(model, home.fingerprint, store, home, index, notes, recommender)
         state.paths = paths
+        state.hear(touched)
         state.in_doubt, state.failure = set(), None
         if store is not old.store:
             old.store.close()

@@ -1,10 +1,11 @@
-"""What an engine is asked, and what it answers: writes, queries for related notes, and tags."""
+"""What an engine is asked, and what it answers: writes, queries for related notes and for tags."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from notellm.data.note import Note
+from notellm.recall.tagging.tagger import LEAST
 from notellm.store.index.filters import Filter
 from notellm.store.rows import StoredNote
 
@@ -85,16 +86,58 @@ class Related:
     scores: list[float]
 
 
-@dataclass(frozen=True)
-class Tags:
-    """Category and topics that the model writes for a note.
+@dataclass(frozen=True, kw_only=True)
+class TagsQuery:
+    """A query for the category and topics of a text.
 
     Attributes:
-        category: the category; None if the model knows none or has not learnt to write one.
-        topics: the topics; none if the model has not learnt to write them.
-        not_learnt: which of "category" and "topics" the model has not learnt to write.
+        note: the text.
+        topics: number of topics; None lets the probabilities decide.
+        least: least probability of a category, and of topics if ``topics`` is None.
+        note_id: id of the text if it is a stored note, which does not speak for itself; "" if it is none.
     """
 
-    category: str | None
-    topics: list[str]
-    not_learnt: list[str] = field(default_factory=list)
+    note: Note
+    topics: int | None = None
+    least: float = LEAST
+    note_id: str = ""
+
+
+@dataclass(frozen=True)
+class ExplainedTag:
+    """A topic or a category, and the notes that speak for it.
+
+    Attributes:
+        name: the name.
+        probability: how likely a person would give it to the note, 0 to 1; None for free writing.
+        neighbours: visible notes of the store that carry it, the most similar note first; at most three.
+    """
+
+    name: str
+    probability: float | None = None
+    neighbours: list[StoredNote] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tags:
+    """Category and topics of a text.
+
+    Attributes:
+        category: the category; None if none is likely enough, or none is known or learnt.
+        topics: the topics to publish, likeliest first; none if the model has not learnt topics.
+        categories: the likeliest categories, likeliest first.
+        more_topics: further topics that are less likely, likeliest first.
+        reasons: for "category" and "topics", a sentence that says why the model has not learnt it, if it has
+            not.
+    """
+
+    category: ExplainedTag | None = None
+    topics: list[ExplainedTag] = field(default_factory=list)
+    categories: list[ExplainedTag] = field(default_factory=list)
+    more_topics: list[ExplainedTag] = field(default_factory=list)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def not_learnt(self) -> list[str]:
+        """Which of "category" and "topics" the model has not learnt."""
+        return list(self.reasons)

@@ -10,6 +10,7 @@ import numpy as np
 from notellm.data.ids import check_id
 from notellm.engine.live import Live, State
 from notellm.engine.requests import Publish, Remove, Write, Written
+from notellm.engine.tagging import says_the_same
 from notellm.errors import DataError, NotellmError, NotFoundError, StorageError
 from notellm.store.rows import StoredNote, notes_of, rows_of
 
@@ -65,6 +66,7 @@ def settle(state: State) -> None:
     live.index.remove(missing)
     replace_notes(live.notes, stored, missing)
     _forget(live, state.in_doubt)
+    state.hear(state.in_doubt)
     state.in_doubt = set()
 
 
@@ -82,6 +84,7 @@ def _commit(state: State, drafts: Mapping[str, StoredNote | None]) -> None:
     live = state.live
     upserts = [note for note in drafts.values() if note is not None]
     removed = [note_id for note_id, note in drafts.items() if note is None and note_id in live.notes]
+    unheard = [i for i, note in drafts.items() if not says_the_same(live.notes.get(i), note)]
     if upserts:
         rows = rows_of(upserts, _vectors(state, live, upserts))
         live.store.write(rows, new=not any(note.note_id in live.notes for note in upserts))
@@ -95,6 +98,7 @@ def _commit(state: State, drafts: Mapping[str, StoredNote | None]) -> None:
     if upserts or removed:  # removing a note that does not exist proves nothing about the disk
         state.failure = None
     _forget(live, drafts)
+    state.hear(unheard)
     state.unsaved += len(drafts)
     if state.unsaved >= _SAVED_EVERY:
         live.home.save(live.index)

@@ -24,23 +24,23 @@ _LOCK = ".lock"
 
 
 @contextmanager
-def computed_shards(
+def computed_tables(
     target: Path,
     inputs: object,
     rows: np.ndarray,
-    compute: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    compute: Callable[[np.ndarray], pa.Table],
     *,
     size: int,
     label: str,
     progress: bool,
-) -> Iterator[Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]]:
+) -> Iterator[Iterator[tuple[np.ndarray, pa.Table]]]:
     """Compute the missing shards; inside the block, read them all and write the target.
 
     Args:
         target: the file that the block writes.
         inputs: everything that the results depend on; its ``repr`` is hashed.
         rows: (n,) int64, the rows in the order in which they are computed.
-        compute: returns the results of some rows: matrices by name, with one row for each of them.
+        compute: returns the results of some rows: a table with one row for each of them.
         size: rows in a shard.
         label: name of the progress bar.
         progress: show a progress bar with rate and remaining time.
@@ -54,12 +54,35 @@ def computed_shards(
     pieces = [rows[start : start + size] for start in range(0, len(rows), size)]
     with shard_folder(target, inputs) as folder:
         files = [folder / f"{number:06d}.parquet" for number in range(len(pieces))]
-        with tqdm(total=len(rows), unit="note", desc=label, disable=not progress) as bar:
-            for piece, file in zip(pieces, files, strict=True):
-                if not file.is_file():
-                    write_parquet(_table(compute(piece)), file)
-                bar.update(len(piece))
-        yield ((piece, _matrices(file)) for piece, file in zip(pieces, files, strict=True))
+        there = [file.is_file() for file in files]
+        # What a killed run has left counts as done, but not for the rate.
+        done = sum(len(piece) for piece, is_there in zip(pieces, there, strict=True) if is_there)
+        with tqdm(total=len(rows), initial=done, unit="note", desc=label, disable=not progress) as bar:
+            for piece, file, is_there in zip(pieces, files, there, strict=True):
+                if not is_there:
+                    write_parquet(compute(piece), file)
+                    bar.update(len(piece))
+        yield ((piece, read_parquet(file)) for piece, file in zip(pieces, files, strict=True))
+
+
+@contextmanager
+def computed_shards(
+    target: Path,
+    inputs: object,
+    rows: np.ndarray,
+    compute: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    *,
+    size: int,
+    label: str,
+    progress: bool,
+) -> Iterator[Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]]:
+    """Do as :func:`computed_tables` does for results that are matrices by name, one row for each row."""
+
+    def table(piece: np.ndarray) -> pa.Table:
+        return _table(compute(piece))
+
+    with computed_tables(target, inputs, rows, table, size=size, label=label, progress=progress) as tables:
+        yield ((piece, _matrices(result)) for piece, result in tables)
 
 
 def _table(matrices: Mapping[str, np.ndarray]) -> pa.Table:
@@ -70,8 +93,8 @@ def _table(matrices: Mapping[str, np.ndarray]) -> pa.Table:
     return pa.table(columns)
 
 
-def _matrices(file: Path) -> dict[str, np.ndarray]:
-    table = read_parquet(file).combine_chunks()
+def _matrices(table: pa.Table) -> dict[str, np.ndarray]:
+    table = table.combine_chunks()
     return {
         name: column.chunk(0).flatten().to_numpy().reshape(table.num_rows, -1)
         for name, column in zip(table.column_names, table.columns, strict=True)
@@ -80,7 +103,9 @@ def _matrices(file: Path) -> dict[str, np.ndarray]:
 
 @contextmanager
 def shard_folder(target: Path, inputs: object) -> Iterator[Path]:
-    """Yield the folder for the shards of a computation; it is removed if the block ends without an error.
+    """Yield the folder for the shards of a computation.
+
+    It is removed if the block ends without an error, or before there is a shard.
 
     Args:
         target: the file that the shards will be joined into.
@@ -103,8 +128,12 @@ def shard_folder(target: Path, inputs: object) -> Iterator[Path]:
         raise StorageError(f"cannot write {target}: {error.strerror or error}") from error
     try:
         yield folder
-    finally:
+    except BaseException:
         lock.release()
+        if not any(folder.glob("*.parquet")):
+            _remove_unless_locked(folder)
+        raise
+    lock.release()
     # The whole name must match: the shards of "vectors.parquet" do not belong to the target "vectors".
     shards_of_target = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.parts")
     for path in target.parent.iterdir():

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Response
 
-from notellm.engine.requests import Related
+from notellm.engine.requests import ExplainedTag, Related, Tags
 from notellm.store.rows import StoredNote
 
 
@@ -40,6 +40,31 @@ def reason_json(notes: Mapping[str, StoredNote], note_id: str | None) -> dict[st
     """Return the opened note behind a recommendation, or None for a popular or an unknown note."""
     note = None if note_id is None else notes.get(note_id)
     return None if note is None else {"note_id": note.note_id, "title": note.display_title}
+
+
+def tags_json(tags: Tags) -> dict[str, Any]:
+    """Return tags, as `schemas.recall.TagsAnswer` describes them."""
+    return {
+        "category": None if tags.category is None else tags.category.name,
+        "category_probability": None if tags.category is None else _rounded(tags.category.probability),
+        "categories": [
+            {"name": tag.name, "probability": _rounded(tag.probability)} for tag in tags.categories
+        ],
+        "topics": [tag.name for tag in tags.topics],
+        "topic_details": [_topic_json(tag) for tag in tags.topics],
+        "more_topics": [_topic_json(tag) for tag in tags.more_topics],
+        "not_learnt": tags.not_learnt,
+        "reasons": dict(tags.reasons),
+    }
+
+
+def _topic_json(tag: ExplainedTag) -> dict[str, Any]:
+    neighbours = [{"note_id": note.note_id, "title": note.display_title} for note in tag.neighbours]
+    return {"name": tag.name, "probability": _rounded(tag.probability), "neighbours": neighbours}
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
 
 
 def related_json(related: Related) -> bytes:

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from notellm.data.note import Note
 from notellm.engine.engine import Engine
-from notellm.engine.requests import Related, RelatedQuery, Tags, Write, Written
+from notellm.engine.requests import Related, RelatedQuery, Tags, TagsQuery, Write, Written
 from notellm.errors import NotellmError
 from notellm.serve.batching import Batcher, Gatherer
 from notellm.serve.failures import without_paths
@@ -54,7 +53,7 @@ class Service:
         self.writes: Batcher[list[Write], list[Written | NotellmError]] = self._batcher(
             "writes", self._apply, _WRITES, pause=_WRITE_PAUSE
         )
-        self.tags: Batcher[tuple[Note, int | None], Tags] = self._batcher("tags", self._tag, _TAGS)
+        self.tags: Batcher[TagsQuery, Tags] = self._batcher("tags", self._tag, _TAGS)
         self.ranking: Batcher[Callable[[], Any], Any] = self._batcher("ranking", _each, _RANKING)
         self._batchers: list[Batcher[Any, Any]] = [self.related, self.writes, self.tags, self.ranking]
         for batcher in self._batchers:
@@ -71,11 +70,14 @@ class Service:
         outcomes = iter(self.engine.apply([write for writes in requests for write in writes]))
         return [[next(outcomes) for _ in writes] for writes in requests]
 
-    def _tag(self, questions: list[tuple[Note, int | None]]) -> list[Tags]:
+    def _tag(self, questions: list[TagsQuery]) -> list[Tags]:
         answers: dict[int, Tags] = {}
-        for count in {n for _, n in questions}:
-            rows = [i for i, (_, n) in enumerate(questions) if n == count]
-            written = self.engine.tags([questions[i][0] for i in rows], topics=count)
+        groups: dict[tuple[int | None, float], list[int]] = {}
+        for i, query in enumerate(questions):
+            groups.setdefault((query.topics, query.least), []).append(i)
+        for (topics, least), rows in groups.items():
+            texts, ids = [questions[i].note for i in rows], [questions[i].note_id for i in rows]
+            written = self.engine.tags(texts, topics=topics, least=least, note_ids=ids)
             answers.update(zip(rows, written, strict=True))
         return [answers[i] for i in range(len(questions))]
 

@@ -4,6 +4,7 @@ import { call, explain, get, notePath, post } from "./api.js";
 import { $, confirmed, debounce, el, noteLink, onText, toast } from "./dom.js";
 import { date, t } from "./i18n.js";
 import { categoryOf, noteItem, place, searchable, shares, titleOf, topicsOf } from "./lists.js";
+import { PANEL as TAGS, accepted, drawTags, forgetChoices } from "./tags.js";
 import { addView } from "./views.js";
 
 const WORDS = {
@@ -35,9 +36,6 @@ const WORDS = {
   "write.replace": ["Replace", "替换"],
   "write.done": ["Published.", "已发布。"],
   "write.replaced": ["Replaced.", "已替换。"],
-
-  "tags.heading": ["Generated topics and category", "生成的话题和类别"],
-  "tags.use": ["Publish with these topics and this category", "发布时使用这些话题和类别"],
 
   "note.published": ["Published {when}", "发布于{when}"],
   "note.expires": ["Expires {when}", "{when}过期"],
@@ -85,14 +83,7 @@ const PANEL = `
         <input id="write-title" data-testid="write-title" type="text" data-t-placeholder="write.title.hint">
         <label for="write-content" data-t="write.content"></label>
         <textarea id="write-content" data-testid="write-content" rows="7" data-t-placeholder="write.content.hint"></textarea>
-        <div class="tags" id="tags" role="group" data-t-aria-label="tags.heading">
-          <div class="status" id="tags-status" role="status"></div>
-          <dl class="pairs">
-            <dt data-t="category"></dt><dd id="tags-category" data-testid="tags-category">–</dd>
-            <dt data-t="topics"></dt><dd id="tags-topics" data-testid="tags-topics">–</dd>
-          </dl>
-          <label class="check"><input type="checkbox" id="tags-use" checked><span data-t="tags.use"></span></label>
-        </div>
+        ${TAGS}
         <details>
           <summary data-t="write.own"></summary>
           <label for="write-id" data-t="write.id"></label>
@@ -233,18 +224,11 @@ async function remove(note) {
 
 // ---------------------------------------------------------------- writing
 
-let generated = null; // {text, category, topics}: the tags that the model wrote, and for which text
+let generated = null; // the tags that the model suggested, with the text that they are for
 
 const draft = () => ({ title: $("write-title").value.trim(), content: $("write-content").value.trim() });
 const textOf = ({ title, content }) => `${title}\n${content}`;
 const isEmpty = ({ title, content }) => !title && !content;
-
-function drawTags(answer) {
-  $("tags-category").replaceChildren(categoryOf(answer?.category) ?? (answer ? t("none") : "–"));
-  const topics = answer?.topics ?? [];
-  $("tags-topics").replaceChildren(topics.length ? topicsOf(topics) : answer ? t("none") : "–");
-  return "";
-}
 
 /** Asks for the related notes and the tags of the current draft. */
 function live() {
@@ -252,6 +236,7 @@ function live() {
   $("write-status").replaceChildren();
   if (isEmpty(note)) {
     generated = null;
+    forgetChoices();
     related.clear("related.idle");
     tags.clear();
     drawTags(null);
@@ -287,12 +272,12 @@ async function exists(id) {
   }
 }
 
-/** Returns the tags of exactly this text, or none if the model fails: the note is published all the same. */
+/** Returns the accepted tags of exactly this text, or none if the model fails: the note is published all the same. */
 async function tagsOf(note) {
   if (!$("tags-use").checked) return {};
-  if (generated?.text === textOf(note)) return generated;
+  if (generated?.text === textOf(note)) return accepted(generated);
   try {
-    return await post("tags", note);
+    return accepted(await post("tags", note));
   } catch {
     return {};
   }

@@ -1,4 +1,4 @@
-"""Routes of recall: related notes, and the tags that the model writes."""
+"""Routes of recall: related notes, and tags."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from fastapi import FastAPI, Query, Response
 
 from notellm.data.note import Note
 from notellm.engine.requests import RelatedQuery
-from notellm.serve.answers import json_answer, related_json
+from notellm.serve.answers import json_answer, related_json, tags_json
 from notellm.serve.routes.reading import only_reads
 from notellm.serve.schemas import recall as schemas
 from notellm.serve.schemas.common import MOST_RESULTS, NoteId
@@ -42,8 +42,5 @@ def add_recall_routes(api: FastAPI, service: Service) -> None:
     @api.post("/v1/tags", response_model=schemas.TagsAnswer, tags=["recall"])
     @only_reads
     async def tags(body: schemas.TagsBody) -> Response:
-        """Return the category and the topics that the model writes for a text."""
-        written = await service.tags.ask((body.note(), body.n))
-        return json_answer(
-            {"category": written.category, "topics": written.topics, "not_learnt": written.not_learnt}
-        )
+        """Return category and topics of a text, with probabilities and the notes that speak for them."""
+        return json_answer(tags_json(await service.tags.ask(body.query())))

@@ -1,11 +1,16 @@
 """Bodies and answers of the routes of recall: related notes and tags."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from notellm.engine.requests import RelatedQuery
+from notellm.engine.requests import RelatedQuery, TagsQuery
 from notellm.serve.schemas.common import CAMP_NOTE, MOST_RESULTS, FilterBody, NoteId, Strict, Text, Topics
+
+_PROBABILITY: Any = Field(
+    description="How likely a person would give it to the text; null if the model writes freely.",
+    examples=[0.71],
+)
 
 
 class RelatedBody(Strict):
@@ -60,25 +65,70 @@ class RelatedAnswer(BaseModel):
 
 
 class TagsBody(Text):
-    """A text to be tagged; the model does not read the topics that it already has."""
+    """A text to be tagged; for its topics, the topics that it already has are not read."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Sourdough without kneading"}]})
 
     n: int | None = Field(
-        None, ge=1, le=20, description="The most topics to write; null lets the model decide when to stop."
+        None, ge=1, le=20, description="The number of topics; null lets the probabilities decide."
+    )
+    least: float = Field(
+        TagsQuery.least,
+        ge=0,
+        le=1,
+        description="The least probability of a category, and of topics unless n gives their number.",
+    )
+    note_id: NoteId | None = Field(
+        None, description="The id of the text if it is a stored note, which then does not speak for itself."
+    )
+
+    def query(self) -> TagsQuery:
+        """Return the query of this body."""
+        return TagsQuery(note=self.note(), topics=self.n, least=self.least, note_id=self.note_id or "")
+
+
+class NamedNote(BaseModel):
+    """A note as it is named beside an answer."""
+
+    note_id: str = Field(examples=["n2"])
+    title: str = Field(examples=["Bread in a cold oven"])
+
+
+class CategoryDetails(BaseModel):
+    """A category that the text may have."""
+
+    name: str = Field(examples=["Food"])
+    probability: float | None = _PROBABILITY
+
+
+class TopicDetails(BaseModel):
+    """A topic that the text may have."""
+
+    name: str = Field(examples=["bread"])
+    probability: float | None = _PROBABILITY
+    neighbours: list[NamedNote] = Field(
+        description="Visible notes that carry the topic and are near the text, nearest first; at most 3."
     )
 
 
 class TagsAnswer(BaseModel):
-    """The category and the topics that the model writes."""
+    """The category and the topics of a text, and what speaks for them."""
 
     category: str | None = Field(
-        description="null if the model knows no category, or has not learnt to write one.", examples=["Food"]
+        description="null if none is likely enough, or the model knows or has learnt none.", examples=["Food"]
     )
+    category_probability: float | None = Field(
+        description="The probability of the category; null without one.", examples=[0.83]
+    )
+    categories: list[CategoryDetails] = Field(description="The likeliest categories, likeliest first.")
     topics: list[str] = Field(
-        description="Empty if the model has not learnt to write topics.", examples=[["bread", "baking"]]
+        description="The topics to publish, likeliest first.", examples=[["bread", "baking"]]
     )
+    topic_details: list[TopicDetails] = Field(description="The same topics with what speaks for them.")
+    more_topics: list[TopicDetails] = Field(description="Further topics, which are less likely.")
     not_learnt: list[Literal["category", "topics"]] = Field(
-        description="What the model has not learnt to write, since its training notes had none.",
-        examples=[[]],
+        description="What the model has not learnt, since its training notes had none.", examples=[[]]
+    )
+    reasons: dict[str, str] = Field(
+        description='For each entry of "not_learnt", a sentence that says why.', examples=[{}]
     )
