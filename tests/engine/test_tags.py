@@ -39,7 +39,7 @@ def made(tmp_path_factory):
 def opened(made, tmp_path):
     """A function that opens an engine on a store of notes, or once more on the same store."""
     notes, model = made
-    engines = []
+    engines: list[Engine] = []
 
     def new(first=10, *, again=False):
         if again:

@@ -1,5 +1,7 @@
 """Category and topics of a table, the record of the file, and runs that are killed."""
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -127,7 +129,12 @@ def test_a_killed_run_continues_and_the_file_is_the_same(model, notes: pa.Table,
         tag_to_parquet(model, notes, tmp_path / "tags.parquet", progress=False)
     assert not (tmp_path / "tags.parquet").exists()
     calls.clear()
-    monkeypatch.setattr(jobs_tag, "known_tags", lambda *a, **o: calls.append(0) or known_tags(*a, **o))
+
+    def seen(*args, **options):
+        calls.append(0)
+        return known_tags(*args, **options)
+
+    monkeypatch.setattr(jobs_tag, "known_tags", seen)
     tag_to_parquet(model, notes, tmp_path / "tags.parquet", progress=False)
     assert len(calls) == 2  # of four
     assert (tmp_path / "tags.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
@@ -152,7 +159,7 @@ def test_shards_of_other_options_or_known_notes_are_not_used(
     if change == "tagger":
         other = NoteLLM.from_corpus(notes, tiny=SMALL, dim=16, categories=["Cooking", "Astronomy"])
         other.fit_tagger(notes.slice(0, 30))
-    options = {"least": 0.9} if change == "least" else {}
+    options: dict[str, Any] = {"least": 0.9} if change == "least" else {}
     monkeypatch.setattr(jobs_tag, "SHARD", 50)
     tag_to_parquet(other, notes, tmp_path / "tags.parquet", progress=False, **options)
     tag_to_parquet(other, notes, tmp_path / "fresh.parquet", progress=False, **options)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -221,7 +222,7 @@ def test_neighbours_are_shown_to_the_pointer_and_to_the_keyboard(page, address):
 
 def test_tags_that_are_not_learnt_say_why(page, address):
     reasons = {"category": "this model has not learnt to write categories: ...", "topics": "..."}
-    empty = {"category": None, "category_probability": None, "categories": [], "topics": []}
+    empty: dict[str, Any] = {"category": None, "category_probability": None, "categories": [], "topics": []}
     empty |= {
         "topic_details": [],
         "more_topics": [],
