@@ -24,7 +24,7 @@ from notellm.store.rows import StoredNote, is_visible
 
 log = logging.getLogger("notellm.engine")
 
-LEARNT_AT_ONCE = 5_000
+LEARNT_AT_ONCE = 1_000
 LEARNT_BEFORE_ANSWER = 64
 _BATCH = 500  # notes that are learnt together
 

@@ -78,6 +78,10 @@ def evaluate_tagging(
         result.remarks.append(f"Topics: {NAME} is not measured; {reason}.")
     elif with_topics.num_rows and trained_on_topics:
         result.topics = _topics(model, train, with_topics, seed, progress)
+    if model.tagger is None and (result.categories or result.topics):
+        result.remarks.append(
+            f"Category, topics: {NAME} is not measured; it was not trained and has no tagger."
+        )
     return result
 
 

@@ -219,9 +219,13 @@ class Tagger:
             progress: show a progress bar.
 
         Raises:
-            ConfigError: if topics is not positive, or least is not a probability.
+            ConfigError: if topics is not positive, least is not a probability, or there are too few note_ids.
         """
         check_request(topics, least)
+        if len(note_ids) not in (0, len(notes)):
+            raise ConfigError(
+                f"{len(note_ids)} note_ids for {len(notes)} notes: give one for each note, or none"
+            )
         tags = [NoteTags() for _ in notes]
         for task in tasks:
             if task not in self.voices:
