@@ -38,7 +38,7 @@ from notellm.recall.tagging.weights import (
 
 WEIGHTS = "tagger.json"
 #: The least probability of a topic or a category that is published.
-LEAST = 0.05
+LEAST = 0.02
 #: Ranked names that are returned beside the published ones.
 TOP = 10
 _BATCH = 64  # notes whose prompts are read together
