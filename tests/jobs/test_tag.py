@@ -69,7 +69,7 @@ def test_tags_have_probabilities_and_their_record(model, notes: pa.Table, tmp_pa
             )
     record = read_record(tmp_path / "tags.parquet")
     assert record["kind"] == "tags"
-    assert record["config"] == {"topics": None, "least": 0.05, "free": False}
+    assert record["config"] == {"topics": None, "least": 0.02, "free": False}
     assert record["data"]["notes"] == describe(notes)
     assert record["data"]["model"]["fingerprint"] == model.fingerprint()
     rows = table.to_pylist()

@@ -189,7 +189,7 @@ def tag(
         float | None,
         typer.Option(
             help="Least probability, 0 to 1, of a category, and of topics unless --topics gives their "
-            "number; default: 0.05."
+            "number; default: 0.02."
         ),
     ] = None,
     free: Annotated[
