@@ -175,7 +175,7 @@ def test_evaluate_prints_all_methods_and_saves(home, capsys):
         assert method in out
     results = json.loads((home / "report" / "results.json").read_text())
     assert [row["name"] for row in results["related"]][-1] == "NoteLLM"
-    assert results["categories"]["NoteLLM, constrained"]["ill_formed"] == 0
+    assert results["categories"]["NoteLLM"]["ill_formed"] == 0
     assert (home / "report" / "report.md").read_text().count("|") > 40
 
 
@@ -356,7 +356,7 @@ def test_the_demo_shows_all_it_promises(tmp_path, capsys):
         "TF-IDF",
         "popularity",
         "NoteLLM untrained",
-        "ROUGE-L",
+        "nDCG@10",
         "BinMF",
         "BinLLM",
         "notellm prepare --notes",
