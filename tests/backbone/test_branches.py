@@ -111,13 +111,11 @@ def test_the_states_of_the_prompts(llama, tokenizer, whole):
         for row, prompt in enumerate(PROMPTS):
             torch.testing.assert_close(branches.states[row], read_whole(llama, prompt), rtol=1e-4, atol=1e-4)
         positions = [0, 3, 1, 12]
-        before = branches.states_at(positions)
+        read = Branches(llama, PROMPTS, tokenizer, read_at=positions, whole=whole)
+        torch.testing.assert_close(read.states, branches.states, rtol=1e-4, atol=1e-4)
         for row, position in enumerate(positions):
             wanted = read_whole(llama, PROMPTS[row][: position + 1])
-            torch.testing.assert_close(before[row], wanted, rtol=1e-4, atol=1e-4)
-        branches.extend(*tree(len(PROMPTS), 1, 0)[0])
-        with pytest.raises(ValueError, match="have been continued"):
-            branches.states_at(positions)
+            torch.testing.assert_close(read.states_read[row], wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_siblings_do_not_see_each_other(llama, tokenizer):

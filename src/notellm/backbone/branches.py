@@ -14,6 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.batch import pad
 from notellm.backbone.load import evaluation_mode, hidden_states
+from notellm.backbone.shared import last_feed_forward_at
 
 _MASKED = float("-inf")
 _DEEPEST = 64  # tokens of a continuation that a sliding window leaves room for
@@ -26,11 +27,13 @@ class Branches:
         model: a causal language model in evaluation mode.
         prompts: token ids of each prompt, none of them empty.
         tokenizer: its tokenizer, which pads.
+        read_at: index of a further token of each prompt whose state is needed; None for the last one.
         whole: read every continuation as a whole sequence, see :func:`can_branch`.
 
     Attributes:
         model: the model.
         states: (n, hidden), the last hidden state at the last token of each prompt.
+        states_read: (n, hidden), the last hidden state at the tokens ``read_at``.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Branches:
         prompts: Sequence[Sequence[int]],
         tokenizer: PreTrainedTokenizerBase,
         *,
+        read_at: Sequence[int] | None = None,
         whole: bool = False,
     ) -> None:
         self.model = model
@@ -47,6 +51,8 @@ class Branches:
         self._paths: list[list[list[int]]] = []  # the tokens from the prompt to each token of the last level
         batch = pad(self._prompts, tokenizer, model.device)
         rows = torch.arange(len(self._prompts), device=model.device)
+        ends = batch["position"]
+        read = ends if read_at is None else torch.tensor(read_at, device=model.device)
         self._cache: DynamicCache | None = None
         # The mask of a branch knows no window, so that a layer with one would look back too far.
         window = getattr(model.config.get_text_config(), "sliding_window", None)
@@ -54,26 +60,19 @@ class Branches:
             states = hidden_states(model, batch["input_ids"], batch["attention_mask"])
         else:
             self._cache = DynamicCache()
-            states = model.base_model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                past_key_values=self._cache,
-                use_cache=True,
-            ).last_hidden_state
-        self._read: Tensor | None = states
-        self.states: Tensor = states[rows, batch["position"]]
+            with last_feed_forward_at(model, torch.stack([read, ends], dim=1)):
+                states = model.base_model(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    past_key_values=self._cache,
+                    use_cache=True,
+                ).last_hidden_state
+        self.states: Tensor = states[rows, ends]
+        self.states_read: Tensor = states[rows, read]
         self._prompt_mask = batch["attention_mask"].bool()
         self._lengths = batch["attention_mask"].sum(dim=1)
         self._level = 0
         self._ancestors = torch.zeros(len(self._prompts), 1, 0, dtype=torch.bool, device=model.device)
-
-    def states_at(self, positions: Sequence[int]) -> Tensor:
-        """Return the last hidden state at one token of each prompt, (n, hidden), before :meth:`extend`."""
-        if self._read is None:
-            raise ValueError("the prompts have been continued, and their states are gone")
-        rows = torch.arange(len(self._prompts), device=self._read.device)
-        states: Tensor = self._read[rows, torch.tensor(positions, device=self._read.device)]
-        return states
 
     def extend(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Read the next level of tokens.
@@ -88,7 +87,6 @@ class Branches:
         """
         count, width = tokens.shape
         self._level += 1
-        self._read = None
         if self._cache is None:
             return self._whole(tokens, parents)
         own = torch.eye(width, dtype=torch.bool, device=tokens.device).expand(count, -1, -1)

@@ -53,6 +53,8 @@ class _Reading:
 
 
 _current: ContextVar[_Reading] = ContextVar("reading")
+#: Tokens that the last feed-forward part computes in this thread; see `last_feed_forward_at`.
+_wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
 
 
 def can_share(model: PreTrainedModel) -> bool:
@@ -122,14 +124,32 @@ def _attending_to(model: PreTrainedModel, reading: _Reading) -> Iterator[None]:
     original = config._attn_implementation  # noqa: SLF001 - layers look up their attention by this name
     config._attn_implementation = _NAME  # noqa: SLF001
     token = _current.set(reading)
-    hooks = [hook for part in _last_feed_forward(model) for hook in _at_ends(part, reading.ends)]
+    try:
+        with last_feed_forward_at(model, reading.ends[:, None]):
+            yield
+    finally:
+        _current.reset(token)
+        config._attn_implementation = original  # noqa: SLF001
+
+
+@contextmanager
+def last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
+    """Let the feed-forward part of the last layer compute some tokens only; other states are wrong meanwhile.
+
+    A model whose layers have no such part computes all tokens.
+
+    Args:
+        model: the model.
+        positions: (n, m) int64, the tokens of each sequence whose last hidden states are needed.
+    """
+    hooks = [hook for part in _last_feed_forward(model) for hook in _at_positions(part, positions)]
+    token = _wanted.set(positions)
     try:
         yield
     finally:
+        _wanted.reset(token)
         for hook in hooks:
             hook.remove()
-        _current.reset(token)
-        config._attn_implementation = original  # noqa: SLF001
 
 
 def _last_feed_forward(model: PreTrainedModel) -> list[nn.Module]:
@@ -142,27 +162,39 @@ def _last_feed_forward(model: PreTrainedModel) -> list[nn.Module]:
     return []
 
 
-def _at_ends(part: nn.Module, ends: Tensor) -> list[RemovableHandle]:
-    """Let a module compute only the last token of each sequence; its output is 0 for all others."""
-    rows = torch.arange(len(ends), device=ends.device)
+def _at_positions(part: nn.Module, positions: Tensor) -> list[RemovableHandle]:
+    """Let a module compute only some tokens of each sequence, (n, m); its output is 0 for all others."""
+    rows = torch.arange(len(positions), device=positions.device)[:, None]
     lengths: list[int] = []
 
-    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # Other threads may run the module meanwhile, and meet these hooks.
+    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if _wanted.get() is not positions:
+            return None
         lengths.append(inputs[0].shape[1])
-        return inputs[0][rows, ends][:, None], *inputs[1:]
+        return inputs[0][rows, positions], *inputs[1:]
 
-    def after(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def after(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if _wanted.get() is not positions:
+            return None
         if not isinstance(output, Tensor):
             raise TypeError(f"{type(part).__name__} returns a {type(output).__name__}")
-        return _spread(output[:, 0], rows, ends, lengths.pop())
+        return _spread(output, rows, positions, lengths.pop())
 
     return [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
 
 
-def _spread(values: Tensor, rows: Tensor, ends: Tensor, length: int) -> Tensor:
-    """Put values of the last tokens, (n, ...), into zeros for all tokens, (n, length, ...)."""
-    result = values.new_zeros(len(values), length, *values.shape[1:])
-    result[rows, ends] = values
+def _spread(values: Tensor, rows: Tensor, positions: Tensor, length: int) -> Tensor:
+    """Put values of m tokens a sequence, (n, m, ...), into zeros for all tokens, (n, length, ...).
+
+    Args:
+        values: (n, m, ...).
+        rows: (n, 1) int64, the number of each sequence.
+        positions: (n, m) int64, which tokens they are.
+        length: number of tokens.
+    """
+    result = values.new_zeros(len(values), length, *values.shape[2:])
+    result[rows, positions] = values
     return result
 
 
@@ -193,7 +225,7 @@ def _attention(
         rows = torch.arange(len(query), device=query.device)
         mask = None if attention_mask is None else attention_mask[rows, :, ends][:, :, None]
         only = _attend(beginning, layer, query[rows, :, ends][:, :, None], key, value, mask, scaling)
-        return _spread(only[:, 0], rows, ends, query.shape[2]), None
+        return _spread(only, rows[:, None], ends[:, None], query.shape[2]), None
     return _attend(beginning, layer, query, key, value, attention_mask, scaling), None
 
 

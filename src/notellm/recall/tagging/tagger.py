@@ -231,8 +231,8 @@ class Tagger:
             if task not in self.voices:
                 continue
             for rows, spoken in self._spoken(task, notes, note_ids=note_ids, label=task, progress=progress):
-                for place, row in enumerate(rows):
-                    ranked = self._ranked(task, spoken, place, max(TOP, topics or 0))
+                rankings = self._ranked(task, spoken, max(TOP, topics or 0))
+                for row, ranked in zip(rows, rankings, strict=True):
                     if task == "category":
                         best = ranked[0] if (ranked[0].probability or 0) >= least else None
                         tags[row] = replace(tags[row], category=best, categories=tuple(ranked))
@@ -267,34 +267,33 @@ class Tagger:
                 yield rows, voices.speak([notes[row] for row in rows], model=speaks, note_ids=ids)
                 bar.update(len(rows))
 
-    def _ranked(self, task: Task, spoken: Spoken, place: int, count: int) -> list[Tag]:
-        """Return the likeliest names of one note, with the neighbours that carry them."""
+    def _ranked(self, task: Task, spoken: Spoken, count: int) -> list[list[Tag]]:
+        """Return the likeliest names of each note of a batch, with the neighbours that carry them."""
         voices, weights = self.voices[task], self.weights[task]
-        features = spoken.features[place]
-        probabilities = (
-            weights.category_probabilities(features)
-            if task == "category"
-            else weights.topic_probabilities(features)
-        )
-        count = min(count, len(probabilities))
-        best = np.argpartition(-probabilities, count - 1)[:count]
-        best = best[np.lexsort((best, -probabilities[best]))]
-        nearest = spoken.neighbours[place]
-        carried = voices.answers[nearest[nearest >= 0]]
-        ids = voices.note_ids
-        tags = []
-        for name in best:
-            speakers = nearest[
-                carried.indptr.searchsorted(np.flatnonzero(carried.indices == name), "right") - 1
-            ]
-            tags.append(
-                Tag(
-                    voices.names.names[name],
-                    float(probabilities[name]),
-                    tuple(ids[row] for row in speakers[:_SPEAKERS]),
-                )
+        if task == "category":
+            probabilities = weights.category_probabilities(spoken.features)
+        else:
+            probabilities = weights.topic_probabilities(spoken.features)
+        count = min(count, probabilities.shape[1])
+        some = np.argpartition(-probabilities, count - 1, axis=1)[:, :count]
+        values = np.take_along_axis(probabilities, some, axis=1)
+        order = np.lexsort((some, -values), axis=1)
+        best, values = np.take_along_axis(some, order, axis=1), np.take_along_axis(values, order, axis=1)
+        first, carried = voices.answers.indptr, voices.answers.indices
+        rankings = []
+        for nearest, numbers, likely in zip(spoken.neighbours, best.tolist(), values.tolist(), strict=True):
+            speakers: dict[int, list[str]] = {number: [] for number in numbers}
+            for row in nearest[nearest >= 0].tolist():
+                for number in carried[first[row] : first[row + 1]].tolist():
+                    if number in speakers and len(speakers[number]) < _SPEAKERS:
+                        speakers[number].append(voices.note_ids[row])
+            rankings.append(
+                [
+                    Tag(voices.names.names[number], probability, tuple(speakers[number]))
+                    for number, probability in zip(numbers, likely, strict=True)
+                ]
             )
-        return tags
+        return rankings
 
     def _count(self, ranked: Sequence[Tag], least: float) -> int:
         """Return how many topics to publish: as many as the expected F1 is largest for."""

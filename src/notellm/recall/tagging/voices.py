@@ -69,8 +69,9 @@ class Reader:
         prompts = prompt.prompt_ids(rendered)
         guidance = [prompt.emb_id, *prompt.guidance_ids(task, count)]
         whole = [[*ids, *guidance] for ids in prompts]
-        branches = Branches(self.backbone, whole, prompt.tokenizer, whole=self.whole)
-        vectors = self.to_vectors(branches.states_at([len(ids) - 1 for ids in prompts]))
+        ends = [len(ids) - 1 for ids in prompts]
+        branches = Branches(self.backbone, whole, prompt.tokenizer, read_at=ends, whole=self.whole)
+        vectors = self.to_vectors(branches.states_read)
         return branches, vectors.float().cpu().numpy()
 
     @torch.inference_mode()
