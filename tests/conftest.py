@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     GPTNeoXConfig,
@@ -32,6 +33,10 @@ from notellm.artifacts.manifest import MANIFEST, write_manifest
 from notellm.data.schema import NOTES, PAIRS
 from notellm.recall.model import NoteLLM
 from notellm.recall.tiny import TinyOptions
+
+# A busy machine is no failure: tests assert no timings, and neither does Hypothesis.
+settings.register_profile("notellm", deadline=None)
+settings.load_profile("notellm")
 
 THEMES = {
     "Cooking": [
