@@ -126,13 +126,18 @@ def test_a_note_mentions_a_name_whose_words_it_has():
     assert found.max() <= 1 + 1e-6
 
 
-def test_names_that_are_added_are_mentioned_and_have_no_evidence(names):
+def test_names_that_are_added_have_the_evidence_of_the_notes_that_bring_them(names):
     words = Words(word_counts(TEXTS), names.matrix(ANSWERS), names.names)
-    before = words.evidence(word_counts(NEW))
-    words.add_names(["garlic bread", "new"])
-    after = words.evidence(word_counts(NEW))
+    new = word_counts(NEW)
+    before = words.evidence(new)
+    carried = np.zeros((len(NEW), 2), dtype=np.float32)
+    carried[2, 0] = 1  # no note carries the second name
+    words.add_names(["garlic bread", "new"], new, sp.csr_matrix(carried))
+    after = words.evidence(new)
     np.testing.assert_array_equal(after[:, : len(names)], before)
-    np.testing.assert_array_equal(after[:, len(names) :], 0)
+    np.testing.assert_array_equal(after[:, -1], 0)
+    assert after[2, len(names)] > max(before[2].max(), 0)  # its own text speaks most for it
+    assert after[2, len(names)] > after[[0, 1, 3, 4], len(names)].max()
     assert words.mentions(word_counts(NEW))[0, len(names)] == pytest.approx(1)
     whole = Words(word_counts(TEXTS), names.matrix(ANSWERS), [*names.names])
     np.testing.assert_allclose(

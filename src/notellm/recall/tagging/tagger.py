@@ -11,6 +11,7 @@ average,
 """
 
 import copy
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -106,8 +107,9 @@ class Tagger:
     def learn(self, note_ids: Sequence[str], notes: Sequence[Note]) -> None:
         """Add known notes, or replace them; those without topics and category are left out.
 
-        They speak as neighbours at once. Their words count, and the language model proposes their new names,
-        after the known notes have grown by a tenth.
+        They speak as neighbours at once, and their words for the names that they bring. Their words count for
+        other names, and the language model proposes their new names, after the known notes have grown by a
+        tenth.
 
         Args:
             note_ids: ids of the notes.
@@ -310,6 +312,16 @@ class Tagger:
         """Write the known notes and the weights into a folder."""
         self.known.write(folder)
         (folder / WEIGHTS).write_text(json_text(self.to_json()), encoding="utf-8")
+
+    def digest(self) -> str:
+        """Return a hash of what decides the tags beside the model, 16 hexadecimal digits."""
+        known = self.known
+        digest = hashlib.sha256(repr(self.to_json()).encode())
+        for note in zip(known.note_ids, known.topics, known.categories, strict=True):
+            digest.update(repr(note).encode())
+        for values in (known.counts.indptr, known.counts.indices, known.counts.data):
+            digest.update(values.tobytes())
+        return digest.hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
         """Return the weights of the voices of each task, as JSON."""

@@ -146,9 +146,10 @@ class TaskVoices:
         self.reader = reader
         answers = known.answers(task)
         self.names = Names(allowed if allowed is not None else (name for row in answers for name in row))
-        carries = np.diff(self.names.matrix(answers).indptr) > 0
-        self.known = known.take(np.flatnonzero(carries))
-        self.answers: sp.csr_matrix = self.names.matrix(self.known.answers(task))
+        carried = self.names.matrix(answers)
+        rows = np.flatnonzero(np.diff(carried.indptr))
+        self.known = known.take(rows)
+        self.answers: sp.csr_matrix = carried[rows]
         self.note_ids = list(self.known.note_ids)
         self._vectors = self.known.vectors[task] if len(self.known) else None  # with room for more at the end
         self._row = {note_id: row for row, note_id in enumerate(self.note_ids)}
@@ -165,11 +166,13 @@ class TaskVoices:
             return
         new = notes.take(np.array(rows))
         answers = new.answers(self.task)
+        before = len(self.names)
         added = self.names.add(name for row in answers for name in row)
+        carried = self.names.matrix(answers)
         if added:
-            self.words.add_names(added)
+            self.words.add_names(added, new.task_counts(self.task), carried[:, before:])
         self.answers.resize(len(self.note_ids), len(self.names))
-        self.answers = sp.csr_matrix(sp.vstack([self.answers, self.names.matrix(answers)]))
+        self.answers = sp.csr_matrix(sp.vstack([self.answers, carried]))
         first, vectors = len(self.note_ids), new.vectors[self.task]
         last = first + len(new)
         if self._vectors is None or len(self._vectors) < last:

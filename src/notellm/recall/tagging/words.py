@@ -61,23 +61,40 @@ class Words:
         frequency = np.bincount(counts.indices, minlength=BUCKETS)
         self._idf = (np.log((1 + notes) / (1 + frequency)) + 1).astype(np.float32)
         weighted = self._weighted(counts)
-        of_name = sp.csr_matrix(answers.T @ weighted)  # N_ct, (names, BUCKETS)
-        of_term = np.asarray(weighted.sum(axis=0)).ravel()  # N_t over all notes, also those without a name
-        total = max(float(of_term.sum()), _LEAST)
-        shares = of_name.data / (of_term[of_name.indices] + _ALPHA)
-        of_name.data = -np.log(np.maximum(1 - shares, _LEAST)).astype(np.float32)
-        self._evidence = sp.csr_matrix(of_name.T)  # (BUCKETS, names)
-        share = np.asarray(answers.T @ weighted.sum(axis=1)).ravel() / total
-        self._offset = np.log(np.maximum(1 - share, _LEAST)).astype(np.float32)
+        self._of_term = np.asarray(weighted.sum(axis=0)).ravel()  # N_t
+        self._evidence, self._offset = self._evidence_of(weighted, answers)
         self._names = self._own_words(names)
 
-    def add_names(self, names: Sequence[str]) -> None:
-        """Add names that no known note carries: they can be mentioned, and nothing is evidence for them."""
-        count = len(names)
+    def add_names(self, names: Sequence[str], counts: sp.csr_matrix, answers: sp.csr_matrix) -> None:
+        """Add names with the new notes that carry them; the evidence for other names does not change.
+
+        Args:
+            names: the new names.
+            counts: (notes, BUCKETS), of the new notes.
+            answers: (notes, new names) of ones: which new note carries which new name.
+        """
+        weighted = self._weighted(counts)
+        self._of_term = self._of_term + np.asarray(weighted.sum(axis=0)).ravel()
+        evidence, offset = self._evidence_of(weighted, answers)
+        self._evidence = sp.csr_matrix(sp.hstack([self._evidence, evidence]))
+        self._offset = np.append(self._offset, offset)
         self._names = sp.csr_matrix(sp.hstack([self._names, self._own_words(names)]))
-        nothing = sp.csr_matrix((BUCKETS, count), dtype=np.float32)
-        self._evidence = sp.csr_matrix(sp.hstack([self._evidence, nothing]))
-        self._offset = np.append(self._offset, np.zeros(count, dtype=np.float32))
+
+    def _evidence_of(
+        self, weighted: sp.csr_matrix, answers: sp.csr_matrix
+    ) -> tuple[sp.csr_matrix, np.ndarray]:
+        """Return the evidence of each term for each name, (BUCKETS, names), and what each name starts from.
+
+        Args:
+            weighted: (notes, BUCKETS), the weighted counts of all notes that carry these names.
+            answers: (notes, names) of ones.
+        """
+        of_name = sp.csr_matrix(answers.T @ weighted)  # N_ct, (names, BUCKETS)
+        shares = of_name.data / (self._of_term[of_name.indices] + _ALPHA)
+        of_name.data = -np.log(np.maximum(1 - shares, _LEAST)).astype(np.float32)
+        total = max(float(self._of_term.sum()), _LEAST)
+        share = np.asarray(answers.T @ weighted.sum(axis=1)).ravel() / total
+        return sp.csr_matrix(of_name.T), np.log(np.maximum(1 - share, _LEAST)).astype(np.float32)
 
     def _own_words(self, names: Sequence[str]) -> sp.csr_matrix:
         """Return the shares of the idf of each name that its terms have, (BUCKETS, names)."""
