@@ -9,7 +9,6 @@ import pytest
 from notellm.errors import ConfigError, DataError
 from notellm.jobs import tag as jobs_tag
 from notellm.jobs.tag import TOP_CATEGORIES, tag_to_parquet
-from notellm.recall.known_tags import known_tags
 from notellm.recall.model import NoteLLM
 from notellm.record import describe, read_record
 from tests.conftest import SMALL
@@ -82,14 +81,14 @@ def test_each_row_is_of_its_own_note_which_does_not_speak_for_itself(model, note
     few = notes.slice(10, 20)
     tag_to_parquet(model, few, tmp_path / "t.parquet", topics=2, progress=False)
     ids = few.column("note_id").to_pylist()
-    expected = known_tags(model, few, topics=2, note_ids=ids)
+    expected = model.tag(few, topics=2, note_ids=ids)
     for row, tags in zip(rows_of(tmp_path / "t.parquet"), expected, strict=True):
         assert row["topics"] == [topic.name for topic in tags.topics]
         assert len(row["topics"]) == 2
         assert row["topic_probabilities"] == pytest.approx(
             [topic.probability for topic in tags.topics], abs=1e-4
         )
-    alone = [tag.probability for tags in known_tags(model, few, topics=2) for tag in tags.topics]
+    alone = [tag.probability for tags in model.tag(few, topics=2) for tag in tags.topics]
     assert alone != [tag.probability for tags in expected for tag in tags.topics]
 
 
@@ -117,14 +116,15 @@ def test_a_killed_run_continues_and_the_file_is_the_same(model, notes: pa.Table,
     monkeypatch.setattr(jobs_tag, "SHARD", 16)
     tag_to_parquet(model, notes, tmp_path / "whole.parquet", progress=False)
     calls: list[int] = []
+    written = NoteLLM.tag
 
     def counted(*args, **options):
         if len(calls) == 2:
             raise StoppedError
         calls.append(args[1].num_rows)
-        return known_tags(*args, **options)
+        return written(*args, **options)
 
-    monkeypatch.setattr(jobs_tag, "known_tags", counted)
+    monkeypatch.setattr(NoteLLM, "tag", counted)
     with pytest.raises(StoppedError):
         tag_to_parquet(model, notes, tmp_path / "tags.parquet", progress=False)
     assert not (tmp_path / "tags.parquet").exists()
@@ -132,9 +132,9 @@ def test_a_killed_run_continues_and_the_file_is_the_same(model, notes: pa.Table,
 
     def seen(*args, **options):
         calls.append(0)
-        return known_tags(*args, **options)
+        return written(*args, **options)
 
-    monkeypatch.setattr(jobs_tag, "known_tags", seen)
+    monkeypatch.setattr(NoteLLM, "tag", seen)
     tag_to_parquet(model, notes, tmp_path / "tags.parquet", progress=False)
     assert len(calls) == 2  # of four
     assert (tmp_path / "tags.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
@@ -145,14 +145,16 @@ def test_a_killed_run_continues_and_the_file_is_the_same(model, notes: pa.Table,
 def test_shards_of_other_options_or_known_notes_are_not_used(
     model, notes: pa.Table, tmp_path, monkeypatch, change
 ):
+    written = NoteLLM.tag
+
     def stopped(*args, **options):
         if args[1].num_rows < 16:
             raise StoppedError
-        return known_tags(*args, **options)
+        return written(*args, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(jobs_tag, "SHARD", 50)
-        patch.setattr(jobs_tag, "known_tags", stopped)
+        patch.setattr(NoteLLM, "tag", stopped)
         with pytest.raises(StoppedError):
             tag_to_parquet(model, notes, tmp_path / "tags.parquet", progress=False)
     other = model

@@ -99,7 +99,8 @@ def test_a_training_notes_what_it_taught(notes, checkpoints, tmp_path):
 def test_tags_of_a_model_that_has_learnt_neither_are_empty(silent, notes, tmp_path):
     tag_to_parquet(silent, notes.slice(0, 3), tmp_path / "tags.parquet", progress=False)
     tags = pq.read_table(tmp_path / "tags.parquet")
-    assert tags.column_names[:2] == ["note_id", "category"]
+    columns = ["category", "category_probability", "topics", "topic_probabilities", "categories"]
+    assert tags.column_names == ["note_id", *columns, "category_probabilities"]
     assert tags["category"].to_pylist() == [None] * 3
     assert tags["topics"].to_pylist() == [[]] * 3
 

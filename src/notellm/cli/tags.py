@@ -32,13 +32,8 @@ def show_tags(
         free: as in ``NoteLLM.tag``.
     """
     from notellm.data.note import Note
-    from notellm.recall.known_tags import known_tags
 
-    rows = [Note(title, content)]
-    if free:
-        (tags,) = model.tag(rows, topics=topics, free=True)
-    else:
-        (tags,) = known_tags(model, rows, topics=topics, least=least)
+    (tags,) = model.tag([Note(title, content)], topics=topics, least=least, free=free)
     if (reason := model.unlearnt("category")) is not None:
         show(f"category: none ({reason})")
     elif tags.category is not None:

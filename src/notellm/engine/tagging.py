@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from notellm.data.note import Note
 from notellm.engine.live import Live, State
 from notellm.engine.requests import ExplainedTag, Tags
-from notellm.recall.known_tags import known_tags
 from notellm.recall.learnt import TASKS
 from notellm.recall.model import NoteLLM
 from notellm.recall.tagging.tagger import Tagger
@@ -80,7 +79,7 @@ def write_tags(
         if live.model.tagger is not None:
             _learn_unheard(live.model.tagger, live, state.unheard)
         unlearnt = {task: live.model.unlearnt(task) for task in TASKS}
-        found = known_tags(live.model, rows, topics=topics, least=least, note_ids=note_ids)
+        found = live.model.tag(rows, topics=topics, least=least, note_ids=note_ids)
 
     reasons = {str(task): reason for task, reason in unlearnt.items() if reason is not None}
 
@@ -131,6 +130,8 @@ def _learn(tagger: Tagger, notes: Sequence[StoredNote]) -> None:
 
 
 def _forget(tagger: Tagger, note_ids: Collection[str]) -> None:
+    if not note_ids:
+        return
     known = tagger.known_ids
     if forgotten := [note_id for note_id in note_ids if note_id in known]:
         tagger.forget(forgotten)

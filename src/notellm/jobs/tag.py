@@ -17,12 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from notellm.artifacts.replace import check_file_replaceable
-from notellm.data.note import notes_from_table
-from notellm.errors import DataError
 from notellm.files import write_parquet
-from notellm.recall.known_tags import known_tags, tagger_digest
 from notellm.recall.model import NoteLLM
-from notellm.recall.shards import computed_tables
+from notellm.recall.shards import computed_tables, shortest_first
 from notellm.recall.tagging.tagger import LEAST, check_request
 from notellm.recall.tagging.tags import NoteTags, Tag
 from notellm.record import describe, make_record
@@ -88,23 +85,15 @@ def tag_to_parquet(
     """
     check_file_replaceable(path, "tags", force=force)
     check_request(topics, least)
-    if notes.num_rows == 0:
-        raise DataError("there are no notes to tag: the table is empty")
-    if "note_id" not in notes.column_names:
-        raise DataError(f"the notes table has no column note_id; found {', '.join(notes.column_names)}")
-    model_data = {"fingerprint": model.fingerprint(), "tagger": tagger_digest(model)}
-    data = {"model": model_data, "notes": describe(notes)}
+    order = shortest_first(notes, "to tag")
+    tagger = None if model.tagger is None else model.tagger.digest()  # the fingerprint does not cover it
+    data = {"model": {"fingerprint": model.fingerprint(), "tagger": tagger}, "notes": describe(notes)}
     config = {"topics": topics, "least": least, "free": free}
-    # The length in characters is close to the length in tokens, and is known without tokenizing.
-    lengths = np.array([len(note.title) + len(note.content) for note in notes_from_table(notes)])
-    order = np.argsort(lengths, kind="stable")
 
     def compute(rows: np.ndarray) -> pa.Table:
         piece = notes.take(rows)
-        if free:
-            return _table(model.tag(piece, topics=topics, free=True))
         ids = piece.column("note_id").to_pylist()
-        return _table(known_tags(model, piece, topics=topics, least=least, note_ids=ids))
+        return _table(model.tag(piece, topics=topics, least=least, free=free, note_ids=ids))
 
     with computed_tables(
         Path(path), (data, config), order, compute, size=SHARD, label="tag", progress=progress

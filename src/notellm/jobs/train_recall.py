@@ -70,8 +70,8 @@ def train_recall(
     """
     chosen = (options or RecallOptions()).resolved(pairs=pairs is not None)
     run = Run(output, "model", force=force)
-    held_out = None if validation is None else {"notes": validation.notes, "pairs": validation.pairs}
-    run.describe(chosen, {"notes": notes, "pairs": pairs, "clicks": clicks, "validation": held_out})
+    measured = None if validation is None else {"notes": validation.notes, "pairs": validation.pairs}
+    run.describe(chosen, {"notes": notes, "pairs": pairs, "clicks": clicks, "validation": measured})
     run.check_unfinished(resume=resume, steps=(".", WRITING))
 
     held_out, taught = _hide_answers(notes, validation, chosen.seed)
@@ -155,7 +155,7 @@ def _learn_to_write(
 ) -> int:
     """Train the output head alone on topics and categories; return the number of steps."""
     if with_pairs:  # these are of the joint training
-        options = replace(options, epochs=options.writing_epochs, head_learning_rate=None)
+        options = replace(options, epochs=options.writing_epochs, batch_pairs=None, head_learning_rate=None)
     chosen = options.resolved(pairs=False)
     steps = _updates(chosen, notes, None)
     arguments = _arguments(folder / WRITING, chosen, steps, measured=False, progress=progress)

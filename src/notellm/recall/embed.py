@@ -15,11 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from notellm.artifacts.replace import check_file_replaceable
-from notellm.data.note import notes_from_table
-from notellm.errors import DataError
 from notellm.files import write_parquet_pieces
 from notellm.recall.model import NoteLLM
-from notellm.recall.shards import computed_shards
+from notellm.recall.shards import computed_shards, shortest_first
 from notellm.record import describe, fingerprint, make_record
 from notellm.vectors import vector_table
 
@@ -47,15 +45,9 @@ def embed_to_parquet(
         StorageError: if the file cannot be written, or a file that may not be replaced is in its place.
     """
     check_file_replaceable(path, "vectors", force=force)
-    if notes.num_rows == 0:
-        raise DataError("there are no notes to embed: the table is empty")
-    if "note_id" not in notes.column_names:
-        raise DataError(f"the notes table has no column note_id; found {', '.join(notes.column_names)}")
+    order = shortest_first(notes, "to embed")
     target = Path(path)
     data = {"model": {"fingerprint": model.fingerprint()}, "notes": describe(notes)}
-    # The length in characters is close to the length in tokens, and is known without tokenizing.
-    lengths = np.array([len(note.title) + len(note.content) for note in notes_from_table(notes)])
-    order = np.argsort(lengths, kind="stable")
 
     def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
         return {"vector": model.encode(notes.take(rows))}

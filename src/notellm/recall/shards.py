@@ -17,7 +17,8 @@ import pyarrow as pa
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from notellm.errors import StorageError
+from notellm.data.note import notes_from_table
+from notellm.errors import DataError, StorageError
 from notellm.files import read_parquet, write_parquet
 
 _LOCK = ".lock"
@@ -63,6 +64,26 @@ def computed_tables(
                     write_parquet(compute(piece), file)
                     bar.update(len(piece))
         yield ((piece, read_parquet(file)) for piece, file in zip(pieces, files, strict=True))
+
+
+def shortest_first(notes: pa.Table, purpose: str) -> np.ndarray:
+    """Return the rows of a notes table in order of their length, which needs little padding, (n,) int64.
+
+    Args:
+        notes: the table.
+        purpose: what is done with the notes, as in "to embed", for errors.
+
+    Raises:
+        DataError: if the table is empty or has no ids.
+    """
+    if notes.num_rows == 0:
+        raise DataError(f"there are no notes {purpose}: the table is empty")
+    if "note_id" not in notes.column_names:
+        raise DataError(f"the notes table has no column note_id; found {', '.join(notes.column_names)}")
+    # The length in characters is close to the length in tokens, and is known without tokenizing.
+    lengths = [len(note.title) + len(note.content) for note in notes_from_table(notes)]
+    order: np.ndarray = np.argsort(lengths, kind="stable")
+    return order
 
 
 @contextmanager

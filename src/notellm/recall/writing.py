@@ -1,7 +1,8 @@
 """How a NoteLLM writes topics and categories: chosen among known names by its tagger, or freely.
 
 A trained model is saved with a tagger (``tagging/``), which knows the training notes. A model without one,
-such as a language model that was not trained here, writes freely (``generate.py``).
+such as a language model that was not trained here, writes topics freely (``generate.py``), and chooses a
+category among those that its settings or the caller name.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ from notellm.recall.tagging.known import KnownNotes, text_counts
 from notellm.recall.tagging.tagger import LEAST, WEIGHTS, Tagger, check_request
 from notellm.recall.tagging.tags import NoteTags, Tag
 from notellm.recall.tagging.voices import Reader
-from notellm.recall.tagging.weights import DEFAULTS, MODEL_ALONE
+from notellm.recall.tagging.weights import DEFAULTS, MODEL_ALONE, Weights
 
 #: Notes that a tagger remembers at most; of more, a draw.
 MOST_KNOWN = 50_000
@@ -49,6 +50,7 @@ class WritesTags:
         """Begin without a tagger."""
         self._tagger: Tagger | None = None
         self._tagger_at: Path | None = None
+        self._reader: Reader | None = None
 
     def find_tagger(self, folder: Path) -> None:
         """Remember that a folder may hold the model's tagger; it is read when it is first used."""
@@ -66,9 +68,11 @@ class WritesTags:
         return self._tagger
 
     def reader(self) -> Reader:
-        """Return how the model reads prompts for its tagger."""
-        whole = not can_branch(self.backbone, self.tokenizer)
-        return Reader(self.backbone, self.prompt, self.to_vectors, whole=whole)
+        """Return how the model reads prompts for its tagger; whether it can branch is tried once."""
+        if self._reader is None:
+            whole = not can_branch(self.backbone, self.tokenizer)
+            self._reader = Reader(self.backbone, self.prompt, self.to_vectors, whole=whole)
+        return self._reader
 
     def fit_tagger(
         self, notes: pa.Table, held_out: pa.Table | None = None, *, seed: int = 0, progress: bool = False
@@ -126,7 +130,8 @@ class WritesTags:
     ) -> list[NoteTags]:
         """Return the category and topics of notes, and the known notes that speak for them.
 
-        Names that are chosen have probabilities. A task that the model has not learnt is left empty.
+        Names that are chosen have probabilities. A task that the model has not learnt, or for which it knows
+        no name, is left empty; only topics of a model without a tagger are written freely then.
 
         Args:
             notes: a notes table or a list of notes. Their categories are not read, and their topics are read
@@ -134,7 +139,7 @@ class WritesTags:
             tasks: what to write.
             topics: number of topics of each note; None lets the probabilities decide.
             least: least probability of a category, and of topics if ``topics`` is None.
-            categories: the allowed categories; None allows those of the training notes.
+            categories: the allowed categories; None allows those of the training notes, or of the settings.
             free: write freely instead of choosing known names; then there are no probabilities.
             note_ids: ids of the notes; a known note then does not speak for itself as a neighbour.
             progress: show a progress bar.
@@ -148,9 +153,10 @@ class WritesTags:
         wanted = [task for task in tasks if self.unlearnt(task) is None]
         tags = [NoteTags() for _ in rows]
         for task in wanted:
-            tagger = self._tagger_for(task, categories)
-            if free or tagger is None or task not in tagger.voices:
+            tagger = None if free else self._tagger_for(task, categories)
+            if free or (tagger is None and task == "topics"):
                 tags = self._written_freely(rows, task, tags, topics, progress=progress)
+            if tagger is None:
                 continue
             chosen = tagger.tag(
                 rows, tasks=[task], topics=topics, least=least, note_ids=note_ids, progress=progress
@@ -190,12 +196,11 @@ class WritesTags:
                 "no category is known: the model's settings name none; give categories=[...] or "
                 "constrained=False"
             )
-        allowed = self.settings.categories if categories is None and self.tagger is None else categories
         tags = self.tag(
             notes,
             tasks=["category"],
             least=0.0,
-            categories=allowed if constrained else None,
+            categories=categories,
             free=not constrained,
             progress=progress,
         )
@@ -229,18 +234,23 @@ class WritesTags:
             raise ConfigError(reason)
 
     def _tagger_for(self, task: Task, categories: Sequence[str] | None) -> Tagger | None:
-        """Return the tagger of a task, restricted to some categories if given; None if there is none."""
-        if categories is None or task != "category":
+        """Return what chooses among the known names of a task; None if no name is known.
+
+        Args:
+            task: the task.
+            categories: the allowed categories; None allows the known ones.
+        """
+        if task == "topics" or (categories is None and self.tagger is not None):
             return self.tagger
-        names = [name for name in dict.fromkeys(categories) if name.strip()]
-        if not names:
+        allowed = self.settings.categories if categories is None else categories
+        names = [name for name in dict.fromkeys(allowed) if name.strip()]
+        if categories is not None and not names:
             raise ConfigError("no category is allowed: categories holds no name")
         if self.tagger is not None:
             return self.tagger.restricted("category", names)
         known = KnownNotes([], [], [], text_counts([]), {})
-        return Tagger(
-            self.reader(), known, {"category": MODEL_ALONE["category"]}, allowed={"category": names}
-        )
+        weights: dict[Task, Weights] = {"category": MODEL_ALONE["category"]}
+        return Tagger(self.reader(), known, weights, allowed={"category": names}) if names else None
 
     def _written_freely(
         self, rows: list[Note], task: Task, tags: list[NoteTags], n: int | None, *, progress: bool
