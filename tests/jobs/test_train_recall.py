@@ -289,4 +289,5 @@ def test_learning_to_write_changes_no_vector(world, tmp_path):
     assert not (heads[0] == heads[1]).all()
     metrics = [read_json(tmp_path / str(epochs) / "record.json")["metrics"] for epochs in trained]
     assert "writing_steps" not in metrics[0]
-    assert metrics[1]["writing_steps"] == round(2 * notes.num_rows / 8)
+    batch = RecallOptions().resolved(pairs=False).batch_pairs  # of the writing, not of the joint training
+    assert metrics[1]["writing_steps"] == round(2 * notes.num_rows / batch)
