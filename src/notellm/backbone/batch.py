@@ -53,15 +53,23 @@ def by_length(attention_mask: Tensor) -> list[tuple[Tensor, int]]:
     return [(rows, int(lengths[rows[-1]])) for rows in groups]
 
 
+def longest_first(ids: Sequence[Sequence[int]]) -> np.ndarray:
+    """Return the rows of sequences, (n,) int64, from the longest to the shortest.
+
+    Batches of neighbouring rows need little padding, and memory that suffices for the first one suffices for
+    all.
+    """
+    return np.argsort([-len(row) for row in ids], kind="stable")
+
+
 def length_batches(
     ids: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, device: torch.device
 ) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
     """Yield padded batches of sequences of similar length with the rows of their sequences, longest first."""
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    order = np.argsort(-lengths, kind="stable")
+    order = longest_first(ids)
     start = 0
     while start < len(order):
-        size = max(1, TOKENS_PER_BATCH // int(lengths[order[start]]))
+        size = max(1, TOKENS_PER_BATCH // len(ids[order[start]]))
         rows = order[start : start + size]
         start += size
         yield rows, pad([ids[row] for row in rows], tokenizer, device)

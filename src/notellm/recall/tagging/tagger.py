@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from notellm.backbone.batch import longest_first
 from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
 from notellm.errors import ConfigError, ModelError, StorageError
@@ -258,7 +259,8 @@ class Tagger:
         voices, weights = self.voices[task], self.weights[task]
         speaks = weights.voices[VOICES.index("model")] > 0 if model is None else model
         size = max(1, min(_BATCH, _CELLS // (len(VOICES) * len(voices.names))))
-        order = sorted(range(len(notes)), key=lambda row: -len(notes[row].title) - len(notes[row].content))
+        prompts = self.reader.prompts(notes, task)
+        order = longest_first(prompts).tolist()
         with (
             evaluation_mode(self.reader.backbone),
             tqdm(total=len(notes), unit="note", desc=label, disable=not progress) as bar,
@@ -266,7 +268,8 @@ class Tagger:
             for start in range(0, len(order), size):
                 rows = order[start : start + size]
                 ids = [note_ids[row] for row in rows] if note_ids else ()
-                yield rows, voices.speak([notes[row] for row in rows], model=speaks, note_ids=ids)
+                some, read = [notes[row] for row in rows], [prompts[row] for row in rows]
+                yield rows, voices.speak(some, read, model=speaks, note_ids=ids)
                 bar.update(len(rows))
 
     def _ranked(self, task: Task, spoken: Spoken, count: int) -> list[list[Tag]]:

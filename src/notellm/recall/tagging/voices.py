@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from notellm.backbone.batch import longest_first
 from notellm.backbone.branches import Branches
 from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
@@ -53,24 +54,31 @@ class Reader:
     to_vectors: Callable[[Tensor], Tensor]
     whole: bool = False
 
-    def branches(self, notes: Sequence[Note], task: Task) -> tuple[Branches, np.ndarray]:
-        """Read the prompts of notes for a task.
+    def prompts(self, notes: Sequence[Note], task: Task) -> list[list[int]]:
+        """Return the token ids of the prompts of notes; for the topics task their topics are not read."""
+        count = self.prompt.config.typical_topics
+        return self.prompt.prompt_ids(
+            [self.prompt.render(note, task, count) for note in self.prompt.cut(notes)]
+        )
+
+    def branches(self, prompts: Sequence[Sequence[int]], task: Task) -> tuple[Branches, np.ndarray]:
+        """Read prompts of a task.
 
         Args:
-            notes: notes; for the topics task their topics are not read.
+            prompts: token ids from :meth:`prompts`.
             task: the task.
 
         Returns:
             The prompts with their guidance, to be continued with outputs, and the vectors of the notes,
             (n, dim) float32.
         """
-        prompt, count = self.prompt, self.prompt.config.typical_topics
-        rendered = [prompt.render(note, task, count) for note in prompt.cut(notes)]
-        prompts = prompt.prompt_ids(rendered)
-        guidance = [prompt.emb_id, *prompt.guidance_ids(task, count)]
+        guidance = [
+            self.prompt.emb_id,
+            *self.prompt.guidance_ids(task, self.prompt.config.typical_topics),
+        ]
         whole = [[*ids, *guidance] for ids in prompts]
         ends = [len(ids) - 1 for ids in prompts]
-        branches = Branches(self.backbone, whole, prompt.tokenizer, read_at=ends, whole=self.whole)
+        branches = Branches(self.backbone, whole, self.prompt.tokenizer, read_at=ends, whole=self.whole)
         vectors = self.to_vectors(branches.states_read)
         return branches, vectors.float().cpu().numpy()
 
@@ -83,7 +91,8 @@ class Reader:
             task: the task.
             progress: show a progress bar.
         """
-        order = np.argsort([-len(note.title) - len(note.content) for note in notes], kind="stable")
+        prompts = self.prompts(notes, task)
+        order = longest_first(prompts)
         pieces = []
         with (
             evaluation_mode(self.backbone),
@@ -91,7 +100,7 @@ class Reader:
         ):
             for start in range(0, len(order), _READ_TOGETHER):
                 rows = order[start : start + _READ_TOGETHER]
-                pieces.append(self.branches([notes[row] for row in rows], task)[1])
+                pieces.append(self.branches([prompts[row] for row in rows], task)[1])
                 bar.update(len(rows))
         vectors = np.concatenate(pieces)
         return vectors[np.argsort(order)]
@@ -195,15 +204,23 @@ class TaskVoices:
     # ---------------------------------------------------------------- speaking
 
     @torch.inference_mode()
-    def speak(self, notes: Sequence[Note], *, model: bool = True, note_ids: Sequence[str] = ()) -> Spoken:
+    def speak(
+        self,
+        notes: Sequence[Note],
+        prompts: Sequence[Sequence[int]],
+        *,
+        model: bool = True,
+        note_ids: Sequence[str] = (),
+    ) -> Spoken:
         """Return what the voices say of notes.
 
         Args:
             notes: notes; for the topics task their topics are not read.
+            prompts: their prompts, from :meth:`Reader.prompts`.
             model: whether the language model speaks; without it, its feature is the least for every name.
             note_ids: ids of the notes; a known note with the same id is no neighbour of its own.
         """
-        branches, vectors = self.reader.branches(notes, self.task)
+        branches, vectors = self.reader.branches(prompts, self.task)
         count = len(notes)
         features = np.empty((count, len(self.names), 4), dtype=np.float32)
         features[:, :, 0] = np.log(_LEAST_LIKELIHOOD)
