@@ -1,4 +1,7 @@
 import math
+import os
+import subprocess
+import sys
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 
@@ -273,6 +276,18 @@ def test_nothing_to_pair(events):
 
 def test_result_has_the_schema():
     assert mine(log([("u", "a", 1), ("u", "b", 2)])).schema.equals(PAIRS)
+
+
+def test_mining_leaves_the_threads_of_torch_alone():
+    code = (
+        "import pyarrow as pa, torch\n"
+        "from notellm.data.sample_world import sample_world\n"
+        "from notellm.pairs.local import mine_pairs\n"
+        "mine_pairs(sample_world(notes=50, users=20, clicks=200).clicks, progress=False)\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+    )
+    environment = os.environ | {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
 
 
 def test_bad_input_is_named():

@@ -93,7 +93,8 @@ def mine_counted_pairs(
     sources = len(log.note_ids)
     viewed_at = log.viewed_at - 1 if same_time == "both" else log.viewed_at  # microseconds are whole
 
-    workers = threads or numba.get_num_threads()
+    # Not get_num_threads(): it starts numba's own threads, which changes how many torch uses afterwards.
+    workers = threads or numba.config.NUMBA_NUM_THREADS
     free: SimpleQueue[tuple[Floats, Codes, Codes]] = SimpleQueue()
     for _ in range(workers):
         scratch = np.zeros(sources), np.zeros(sources, np.int32), np.empty(sources, np.int32)
