@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from notellm.data.ids import Ids, as_array
-from notellm.evaluate.tfidf import fitted_vectorizer, texts_of
+from notellm.evaluate.tfidf import fitted_vectorizer
+from notellm.lexical import texts_of
 
 
 def popularity(pool_ids: Ids, clicks: pa.Table) -> npt.NDArray[np.float32]:

@@ -23,7 +23,8 @@ from notellm.errors import DataError
 from notellm.evaluate.tagging import Ranked, distinct, key, names_of
 from notellm.evaluate.tagging_categories import TOP
 from notellm.evaluate.tagging_topics import overlap
-from notellm.evaluate.tfidf import fitted_vectorizer, texts_of
+from notellm.evaluate.tfidf import fitted_vectorizer
+from notellm.lexical import texts_of
 
 #: Train notes that vote.
 NEIGHBOURS = 20

@@ -22,7 +22,8 @@ from notellm.data.same_text import equal_texts
 from notellm.evaluate.tagging import Ranked
 from notellm.evaluate.tagging_baselines import with_category
 from notellm.evaluate.tagging_categories import TOP
-from notellm.evaluate.tfidf import fitted_vectorizer, texts_of
+from notellm.evaluate.tfidf import fitted_vectorizer
+from notellm.lexical import texts_of
 
 _TERMS = 30_000
 _NOTES = 100_000  # train notes

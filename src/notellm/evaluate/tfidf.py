@@ -1,54 +1,15 @@
-"""TF-IDF of notes, which the baselines share: the terms of a text, the text of a note, the vectorizer.
+"""TF-IDF by scikit-learn, which the baselines share.
 
-A term in a text counts 1 + log(number of occurrences); vectors have unit norm.
+The terms and the texts of notes are those of ``notellm.lexical``. A term in a text counts 1 + log(number of
+occurrences); vectors have unit norm.
 """
 
-import re
-import unicodedata
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from notellm.data.same_text import UNSPACED
 from notellm.errors import DataError
-
-_RUNS = re.compile(rf"(?P<unspaced>[{UNSPACED}]+)|[^\W_{UNSPACED}]+")
-_WINDOW = 3
-
-
-def terms(text: str) -> Iterator[str]:
-    """Yield the terms of a text, after NFKC and case folding.
-
-    In scripts written without spaces the terms are single characters and pairs of neighbours. Elsewhere they
-    are words, and windows of 3 characters of longer words, which match inflections, compounds and typing
-    errors.
-    """
-    for run in _RUNS.finditer(unicodedata.normalize("NFKC", text).casefold()):
-        word = run.group()
-        if run["unspaced"]:
-            yield from word
-            yield from (word[i : i + 2] for i in range(len(word) - 1))
-        else:
-            yield word
-            if len(word) > _WINDOW:
-                # The "#" distinguishes a window from the word of the same letters.
-                yield from ("#" + word[i : i + _WINDOW] for i in range(len(word) - _WINDOW + 1))
-
-
-def texts_of(notes: pa.Table, *, with_topics: bool = True) -> list[str]:
-    """Return the title, topics and content of each note, one per line.
-
-    Args:
-        notes: the notes, schema NOTES.
-        with_topics: False leaves the topics out, for methods that predict them.
-    """
-    columns = (notes[name].to_pylist() for name in ("title", "topics", "content"))
-    return [
-        "\n".join((title, *(topics if with_topics else ()), content))
-        for title, topics, content in zip(*columns, strict=True)
-    ]
+from notellm.lexical import terms
 
 
 def fitted_vectorizer(texts: list[str], max_features: int | None = None) -> Any:

@@ -94,7 +94,7 @@ def mine_counted_pairs(
     viewed_at = log.viewed_at - 1 if same_time == "both" else log.viewed_at  # microseconds are whole
 
     # Not get_num_threads(): it starts numba's own threads, which changes how many torch uses afterwards.
-    workers = threads or numba.config.NUMBA_NUM_THREADS
+    workers = threads or numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     free: SimpleQueue[tuple[Floats, Codes, Codes]] = SimpleQueue()
     for _ in range(workers):
         scratch = np.zeros(sources), np.zeros(sources, np.int32), np.empty(sources, np.int32)

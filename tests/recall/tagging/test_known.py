@@ -9,8 +9,8 @@ import pytest
 
 from notellm.data.note import Note
 from notellm.errors import ModelError
+from notellm.lexical import term_counts
 from notellm.recall.tagging.known import FILE, KnownNotes, text_counts
-from notellm.recall.tagging.words import word_counts
 
 NOTES = [
     Note("Soup", "garlic bread and soup", ("soup", "cold brew"), "Cooking"),
@@ -86,7 +86,7 @@ def test_topics_are_read_for_the_category_only():
     known = known_of(NOTES)
     assert (known.task_counts("topics") != known.counts).nnz == 0
     extra = known.task_counts("category") - known.counts
-    assert (extra != word_counts(["soup cold brew", "", "tea"])).nnz == 0
+    assert (extra != term_counts(["soup cold brew", "", "tea"])).nnz == 0
     assert known.answers("category") == [("Cooking",), ("旅行",), ()]
     assert known.answers("topics") == known.topics
 

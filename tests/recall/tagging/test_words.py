@@ -7,10 +7,10 @@ import pytest
 import scipy.sparse as sp
 from sklearn.naive_bayes import ComplementNB
 
-from notellm.evaluate.tfidf import terms
+from notellm.lexical import term_counts, terms
 from notellm.recall.tagging import words as words_module
 from notellm.recall.tagging.names import Names
-from notellm.recall.tagging.words import BUCKETS, Words, word_counts
+from notellm.recall.tagging.words import Words
 
 TEXTS = [
     "garlic soup with bread",
@@ -63,9 +63,9 @@ def names() -> Names:
 
 
 def test_the_evidence_is_that_of_the_formula(names):
-    words = Words(word_counts(TEXTS), names.matrix(ANSWERS), names.names)
+    words = Words(term_counts(TEXTS), names.matrix(ANSWERS), names.names)
     np.testing.assert_allclose(
-        words.evidence(word_counts(NEW)), dense(TEXTS, ANSWERS, names, NEW), rtol=1e-4, atol=1e-5
+        words.evidence(term_counts(NEW)), dense(TEXTS, ANSWERS, names, NEW), rtol=1e-4, atol=1e-5
     )
 
 
@@ -76,9 +76,9 @@ def test_of_random_notes_too(seed):
     texts = [" ".join(rng.choices(vocabulary, k=rng.randint(0, 12))) for _ in range(60)]
     answers = [rng.sample(["a", "b", "c", "d"], rng.randint(0, 3)) for _ in texts]
     names = Names(name for row in answers for name in row)
-    words = Words(word_counts(texts), names.matrix(answers), names.names)
+    words = Words(term_counts(texts), names.matrix(answers), names.names)
     np.testing.assert_allclose(
-        words.evidence(word_counts(texts[:9])), dense(texts, answers, names, texts[:9]), rtol=1e-3, atol=1e-4
+        words.evidence(term_counts(texts[:9])), dense(texts, answers, names, texts[:9]), rtol=1e-3, atol=1e-4
     )
 
 
@@ -90,32 +90,32 @@ def test_one_category_for_each_note_is_ranked_as_by_complement_naive_bayes():
     texts = [" ".join(f"w{word:02d}" for word in rng.choice(40, 12, p=themes[label])) for label in true]
     answers = [[f"c{label}"] for label in true]
     names = Names(f"c{label}" for label in true)
-    counts = word_counts(texts)
+    counts = term_counts(texts)
     words = Words(counts, names.matrix(answers), names.names)
-    weighted = words._weighted(counts)
+    vectors = words_module._weighted(counts, words._idf)
     labels = [names.number(row[0]) for row in answers]
-    used = np.flatnonzero(np.asarray(weighted.sum(axis=0)).ravel())
-    theirs = ComplementNB(alpha=words_module._ALPHA).fit(weighted[:, used], labels)
+    used = np.flatnonzero(np.asarray(vectors.sum(axis=0)).ravel())
+    theirs = ComplementNB(alpha=words_module._ALPHA).fit(vectors[:, used], labels)
     found = words.evidence(counts[:200]).argmax(axis=1)
-    assert (found == theirs.predict(weighted[:200, used])).mean() > 0.97
+    assert (found == theirs.predict(vectors[:200, used])).mean() > 0.97
     assert (found == labels[:200]).mean() > 0.8
 
 
 def test_words_speak_for_the_names_whose_notes_have_them(names):
-    words = Words(word_counts(TEXTS), names.matrix(ANSWERS), names.names)
+    words = Words(term_counts(TEXTS), names.matrix(ANSWERS), names.names)
     food, sky, travel = (names.number(name) for name in ("food", "sky", "旅行"))
-    garlic, stars, beach = words.evidence(word_counts(["garlic bread", "moon and star", "海滩酒店"]))
+    garlic, stars, beach = words.evidence(term_counts(["garlic bread", "moon and star", "海滩酒店"]))
     assert garlic.argmax() == food
     assert stars.argmax() == sky
     assert beach.argmax() == travel
-    np.testing.assert_array_equal(words.evidence(word_counts([""])), 0)
+    np.testing.assert_array_equal(words.evidence(term_counts([""])), 0)
 
 
 def test_a_note_mentions_a_name_whose_words_it_has():
     names = ["cold brew", "旅行", "C++", "!!!", "tea"]
-    words = Words(word_counts(["tea"]), sp.csr_matrix((1, len(names))), names)
+    words = Words(term_counts(["tea"]), sp.csr_matrix((1, len(names))), names)
     texts = ["I love COLD-brew!", "我的旅行笔记", "c is a language", "cold", "nothing", ""]
-    found = words.mentions(word_counts(texts))
+    found = words.mentions(term_counts(texts))
     np.testing.assert_allclose(found[0, :2], [1, 0], atol=1e-6)
     np.testing.assert_allclose(found[1, :2], [0, 1], atol=1e-6)
     assert found[2, 2] == pytest.approx(1)
@@ -127,8 +127,8 @@ def test_a_note_mentions_a_name_whose_words_it_has():
 
 
 def test_names_that_are_added_have_the_evidence_of_the_notes_that_bring_them(names):
-    words = Words(word_counts(TEXTS), names.matrix(ANSWERS), names.names)
-    new = word_counts(NEW)
+    words = Words(term_counts(TEXTS), names.matrix(ANSWERS), names.names)
+    new = term_counts(NEW)
     before = words.evidence(new)
     carried = np.zeros((len(NEW), 2), dtype=np.float32)
     carried[2, 0] = 1  # no note carries the second name
@@ -138,10 +138,10 @@ def test_names_that_are_added_have_the_evidence_of_the_notes_that_bring_them(nam
     np.testing.assert_array_equal(after[:, -1], 0)
     assert after[2, len(names)] > max(before[2].max(), 0)  # its own text speaks most for it
     assert after[2, len(names)] > after[[0, 1, 3, 4], len(names)].max()
-    assert words.mentions(word_counts(NEW))[0, len(names)] == pytest.approx(1)
-    whole = Words(word_counts(TEXTS), names.matrix(ANSWERS), [*names.names])
+    assert words.mentions(term_counts(NEW))[0, len(names)] == pytest.approx(1)
+    whole = Words(term_counts(TEXTS), names.matrix(ANSWERS), [*names.names])
     np.testing.assert_allclose(
-        words.mentions(word_counts(NEW))[:, : len(names)], whole.mentions(word_counts(NEW)), atol=1e-6
+        words.mentions(term_counts(NEW))[:, : len(names)], whole.mentions(term_counts(NEW)), atol=1e-6
     )
 
 
@@ -157,16 +157,8 @@ def test_names_that_are_added_have_the_evidence_of_the_notes_that_bring_them(nam
 )
 def test_the_evidence_is_finite(texts, answers):
     names = Names(name for row in answers for name in row)
-    words = Words(word_counts(texts), names.matrix(answers), names.names)
+    words = Words(term_counts(texts), names.matrix(answers), names.names)
     for some in (["one note"], [""], ["word"], ["never seen"]):
-        assert np.isfinite(words.evidence(word_counts(some))).all()
-        assert np.isfinite(words.mentions(word_counts(some))).all()
-        assert words.evidence(word_counts(some)).shape == (1, len(names))
-
-
-def test_counts():
-    counts = word_counts(["tea tea 茶", ""])
-    assert counts.shape == (2, BUCKETS)
-    assert sorted(counts.data.tolist()) == [1, 2]
-    assert word_counts([]).shape == (0, BUCKETS)
-    assert word_counts(["\ud800 lone surrogate"]).nnz > 0
+        assert np.isfinite(words.evidence(term_counts(some))).all()
+        assert np.isfinite(words.mentions(term_counts(some))).all()
+        assert words.evidence(term_counts(some)).shape == (1, len(names))

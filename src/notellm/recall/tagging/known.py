@@ -16,8 +16,8 @@ import scipy.sparse as sp
 from notellm.data.note import Note
 from notellm.errors import DataError, ModelError, StorageError
 from notellm.files import read_parquet, write_parquet
+from notellm.lexical import BUCKETS, term_counts
 from notellm.recall.prompt import Task
-from notellm.recall.tagging.words import BUCKETS, word_counts
 from notellm.vectors import vector_matrix
 
 FILE = "known.parquet"
@@ -32,7 +32,7 @@ class KnownNotes:
         note_ids: (n,) their ids.
         topics: (n,) the topics of each; empty if unknown.
         categories: (n,) the category of each; "" if unknown.
-        counts: (n, BUCKETS) from ``word_counts``, of title and content.
+        counts: (n, BUCKETS) from ``term_counts``, of title and content.
         vectors: for each task that some note has an answer to, (n, dim) float32 of unit norm.
     """
 
@@ -76,7 +76,7 @@ class KnownNotes:
         """Return the counts of the words that are read for a task; topics are read for the category only."""
         if task == "topics":
             return self.counts
-        return self.counts + word_counts([" ".join(topics) for topics in self.topics])
+        return self.counts + term_counts([" ".join(topics) for topics in self.topics])
 
     # ---------------------------------------------------------------- files
 
@@ -132,4 +132,4 @@ class KnownNotes:
 
 def text_counts(notes: Sequence[Note]) -> sp.csr_matrix:
     """Return the counts of the words of title and content, (notes, BUCKETS) float32."""
-    return word_counts([f"{note.title}\n{note.content}" for note in notes])
+    return term_counts([f"{note.title}\n{note.content}" for note in notes])

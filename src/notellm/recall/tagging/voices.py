@@ -22,11 +22,12 @@ from notellm.backbone.batch import longest_first
 from notellm.backbone.branches import Branches
 from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
+from notellm.lexical import term_counts
 from notellm.recall.prompt import PromptBuilder, Task
 from notellm.recall.tagging.known import KnownNotes, text_counts
 from notellm.recall.tagging.likelihood import NameTrie, name_likelihoods
 from notellm.recall.tagging.names import Names
-from notellm.recall.tagging.words import Words, word_counts
+from notellm.recall.tagging.words import Words
 from notellm.vectors import search
 
 NEIGHBOURS = 50
@@ -234,7 +235,7 @@ class TaskVoices:
         features[:, :, 1] = np.log(_LEAST_SHARE + shares)
         counts = text_counts(notes)
         if self.task == "category":
-            counts = counts + word_counts([" ".join(note.topics) for note in notes])
+            counts = counts + term_counts([" ".join(note.topics) for note in notes])
         evidence = self.words.evidence(counts)
         if self.task == "topics":  # topics are scored one by one: only what speaks for a topic counts
             evidence = np.log(_LEAST_EVIDENCE + np.maximum(evidence, 0))
