@@ -43,7 +43,7 @@ from notellm.evaluate.tagging_classifier import linear_categories
 from notellm.evaluate.tagging_topics import evaluate_topics
 from notellm.evaluate.tfidf import fitted_vectorizer
 from notellm.files import read_parquet, write_parquet
-from notellm.lexical import terms, texts_of
+from notellm.lexical.terms import terms, texts_of
 
 SEEDS = (1, 2)
 TRAIN, TEST, CATEGORIES = 10_000, 1_000, 2_094

@@ -26,7 +26,7 @@ from notellm.evaluate.retrieval import RetrievalResult, paired_difference
 from notellm.evaluate.tables import intervals_json
 from notellm.evaluate.tagging_topics import TopicResult
 from notellm.files import read_json, write_json
-from notellm.jobs.evaluate_recall import Evaluation, evaluate_recall
+from notellm.jobs.evaluate_recall import HYBRID, Evaluation, evaluate_recall
 from notellm.jobs.evaluate_tagging import NAME
 from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
@@ -90,15 +90,16 @@ def run_all(split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: P
             min_users=MIN_USERS,
             tagged_notes=1_000 if with_topics else 0,
         )
+        (trained,) = (each for each in result.related if each.name == NAME)
         run = {
             "made_of": made_of,
             "seconds": seconds,
             "training": read_json(output / RECORD)["metrics"],
             "evaluation": result.to_json(),
             "per_query": {
-                "pool": result.related[-1].pool,
-                "query_ids": list(result.related[-1].query_ids),
-                "figures": {name: v.tolist() for name, v in result.related[-1].per_query.items()},
+                "pool": trained.pool,
+                "query_ids": list(trained.query_ids),
+                "figures": {name: v.tolist() for name, v in trained.per_query.items()},
             },
         }
         write_json(run, path, replace=True)
@@ -117,7 +118,7 @@ def figures(run: dict[str, Any], method: str, group: str = "all") -> Figures:
 def baselines(run: dict[str, Any]) -> list[str]:
     """Return the methods of a run that do not depend on the seed."""
     names = [result["name"] for result in run["evaluation"]["related"]]
-    return [name for name in names if name not in (NAME, UNTRAINED)]
+    return [name for name in names if name not in (NAME, UNTRAINED, HYBRID)]
 
 
 def by_method(runs: list[dict[str, Any]], group: str = "all") -> dict[str, list[tuple[str, str, Figures]]]:
@@ -128,8 +129,10 @@ def by_method(runs: list[dict[str, Any]], group: str = "all") -> dict[str, list[
     untrained = {run["made_of"]["config"]["seed"]: figures(run, UNTRAINED, group) for run in runs}
     methods[UNTRAINED] = [(str(seed), "", values) for seed, values in untrained.items()]
     for run in runs:
-        row = str(run["made_of"]["config"]["seed"]), f"{run['seconds']:,.0f}", figures(run, NAME, group)
-        methods.setdefault(VARIANTS[run["made_of"]["variant"]], []).append(row)
+        seed, seconds = str(run["made_of"]["config"]["seed"]), f"{run['seconds']:,.0f}"
+        variant = VARIANTS[run["made_of"]["variant"]]
+        for suffix, method in (("", NAME), (", hybrid", HYBRID)):
+            methods.setdefault(variant + suffix, []).append((seed, seconds, figures(run, method, group)))
     return methods
 
 

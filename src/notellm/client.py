@@ -43,12 +43,20 @@ class ServiceError(NotellmError, RuntimeError):
 
 @dataclass(frozen=True)
 class FoundNote:
-    """A related note, and its cosine to the note or the text of the query."""
+    """A note that was found, and the score by which it was ordered."""
 
     note_id: str
     score: float
     title: str
     category: str
+
+
+@dataclass(frozen=True)
+class RelatedNote(FoundNote):
+    """A related note; its score is the weighted mean of its cosine and of BM25 (None without words)."""
+
+    cosine: float
+    lexical: float | None
 
 
 @dataclass(frozen=True)
@@ -236,7 +244,8 @@ class Client:
         where: Mapping[str, Any] | None = None,
         near_duplicates: float | None = None,
         diversity: float = 0.0,
-    ) -> list[FoundNote]:
+        lexical: float | None = None,
+    ) -> list[RelatedNote]:
         """Return the notes related to a stored note, or to a text.
 
         Args:
@@ -249,15 +258,17 @@ class Client:
                 ``published_before``, ``allow``, ``deny``.
             near_duplicates: leave out notes whose cosine to a better result is at least this.
             diversity: 0 to below 1; the higher, the more the notes differ from each other.
+            lexical: share of words in the score, 0 (vectors only) to 1; None takes the model's.
         """
         body: dict[str, Any] = {"k": k, "near_duplicates": near_duplicates, "diversity": diversity}
+        body["lexical"] = lexical
         if note_id is not None:
             body["note_id"] = note_id
         body |= {n: v for n, v in (("title", title), ("content", content), ("topics", list(topics))) if v}
         if where is not None:
             body["filter"] = {n: _time(v) for n, v in where.items()}
         answer = self._ask("POST", "/v1/related", body)
-        return [FoundNote(**note) for note in answer["related"]]
+        return [RelatedNote(**note) for note in answer["related"]]
 
     def tags(
         self,

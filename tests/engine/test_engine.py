@@ -689,17 +689,49 @@ def test_filters_hold(engine):
 def test_near_duplicates_and_diversity_are_those_of_select(plain, near_duplicates, diversity):
     engine = plain
     for name in list(engine.notes)[:6]:
-        ids, _ = ask(engine, note_id=name, k=500)
+        ids, scores = ask(engine, note_id=name, k=500)
         for k in (3, 40):
             looked_at = ids[: 4 * k]
             own = engine.index.vectors(looked_at)
             query = engine.index.vectors([name])[0]
             options = {"near_duplicates": near_duplicates, "diversity": diversity}
-            rows = select(query, own @ query, own, k, **options)
+            rows = select(query, np.array(scores[: 4 * k]), own, k, **options)
             if len(rows) < k:  # not enough is left: more are looked at
                 continue
             found = ask(engine, note_id=name, k=k, **options)[0]
             assert found == [looked_at[row] for row in rows]
+
+
+def test_words_count_at_once_and_as_much_as_asked_for(opened):
+    engine = opened(ranker=False)
+    rare = Note("zyzzyva qwertz")
+    engine.apply([Publish(StoredNote(note_id="new", title="a zyzzyva in the garden"))])
+    ids, scores = ask(engine, note=rare, lexical=1.0)
+    assert ids[0] == "new"
+    assert scores[0] > 3 * scores[1]
+    (answer,) = engine.related([RelatedQuery(note=rare, k=200)])
+    share = engine.model.lexical_share
+    assert 0 < share < 1
+    both = (1 - share) * np.array(answer.cosines) + share * np.array(answer.lexical)
+    assert answer.scores == pytest.approx(both, abs=1e-5)
+    (vectors_only,) = engine.related([RelatedQuery(note=rare, k=200, lexical=0.0)])
+    assert vectors_only.lexical is None
+    assert vectors_only.scores == vectors_only.cosines
+    engine.reload(index="hnsw")
+    assert ask(engine, note=rare, lexical=1.0)[0][0] == "new"
+    engine.close()
+    engine = opened(ranker=False, again=True)
+    assert ask(engine, note=rare, lexical=1.0)[0][0] == "new"
+    engine.apply([Change("new", {"title": "a wasp in the garden"})])
+    assert ask(engine, note=Note("zyzzyva"), lexical=1.0)[0][0] != "new"
+    engine.apply([Change("new", {"title": "a zyzzyva", "hidden": True})])
+    assert "new" not in ask(engine, note=rare, k=500, lexical=1.0)[0]
+    engine.apply([Change("new", {"hidden": False})])
+    assert ask(engine, note=rare, lexical=1.0)[0][0] == "new"
+    engine.apply([Remove("new")])
+    assert "new" not in ask(engine, note=rare, k=500, lexical=1.0)[0]
+    (refused,) = engine.related([RelatedQuery(note=rare, lexical=1.5)])
+    assert str(refused).startswith("the lexical share is 1.5; it must be a number from 0")
 
 
 def test_reposts_leave_their_places_to_others(plain):
@@ -727,14 +759,14 @@ def test_a_search_goes_no_further_than_any_index_does(plain, monkeypatch):
     first = next(iter(engine.notes))
     with monkeypatch.context() as patch:
         patch.setattr(ExactIndex, "most_results", 50)
-        ask(engine, note_id=first, k=3, near_duplicates=0.0001)
+        ask(engine, note_id=first, k=3, near_duplicates=0.0001, lexical=0.0)
     assert asked == [12, 48, 50]
     asked.clear()
     monkeypatch.setattr(searching, "_MOST_FETCHED", 50)
-    ask(engine, note_id=first, k=3, near_duplicates=0.0001)
+    ask(engine, note_id=first, k=3, near_duplicates=0.0001, lexical=0.0)
     assert asked == [12, 48, 50]
     asked.clear()
-    ask(engine, note_id=first, k=70, near_duplicates=0.0001)
+    ask(engine, note_id=first, k=70, near_duplicates=0.0001, lexical=0.0)
     assert asked == [70]
 
 

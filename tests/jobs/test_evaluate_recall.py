@@ -42,8 +42,12 @@ def test_by_note_popularity_is_said_to_be_of_the_test_clicks(cold):
     pairs = mine_pairs(split.test.clicks, progress=False)
     result = evaluate_recall(model, split, pairs, untrained=model, tagged_notes=20, progress=False)
     names = [item.name for item in result.related]
-    assert names == ["popularity (of the test clicks)", "TF-IDF", "NoteLLM untrained", "NoteLLM"]
-    assert result.related[2].figures == result.related[3].figures  # the same model twice
+    assert names == [
+        "popularity (of the test clicks)",
+        *("TF-IDF", "BM25", "NoteLLM untrained", "NoteLLM", "NoteLLM, hybrid"),
+    ]
+    by_name = {item.name: item for item in result.related}
+    assert by_name["NoteLLM untrained"].figures == by_name["NoteLLM"].figures  # the same model twice
     assert len({item.query_ids for item in result.related}) == 1
     assert result.categories["NoteLLM"].ill_formed == 0
     assert result.categories["NoteLLM"].notes == 20
@@ -51,7 +55,9 @@ def test_by_note_popularity_is_said_to_be_of_the_test_clicks(cold):
     assert result.record["data"]["model"] == {"fingerprint": model.fingerprint()}
     assert {name: result.record["data"][name] for name in PARTS} == describe_split(split)
     assert result.record["config"] == {"ks": [10, 100, 1000], "min_users": 2, "tagged_notes": 20}
-    assert result.record["metrics"]["related"]["MRR"] == result.related[-1].figures["MRR"].mean
+    assert result.record["metrics"]["related"]["MRR"] == by_name["NoteLLM"].figures["MRR"].mean
+    assert result.record["metrics"]["hybrid"]["MRR"] == by_name["NoteLLM, hybrid"].figures["MRR"].mean
+    assert result.gains.keys() == {"NoteLLM", "NoteLLM, hybrid"}
     table = result.text()
     assert all(
         name in table for name in [*names, *result.categories, *result.topics, "nDCG@10", "ill-formed"]

@@ -309,7 +309,7 @@ def test_notes_are_found_by_their_title_newest_first(client):
 def test_related_notes_of_a_note_and_of_its_text_are_the_same(client):
     by_id = good(client.get("/v1/related", params={"note_id": "n0000001", "k": 5}))["related"]
     assert len(by_id) == 5
-    assert set(by_id[0]) == {"note_id", "score", "title", "category"}
+    assert set(by_id[0]) == {"note_id", "score", "cosine", "lexical", "title", "category"}
     assert [note["score"] for note in by_id] == sorted((note["score"] for note in by_id), reverse=True)
     assert all(note["title"] for note in by_id)
     own = good(client.get("/v1/notes/n0000001"))

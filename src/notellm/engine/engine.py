@@ -40,8 +40,8 @@ class Engine:
 
     Attributes:
         progress: as above.
-        seconds: how long :meth:`open` took for "model", "ranker", "store", "index" and "tags", including the
-            import of the packages that each needs.
+        seconds: how long :meth:`open` took for "model", "ranker", "store", "index", "words" and "tags", with
+            the import of the packages that each needs.
     """
 
     def __init__(self, state: State, *, progress: bool = False) -> None:
@@ -144,7 +144,9 @@ class Engine:
         return reading.find_notes(self._state.live, text, limit=limit)
 
     def related(self, queries: Sequence[RelatedQuery]) -> list[Related | NotellmError]:
-        """Return related notes of stored notes and of texts; the model embeds all texts together.
+        """Return related notes of stored notes and of texts, by vectors and words (``store/hybrid.py``).
+
+        The model embeds all texts together.
 
         Returns:
             For each query its notes, or the reason why there are none.

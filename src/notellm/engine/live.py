@@ -12,6 +12,8 @@ import numpy as np
 
 from notellm.data.note import Note
 from notellm.errors import NotFoundError
+from notellm.lexical.index import LexicalIndex
+from notellm.lexical.terms import text_of
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.recommend.recommender import Recommender, blend_doubt
@@ -87,6 +89,7 @@ class Live:
         home: where the index is kept.
         index: the index of the store's vectors.
         notes: all notes of the store by id; writes change it.
+        lexical: their texts, for hybrid search; writes change it.
         recommender: index and ranker together; None without a ranker.
     """
 
@@ -96,6 +99,7 @@ class Live:
     home: IndexHome
     index: Index
     notes: dict[str, StoredNote]
+    lexical: LexicalIndex
     recommender: Recommender | None
 
     def unknown_note(self, note_id: str) -> NotFoundError:
@@ -144,6 +148,12 @@ class State:
         """Return the vectors of notes, (n, dim) float32; one thread at a time uses the model."""
         with self.model_lock:
             return model.encode(list(notes))
+
+
+def keep_texts(lexical: LexicalIndex, notes: Iterable[StoredNote]) -> None:
+    """Add the texts of notes to an index, or replace them."""
+    some = list(notes)
+    lexical.upsert([note.note_id for note in some], [text_of(note) for note in some])
 
 
 def recommender_of(

@@ -1,4 +1,4 @@
-"""Opening an engine: load model and ranker, read the store, open or build the index, prepare the tagger."""
+"""Opening an engine: load model and ranker, read the store, open or build the indexes, prepare the tagger."""
 
 import gc
 from collections.abc import Iterator, Mapping
@@ -6,8 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter
 
-from notellm.engine.live import Live, Paths, State, recommender_of
+from notellm.engine.live import Live, Paths, State, keep_texts, recommender_of
 from notellm.engine.tagging import prepare_tagger
+from notellm.lexical.index import LexicalIndex
 from notellm.store.notes import NoteStore
 from notellm.store.rows import notes_of
 
@@ -20,7 +21,7 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         progress: show progress bars.
 
     Returns:
-        The state, and the seconds that "model", "ranker", "store", "index" and "tags" took.
+        The state, and the seconds that "model", "ranker", "store", "index", "words" and "tags" took.
 
     Raises:
         NotellmError: as ``Engine.open``.
@@ -42,11 +43,14 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
             index = home.open(rows, progress=progress)
             notes = {note.note_id: note for note in notes_task.result()}
         recommender = recommender_of(ranker, index, notes, fingerprint, paths)
-        live = Live(model, fingerprint, store, home, index, notes, recommender)
+        timer.end("index")
+        lexical = LexicalIndex()
+        keep_texts(lexical, notes.values())
+        timer.end("words")
+        live = Live(model, fingerprint, store, home, index, notes, lexical, recommender)
         # Only now that all of this model's data was read may the data of other models go.
         store.drop_others()
         home.drop_others()
-        timer.end("index")
         prepare_tagger(model, notes, progress=progress)
         timer.end("tags")
     except BaseException:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from notellm.engine.live import Live, Paths, State, recommender_of
+from notellm.engine.live import Live, Paths, State, keep_texts, recommender_of
 from notellm.engine.tagging import prepare_tagger
 from notellm.engine.writing import replace_notes
 from notellm.errors import ConfigError, StorageError
@@ -89,7 +89,10 @@ def _exchange(
         if is_other_model:
             pieces = [_without(rows, touched), late_rows]
             store = _replaced_store(old.store, model, home.fingerprint, pieces, len(notes), sync=paths.sync)
-        state.live = Live(model, home.fingerprint, store, home, index, notes, recommender)
+        lexical = old.lexical  # texts do not depend on the model
+        keep_texts(lexical, late_notes.values())
+        lexical.remove(missing)
+        state.live = Live(model, home.fingerprint, store, home, index, notes, lexical, recommender)
         state.paths = paths
         state.hear(touched)
         state.in_doubt, state.failure = set(), None

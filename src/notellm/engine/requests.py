@@ -68,6 +68,7 @@ class RelatedQuery:
         k: number of notes.
         where: conditions on the results.
         near_duplicates, diversity: as in `store.index.select.select`.
+        lexical: share of the words in the score, 0 (vectors only) to 1; None takes the model's.
     """
 
     note_id: str | None = None
@@ -76,14 +77,24 @@ class RelatedQuery:
     where: Filter = field(default_factory=Filter)
     near_duplicates: float | None = None
     diversity: float = 0.0
+    lexical: float | None = None
 
 
 @dataclass(frozen=True)
 class Related:
-    """Related notes, best first, and their cosines."""
+    """Related notes, best first.
+
+    Attributes:
+        notes: the notes.
+        scores: what they are ordered by: the weighted mean of both parts.
+        cosines: cosines of their vectors to the query.
+        lexical: their lexical scores; None if words had no share.
+    """
 
     notes: list[StoredNote]
     scores: list[float]
+    cosines: list[float]
+    lexical: list[float] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,8 @@ from notellm.data.note import Note
 from notellm.engine.live import Live, State
 from notellm.engine.requests import Related, RelatedQuery
 from notellm.errors import NotellmError
+from notellm.lexical.terms import text_of
+from notellm.store.hybrid import Hits, hybrid_search
 from notellm.store.index.base import vectors_there
 from notellm.store.index.select import check_selection, select
 
@@ -20,7 +22,7 @@ _MOST_FETCHED = 16_384  # neighbours of one query that are fetched, unless the i
 def related(state: State, queries: Sequence[RelatedQuery]) -> list[Related | NotellmError]:
     """Answer queries for related notes together; see ``Engine.related``."""
     live = state.live
-    answers: list[Related | NotellmError] = [Related([], [])] * len(queries)
+    answers: list[Related | NotellmError] = [Related([], [], [], None)] * len(queries)
     vectors = np.zeros((len(queries), live.index.dim), dtype=np.float32)
     by_text = [i for i, query in enumerate(queries) if query.note_id is None]
     if by_text:
@@ -34,11 +36,13 @@ def related(state: State, queries: Sequence[RelatedQuery]) -> list[Related | Not
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i in (*by_text, *known):
         query = queries[i]
-        options = (query.k, query.where, query.near_duplicates, query.diversity)
+        options = (query.k, query.where, query.near_duplicates, query.diversity, query.lexical)
         groups.setdefault(options, []).append(i)
     for rows in groups.values():
         try:
-            group_answers = _related(live, [queries[i] for i in rows], vectors[rows])
+            group_answers: Sequence[Related | NotellmError] = _related(
+                live, [queries[i] for i in rows], vectors[rows]
+            )
         except NotellmError as error:
             group_answers = [error] * len(rows)
         for i, answer in zip(rows, group_answers, strict=True):
@@ -46,49 +50,61 @@ def related(state: State, queries: Sequence[RelatedQuery]) -> list[Related | Not
     return answers
 
 
-def _related(
-    live: Live, queries: Sequence[RelatedQuery], vectors: np.ndarray
-) -> list[Related | NotellmError]:
+def _related(live: Live, queries: Sequence[RelatedQuery], vectors: np.ndarray) -> list[Related]:
     """Answer queries whose options are all the same."""
     options = queries[0]
     check_selection(options.near_duplicates, options.diversity)
-    exclude = [() if query.note_id is None else (query.note_id,) for query in queries]
     if options.near_duplicates is None and not options.diversity:
-        ids, scores = live.index.search(vectors, options.k, where=options.where, exclude=exclude)
-        return [_answer(live, *result) for result in zip(ids, scores, strict=True)]
-    return [
-        _selected(live, options, vector, excluded) for vector, excluded in zip(vectors, exclude, strict=True)
-    ]
+        return [_answer(live, hits) for hits in _search(live, queries, vectors, options.k)]
+    return [_selected(live, query, vector) for query, vector in zip(queries, vectors, strict=True)]
 
 
-def _selected(live: Live, options: RelatedQuery, vector: np.ndarray, excluded: tuple[str, ...]) -> Related:
+def _search(live: Live, queries: Sequence[RelatedQuery], vectors: np.ndarray, k: int) -> list[Hits]:
+    """Return the k best notes of queries whose options are all the same."""
+    share, where = queries[0].lexical, queries[0].where
+    notes = [
+        query.note if query.note_id is None else live.notes.get(query.note_id) for query in queries
+    ]  # a note that was removed meanwhile has no text any more
+    return hybrid_search(
+        live.index,
+        live.lexical,
+        vectors,
+        [text_of(note or Note()) for note in notes],
+        k,
+        share=live.model.lexical_share if share is None else share,
+        where=where,
+        exclude=[() if query.note_id is None else (query.note_id,) for query in queries],
+    )
+
+
+def _selected(live: Live, query: RelatedQuery, vector: np.ndarray) -> Related:
     """Answer a query for which some neighbours may not be shown: fetch more until enough are left."""
     most = min(_MOST_FETCHED, live.index.most_results or _MOST_FETCHED)
-    fetched = max(options.k, min(_FACTOR * options.k, most))
+    fetched = max(query.k, min(_FACTOR * query.k, most))
     while True:
-        (ids,), (cosines,) = live.index.search(vector[None], fetched, where=options.where, exclude=[excluded])
-        present, neighbour_vectors = vectors_there(live.index, ids)
-        neighbours = [note_id for note_id, is_present in zip(ids, present, strict=True) if is_present]
-        cosines = cosines[present]
+        (hits,) = _search(live, [query], vector[None], fetched)
+        found = len(hits.ids)
+        present, neighbour_vectors = vectors_there(live.index, hits.ids)
+        hits = hits.take(np.flatnonzero(present).tolist())
         rows = select(
             vector,
-            cosines,
+            hits.scores,
             neighbour_vectors,
-            options.k,
-            near_duplicates=options.near_duplicates,
-            diversity=options.diversity,
+            query.k,
+            near_duplicates=query.near_duplicates,
+            diversity=query.diversity,
         )
-        if len(rows) >= options.k or len(ids) < fetched or fetched >= most:
-            return _answer(live, [neighbours[row] for row in rows], cosines[rows])
+        if len(rows) >= query.k or found < fetched or fetched >= most:
+            return _answer(live, hits.take(rows))
         fetched = min(_FACTOR * fetched, most)
 
 
-def _answer(live: Live, ids: Sequence[str], scores: np.ndarray) -> Related:
-    """Return notes by their ids, without those that were removed in the meantime."""
-    notes, kept_scores = [], []
-    for note_id, score in zip(ids, scores.tolist(), strict=True):
-        note = live.notes.get(note_id)
-        if note is not None:
-            notes.append(note)
-            kept_scores.append(score)
-    return Related(notes, kept_scores)
+def _answer(live: Live, hits: Hits) -> Related:
+    """Return the notes that were found, without those that were removed in the meantime."""
+    notes = [live.notes.get(note_id) for note_id in hits.ids]
+    there = [place for place, note in enumerate(notes) if note is not None]
+    if len(there) < len(notes):
+        hits = hits.take(there)
+    lexical = None if hits.lexical is None else hits.lexical.tolist()
+    kept = [note for note in notes if note is not None]
+    return Related(kept, hits.scores.tolist(), hits.cosines.tolist(), lexical)

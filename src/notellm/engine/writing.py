@@ -1,4 +1,4 @@
-"""Writes of an engine: embed notes, commit them to the store, then update the index and the notes held."""
+"""Writes of an engine: embed notes, commit them to the store, then update the indexes and the notes held."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from notellm.data.ids import check_id
-from notellm.engine.live import Live, State
+from notellm.engine.live import Live, State, keep_texts
 from notellm.engine.requests import Publish, Remove, Write, Written
 from notellm.engine.tagging import says_the_same
 from notellm.errors import DataError, NotellmError, NotFoundError, StorageError
@@ -65,6 +65,8 @@ def settle(state: State) -> None:
         live.index.upsert(rows)
     live.index.remove(missing)
     replace_notes(live.notes, stored, missing)
+    keep_texts(live.lexical, stored.values())
+    live.lexical.remove(missing)
     _forget(live, state.in_doubt)
     state.hear(state.in_doubt)
     state.in_doubt = set()
@@ -89,10 +91,15 @@ def _commit(state: State, drafts: Mapping[str, StoredNote | None]) -> None:
         rows = rows_of(upserts, _vectors(state, live, upserts))
         live.store.write(rows, new=not any(note.note_id in live.notes for note in upserts))
         live.index.upsert(rows)
+        keep_texts(
+            live.lexical,
+            [note for note in upserts if not _is_same_text(live.notes.get(note.note_id), note)],
+        )
         live.notes.update((note.note_id, note) for note in upserts)
     if removed:
         live.store.delete(removed)
         live.index.remove(removed)
+        live.lexical.remove(removed)
         for note_id in removed:
             del live.notes[note_id]
     if upserts or removed:  # removing a note that does not exist proves nothing about the disk

@@ -1,7 +1,8 @@
 """Simple methods that a model has to beat, computed in the same run as the model.
 
 For related notes: ``popularity`` (for ``constant_scorer``) ranks by clicks, the same for every query;
-``tfidf_matrix`` (for ``sparse_cosine_scorer``) compares texts, needs no clicks and so works for cold notes;
+``tfidf_matrix`` (for ``sparse_cosine_scorer``) and ``bm25_scorer`` compare texts, need no clicks and so work
+for cold notes;
 ``data.matrices.click_matrix`` (for ``sparse_cosine_scorer``) is item co-occurrence, for splits by time only.
 
 Those for categories and topics are in ``tagging_baselines`` and ``tagging_classifier``.
@@ -14,8 +15,10 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from notellm.data.ids import Ids, as_array
+from notellm.evaluate.retrieval import Scorer
 from notellm.evaluate.tfidf import fitted_vectorizer
-from notellm.lexical import texts_of
+from notellm.lexical.index import LexicalIndex
+from notellm.lexical.terms import texts_of
 
 
 def popularity(pool_ids: Ids, clicks: pa.Table) -> npt.NDArray[np.float32]:
@@ -31,6 +34,19 @@ def popularity(pool_ids: Ids, clicks: pa.Table) -> npt.NDArray[np.float32]:
     clicked = clicks.filter(pc.equal(clicks["event"], "click"))
     note = pc.index_in(clicked["note_id"], value_set=as_array(pool_ids)).drop_null().to_numpy()
     return np.bincount(note, minlength=len(pool_ids)).astype(np.float32)
+
+
+def bm25_scorer(notes: pa.Table, train_notes: pa.Table | None = None) -> Scorer:
+    """Return a scorer by BM25 of title, topics and content, as a share of the query's own (``lexical``).
+
+    Args:
+        notes: the pool, schema NOTES.
+        train_notes: more notes to count the frequencies of terms over, schema NOTES.
+    """
+    ids, texts = [f"pool {row}" for row in range(notes.num_rows)], texts_of(notes)
+    more = texts_of(train_notes) if train_notes is not None else []
+    index = LexicalIndex([*ids, *(f"train {row}" for row in range(len(more)))], [*texts, *more])
+    return lambda queries: index.scores([texts[row] for row in queries.tolist()], ids)
 
 
 def tfidf_matrix(notes: pa.Table, train_notes: pa.Table | None = None) -> sparse.csr_array:

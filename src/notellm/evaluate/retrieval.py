@@ -26,6 +26,7 @@ from notellm.data.ids import Ids, as_array
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.bootstrap import Interval, intervals
 from notellm.evaluate.tables import Table, check_comparable, intervals_json
+from notellm.lexical.share import hybrid_scores
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -270,6 +271,11 @@ def constant_scorer(scores: npt.ArrayLike) -> Scorer:
     """Return a scorer with the same scores, (pool,), for every query, such as popularity."""
     row = np.asarray(scores, np.float32)
     return lambda queries: np.broadcast_to(row, (len(queries), len(row)))
+
+
+def hybrid_scorer(vectors: Scorer, lexical: Scorer, share: float) -> Scorer:
+    """Return a scorer by vectors and words: (1 - share) of the first scores and share of the second."""
+    return lambda queries: hybrid_scores(vectors(queries), lexical(queries), share).astype(np.float32)
 
 
 def _ranks(

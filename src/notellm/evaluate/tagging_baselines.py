@@ -24,7 +24,7 @@ from notellm.evaluate.tagging import Ranked, distinct, key, names_of
 from notellm.evaluate.tagging_categories import TOP
 from notellm.evaluate.tagging_topics import overlap
 from notellm.evaluate.tfidf import fitted_vectorizer
-from notellm.lexical import texts_of
+from notellm.lexical.terms import texts_of
 
 #: Train notes that vote.
 NEIGHBOURS = 20

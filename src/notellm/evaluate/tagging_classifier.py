@@ -23,7 +23,7 @@ from notellm.evaluate.tagging import Ranked
 from notellm.evaluate.tagging_baselines import with_category
 from notellm.evaluate.tagging_categories import TOP
 from notellm.evaluate.tfidf import fitted_vectorizer
-from notellm.lexical import texts_of
+from notellm.lexical.terms import texts_of
 
 _TERMS = 30_000
 _NOTES = 100_000  # train notes

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from notellm.errors import DataError
-from notellm.lexical import terms
+from notellm.lexical.terms import terms
 
 
 def fitted_vectorizer(texts: list[str], max_features: int | None = None) -> Any:

@@ -15,13 +15,14 @@ import pyarrow as pa
 from notellm.data.matrices import click_matrix
 from notellm.data.split import Split
 from notellm.errors import DataError
-from notellm.evaluate.baselines import popularity, tfidf_matrix
+from notellm.evaluate.baselines import bm25_scorer, popularity, tfidf_matrix
 from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.report import save_report
 from notellm.evaluate.retrieval import (
     RetrievalResult,
     constant_scorer,
     evaluate_related,
+    hybrid_scorer,
     paired_difference,
     retrieval_table,
     sparse_cosine_scorer,
@@ -36,14 +37,17 @@ from notellm.jobs.folders import describe_split
 from notellm.recall.model import NoteLLM
 from notellm.record import describe, make_record
 
+#: NoteLLM's vectors and the words of notes together, as the service searches.
+HYBRID = f"{NAME}, hybrid"
+
 
 @dataclass
 class Evaluation:
     """The results of a model and its baselines on a split.
 
     Attributes:
-        related: results on related notes, NoteLLM last; empty if the split has no clicks.
-        gain: figures of NoteLLM minus those of TF-IDF on the same queries.
+        related: results on related notes, NoteLLM and its hybrid last; empty if the split has no clicks.
+        gains: figures of both minus those of TF-IDF on the same queries, by method.
         categories: results on categories by method; empty if the notes have none.
         topics: results on topics by method; empty if the notes have none.
         remarks: what was not measured although the notes have it, and why, in sentences.
@@ -51,7 +55,7 @@ class Evaluation:
     """
 
     related: list[RetrievalResult] = field(default_factory=list)
-    gain: dict[str, Interval] = field(default_factory=dict)
+    gains: dict[str, dict[str, Interval]] = field(default_factory=dict)
     categories: dict[str, CategoryResult] = field(default_factory=dict)
     topics: dict[str, TopicResult] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
@@ -64,8 +68,9 @@ class Evaluation:
             related = retrieval_table(self.related)
             body = f"\n{related.markdown()}" if markdown else related.text()
             pieces.append(f"Related notes\n{body}")
-            gains = ", ".join(f"{name} {gain.percent():+.1f}" for name, gain in self.gain.items())
-            pieces.append(f"{NAME} less TF-IDF, in points on the same queries: {gains}\n")
+            for method, gain in self.gains.items():
+                points = ", ".join(f"{name} {value.percent():+.1f}" for name, value in gain.items())
+                pieces.append(f"{method} less TF-IDF, in points on the same queries: {points}\n")
         tables = tagging_tables(self.categories, self.topics)
         pieces += [table.markdown() if markdown else table.text() for table in tables]
         pieces += [f"{remark}\n" for remark in self.remarks]
@@ -75,7 +80,7 @@ class Evaluation:
         """Return all figures as JSON values, shares from 0 to 1."""
         return {
             "related": [result.to_json() for result in self.related],
-            "gain_over_tfidf": intervals_json(self.gain),
+            "gain_over_tfidf": {method: intervals_json(gain) for method, gain in self.gains.items()},
             "categories": {name: result.to_json() for name, result in self.categories.items()},
             "topics": {name: result.to_json() for name, result in self.topics.items()},
             "remarks": self.remarks,
@@ -146,8 +151,10 @@ def evaluate_recall(
 def _model_figures(result: Evaluation) -> dict[str, Any]:
     """Return the figures of NoteLLM alone, as shares; baselines and intervals are in ``results.json``."""
     figures: dict[str, Any] = {}
-    if result.related:
-        figures["related"] = {name: value.mean for name, value in result.related[-1].figures.items()}
+    for name, method in (("related", NAME), ("hybrid", HYBRID)):
+        for each in result.related:
+            if each.name == method:
+                figures[name] = {figure: value.mean for figure, value in each.figures.items()}
     if NAME in result.categories:
         figures["category"] = result.categories[NAME].to_json()
     if NAME in result.topics:
@@ -182,9 +189,11 @@ def _related(
     else:
         scorers = {"popularity (of the test clicks)": constant_scorer(exposure)}
     scorers["TF-IDF"] = sparse_cosine_scorer(tfidf_matrix(test.notes, split.train.notes))
+    scorers["BM25"] = bm25_scorer(test.notes, split.train.notes)
     if untrained is not None:
         scorers[f"{NAME} untrained"] = vector_scorer(untrained.encode(test.notes, progress=progress))
     scorers[NAME] = vector_scorer(model.encode(test.notes, progress=progress))
+    scorers[HYBRID] = hybrid_scorer(scorers[NAME], scorers["BM25"], model.lexical_share)
     result.related = [
         evaluate_related(
             scorer, ids, queries, targets, ks=ks, name=name, exposure=exposure, seed=seed, progress=False
@@ -192,4 +201,6 @@ def _related(
         for name, scorer in scorers.items()
     ]
     by_name = {item.name: item for item in result.related}
-    result.gain = dict(paired_difference(by_name[NAME], by_name["TF-IDF"], seed=seed))
+    result.gains = {
+        method: paired_difference(by_name[method], by_name["TF-IDF"], seed=seed) for method in (NAME, HYBRID)
+    }

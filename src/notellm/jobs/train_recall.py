@@ -19,6 +19,7 @@ from notellm.jobs.card import model_card
 from notellm.jobs.runs import Run, train_or_resume, training_options
 from notellm.options import filled, values_of
 from notellm.recall.config import TINY, LossOptions, NoteLLMConfig, RecallOptions
+from notellm.recall.hybrid import fit_lexical_share
 from notellm.recall.model import NoteLLM
 from notellm.recall.tiny import TinyOptions
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
@@ -104,6 +105,7 @@ def train_recall(
         metrics["tagger"] = model.tagger.to_json()
     if validation is not None:
         metrics["validation"] = validation_metrics(model, validation)
+        metrics["lexical"] = fit_lexical_share(model, validation, notes)
     # The fingerprint is taken before adapters are merged by saving, which changes the weights.
     run.save(model.save_pretrained, model_card, metrics=metrics, fingerprint=model.fingerprint())
     return model

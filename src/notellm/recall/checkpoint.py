@@ -2,7 +2,7 @@
 
     config.json  model.safetensors  tokenizer.json ...          AutoModelForCausalLM opens the folder
     modules.json  1_Pooling/  2_Dense/  3_Normalize/ ...        SentenceTransformer opens the folder
-    notellm.json      settings, template, tau, what it has learnt to write, fingerprint and dtype of the whole
+    notellm.json      settings, template, tau, lexical share, what it has learnt to write, fingerprint, dtype
     manifest.json     size and digest of each file
 
 All libraries compute the same vectors: last-token pooling of a prompt, the dense layer (the projection), and
@@ -11,6 +11,7 @@ normalization. LoRA adapters are merged into the weights.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from notellm.backbone.source import is_file
-from notellm.errors import ModelError
+from notellm.errors import ConfigError, ModelError
 from notellm.files import json_text
+from notellm.lexical.share import DEFAULT_SHARE, check_share
 from notellm.recall.prompt import EMB_TOKEN
 
 CONFIG = "notellm.json"
@@ -48,6 +50,22 @@ def check_complete(path: Path) -> None:
 def is_tau(value: Any) -> bool:
     """Return whether a value of ``notellm.json`` is a finite number, as the temperature must be."""
     return isinstance(value, float) and math.isfinite(value)
+
+
+def read_share(saved: Mapping[str, Any]) -> float:
+    """Return the lexical share of a settings file; the default if it has none.
+
+    Raises:
+        ModelError: if it is not a number from 0 to 1.
+    """
+    share = saved.get("lexical_share", DEFAULT_SHARE)
+    try:
+        check_share(float(share))
+    except (ConfigError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"lexical_share is {share!r}; it must be a number from 0 to 1. Save the model again"
+        ) from error
+    return float(share)
 
 
 def load_projection(path: Path, projection: nn.Linear) -> None:

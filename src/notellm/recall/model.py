@@ -31,7 +31,15 @@ from notellm.backbone.tiny import train_tokenizer
 from notellm.data.matrices import click_matrix
 from notellm.data.note import Note, Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
-from notellm.recall.checkpoint import CONFIG, check_complete, is_tau, load_projection, write_projection
+from notellm.lexical.share import DEFAULT_SHARE
+from notellm.recall.checkpoint import (
+    CONFIG,
+    check_complete,
+    is_tau,
+    load_projection,
+    read_share,
+    write_projection,
+)
 from notellm.recall.config import NoteLLMConfig, checked_config
 from notellm.recall.learnt import outputs_of, read_learnt, tasks_of
 from notellm.recall.losses import generation_loss
@@ -77,6 +85,8 @@ class NoteLLM(WritesTags, PromptedModel):
         template: the wording as a JSON object; None loads the one that ``config.template`` names.
 
     Attributes:
+        lexical_share: share of the words where notes are searched by vectors and words (``notellm.lexical``).
+            Training fits it on validation notes; it changes no vector.
         learnt: what its training notes taught it to write (``recall/learnt.py``); None if that is unknown, as
             of a language model that was not trained here.
     """
@@ -107,6 +117,7 @@ class NoteLLM(WritesTags, PromptedModel):
         hidden = backbone.config.get_text_config().hidden_size
         self.projection = nn.Linear(hidden, config.dim, dtype=torch.float32)
         self.tau = nn.Parameter(torch.tensor(3.0))
+        self.lexical_share = DEFAULT_SHARE
         self.learnt: frozenset[Task] | None = None
         self.no_tagger()
 
@@ -284,14 +295,16 @@ class NoteLLM(WritesTags, PromptedModel):
             raise ModelError(f"{folder / CONFIG} is not a NoteLLM configuration; save the model again")
         try:
             read_learnt(saved.get("learnt"))
+            read_share(saved)
         except ModelError as error:
             raise ModelError(f"{folder / CONFIG}: {error}") from error
         return saved
 
     def extra_settings(self) -> dict[str, Any]:
-        """Return the temperature, and what the model has learnt to write."""
+        """Return the temperature, the lexical share, and what the model has learnt to write."""
         return {
             "tau": float(self.tau.detach()),
+            "lexical_share": self.lexical_share,
             "learnt": None if self.learnt is None else sorted(self.learnt),
         }
 
@@ -306,7 +319,7 @@ class NoteLLM(WritesTags, PromptedModel):
             self.tagger.write(folder)
 
     def load_extra(self, folder: Path, saved: Mapping[str, Any]) -> None:
-        """Load the projection and the temperature, and what the model has learnt to write.
+        """Load the projection, the temperature, the lexical share, and what the model has learnt to write.
 
         Raises:
             ConfigError: if the caller asked for other dimensions than the saved ones.
@@ -320,6 +333,7 @@ class NoteLLM(WritesTags, PromptedModel):
             )
         load_projection(folder, self.projection)
         self.tau.data = torch.tensor(saved["tau"])
+        self.lexical_share = read_share(saved)
         self.learnt = read_learnt(saved.get("learnt"))
         self.find_tagger(folder)
 

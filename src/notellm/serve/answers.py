@@ -73,10 +73,13 @@ def related_json(related: Related) -> bytes:
     The JSON is put together here because an encoder takes longer for ten small objects than the search that
     found them.
     """
-    pairs = zip(related.notes, related.scores, strict=True)
+    words = ["null"] * len(related.notes)
+    if related.lexical is not None:
+        words = [f"{score:.6f}" for score in related.lexical]
+    parts = zip(related.notes, related.scores, related.cosines, words, strict=True)
     rows = ", ".join(
-        f'{{"note_id": {_text(note.note_id)}, "score": {score:.6f}, "title": {_text(note.display_title)}, '
-        f'"category": {_text(note.category)}}}'
-        for note, score in pairs
+        f'{{"note_id": {_text(note.note_id)}, "score": {score:.6f}, "cosine": {cosine:.6f}, '
+        f'"lexical": {lexical}, "title": {_text(note.display_title)}, "category": {_text(note.category)}}}'
+        for note, score, cosine, lexical in parts
     )
     return f'{{"related": [{rows}]}}'.encode()

@@ -9,7 +9,7 @@ import pytest
 
 from notellm.data.note import Note
 from notellm.errors import ModelError
-from notellm.lexical import term_counts
+from notellm.lexical.terms import term_counts
 from notellm.recall.tagging.known import FILE, KnownNotes, text_counts
 
 NOTES = [

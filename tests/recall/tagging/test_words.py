@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.naive_bayes import ComplementNB
 
-from notellm.lexical import term_counts, terms
+from notellm.lexical.terms import term_counts, terms
 from notellm.recall.tagging import words as words_module
 from notellm.recall.tagging.names import Names
 from notellm.recall.tagging.words import Words

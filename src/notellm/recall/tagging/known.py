@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from notellm.data.note import Note
 from notellm.errors import DataError, ModelError, StorageError
 from notellm.files import read_parquet, write_parquet
-from notellm.lexical import BUCKETS, term_counts
+from notellm.lexical.terms import BUCKETS, term_counts
 from notellm.recall.prompt import Task
 from notellm.vectors import vector_matrix
 

@@ -22,7 +22,7 @@ from notellm.backbone.batch import longest_first
 from notellm.backbone.branches import Branches
 from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
-from notellm.lexical import term_counts
+from notellm.lexical.terms import term_counts
 from notellm.recall.prompt import PromptBuilder, Task
 from notellm.recall.tagging.known import KnownNotes, text_counts
 from notellm.recall.tagging.likelihood import NameTrie, name_likelihoods

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
-from notellm.lexical import BUCKETS, term_counts
+from notellm.lexical.terms import BUCKETS, term_counts
 
 _ALPHA = 0.1  # added to the total of each term (benchmarks/README.md)
 _LEAST = 1e-6  # a share of 1 has no logarithm

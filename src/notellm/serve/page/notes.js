@@ -2,7 +2,7 @@
 
 import { call, explain, get, notePath, post } from "./api.js";
 import { $, confirmed, debounce, el, noteLink, onText, toast } from "./dom.js";
-import { date, t } from "./i18n.js";
+import { date, number, t } from "./i18n.js";
 import { categoryOf, noteItem, place, searchable, shares, titleOf, topicsOf } from "./lists.js";
 import { PANEL as TAGS, accepted, drawTags, forgetChoices } from "./tags.js";
 import { addView } from "./views.js";
@@ -52,6 +52,7 @@ const WORDS = {
   "related.heading": ["Related notes", "相关笔记"],
   "related.idle": ["Choose or write a note to see its related notes.", "选择或撰写一篇笔记，即可查看与之相关的笔记。"],
   "related.count": [{ one: "{n} related note", other: "{n} related notes" }, "{n} 篇相关笔记"],
+  "related.parts": ["meaning {cosine} · words {lexical}", "含义 {cosine} · 词语 {lexical}"],
   "related.none": ["No related notes were found.", "没有找到相关笔记。"],
 };
 
@@ -126,9 +127,16 @@ let shownTitle = "";
 
 // ---------------------------------------------------------------- related notes
 
+/** The two parts of a score in words; none if the vectors alone were compared. */
+function partsOf({ cosine, lexical }) {
+  if (lexical === null) return null;
+  const digits = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
+  return t("related.parts", { cosine: number(cosine, digits), lexical: number(lexical, digits) });
+}
+
 function drawRelated({ related: notes }, box) {
   const widths = shares(notes.map((note) => note.score));
-  box.append(...notes.map((note, i) => noteItem(note, { share: widths[i] })));
+  box.append(...notes.map((note, i) => noteItem(note, { share: widths[i], reason: partsOf(note) })));
   return notes.length ? t("related.count", { n: notes.length }) : t("related.none");
 }
 

@@ -36,6 +36,7 @@ def add_recall_routes(api: FastAPI, service: Service) -> None:
             where=body.filter.filter(),
             near_duplicates=body.near_duplicates,
             diversity=body.diversity,
+            lexical=body.lexical,
         )
         return Response(related_json(await service.related_to(query)), media_type="application/json")
 

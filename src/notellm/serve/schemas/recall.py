@@ -41,6 +41,14 @@ class RelatedBody(Strict):
         RelatedQuery.diversity, ge=0, lt=1, description="The nearer to 1, the more the notes differ."
     )
 
+    lexical: float | None = Field(
+        RelatedQuery.lexical,
+        ge=0,
+        le=1,
+        description="The share of the words in the score: 0 for vectors only, 1 for words only; null takes "
+        "the model's.",
+    )
+
     @model_validator(mode="after")
     def _one_way(self) -> Self:
         text = bool(self.title.strip() or self.content.strip())
@@ -53,7 +61,15 @@ class RelatedNote(BaseModel):
     """A related note."""
 
     note_id: str = Field(examples=["n2"])
-    score: float = Field(description="Cosine to the note or the text of the query.", examples=[0.87])
+    score: float = Field(
+        description="What the notes are ordered by: the weighted mean of both parts.", examples=[0.74]
+    )
+    cosine: float = Field(description="Cosine of the vectors of both notes.", examples=[0.87])
+    lexical: float | None = Field(
+        description="BM25 of the note for the words of the query, as a share of the query's for itself; "
+        "null if words have no share.",
+        examples=[0.55],
+    )
     title: str = Field(examples=["A quiet lake"])
     category: str = Field(examples=["Outdoors"])
 

@@ -11,19 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notellm import lexical
 from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
-from notellm.lexical import (
-    BUCKETS,
-    LexicalIndex,
-    check_share,
-    hybrid_scores,
-    note_text,
-    term_counts,
-    terms,
-    texts_of,
-)
+from notellm.lexical import index as lexical
+from notellm.lexical.index import LexicalIndex
+from notellm.lexical.share import check_share, hybrid_scores
+from notellm.lexical.terms import BUCKETS, note_text, term_counts, terms, texts_of
 
 WORDS = ["tea", "coffee", "soup", "bread", "海滩", "酒店", "telescope", "moon", "garlic", "walks"]
 texts = st.lists(st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join), min_size=1, max_size=12)
@@ -104,7 +97,7 @@ def test_among_many_notes_common_terms_bring_no_notes_but_count(monkeypatch):
     exact = index.search(queries, 5)
     monkeypatch.setattr(lexical, "_MANY", 100)
     pruned = index.search(queries, 5)
-    assert index._bringing(index._corpus.queries(term_counts(queries)))[0].nnz < term_counts(queries).nnz
+    assert index._bringing(index._queries(term_counts(queries))).nnz < term_counts(queries).nnz
     for wanted, hits in zip(exact, pruned, strict=True):
         np.testing.assert_allclose(hits.scores, wanted.scores, rtol=1e-4)
     assert pruned[-1].ids == exact[-1].ids  # a query of common terms alone
@@ -121,9 +114,7 @@ def test_equal_notes_come_in_the_order_in_which_they_were_written():
     assert index.search(["tea"], 2)[0].ids == ["b", "a"]
 
 
-@pytest.mark.parametrize("grown_at", [2, 1_000])
-def test_an_index_that_was_written_often_has_the_notes_of_one_made_at_once(monkeypatch, grown_at):
-    monkeypatch.setattr(lexical, "_GROWN_AT_LEAST", grown_at)
+def test_an_index_that_was_written_often_answers_as_one_made_at_once():
     draw = random.Random(3)
     index = LexicalIndex()
     notes: dict[str, str] = {}
@@ -140,7 +131,6 @@ def test_an_index_that_was_written_often_has_the_notes_of_one_made_at_once(monke
             index.upsert(list(some), list(some.values()))
             notes |= some
         assert len(index) == len(notes)
-    index._count_anew(term_counts([]))
     fresh = LexicalIndex(list(notes), list(notes.values()))
     for word in WORDS:
         (found,), (wanted,) = index.search([word], 99), fresh.search([word], 99)

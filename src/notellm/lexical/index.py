@@ -1,0 +1,296 @@
+"""An index of notes that come and go, searched by BM25.
+
+    BM25(q, d) = sum_{t in q} idf_t count_td (k1 + 1) / (count_td + k1 (1 - b + b length_d / mean length))
+    idf_t      = ln(1 + (N - N_t + 1/2) / (N_t + 1/2))      N_t of the N notes hold the term t
+    lexical score = BM25(q, d) / BM25(q, q)                 about 0 to 1
+
+BM25: Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009. The share of the query's own score
+makes the scores of different queries comparable.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from threading import RLock
+
+import numpy as np
+import scipy.sparse as sp
+
+from notellm.errors import ConfigError, DataError
+from notellm.lexical.terms import BUCKETS, term_counts
+
+_K1, _B = 1.2, 0.75
+_DEAD_SHARE = 0.25  # of removed rows, from which they are dropped
+_TOGETHER = 64  # queries whose scores are held at once
+#: Among so many notes, terms in more than this share of them do not bring notes, they only count.
+_MANY, _COMMON = 5_000, 0.02
+#: So many times k notes, and at least so many, are then scored with all terms.
+_RESCORED, _RESCORED_AT_LEAST = 4, 400
+_FEW_TERMS = 2**14
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Consecutive rows of an index.
+
+    Attributes:
+        counts: (rows, BUCKETS), see :func:`term_counts`.
+        postings: (BUCKETS, rows), the terms of BM25 without idf, at the mean length when they were made.
+    """
+
+    counts: sp.csr_matrix
+    postings: sp.csr_matrix
+
+    @classmethod
+    def of(cls, counts: sp.csr_matrix, length: float) -> "_Piece":
+        return cls(counts, sp.csr_matrix(_dampened(counts, length).T))
+
+    def __len__(self) -> int:
+        return int(self.counts.shape[0])
+
+
+def _dampened(counts: sp.csr_matrix, length: float) -> sp.csr_matrix:
+    """Return the terms of BM25 without idf, (texts, BUCKETS) float32.
+
+    Args:
+        counts: from :func:`term_counts`.
+        length: the mean number of terms of a text.
+    """
+    lengths = np.repeat(np.asarray(counts.sum(axis=1)).ravel(), np.diff(counts.indptr))
+    values = counts.data * (_K1 + 1) / (counts.data + _K1 * (1 - _B + _B * lengths / length))
+    return sp.csr_matrix((values.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
+
+
+@dataclass(frozen=True)
+class LexicalHits:
+    """The result of a lexical search for one query.
+
+    Attributes:
+        ids: the notes, best first.
+        scores: (n,) float32, their lexical scores.
+        others: (m,) float32, the lexical scores of the notes that were named beside the search.
+    """
+
+    ids: list[str]
+    scores: np.ndarray
+    others: np.ndarray
+
+
+class LexicalIndex:
+    """Notes by the terms of their texts, with the frequencies of terms as they are now.
+
+    Threads may share it. A search goes over postings whose mean length may be a little out of date; the notes
+    that it finds are then scored exactly.
+
+    Args:
+        note_ids: ids of the first notes.
+        texts: their texts, from :func:`text_of`.
+    """
+
+    def __init__(self, note_ids: Sequence[str] = (), texts: Sequence[str] = ()) -> None:
+        self._lock = RLock()
+        self._ids: list[str] = []
+        self._row: dict[str, int] = {}
+        self._alive = np.zeros(0, dtype=bool)
+        self._having = np.zeros(BUCKETS, dtype=np.int32)  # notes that hold each term
+        self._terms = 0.0  # of all notes
+        # Pieces become smaller: one is joined with the next when that is not much smaller, so there are few.
+        self._pieces: list[_Piece] = []
+        self._made_at = 1.0  # the mean length for which all postings are made; 0 if they differ
+        self.upsert(note_ids, texts)
+
+    def __len__(self) -> int:
+        return len(self._row)
+
+    # ---------------------------------------------------------------- writing
+
+    def upsert(self, note_ids: Sequence[str], texts: Sequence[str]) -> None:
+        """Add notes, or replace them; of an id that is given twice the last text counts.
+
+        Raises:
+            DataError: if there are not as many texts as ids.
+        """
+        if len(note_ids) != len(texts):
+            raise DataError(f"{len(note_ids)} note ids and {len(texts)} texts: give each note one text")
+        new = dict(zip(note_ids, texts, strict=True))
+        if not new:
+            return
+        counts = term_counts(list(new.values()))
+        with self._lock:
+            self.remove(new)
+            first = len(self._ids)
+            self._ids += new
+            self._row |= {note_id: first + place for place, note_id in enumerate(new)}
+            self._alive = np.append(self._alive, np.ones(len(new), dtype=bool))
+            self._count(counts, 1)
+            pieces = [counts]
+            while self._pieces and len(self._pieces[-1]) <= 2 * sum(piece.shape[0] for piece in pieces):
+                pieces.insert(0, self._pieces.pop().counts)
+            self._made_at = self._mean_length if not self._pieces else 0.0
+            self._pieces.append(_Piece.of(sp.csr_matrix(sp.vstack(pieces)), self._mean_length))
+            if self._alive.mean() < 1 - _DEAD_SHARE:
+                self._make_postings()
+
+    def remove(self, note_ids: Iterable[str]) -> None:
+        """Remove notes; ids that are not there are ignored."""
+        with self._lock:
+            rows = [self._row.pop(note_id) for note_id in note_ids if note_id in self._row]
+            self._alive[rows] = False
+            first = 0
+            for piece in self._pieces:
+                here = [row - first for row in rows if first <= row < first + len(piece)]
+                if here:
+                    self._count(piece.counts[here], -1)
+                first += len(piece)
+
+    def _count(self, counts: sp.csr_matrix, sign: int) -> None:
+        """Count texts that come (1) or go (-1)."""
+        if counts.nnz < _FEW_TERMS:
+            np.add.at(self._having, counts.indices, sign)
+        else:
+            self._having += sign * np.bincount(counts.indices, minlength=BUCKETS).astype(np.int32)
+        self._terms += sign * float(counts.sum())
+
+    def _make_postings(self) -> None:
+        """Drop removed notes, and make all postings for the mean length of now."""
+        kept = np.flatnonzero(self._alive)
+        counts = [piece.counts for piece in self._pieces] or [term_counts([])]
+        self._ids = [self._ids[row] for row in kept.tolist()]
+        self._row = {note_id: row for row, note_id in enumerate(self._ids)}
+        self._alive = np.ones(len(kept), dtype=bool)
+        self._pieces = [_Piece.of(sp.csr_matrix(sp.vstack(counts))[kept], self._mean_length)]
+        self._made_at = self._mean_length
+
+    # ---------------------------------------------------------------- what is known of all notes
+
+    @property
+    def _mean_length(self) -> float:
+        return max(self._terms / max(len(self._row), 1), 1.0)
+
+    def _idf(self, buckets: np.ndarray) -> np.ndarray:
+        having = np.minimum(self._having[buckets], len(self._row))
+        idf: np.ndarray = np.log1p((len(self._row) - having + 0.5) / (having + 0.5)).astype(np.float32)
+        return idf
+
+    def _queries(self, counts: sp.csr_matrix) -> sp.csr_matrix:
+        """Return texts as queries, (texts, BUCKETS) float32: the idf of their terms, by their own score."""
+        idf = self._idf(counts.indices)
+        row = np.repeat(np.arange(counts.shape[0]), np.diff(counts.indptr))
+        own = np.bincount(
+            row, weights=idf * _dampened(counts, self._mean_length).data, minlength=counts.shape[0]
+        )
+        values = (idf / np.maximum(own, 1e-6)[row]).astype(np.float32)
+        return sp.csr_matrix((values, counts.indices, counts.indptr), shape=counts.shape)
+
+    # ---------------------------------------------------------------- reading
+
+    def search(
+        self,
+        texts: Sequence[str],
+        k: int,
+        *,
+        exclude: Sequence[Collection[str]] | None = None,
+        others: Sequence[Sequence[str]] | None = None,
+    ) -> list[LexicalHits]:
+        """Return the k notes with the highest lexical score above 0 for each text, fewer if there are fewer.
+
+        Args:
+            texts: the texts.
+            k: number of notes.
+            exclude: for each text, ids that must not be returned.
+            others: for each text, further ids whose scores are wanted; 0 for a note that is not there.
+
+        Returns:
+            For each text its notes. Of equal notes the one that was written first comes first.
+
+        Raises:
+            ConfigError: if k is not positive.
+        """
+        if k < 1:
+            raise ConfigError(f"k is {k}; ask for at least 1 note")
+        counts = term_counts(texts)
+        hits: list[LexicalHits] = []
+        for start in range(0, len(texts), _TOGETHER):
+            with self._lock:
+                queries = self._queries(counts[start : start + _TOGETHER])
+                bringing = self._bringing(queries)
+                found = [bringing @ piece.postings for piece in self._pieces]
+                empty = sp.csr_matrix((queries.shape[0], 0), dtype=np.float32)
+                partial = sp.csr_matrix(sp.hstack(found or [empty]))
+                for row in range(queries.shape[0]):
+                    barred = () if exclude is None else exclude[start + row]
+                    rows, scores = self._allowed(partial[row], barred)
+                    # Ascending, so that equal notes keep their order.
+                    rows = np.sort(rows[_best(scores, max(_RESCORED * k, _RESCORED_AT_LEAST))])
+                    scores = self._scores(queries[row], rows)
+                    best = _best(scores, k)
+                    named = [] if others is None else others[start + row]
+                    beside = np.array([self._row.get(note_id, -1) for note_id in named], dtype=np.int64)
+                    ids = [self._ids[i] for i in rows[best].tolist()]
+                    hits.append(LexicalHits(ids, scores[best], self._scores(queries[row], beside)))
+        return hits
+
+    def scores(self, texts: Sequence[str], note_ids: Sequence[str]) -> np.ndarray:
+        """Return the lexical scores of notes, (texts, notes) float32; 0 for a note that is not there."""
+        counts = term_counts(texts)
+        result = np.zeros((len(texts), len(note_ids)), dtype=np.float32)
+        with self._lock:
+            if len(self._pieces) != 1 or self._made_at != self._mean_length:
+                self._make_postings()
+            rows = np.array([self._row.get(note_id, -1) for note_id in note_ids], dtype=np.int64)
+            there = np.flatnonzero(rows >= 0)
+            for start in range(0, len(texts), _TOGETHER):
+                part = slice(start, start + _TOGETHER)
+                found = (self._queries(counts[part]) @ self._pieces[0].postings).toarray()
+                result[part, there] = found[:, rows[there]]
+        return result
+
+    def _bringing(self, queries: sp.csr_matrix) -> sp.csr_matrix:
+        """Return queries with the terms that bring notes.
+
+        Among many notes, terms that many of them hold tell little and would cost most of the time. A query
+        without rarer terms keeps all.
+        """
+        if len(self._row) < _MANY:
+            return queries
+        is_rare = self._having[queries.indices] < _COMMON * len(self._row)
+        row = np.repeat(np.arange(queries.shape[0]), np.diff(queries.indptr))
+        has_rare = np.bincount(row[is_rare], minlength=queries.shape[0]) > 0
+        kept = is_rare | ~has_rare[row]
+        sizes = np.bincount(row[kept], minlength=queries.shape[0])
+        indptr = np.concatenate([[0], np.cumsum(sizes)])
+        return sp.csr_matrix((queries.data[kept], queries.indices[kept], indptr), shape=queries.shape)
+
+    def _allowed(self, found: sp.csr_matrix, barred: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of a sparse row of scores that may be returned, ascending, and their scores."""
+        excluded = [self._row[note_id] for note_id in barred if note_id in self._row]
+        kept = self._alive[found.indices] & (found.data > 0) & ~np.isin(found.indices, excluded)
+        rows, scores = found.indices[kept].astype(np.int64), found.data[kept]
+        order = np.argsort(rows, kind="stable")
+        return rows[order], scores[order]
+
+    def _scores(self, query: sp.csr_matrix, rows: np.ndarray) -> np.ndarray:
+        """Return the lexical scores of some rows for one query, (n,) float32; 0 for the row -1."""
+        result = np.zeros(len(rows), dtype=np.float32)
+        if not query.nnz:
+            return result
+        first = 0
+        for piece in self._pieces:
+            here = np.flatnonzero((rows >= first) & (rows < first + len(piece)))
+            if len(here):  # scipy's product would go through all BUCKETS
+                notes = _dampened(piece.counts[rows[here] - first], self._mean_length)
+                places = np.minimum(np.searchsorted(query.indices, notes.indices), query.nnz - 1)
+                shared = query.indices[places] == notes.indices
+                parts = np.where(shared, notes.data * query.data[places], 0)
+                owner = np.repeat(np.arange(len(here)), np.diff(notes.indptr))
+                result[here] = np.bincount(owner, weights=parts, minlength=len(here))
+            first += len(piece)
+        return result
+
+
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return the places of the k highest scores, highest first; of equal ones the lowest place first."""
+    places = np.arange(len(scores))
+    if len(scores) > k:
+        places = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    order: np.ndarray = places[np.argsort(-scores[places], kind="stable")][:k]
+    return order
