@@ -174,7 +174,7 @@ def test_evaluate_prints_all_methods_and_saves(home, capsys):
     ):
         assert method in out
     results = json.loads((home / "report" / "results.json").read_text())
-    assert [row["name"] for row in results["related"]][-1] == "NoteLLM"
+    assert [row["name"] for row in results["related"]][-2:] == ["NoteLLM", "NoteLLM, hybrid"]
     assert results["categories"]["NoteLLM"]["ill_formed"] == 0
     assert (home / "report" / "report.md").read_text().count("|") > 40
 

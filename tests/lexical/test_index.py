@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
 from notellm.lexical import index as lexical
+from notellm.lexical.hybrid import check_share, hybrid_scores
 from notellm.lexical.index import LexicalIndex
-from notellm.lexical.share import check_share, hybrid_scores
 from notellm.lexical.terms import BUCKETS, note_text, term_counts, terms, texts_of
 
 WORDS = ["tea", "coffee", "soup", "bread", "海滩", "酒店", "telescope", "moon", "garlic", "walks"]

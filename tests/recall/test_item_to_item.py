@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import notellm.recall.item_to_item as module
+import notellm.recall.related as related_module
 from notellm.errors import ConfigError, DataError, StorageError
+from notellm.lexical.index import LexicalIndex
 from notellm.recall.item_to_item import ItemToItem, vector_digests, write_item_to_item
+from notellm.recall.related import Words, related_by_id
 from notellm.record import describe, read_record
 from notellm.vectors import search, vector_table
-from tests.recall.test_related import by_sorting, whole_numbers
+from tests.recall.test_related import by_sorting, whole_numbers, worded
 
 
 def write(vectors, path, *, ids=None, k=4, force=False):
@@ -151,7 +154,7 @@ def test_nothing_changed_nothing_computed(tmp_path, monkeypatch):
     vectors, path = unit(40, 5), tmp_path / "i2i.parquet"
     write(vectors, path)
     before = content(path)
-    monkeypatch.setattr(module, "search", None)
+    monkeypatch.setattr(module, "best_rows", None)
     assert write(vectors, path) == ItemToItem(notes=40, computed=0)
     assert content(path) == before
     assert read_record(path)["metrics"] == {"notes": 40, "computed": 0}
@@ -264,7 +267,8 @@ def searches(monkeypatch):
         return search(vectors, queries, k, **options)
 
     monkeypatch.setattr(module, "SHARD", 10)
-    monkeypatch.setattr(module, "search", watched)
+    for place in (module, related_module):  # merging and searching
+        monkeypatch.setattr(place, "search", watched)
     return done, failing
 
 
@@ -365,3 +369,28 @@ def test_a_file_that_is_no_whole_table_is_replaced_only_by_force(tmp_path, damag
     assert path.read_bytes() == there
     assert write(vectors, path, force=True) == ItemToItem(notes=40, computed=40)
     assert content(path) == before
+
+
+# -------------------------------------------------------------------- with words
+
+
+def test_with_words_the_table_is_that_of_the_search(tmp_path):
+    ids, vectors, words = worded(60, 0.4)
+    path = tmp_path / "i2i.parquet"
+    options = {"k": 5, "progress": False}
+    assert write_item_to_item(ids, vectors, path, words=words, **options) == ItemToItem(60, 60)
+    for (note_id, pairs), found in zip(
+        content(path).items(), related_by_id(ids, vectors, ids, k=5, words=words), strict=True
+    ):
+        assert [name for name, _ in pairs] == [name for name, _ in found], note_id
+        assert [score for _, score in pairs] == pytest.approx([score for _, score in found], abs=1e-6)
+    assert read_record(path)["config"] == {"k": 5, "lexical_share": 0.4}
+    # Nothing has changed; then a text, a removed note, and vectors alone.
+    assert write_item_to_item(ids, vectors, path, words=words, **options).computed == 0
+    texts = ["a new text", *words.texts[1:]]
+    changed = Words(LexicalIndex(ids, texts), texts, 0.4)
+    assert write_item_to_item(ids, vectors, path, words=changed, **options).computed == 60
+    fewer = Words(LexicalIndex(ids[1:], texts[1:]), texts[1:], 0.4)
+    assert write_item_to_item(ids[1:], vectors[1:], path, words=fewer, **options).computed == 59
+    assert write_item_to_item(ids[1:], vectors[1:], path, **options).computed == 59
+    as_from_nothing(path, vectors[1:], ids=ids[1:], k=5)

@@ -1,13 +1,15 @@
-"""Exact search against a sort in plain Python, ties included."""
+"""Exact search against a sort in plain Python, ties included; with words, the mean of both scores."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import notellm.vectors as vectors_module
+from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
-from notellm.recall.related import related_by_id, related_by_vector
+from notellm.recall.related import Words, related_by_id, related_by_vector
 from notellm.vectors import search
 
 
@@ -66,6 +68,58 @@ def test_related_by_vector_gives_names_and_cosines():
     (found,) = related_by_vector(["a", "b", "c"], vectors, query, k=2)
     assert [name for name, _ in found] == ["b", "a"]
     assert [cosine for _, cosine in found] == pytest.approx([0.8, 0.6])
+
+
+WORDS = ["tea", "coffee", "soup", "bread", "moon", "garlic", "lake", "camp"]
+
+
+def worded(count: int, share: float, seed: int = 0) -> tuple[list[str], np.ndarray, Words]:
+    """Notes with random vectors and words; ids, vectors and the words."""
+    draw = np.random.default_rng(seed)
+    vectors = draw.standard_normal((count, 6)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    ids = [f"n{i}" for i in range(count)]
+    empty = {"category": "", "published_at": None}
+    rows = [
+        {
+            "note_id": note_id,
+            "title": " ".join(draw.choice(WORDS, 3)),
+            "content": "",
+            "topics": ["x"],
+            **empty,
+        }
+        for note_id in ids
+    ]
+    draw.shuffle(rows)  # the table of notes has another order than the vectors
+    return ids, vectors, Words.of(ids, pa.Table.from_pylist(rows, NOTES), share)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0])
+def test_with_words_the_score_is_the_mean_of_both(share):
+    ids, vectors, words = worded(150, share)
+    lexical = words.index.scores(words.texts, ids)
+    scores = (1 - share) * vectors @ vectors.T + share * lexical
+    np.fill_diagonal(scores, -np.inf)
+    for row, found in enumerate(related_by_id(ids, vectors, ids, k=7, words=words)):
+        assert [score for _, score in found] == pytest.approx(np.sort(scores[row])[::-1][:7], abs=1e-5)
+        assert [scores[row, ids.index(name)] for name, _ in found] == pytest.approx(
+            [score for _, score in found], abs=1e-5
+        )
+    (new,) = related_by_vector(ids, vectors, vectors[:1], k=3, words=words, texts=[words.texts[0]])
+    assert new[0] == ("n0", pytest.approx(1, abs=1e-5))
+
+
+def test_without_a_share_words_are_not_read():
+    ids, vectors, words = worded(20, 0.0)
+    assert related_by_id(ids, vectors, ids[:3], words=words) == related_by_id(ids, vectors, ids[:3])
+
+
+def test_a_note_without_words_is_named():
+    ids, _, _ = worded(3, 0.5)
+    with pytest.raises(
+        DataError, match="1 of 4 notes that have a vector are not among the notes, such as 'z'"
+    ):
+        Words.of([*ids, "z"], pa.Table.from_pylist([{"note_id": i} for i in ids]), 0.5)
 
 
 def test_what_cannot_be_searched():

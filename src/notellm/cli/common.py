@@ -217,7 +217,9 @@ def hide_loading_bars() -> None:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def write_related(ids: Any, vectors: Any, output: Path, *, k: int, force: bool, quiet: bool) -> None:
+def write_related(
+    ids: Any, vectors: Any, output: Path, *, k: int, words: Any = None, force: bool, quiet: bool
+) -> None:
     """Write the item-to-item table of some notes, and print what was done.
 
     Args:
@@ -225,10 +227,11 @@ def write_related(ids: Any, vectors: Any, output: Path, *, k: int, force: bool, 
         vectors: their vectors, (n, d) float32 of unit norm.
         output: the Parquet file.
         k: number of related notes of each.
+        words: the words of the notes (``recall.related.Words``); None compares vectors only.
         force: as in ``artifacts.write_file``.
         quiet: show no progress bar.
     """
     from notellm.recall.item_to_item import write_item_to_item
 
-    result = write_item_to_item(ids, vectors, output, k=k, force=force, progress=not quiet)
+    result = write_item_to_item(ids, vectors, output, k=k, words=words, force=force, progress=not quiet)
     show(f"related notes of {result.notes:,} notes ({result.computed:,} computed) -> {output}")

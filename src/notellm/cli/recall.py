@@ -111,7 +111,7 @@ def embed(
     epilog=examples(
         "notellm related vectors.parquet --id 4711 --notes data",
         'notellm related vectors.parquet --model model --title "Cold brew at the camp site" --notes data',
-        "notellm related vectors.parquet --all -o related.parquet",
+        "notellm related vectors.parquet --all --notes data -o related.parquet",
     )
 )
 def related(
@@ -122,7 +122,16 @@ def related(
     topic: Annotated[list[str] | None, typer.Option(help="Topic of the new note; repeatable.")] = None,
     model: Annotated[str | None, typer.Option(help="The model directory, for a new note.")] = None,
     notes: Annotated[
-        Path | None, typer.Option(help="Show the titles of this dataset folder or notes file.")
+        Path | None,
+        typer.Option(help="A dataset folder or notes file: its words count, too, and its titles are shown."),
+    ] = None,
+    lexical: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the words of --notes in the score, 0 (vectors only) to 1; default: the model's.",
+            min=0,
+            max=1,
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Write the item-to-item table of all notes.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The Parquet file of --all.")] = None,
@@ -130,37 +139,45 @@ def related(
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Find the related notes of a note, of a new text, or of all notes."""
+    """Find the related notes of a note, of a new text, or of all notes, by vectors and words."""
     from notellm.data.note import Note
+    from notellm.lexical.terms import text_of
     from notellm.recall import related as search
-    from notellm.recall.made_by import check_maker, maker_of
+    from notellm.recall.made_by import check_maker, maker_of, share_of
     from notellm.vectors import read_vectors
 
     is_new = bool(title or content or topic)
     if sum([bool(note_id), is_new, every]) != 1:
         raise ConfigError("give one of --id, a new note (--title, --content, --topic), and --all")
+    if lexical and notes is None:
+        raise ConfigError("--lexical counts the words of notes; give --notes")
     ids, matrix = read_vectors(vectors)
+    table = None if notes is None else load_notes(notes)
+    share = share_of(vectors) if lexical is None else lexical
+    words = None if table is None or share == 0 else search.Words.of(ids, table, share)
     if every:
         if output is None:
             raise ConfigError("--all writes a Parquet file; give --output")
-        write_related(ids, matrix, output, k=k, force=force, quiet=quiet)
+        write_related(ids, matrix, output, k=k, words=words, force=force, quiet=quiet)
         return
-    titles = {} if notes is None else display_titles(load_notes(notes))
+    titles = {} if table is None else display_titles(table)
     if note_id:
-        neighbours = search.related_by_id(ids, matrix, note_id, k=k)
+        neighbours = search.related_by_id(ids, matrix, note_id, k=k, words=words)
         headings = [f"{query_id}  {titles.get(query_id, '')}" for query_id in note_id]
     else:
         if model is None:
             raise ConfigError("a new note needs --model, the directory of the model that made the vectors")
         asked = load_model(model)
         warn(check_maker(vectors, maker_of(vectors), model, asked.verified_fingerprint()))
-        query = asked.encode([Note(title, content, tuple(topic or ()))])
-        neighbours = search.related_by_vector(ids, matrix, query, k=k)
+        new = Note(title, content, tuple(topic or ()))
+        neighbours = search.related_by_vector(
+            ids, matrix, asked.encode([new]), k=k, words=words, texts=[text_of(new)]
+        )
         headings = [title or content or " ".join(topic or ())]
     for heading, related_notes in zip(headings, neighbours, strict=True):
         show(heading)
-        for related_id, cosine in related_notes:
-            show(f"  {cosine:.3f}  {related_id}  {titles.get(related_id, '')}".rstrip())
+        for related_id, score in related_notes:
+            show(f"  {score:.3f}  {related_id}  {titles.get(related_id, '')}".rstrip())
 
 
 @commands.command(

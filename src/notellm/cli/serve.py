@@ -79,25 +79,39 @@ def show_store(place: StorePlace) -> None:
 @store.command(
     epilog=examples(
         "notellm store related store -o item-to-item.parquet",
-        "notellm store related store -o item-to-item.parquet     (again: only changed notes)",
+        "notellm store related store -o item-to-item.parquet --lexical 0     (again: only changed notes)",
     )
 )
 def related(
     place: StorePlace,
     output: Output,
     k: Annotated[int, typer.Option("-k", help="Number of related notes.", min=1)] = 10,
+    lexical: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the words in the score, 0 (vectors only) to 1; default: 0.4.", min=0, max=1
+        ),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the item-to-item table of all visible notes; if it exists, only changed notes are computed."""
+    """Write the item-to-item table of all visible notes, by vectors and words.
+
+    If it exists and no note has changed, nothing is computed; with --lexical 0 only changed notes are.
+    """
     from notellm.artifacts.replace import check_file_replaceable
+    from notellm.lexical.hybrid import DEFAULT_SHARE
+    from notellm.recall.related import Words
     from notellm.store.notes import NoteStore
     from notellm.store.rows import visible_vectors
 
     check_file_replaceable(output, "related", force=force)
     reader = NoteStore.for_reading(place)
-    ids, matrix = visible_vectors(reader.read(["note_id", "hidden", "expires_at", "vector"]))
-    write_related(ids, matrix, output, k=k, force=force, quiet=quiet)
+    rows = reader.read()
+    ids, matrix = visible_vectors(rows)
+    share = DEFAULT_SHARE if lexical is None else lexical
+    words = Words.of(ids, rows, share) if share else None
+    write_related(ids, matrix, output, k=k, words=words, force=force, quiet=quiet)
 
 
 @commands.command(

@@ -9,8 +9,9 @@ from notellm.data.note import Note
 from notellm.engine.live import Live, State
 from notellm.engine.requests import Related, RelatedQuery
 from notellm.errors import NotellmError
+from notellm.lexical.hybrid import Hits
 from notellm.lexical.terms import text_of
-from notellm.store.hybrid import Hits, hybrid_search
+from notellm.store.hybrid import hybrid_search
 from notellm.store.index.base import vectors_there
 from notellm.store.index.select import check_selection, select
 

@@ -26,7 +26,7 @@ from notellm.data.ids import Ids, as_array
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.bootstrap import Interval, intervals
 from notellm.evaluate.tables import Table, check_comparable, intervals_json
-from notellm.lexical.share import hybrid_scores
+from notellm.lexical.hybrid import hybrid_scores
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -25,7 +25,7 @@ from notellm.rank.config import RankOptions
 from notellm.recall.config import RecallOptions
 from notellm.recall.embed import embed_to_parquet
 from notellm.recall.model import NoteLLM
-from notellm.recall.related import related_by_id
+from notellm.recall.related import Words, related_by_id
 from notellm.recall.tagging.tags import Tag
 from notellm.recall.trainer import Validation
 from notellm.recommend.candidates import impressions_from_candidates
@@ -149,15 +149,16 @@ def _show(model: NoteLLM, pool: pa.Table, seed: int, say: Callable[[str], object
     taggable = [i for i, row in enumerate(rows) if row["topics"]]
     chosen = np.sort(np.random.default_rng(seed).choice(taggable, min(5, len(taggable)), replace=False))
     table = pool.take(chosen)
-    related = related_by_id(ids, model.encode(pool), [ids[i] for i in chosen], k=3)
+    words = Words.of(ids, pool, model.lexical_share)
+    related = related_by_id(ids, model.encode(pool), [ids[i] for i in chosen], k=3, words=words)
     for i, neighbours, tags in zip(chosen, related, model.tag(table), strict=True):
         row = rows[i]
         say(f"* {row['title']}")
         say(f"    category  {_with_probability(tags.category)}   (true: {row['category']})")
         written = ", ".join(map(_with_probability, tags.topics)) or "none is likely enough"
         say(f"    topics    {written}   (true: {', '.join(row['topics'])})")
-        for note_id, cosine in neighbours:
-            say(f"    {cosine:.2f}      {titles[note_id]}")
+        for note_id, score in neighbours:
+            say(f"    {score:.2f}      {titles[note_id]}")
 
 
 def _with_probability(tag: Tag | None) -> str:

@@ -22,7 +22,7 @@ from torch import nn
 from notellm.backbone.source import is_file
 from notellm.errors import ConfigError, ModelError
 from notellm.files import json_text
-from notellm.lexical.share import DEFAULT_SHARE, check_share
+from notellm.lexical.hybrid import DEFAULT_SHARE, check_share
 from notellm.recall.prompt import EMB_TOKEN
 
 CONFIG = "notellm.json"

@@ -71,8 +71,9 @@ def embed_to_parquet(
 
 
 def _vector_settings(model: NoteLLM) -> dict[str, Any]:
-    """Return the settings without the categories, which have no effect on vectors."""
-    return {name: value for name, value in asdict(model.settings).items() if name != "categories"}
+    """Return the settings without the categories, which have no effect on vectors, and the lexical share."""
+    settings = {name: value for name, value in asdict(model.settings).items() if name != "categories"}
+    return settings | {"lexical_share": model.lexical_share}
 
 
 def _row_groups(table: pa.Table) -> Iterator[pa.Table]:

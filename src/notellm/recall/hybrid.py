@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from notellm.evaluate.baselines import bm25_scorer
 from notellm.evaluate.retrieval import evaluate_related, hybrid_scorer, targets_from_pairs, vector_scorer
-from notellm.lexical.share import DEFAULT_SHARE
+from notellm.lexical.hybrid import DEFAULT_SHARE
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import Validation
 

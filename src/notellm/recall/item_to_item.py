@@ -1,17 +1,19 @@
 """Write the item-to-item table of all notes, or bring an existing one up to date.
 
-    note_id (string)   related (list of string)   scores (list of float32)   digest (uint64, of the vector)
+    note_id (string)   related (list of string)   scores (list of float32)   digest (uint64)
 
-The search is exact, a shard of ``SHARD`` notes at a time; a killed run continues where it stopped
-(``recall/shards.py``). If the table exists, notes are compared with it by their digests. A row is searched
-again if its note is new or changed, or if one of its related notes changed or was removed. The new and
-changed notes are merged into all other rows by their similarity. The result equals that of a complete search,
-up to rounding and the choice among equal scores.
+A killed run continues where it stopped (``recall/shards.py``). If the table exists, notes are compared with
+it by the digests of their vectors and texts. A row is searched again if its note is new or changed, or one of
+its related notes changed or was removed; new and changed notes are merged into all other rows. The result is
+that of a complete search, up to rounding and equal scores. With words every row is searched if any note
+changed, since that changes how rare words are.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,8 +22,9 @@ import pyarrow.compute as pc
 from notellm.artifacts.replace import check_file_replaceable
 from notellm.errors import ConfigError, DataError, NotellmError
 from notellm.files import read_parquet, write_parquet_pieces
+from notellm.recall.related import Words, best_rows
 from notellm.recall.shards import computed_shards
-from notellm.record import describe, make_record, read_record
+from notellm.record import describe, fingerprint, make_record, read_record
 from notellm.vectors import search, vector_table
 
 SHARD = 4_096
@@ -60,6 +63,7 @@ def write_item_to_item(
     path: str | Path,
     *,
     k: int = 10,
+    words: Words | None = None,
     force: bool = False,
     progress: bool = True,
 ) -> ItemToItem:
@@ -70,6 +74,7 @@ def write_item_to_item(
         vectors: (n, d) float32 array of unit norm.
         path: the table. An existing table with the same k is brought up to date, another one is replaced.
         k: number of related notes of each note.
+        words: the words of all notes; None compares vectors only.
         force: replace any file.
         progress: show a progress bar with rate and remaining time.
 
@@ -86,21 +91,30 @@ def write_item_to_item(
     target = Path(path)
     names = pa.array(ids, pa.string())
     digests = vector_digests(vectors)
-    stale, neighbours = _start(names, digests, vectors, _existing_table(target, k), k)
+    config: dict[str, Any] = {"k": k}
     data = {"vectors": describe(vector_table(names, vectors))}
+    if words is not None:
+        digests ^= np.array([_digest(text) for text in words.texts], dtype=np.uint64)
+        config |= {"lexical_share": words.share}
+        data |= {"texts": {"fingerprint": fingerprint(pa.table({"text": pa.array(words.texts)}))}}
+    existing = _existing_table(target, config)
+    stale, neighbours = _start(names, digests, vectors, existing, k)
+    if words is not None and (len(stale) or existing is None or existing.num_rows != len(ids)):
+        stale = np.arange(len(ids))
 
     def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
-        related, cosines = search(vectors, vectors[rows], k, exclude=rows)
-        return {"rows": related, "scores": cosines}
+        texts = () if words is None else [words.texts[row] for row in rows]
+        related, scores = best_rows(ids, vectors, vectors[rows], k, words=words, texts=texts, exclude=rows)
+        return {"rows": related, "scores": scores}
 
-    inputs = (data, k, stale.tolist())
+    inputs = (data, config, stale.tolist())
     with computed_shards(
         target, inputs, stale, compute, size=SHARD, label="related", progress=progress
     ) as results:
         for rows, result in results:
             neighbours.rows[rows], neighbours.scores[rows] = result["rows"], result["scores"]
         record = make_record(
-            kind="related", config={"k": k}, data=data, metrics={"notes": len(ids), "computed": len(stale)}
+            kind="related", config=config, data=data, metrics={"notes": len(ids), "computed": len(stale)}
         )
         write_parquet_pieces(_row_groups(names, digests, neighbours), target, record=record, force=force)
     return ItemToItem(len(ids), len(stale))
@@ -181,10 +195,14 @@ def _merge(
         neighbours.scores[part] = np.take_along_axis(all_scores, order, axis=1)
 
 
-def _existing_table(path: Path, k: int) -> pa.Table | None:
-    """Return the existing table if it has this k and digests, else None."""
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _existing_table(path: Path, config: dict[str, Any]) -> pa.Table | None:
+    """Return the existing table if it was made with these options and has digests, else None."""
     try:
-        if read_record(path)["config"].get("k") != k:
+        if read_record(path)["config"] != config:
             return None
         return read_parquet(path, _COLUMNS)
     except (NotellmError, KeyError):

@@ -7,7 +7,8 @@ of vectors names its model in its record (``record.py``). Whoever puts vectors a
 from pathlib import Path
 from typing import Any
 
-from notellm.errors import DataError
+from notellm.errors import ConfigError, DataError
+from notellm.lexical.hybrid import DEFAULT_SHARE, check_share
 from notellm.record import read_record
 
 _NO_MIX = "vectors of two models do not mix"
@@ -27,6 +28,16 @@ def maker_of(vectors: str | Path) -> str | None:
     model = data.get("model") if isinstance(data, dict) else None
     made_by = model.get("fingerprint") if isinstance(model, dict) else None
     return made_by if isinstance(made_by, str) else None
+
+
+def share_of(vectors: str | Path) -> float:
+    """Return the lexical share of the model that made a file of vectors; the default if the file has none."""
+    try:
+        share = read_record(vectors)["config"]["lexical_share"]
+        check_share(float(share))
+    except (ConfigError, DataError, KeyError, TypeError, ValueError):
+        return DEFAULT_SHARE
+    return float(share)
 
 
 def check_maker(vectors: str | Path, made_by: str | None, model: str | Path, fingerprint: str) -> str | None:

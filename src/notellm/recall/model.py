@@ -31,7 +31,7 @@ from notellm.backbone.tiny import train_tokenizer
 from notellm.data.matrices import click_matrix
 from notellm.data.note import Note, Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
-from notellm.lexical.share import DEFAULT_SHARE
+from notellm.lexical.hybrid import DEFAULT_SHARE
 from notellm.recall.checkpoint import (
     CONFIG,
     check_complete,

@@ -1,48 +1,19 @@
-"""Hybrid search: notes by the cosine of their vectors and by the words of their texts at once.
-
-Vectors and words bring their nearest notes, and each of these notes has both scores. The order is that of
-
-    score = (1 - share) cosine + share lexical score        (notellm.lexical)
+"""Hybrid search of an index: the nearest vectors and the best words, joined by ``lexical/hybrid.py``.
 
 A filter holds for both parts, since the index checks it for the notes that the words bring.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from notellm.errors import ConfigError
+from notellm.lexical.hybrid import Hits, brought, check_share, join
 from notellm.lexical.index import LexicalIndex
-from notellm.lexical.share import check_share, hybrid_scores
 from notellm.store.index.base import Index
 from notellm.store.index.filters import Filter
-
-#: So many times k notes, and at least so many, are brought by each part.
-_FACTOR, _AT_LEAST = 4, 100
-
-
-@dataclass(frozen=True)
-class Hits:
-    """The notes that a search found for one query, best first.
-
-    Attributes:
-        ids: the notes.
-        scores: (n,) float32, what they are ordered by.
-        cosines: (n,) float32, cosines of their vectors to the query.
-        lexical: (n,) float32, their lexical scores; None if words had no share.
-    """
-
-    ids: list[str]
-    scores: np.ndarray
-    cosines: np.ndarray
-    lexical: np.ndarray | None
-
-    def take(self, places: Sequence[int]) -> "Hits":
-        """Return some of the notes, in this order."""
-        rows = np.array(places, dtype=np.int64)
-        lexical = None if self.lexical is None else self.lexical[rows]
-        return Hits([self.ids[row] for row in rows], self.scores[rows], self.cosines[rows], lexical)
 
 
 def hybrid_search(
@@ -62,7 +33,7 @@ def hybrid_search(
         index: the vectors.
         lexical: the texts of the same notes.
         vectors: (q, dim) float32 array of unit norm, the vectors of the queries.
-        texts: their texts, see ``lexical.note_text``.
+        texts: their texts, see ``lexical.terms.text_of``.
         k: number of notes.
         share: share of the lexical score, 0 (vectors only) to 1.
         where: filter for all queries.
@@ -78,28 +49,17 @@ def hybrid_search(
     if share == 0:
         found = index.search(vectors, k, where=where, exclude=exclude)
         return [Hits(ids, scores, scores, None) for ids, scores in zip(*found, strict=True)]
-    wanted = max(_FACTOR * k, _AT_LEAST)
-    brought = max(k, min(wanted, index.most_results or wanted))  # a k beyond the limit is the index's error
-    near, cosines = index.search(vectors, brought, where=where, exclude=exclude)
-    worded = lexical.search(texts, brought, exclude=exclude, others=near)
-    hits = []
-    for query, (ids, values, words) in enumerate(zip(near, cosines, worded, strict=True)):
-        more = dict(zip(words.ids, words.scores.tolist(), strict=True))
-        for note_id in ids:
-            more.pop(note_id, None)
-        more_ids, more_cosines = _cosines(index, vectors[query], list(more), where)
-        all_ids = [*ids, *more_ids]
-        all_cosines = np.concatenate([values, more_cosines]).astype(np.float32)
-        in_words = np.array([more[note_id] for note_id in more_ids], dtype=np.float32)
-        lexical_scores = np.concatenate([words.others, in_words])
-        scores = hybrid_scores(all_cosines, lexical_scores, share)
-        best = np.argsort(-scores, kind="stable")[:k]
-        hits.append(Hits(all_ids, scores, all_cosines, lexical_scores).take(best.tolist()))
-    return hits
+    wanted = max(k, min(brought(k), index.most_results or brought(k)))  # k beyond it is the index's error
+    near, cosines = index.search(vectors, wanted, where=where, exclude=exclude)
+    worded = lexical.search(texts, wanted, exclude=exclude, others=near)
+    return [
+        join(ids, values, words, partial(_cosines, index, vector, where), k, share)
+        for vector, ids, values, words in zip(vectors, near, cosines, worded, strict=True)
+    ]
 
 
 def _cosines(
-    index: Index, vector: np.ndarray, note_ids: Sequence[str], where: Filter | None
+    index: Index, vector: np.ndarray, where: Filter | None, note_ids: Sequence[str]
 ) -> tuple[list[str], np.ndarray]:
     """Return those of some notes that are visible and pass the filter, with their cosines to a vector."""
     rule = where or Filter()
