@@ -126,8 +126,8 @@ class PromptedModel(nn.Module):
         added weights are untrained, must not be returned.
 
         Args:
-            name_or_path: a folder that :meth:`save_pretrained` wrote, or a causal language model by hub name
-                or path.
+            name_or_path: a folder that :meth:`save_pretrained` wrote, or a causal language model: a name on
+                the hub, a folder, or a GGUF file.
             lora: train low-rank adapters only; None trains every weight.
             dtype: dtype of the backbone. Weights that a subclass adds are always float32.
             trust_remote_code: allow the backbone to be Python code that comes with it; that code then runs.
@@ -136,6 +136,7 @@ class PromptedModel(nn.Module):
         Raises:
             ModelError: if there is no usable model, its files do not belong together, or it needs code that
                 is not allowed to run.
+            MissingDependencyError: if it is a GGUF file and the package gguf is not installed.
             ConfigError: if an option is unknown or has a value that is not allowed.
         """
         path = Path(name_or_path)

@@ -105,7 +105,8 @@ class RankOptions(ModelOptions, CodeChoice, TuningOptions):
     """Everything that a training run of BinLLM is made of. None means the default of the backbone's kind.
 
     Attributes:
-        backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
+        backbone: "tiny" (initialised from the notes), or a causal language model: a name on the hub, a
+            folder, or a GGUF file.
         template: wording of the prompt: a name in ``rank/templates`` or the path of a JSON file; tiny:
             compact, pretrained: notes.
         lora: tune low-rank adapters instead of every weight; the default for pretrained backbones.

@@ -118,7 +118,8 @@ class RecallOptions(ModelOptions, LossOptions):
     """Everything that a training run of NoteLLM is made of. None means the default of the backbone's kind.
 
     Attributes:
-        backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
+        backbone: "tiny" (initialised from the notes), or a causal language model: a name on the hub, a
+            folder, or a GGUF file.
         template: wording of the prompt: a name in ``recall/templates`` or the path of a JSON file; tiny:
             compact, pretrained: english.
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
