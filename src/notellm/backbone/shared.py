@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from notellm.backbone.layers import transformer_layers
 from notellm.backbone.load import evaluation_mode
 
 _NAME = "notellm_shared_beginning"
@@ -154,12 +155,9 @@ def last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[
 
 def _last_feed_forward(model: PreTrainedModel) -> list[nn.Module]:
     """Return the feed-forward part of the last layer in a list; the list is empty if there is none."""
-    layers = model.config.get_text_config().num_hidden_layers
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == layers:
-            part = getattr(module[-1], "mlp", None)
-            return [] if part is None else [part]
-    return []
+    layers = transformer_layers(model)
+    part = None if layers is None else getattr(layers[-1], "mlp", None)
+    return [] if part is None else [part]
 
 
 def _at_positions(part: nn.Module, positions: Tensor) -> list[RemovableHandle]:
