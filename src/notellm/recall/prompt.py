@@ -13,6 +13,7 @@ determines the vector.
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -271,6 +272,18 @@ class PromptBuilder:
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of rendered prompts with [BOS]; the vector is read at the last one."""
         return self._batch_ids(prompts, special=True)
+
+    def instruction_ids(self, task: Task = "category") -> list[int]:
+        """Return the token ids with which the prompt of every note begins.
+
+        They are [BOS] and the wording before the first field, less what may join with the field's text.
+        """
+        texts = [
+            self._fill(self.template.task(task).prompt, Note(text, text, (text,)), count)
+            for count, text in enumerate(("", " ", "a", "A", "0", "'", "中"))
+        ]
+        columns = zip(*self._batch_ids(texts, special=True), strict=False)
+        return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
     def output_ids(self, outputs: Sequence[str]) -> list[list[int]]:
         """Return the token ids of outputs, without [EOS]."""
