@@ -96,9 +96,9 @@ def report(run: dict[str, Any]) -> Iterable[str]:
 
 def main() -> None:
     parser = arguments("Embedding with the instruction computed once, and every prompt whole.")
-    parser.add_argument("--notes", type=int, default=256)
+    parser.add_argument("--notes", type=int, default=64)
     parser.add_argument("--layers", type=int, default=8, help="layers of the model, of 30")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each way embeds all notes")
+    parser.add_argument("--rounds", type=int, default=15, help="how often each way embeds all notes")
     chosen = parser.parse_args()
     notes = sample_world(notes=chosen.notes, users=20, clicks=200, bots=0).notes
     run = measure(make_model(notes, chosen.layers), notes, chosen.rounds)

@@ -5,13 +5,16 @@ import pytest
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+from notellm.backbone.branches import Branches
 from notellm.backbone.load import LoraOptions
 from notellm.backbone.shared import can_share, read_beginning
-from notellm.data.note import Note
+from notellm.data.note import Note, as_notes
 from notellm.recall import model as encoding
+from notellm.recall import prompt as wording
 from notellm.recall.config import NoteLLMConfig
 from notellm.recall.model import NoteLLM
 from notellm.recall.prompt import builtin_templates
+from notellm.recall.tagging import voices
 from tests.conftest import SMALL, fresh
 
 ALIKE = [Note("a", "same beginning of everything " * count) for count in range(1, 6)]
@@ -62,9 +65,8 @@ def test_every_prompt_begins_with_the_instruction(checkpoints, notes, template, 
     start = model.prompt.instruction_ids(task)
     odd = [Note(text, text, (text,)) for text in ("", "'", "\n", " x", "!?", "ß", "{title}", "🙂", "n of")]
     for note in [*odd, *ALIKE]:
-        for count in (0, 3, 10):
-            text = model.prompt.render(note, task, count)
-            assert model.prompt.prompt_ids([text])[0][: len(start)] == start
+        text = model.prompt.render(note, task, 0)
+        assert model.prompt.prompt_ids([text])[0][: len(start)] == start
     if template == "compact":
         assert len(start) < 8
 
@@ -128,3 +130,34 @@ def test_with_adapters_and_while_it_is_trained(checkpoints, notes, read):
     np.testing.assert_allclose(model.encode(notes), model.encode(notes, shared=False), atol=2e-6)
     assert len(read) == 1
     assert model.training
+
+
+@pytest.mark.parametrize("task", ["category", "topics"])
+def test_a_tagger_reads_the_same_vectors_and_branches(checkpoints, notes, task, monkeypatch):
+    model = fresh("llama", checkpoints, notes)
+    reader, rows = model.reader(), as_notes(notes)
+    assert not reader.whole
+    prompts = reader.prompts(rows, task)
+    shared = []
+    real = Branches
+
+    def spy(*args, **options):
+        shared.append(options["shared"])
+        return real(*args, **options)
+
+    monkeypatch.setattr(voices, "Branches", spy)
+    with torch.no_grad():
+        found, states = reader.vectors(rows, task), reader.branches(prompts, task)[0].states
+        monkeypatch.setattr(wording, "LEAST_SHARING", 10**9)
+        np.testing.assert_allclose(found, reader.vectors(rows, task), atol=2e-6)
+        torch.testing.assert_close(states, reader.branches(prompts, task)[0].states, rtol=1e-4, atol=1e-4)
+    size = len(model.prompt.instruction_ids(task, model.settings.typical_topics))
+    assert shared == [size, size, 0, 0]
+    assert size >= 8
+
+
+def test_the_number_of_topics_is_a_part_of_the_instruction(checkpoints, notes):
+    prompt = fresh("llama", checkpoints, notes).prompt
+    start = prompt.instruction_ids("topics", 7)
+    assert "generate 7 topics of the note" in prompt.tokenizer.decode(start)
+    assert prompt.prompt_ids([prompt.render(Note("soup"), "topics", 7)])[0][: len(start)] == start

@@ -47,8 +47,6 @@ from notellm.recall.prompt import (
 from notellm.recall.tiny import TinyOptions, build_tiny
 from notellm.recall.writing import WritesTags
 
-#: Tokens of an instruction, and prompts, from which it saves time to compute the instruction once.
-_LEAST_SHARED, _LEAST_SHARING = 8, 4
 _COMPONENT_NOTES = 20_000  # notes that the principal components are computed from, at most
 
 
@@ -264,9 +262,8 @@ class NoteLLM(WritesTags, PromptedModel):
 
     def _instruction(self, ids: Sequence[Sequence[int]]) -> list[int]:
         """Return the instruction with which all prompts begin; empty if each prompt is to be read whole."""
-        start = self.prompt.instruction_ids() if len(ids) >= _LEAST_SHARING else []
-        size = len(start)
-        if size < _LEAST_SHARED or any(len(row) <= size or list(row[:size]) != start for row in ids):
+        start = self.prompt.instruction_ids()
+        if not self.prompt.shared_length(ids, start):
             return []
         if self._shares is None:
             self._shares = can_share(self.backbone)
