@@ -21,6 +21,7 @@ PLACES = {
     "faiss": {"store.index"},
     "fastapi": {"serve"},
     "filelock": {"artifacts", "recall", "store"},
+    "gguf": {"backbone"},
     "grpc": {"store.index"},
     "httptools": {"serve"},
     "httpx2": {"client"},

@@ -186,3 +186,19 @@ def test_a_window_shorter_than_the_prompts(tokenizer):
     for row, prompt in enumerate(PROMPTS):
         wanted = read_whole(model, [*prompt, int(tokens[row, 0])])
         torch.testing.assert_close(states[row, 0], wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("shared", [1, 5])
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_a_beginning_that_is_computed_once_changes_nothing(tokenizer, name, shared):
+    model = randomized(TRANSFORMERS[name])
+    prompts = [[7, 8, 9, 10, 11, *prompt] for prompt in PROMPTS]
+    positions = [5 + len(prompt) // 2 for prompt in PROMPTS]
+    with torch.no_grad():
+        plain = Branches(model, prompts, tokenizer, read_at=positions)
+        once = Branches(model, prompts, tokenizer, read_at=positions, shared=shared)
+        torch.testing.assert_close(once.states, plain.states, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(once.states_read, plain.states_read, rtol=1e-4, atol=1e-4)
+        for tokens, parents in tree(len(PROMPTS), 3, 1):
+            found, wanted = (each.extend(tokens, parents) for each in (once, plain))
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)

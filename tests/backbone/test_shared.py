@@ -1,5 +1,7 @@
 """Sequences that share a beginning read as they do whole, or the model is known to be another kind."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from notellm.backbone import shared
 from notellm.backbone.load import hidden_states
 from notellm.backbone.shared import can_share, end_states, read_beginning
 
@@ -86,3 +89,51 @@ def test_a_model_without_a_part_named_mlp_is_read_too():
     model = OPTForCausalLM(config).eval()
     assert can_share(model)
     assert largest_difference(model) < 1e-5
+
+
+@pytest.mark.parametrize("own", ["sdpa", "eager"])
+def test_threads_that_read_whole_sequences_or_other_beginnings_meanwhile(own):
+    model = mistral(None)
+    model.set_attn_implementation(own)
+    ids = torch.randint(3, 50, (2, 14), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        whole = hidden_states(model, ids, mask)
+    together = Barrier(4)
+
+    def read(number):
+        rows = ids[number % 2 :][:1]
+        with torch.no_grad():
+            for _ in range(20):
+                together.wait()
+                if number < 2:
+                    torch.testing.assert_close(hidden_states(model, ids, mask), whole, rtol=1e-4, atol=1e-5)
+                    continue
+                start = read_beginning(model, rows[0, :10].tolist())
+                parts = end_states(model, start, rows[:, 10:], mask[:1, 10:])
+                torch.testing.assert_close(parts[0], whole[number % 2, -1], rtol=1e-4, atol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(read, range(4)))
+    assert model.config._attn_implementation == own
+
+
+@pytest.mark.parametrize("own", ["sdpa", "eager"])
+def test_a_whole_sequence_is_read_with_the_models_own_attention_meanwhile(own):
+    """Another thread of the same model, at the moment when its attention is switched."""
+    model = mistral(None)
+    model.set_attn_implementation(own)
+    ids = torch.randint(3, 50, (2, 14), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+
+    def whole():
+        with torch.no_grad():
+            return hidden_states(model, ids, mask)[mask.bool()]
+
+    wanted = whole()
+    with torch.no_grad():
+        reading = shared._Reading(read_beginning(model, [3, 4]), torch.tensor([0]))
+    with shared._attending_to(model, reading), ThreadPoolExecutor(1) as pool:
+        found = pool.submit(whole).result()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)

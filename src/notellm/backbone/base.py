@@ -19,6 +19,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from notellm.artifacts.manifest import check_whole
 from notellm.artifacts.write import write_folder
 from notellm.backbone.fingerprint import digest_of
+from notellm.backbone.layers import cut_layers
 from notellm.backbone.load import (
     LoraOptions,
     add_lora,
@@ -116,6 +117,7 @@ class PromptedModel(nn.Module):
         name_or_path: str | Path,
         *,
         lora: LoraOptions | None = None,
+        layers: int | None = None,
         dtype: torch.dtype | str = torch.float32,
         trust_remote_code: bool = False,
         **options: Any,
@@ -126,9 +128,11 @@ class PromptedModel(nn.Module):
         added weights are untrained, must not be returned.
 
         Args:
-            name_or_path: a folder that :meth:`save_pretrained` wrote, or a causal language model by hub name
-                or path.
+            name_or_path: a folder that :meth:`save_pretrained` wrote, or a causal language model: a name on
+                the hub, a folder, or a GGUF file.
             lora: train low-rank adapters only; None trains every weight.
+            layers: keep the first layers of a new model's backbone, that many, and drop the rest; None keeps
+                all.
             dtype: dtype of the backbone. Weights that a subclass adds are always float32.
             trust_remote_code: allow the backbone to be Python code that comes with it; that code then runs.
             options: fields of the settings that replace the saved ones (or the defaults).
@@ -136,9 +140,15 @@ class PromptedModel(nn.Module):
         Raises:
             ModelError: if there is no usable model, its files do not belong together, or it needs code that
                 is not allowed to run.
+            MissingDependencyError: if it is a GGUF file and the package gguf is not installed.
             ConfigError: if an option is unknown or has a value that is not allowed.
         """
         path = Path(name_or_path)
+        if layers is not None and cls.is_saved(path):
+            raise ConfigError(
+                f"layers is {layers}, but {path} is a saved {cls.__name__}, whose other weights fit all of "
+                "its layers; give a causal language model, or leave layers out"
+            )
         saved = cls.read_settings(path) if cls.is_saved(path) else {}
         if not saved:
             cls.check_new(path)
@@ -152,6 +162,8 @@ class PromptedModel(nn.Module):
             trust_remote_code=trust_remote_code,
             saved=bool(saved),
         )
+        if layers is not None:
+            cut_layers(backbone, layers)
         config = replace(config, max_length=_length_within(backbone, config.max_length))
         template = None if "template" in options else saved.get("template")
         build: Callable[..., Self] = cls

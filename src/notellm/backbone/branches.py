@@ -29,6 +29,7 @@ class Branches:
         tokenizer: its tokenizer, which pads.
         read_at: index of a further token of each prompt whose state is needed; None for the last one.
         whole: read every continuation as a whole sequence, see :func:`can_branch`.
+        shared: number of first tokens that all prompts share, fewer than ``read_at``; they are computed once.
 
     Attributes:
         model: the model.
@@ -44,6 +45,7 @@ class Branches:
         *,
         read_at: Sequence[int] | None = None,
         whole: bool = False,
+        shared: int = 0,
     ) -> None:
         self.model = model
         self._tokenizer = tokenizer
@@ -60,9 +62,14 @@ class Branches:
             states = hidden_states(model, batch["input_ids"], batch["attention_mask"])
         else:
             self._cache = DynamicCache()
+            if shared:
+                first = batch["input_ids"][:1, :shared]
+                model.base_model(input_ids=first, past_key_values=self._cache, use_cache=True)
+                self._cache.batch_repeat_interleave(len(rows))
+                read, ends = read - shared, ends - shared
             with last_feed_forward_at(model, torch.stack([read, ends], dim=1)):
                 states = model.base_model(
-                    input_ids=batch["input_ids"],
+                    input_ids=batch["input_ids"][:, shared:],
                     attention_mask=batch["attention_mask"],
                     past_key_values=self._cache,
                     use_cache=True,
@@ -126,14 +133,17 @@ class Branches:
 
 def can_branch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return whether a model reads branches as it reads whole sequences; tried on a few tokens."""
-    prompts = [[1, 2, 3, 1], [3, 2]]
+    prompts = [[1, 2, 3, 1], [1, 2]]
     steps = [
         (torch.tensor([[1, 2], [2, 3]]), torch.zeros(2, 2, dtype=torch.int64)),
         (torch.tensor([[3, 1, 2], [1, 1, 3]]), torch.tensor([[1, 0, 1], [0, 1, 1]])),
     ]
     try:
         with evaluation_mode(model), torch.no_grad():
-            both = [Branches(model, prompts, tokenizer, whole=whole) for whole in (False, True)]
+            both = [
+                Branches(model, prompts, tokenizer, shared=1),
+                Branches(model, prompts, tokenizer, whole=True),
+            ]
             for tokens, parents in steps:
                 found, wanted = (
                     branches.extend(tokens.to(model.device), parents.to(model.device)) for branches in both

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from notellm.backbone.gguf import gguf_file, gguf_message, gguf_model
 from notellm.backbone.source import asks_for_code, check_folder, code_message, first_line, local_folder
 from notellm.backbone.tokenizer import load_tokenizer
 from notellm.errors import ConfigError, MissingDependencyError, ModelError, NotellmError
@@ -55,12 +56,13 @@ def load_backbone(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a causal language model and its hardened tokenizer.
 
-    The embedding matrix grows if new tokens need more rows. Weights are only read from safetensors. The
-    model's ``generation_config.json`` is ignored, since it would change how texts are generated.
+    The embedding matrix grows if new tokens need more rows. Weights are only read from safetensors, or from a
+    GGUF file, whose quantized weights are unpacked. The model's ``generation_config.json`` is ignored, since
+    it would change how texts are generated.
 
     Args:
-        name_or_path: a folder, or a name on the hub (``owner/name``). A name that looks like a path is never
-            looked up on the hub.
+        name_or_path: a folder, a GGUF file or a folder with one and no safetensors, or a name on the hub
+            (``owner/name``). A name that looks like a path is never looked up on the hub.
         new_tokens: special tokens, added where they are missing.
         dtype: dtype of the weights; "auto" keeps the one they were saved in.
         trust_remote_code: allow the model to be Python code that comes with it; that code then runs.
@@ -73,24 +75,20 @@ def load_backbone(
     Raises:
         ModelError: if there is no causal language model or no usable tokenizer, a file is missing or damaged,
             or the model needs something that is not allowed (see :mod:`notellm.backbone.source`).
+        MissingDependencyError: if it is a GGUF file and the package gguf is not installed.
     """
-    folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
+    file = None if saved else gguf_file(name_or_path)
+    folder = local_folder(name_or_path, trust_remote_code=trust_remote_code) if file is None else file
     try:
-        check_folder(folder, trust_remote_code=trust_remote_code)
-        tokenizer = load_tokenizer(folder, *new_tokens, trust_remote_code=trust_remote_code)
-        # Trusted code may come from another repository, except for a model that notellm saved.
-        source = {"trust_remote_code": trust_remote_code, "local_files_only": saved or not trust_remote_code}
-        config = AutoConfig.from_pretrained(str(folder), **source)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            str(folder),
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            generation_config=own_decoding(tokenizer),
-            output_loading_info=True,
-            **source,
-        )
-        model, loading = cast("PreTrainedModel", loaded[0]), loaded[1]
+        if file is not None:
+            tokenizer = load_tokenizer(file, *new_tokens)
+            model, loading = gguf_model(file, dtype=dtype, generation_config=own_decoding(tokenizer))
+        else:
+            check_folder(folder, trust_remote_code=trust_remote_code)
+            tokenizer = load_tokenizer(folder, *new_tokens, trust_remote_code=trust_remote_code)
+            model, loading = _load_model(
+                folder, tokenizer, dtype=dtype, trust_remote_code=trust_remote_code, saved=saved
+            )
         _check_loading(folder, loading, saved=saved)
         embedding = cast("nn.Embedding", model.get_input_embeddings())
         if len(tokenizer) > embedding.num_embeddings:
@@ -99,6 +97,8 @@ def load_backbone(
     except NotellmError:
         raise
     except Exception as error:  # a damaged model fails in many ways, in transformers and in its layers
+        if file is not None:
+            raise ModelError(gguf_message(file, error)) from error
         if not trust_remote_code and asks_for_code(folder, "config.json"):
             raise ModelError(code_message(folder, "config.json")) from error
         raise ModelError(
@@ -106,6 +106,30 @@ def load_backbone(
             "(give a local model directory, or a hub name with a network connection)"
         ) from error
     return model, tokenizer
+
+
+def _load_model(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    dtype: torch.dtype | str,
+    trust_remote_code: bool,
+    saved: bool,
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """Return the model of a checked folder, and what transformers says about loading it."""
+    # Trusted code may come from another repository, except for a model that notellm saved.
+    source = {"trust_remote_code": trust_remote_code, "local_files_only": saved or not trust_remote_code}
+    config = AutoConfig.from_pretrained(str(folder), **source)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        generation_config=own_decoding(tokenizer),
+        output_loading_info=True,
+        **source,
+    )
+    return cast("PreTrainedModel", loaded[0]), loaded[1]
 
 
 def own_decoding(tokenizer: PreTrainedTokenizerBase, **options: Any) -> GenerationConfig:

@@ -9,10 +9,11 @@ one attention of all n x L queries. (Repeating a cache for every sequence would 
 copies.) Only the state of each sequence's last token is computed in the last layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from notellm.backbone.layers import transformer_layers
 from notellm.backbone.load import evaluation_mode
 
 _NAME = "notellm_shared_beginning"
@@ -52,7 +55,11 @@ class _Reading:
     ends: Tensor
 
 
-_current: ContextVar[_Reading] = ContextVar("reading")
+#: None in a thread that reads whole sequences with the same model meanwhile.
+_current: ContextVar[_Reading | None] = ContextVar("reading", default=None)
+#: By the id of a configuration whose attention is switched: its own one, and how many threads switched it.
+_switched: dict[int, tuple[str, int]] = {}
+_switching = Lock()
 #: Tokens that the last feed-forward part computes in this thread; see `last_feed_forward_at`.
 _wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
 
@@ -121,15 +128,22 @@ def end_states(
 def _attending_to(model: PreTrainedModel, reading: _Reading) -> Iterator[None]:
     """Let every attention layer of the model attend to the beginning, too."""
     config = model.config.get_text_config()
-    original = config._attn_implementation  # noqa: SLF001 - layers look up their attention by this name
-    config._attn_implementation = _NAME  # noqa: SLF001
+    with _switching:
+        own, threads = _switched.get(id(config), (config._attn_implementation, 0))  # noqa: SLF001
+        _switched[id(config)] = own, threads + 1
+        config._attn_implementation = _NAME  # noqa: SLF001 - layers look up their attention by this name
     token = _current.set(reading)
     try:
         with last_feed_forward_at(model, reading.ends[:, None]):
             yield
     finally:
         _current.reset(token)
-        config._attn_implementation = original  # noqa: SLF001
+        with _switching:
+            own, threads = _switched[id(config)]
+            _switched[id(config)] = own, threads - 1
+            if threads == 1:  # the last one
+                config._attn_implementation = own  # noqa: SLF001
+                del _switched[id(config)]
 
 
 @contextmanager
@@ -154,12 +168,9 @@ def last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[
 
 def _last_feed_forward(model: PreTrainedModel) -> list[nn.Module]:
     """Return the feed-forward part of the last layer in a list; the list is empty if there is none."""
-    layers = model.config.get_text_config().num_hidden_layers
-    for module in model.base_model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == layers:
-            part = getattr(module[-1], "mlp", None)
-            return [] if part is None else [part]
-    return []
+    layers = transformer_layers(model)
+    part = None if layers is None else getattr(layers[-1], "mlp", None)
+    return [] if part is None else [part]
 
 
 def _at_positions(part: nn.Module, positions: Tensor) -> list[RemovableHandle]:
@@ -205,11 +216,12 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **_: Any,
-) -> tuple[Tensor, None]:
+    **options: Any,
+) -> tuple[Tensor, Tensor | None]:
     """Attend to the beginning and to the sequence's earlier tokens.
 
-    In the last layer the result is computed for the last token of each sequence, and is 0 for all others.
+    In the last layer the result is computed for the last token of each sequence, and is 0 for all others. In
+    a thread that reads no beginning it is the model's own attention.
 
     Args:
         module: the attention layer, with its ``layer_idx``.
@@ -218,8 +230,16 @@ def _attention(
         value: (n, key heads, L, head).
         attention_mask: (n, 1, L, L), added to the scores of the sequence's tokens.
         scaling: factor of the scores; None divides by the square root of the head's size.
+        options: what the model's own attention takes beside these.
     """
-    beginning, ends = _current.get().beginning, _current.get().ends
+    reading = _current.get()
+    if reading is None:
+        attend = _own_attention(module)
+        own: tuple[Tensor, Tensor | None] = attend(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return own
+    beginning, ends = reading.beginning, reading.ends
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     if layer == len(beginning.keys) - 1 and query.shape[2] > 1:
         rows = torch.arange(len(query), device=query.device)
@@ -227,6 +247,17 @@ def _attention(
         only = _attend(beginning, layer, query[rows, :, ends][:, :, None], key, value, mask, scaling)
         return _spread(only, rows[:, None], ends[:, None], query.shape[2]), None
     return _attend(beginning, layer, query, key, value, attention_mask, scaling), None
+
+
+def _own_attention(module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """Return the attention that a model has while no thread switches it."""
+    config: Any = module.config
+    name, _ = _switched.get(id(config), (config._attn_implementation, 0))  # noqa: SLF001
+    # "eager" is no function that all architectures share; it computes the same.
+    found: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS.get(
+        name, ALL_ATTENTION_FUNCTIONS["sdpa"]
+    )
+    return found
 
 
 def _attend(

@@ -3,7 +3,8 @@
 A model folder comes from a third party. It may name Python code to run (``auto_map``), contain weights that
 are pickles (``pytorch_model.bin``), or name files outside the folder. Therefore the files are first brought
 into one local folder, and the folder is checked, before its weights and its tokenizer are opened. A name that
-looks like a path is never looked up on the Hugging Face Hub.
+looks like a path is never looked up on the Hugging Face Hub. A GGUF file holds no code and names no other
+file; ``backbone/gguf.py`` opens it alone.
 """
 
 import json
@@ -23,7 +24,7 @@ _HUB_NAME = re.compile(r"(?!\.)[\w.-]+(/(?!\.)[\w.-]+)?")
 #: Small files at the top of a repository that describe a model and its tokenizer.
 _DESCRIPTIONS = ["*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-#: Weights in formats that are never opened. All but the last three can be pickles.
+#: Weights in formats that are never opened. All but the last two can be pickles.
 _OTHER_WEIGHTS = (
     "*.bin",
     "*.pt",
@@ -33,7 +34,6 @@ _OTHER_WEIGHTS = (
     "*.bin.index.json",
     "*.h5",
     "*.msgpack",
-    "*.gguf",
 )
 #: Files of a distributed checkpoint, which transformers prefers to any other weights.
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
@@ -65,7 +65,7 @@ def local_folder(name_or_path: str | Path, *, trust_remote_code: bool = False) -
     ) as error:  # no permission, or a name that is too long or contains a zero byte
         raise ModelError(f"cannot open the model folder {path}: {first_line(error)}") from error
     if exists:
-        raise ModelError(f"{path} is a file; give the folder of a model")
+        raise ModelError(f"{path} is a file; give the folder of a model, or a file that ends in .gguf")
     name = str(name_or_path)
     if not _HUB_NAME.fullmatch(name):
         raise ModelError(

@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import AddedToken
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from notellm.backbone.gguf import gguf_file, gguf_message, gguf_tokenizer
 from notellm.backbone.source import (
     asks_for_code,
     check_tokenizer_files,
@@ -72,7 +73,8 @@ def load_tokenizer(
     """Load a model's tokenizer and :func:`harden` it.
 
     Args:
-        name_or_path: a folder, or a name on the hub (``owner/name``).
+        name_or_path: a folder, a GGUF file or a folder with one and no safetensors, or a name on the hub
+            (``owner/name``).
         new_tokens: special tokens, added where they are missing.
         trust_remote_code: allow the tokenizer to be Python code that comes with the model; that code then
             runs.
@@ -80,20 +82,27 @@ def load_tokenizer(
     Raises:
         ModelError: if there is no tokenizer, it cannot be used, or it is code that is not allowed to run.
     """
-    folder = local_folder(name_or_path, trust_remote_code=trust_remote_code)
-    check_tokenizer_files(folder)
+    file = gguf_file(name_or_path)
+    folder = local_folder(name_or_path, trust_remote_code=trust_remote_code) if file is None else file
+    if file is None:
+        check_tokenizer_files(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(folder),
-            split_special_tokens=True,
-            trust_remote_code=trust_remote_code,
-            local_files_only=not trust_remote_code,  # trusted code may come from another repository
-        )
+        if file is not None:
+            tokenizer = gguf_tokenizer(file)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(folder),
+                split_special_tokens=True,
+                trust_remote_code=trust_remote_code,
+                local_files_only=not trust_remote_code,  # trusted code may come from another repository
+            )
         hardened = harden(tokenizer, *new_tokens)
         hardened("text")  # settings of a wrong type only fail here
     except NotellmError:
         raise
     except Exception as error:  # tokenizers raises a plain Exception, damaged JSON any kind of error
+        if file is not None:
+            raise ModelError(gguf_message(file, error)) from error
         if not trust_remote_code and asks_for_code(folder, "tokenizer_config.json"):
             raise ModelError(code_message(folder, "tokenizer_config.json")) from error
         raise ModelError(f"no usable tokenizer at {name_or_path}: {first_line(error)}") from error

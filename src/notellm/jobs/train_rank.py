@@ -147,7 +147,11 @@ def build_rank_model(
     # Small steps would not move trained weights in bfloat16; autocast computes in it anyway.
     dtype = "bfloat16" if chosen.bf16 and chosen.lora else "float32"
     model = BinLLM.from_pretrained(
-        chosen.backbone, dtype=dtype, trust_remote_code=trust_remote_code, **config
+        chosen.backbone,
+        layers=chosen.layers,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        **config,
     )
     if chosen.lora:
         modules = {name.rsplit(".", 1)[-1] for name, _ in model.backbone.named_modules()}

@@ -196,6 +196,7 @@ def build_recall_model(
     return NoteLLM.from_pretrained(
         chosen.backbone,
         lora=LoraOptions() if chosen.lora else None,
+        layers=chosen.layers,
         trust_remote_code=trust_remote_code,
         # Small steps would not move trained weights in bfloat16; autocast computes in it anyway.
         dtype="bfloat16" if chosen.bf16 and chosen.lora else "float32",

@@ -105,7 +105,10 @@ class RankOptions(ModelOptions, CodeChoice, TuningOptions):
     """Everything that a training run of BinLLM is made of. None means the default of the backbone's kind.
 
     Attributes:
-        backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
+        backbone: "tiny" (initialised from the notes), or a causal language model: a name on the hub, a
+            folder, or a GGUF file.
+        layers: keep the first layers of a pretrained backbone, that many, and drop the rest before it is
+            tuned; None keeps all.
         template: wording of the prompt: a name in ``rank/templates`` or the path of a JSON file; tiny:
             compact, pretrained: notes.
         lora: tune low-rank adapters instead of every weight; the default for pretrained backbones.
@@ -127,6 +130,7 @@ class RankOptions(ModelOptions, CodeChoice, TuningOptions):
     """
 
     backbone: str = option(TINY)
+    layers: int | None = option(None, least=1)
     template: str | None = option(None)
     lora: bool | None = option(None, flag="--lora/--full")
     two_step: bool | None = option(None, flag="--two-step/--one-step")
@@ -168,6 +172,11 @@ class RankOptions(ModelOptions, CodeChoice, TuningOptions):
             problems.append("out_of_fold is 1; it must be 0, or 2 folds or more")
         if self.backbone == TINY and self.lora:
             problems.append("the tiny backbone is tuned whole; LoRA is for pretrained backbones")
+        if self.backbone == TINY and self.layers is not None:
+            problems.append(
+                f"layers is {self.layers}, but only pretrained backbones are cut to their first layers; "
+                "leave layers out, or name a backbone"
+            )
         if self.form != "with_codes" and self.two_step:
             problems.append(
                 f"two_step tunes on text first and then on codes, too; form {self.form} has only one of them"

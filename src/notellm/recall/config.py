@@ -118,7 +118,10 @@ class RecallOptions(ModelOptions, LossOptions):
     """Everything that a training run of NoteLLM is made of. None means the default of the backbone's kind.
 
     Attributes:
-        backbone: "tiny" (initialised from the notes), or a causal language model by name or path.
+        backbone: "tiny" (initialised from the notes), or a causal language model: a name on the hub, a
+            folder, or a GGUF file.
+        layers: keep the first layers of a pretrained backbone, that many, and drop the rest before it is
+            trained; None keeps all.
         template: wording of the prompt: a name in ``recall/templates`` or the path of a JSON file; tiny:
             compact, pretrained: english.
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
@@ -134,6 +137,7 @@ class RecallOptions(ModelOptions, LossOptions):
     """
 
     backbone: str = option(TINY)
+    layers: int | None = option(None, least=1)
     template: str | None = option(None)
     lora: bool | None = option(None, flag="--lora/--full")
     epochs: float | None = option(None, above=0)
@@ -165,6 +169,13 @@ class RecallOptions(ModelOptions, LossOptions):
             defaults["learning_rate"] = _FULL_LEARNING_RATE
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         chosen = replace(self, **missing)
-        more = ["the tiny backbone is trained whole; LoRA is for pretrained backbones"]
-        check(chosen, *(more if tiny and chosen.lora else []))
+        more = []
+        if tiny and chosen.lora:
+            more.append("the tiny backbone is trained whole; LoRA is for pretrained backbones")
+        if tiny and chosen.layers is not None:
+            more.append(
+                f"layers is {chosen.layers}, but only pretrained backbones are cut to their first layers; "
+                "leave layers out, or name a backbone"
+            )
+        check(chosen, *more)
         return chosen

@@ -27,6 +27,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from notellm.backbone.base import PromptedModel
 from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.load import evaluation_mode, hidden_states, label_logits
+from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.backbone.tiny import train_tokenizer
 from notellm.data.matrices import click_matrix
 from notellm.data.note import Note, Notes, as_notes
@@ -119,6 +120,7 @@ class NoteLLM(WritesTags, PromptedModel):
         self.tau = nn.Parameter(torch.tensor(3.0))
         self.lexical_share = DEFAULT_SHARE
         self.learnt: frozenset[Task] | None = None
+        self._shares: bool | None = None  # whether the backbone can share a beginning; tried once
         self.no_tagger()
 
     # ---------------------------------------------------------------- building
@@ -233,11 +235,15 @@ class NoteLLM(WritesTags, PromptedModel):
         return NoteLLMOutput(torch.cat(vectors)[original_order], total, label_count, self.tau.clone())
 
     @torch.inference_mode()
-    def encode(self, notes: Notes | Sequence[str], *, progress: bool = False) -> np.ndarray:
+    def encode(
+        self, notes: Notes | Sequence[str], *, shared: bool = True, progress: bool = False
+    ) -> np.ndarray:
         """Return the vectors of notes, (n, dim) float32 of unit norm, in the order of the notes.
 
         Args:
             notes: a notes table, a list of notes, or texts from :meth:`prompts`.
+            shared: compute the instruction with which all prompts begin once, if the backbone allows it;
+                False computes every prompt whole. Both give the same vectors within rounding.
             progress: show a progress bar.
         """
         texts = list(notes) if _are_texts(notes) else self.prompts(notes)
@@ -246,10 +252,33 @@ class NoteLLM(WritesTags, PromptedModel):
             evaluation_mode(self),
             tqdm(total=len(texts), unit="note", desc="embed", disable=not progress) as bar,
         ):
-            for rows, batch in self._batches(texts):
-                vectors[rows] = self(**batch).vectors.float().cpu().numpy()
+            for rows, batch in self._encoded(self.prompt.prompt_ids(texts), shared=shared):
+                vectors[rows] = batch.float().cpu().numpy()
                 bar.update(len(rows))
         return vectors
+
+    def _encoded(self, ids: Sequence[Sequence[int]], *, shared: bool) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield the vectors of prompts in batches, with the rows of their prompts."""
+        start = self._instruction(ids) if shared else []
+        if not start:
+            for rows, batch in length_batches(ids, self.tokenizer, self.device):
+                yield rows, self(**batch).vectors
+            return
+        beginning = read_beginning(self.backbone, start)
+        for rows, batch in length_batches([row[len(start) :] for row in ids], self.tokenizer, self.device):
+            input_ids, mask = batch["input_ids"], batch["attention_mask"]
+            for group, width in by_length(mask):
+                states = end_states(self.backbone, beginning, input_ids[group, :width], mask[group, :width])
+                yield rows[group.cpu().numpy()], self.to_vectors(states)
+
+    def _instruction(self, ids: Sequence[Sequence[int]]) -> list[int]:
+        """Return the instruction with which all prompts begin; empty if each prompt is to be read whole."""
+        start = self.prompt.instruction_ids()
+        if not self.prompt.shared_length(ids, start):
+            return []
+        if self._shares is None:
+            self._shares = can_share(self.backbone)
+        return start if self._shares else []
 
     def prompts(self, notes: Notes) -> list[str]:
         """Return the text before [EMB] of each note, which an embedding server must be sent."""

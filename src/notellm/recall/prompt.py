@@ -13,6 +13,7 @@ determines the vector.
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ Task = Literal["category", "topics"]
 
 #: Special token that stands in the place of the compression word; added to every tokenizer.
 EMB_TOKEN = "[EMB]"  # noqa: S105 - a token of text, not a secret
+#: Tokens of an instruction, and prompts, from which it saves time to compute the instruction once.
+LEAST_SHARED, LEAST_SHARING = 8, 4
 IGNORED = -100  # label of a token without loss, as in transformers
 
 _FIELD = re.compile(r"\{(title|topics|content|category|n)\}")
@@ -271,6 +274,35 @@ class PromptBuilder:
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of rendered prompts with [BOS]; the vector is read at the last one."""
         return self._batch_ids(prompts, special=True)
+
+    def instruction_ids(self, task: Task = "category", n: int = 0) -> list[int]:
+        """Return the token ids with which the prompt of every note begins.
+
+        They are [BOS] and the wording before the first field, less what may join with the field's text.
+
+        Args:
+            task: the task.
+            n: number of topics that the wording asks for, the same one as in :meth:`render`.
+        """
+        texts = [
+            self._fill(self.template.task(task).prompt, Note(text, text, (text,)), n)
+            for text in ("", " ", "a", "A", "0", "'", "中")
+        ]
+        columns = zip(*self._batch_ids(texts, special=True), strict=False)
+        return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+
+    def shared_length(self, ids: Sequence[Sequence[int]], instruction: Sequence[int]) -> int:
+        """Return how many first tokens of prompts are to be computed once; 0 where that saves no time.
+
+        Args:
+            ids: token ids of prompts.
+            instruction: ids from :meth:`instruction_ids`, with which all prompts of notes begin, but not all
+                texts.
+        """
+        size, start = len(instruction), list(instruction)
+        if len(ids) < LEAST_SHARING or size < LEAST_SHARED:
+            return 0
+        return size if all(len(row) > size and list(row[:size]) == start for row in ids) else 0
 
     def output_ids(self, outputs: Sequence[str]) -> list[list[int]]:
         """Return the token ids of outputs, without [EOS]."""

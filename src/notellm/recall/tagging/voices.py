@@ -73,13 +73,14 @@ class Reader:
             The prompts with their guidance, to be continued with outputs, and the vectors of the notes,
             (n, dim) float32.
         """
-        guidance = [
-            self.prompt.emb_id,
-            *self.prompt.guidance_ids(task, self.prompt.config.typical_topics),
-        ]
+        count = self.prompt.config.typical_topics
+        guidance = [self.prompt.emb_id, *self.prompt.guidance_ids(task, count)]
         whole = [[*ids, *guidance] for ids in prompts]
         ends = [len(ids) - 1 for ids in prompts]
-        branches = Branches(self.backbone, whole, self.prompt.tokenizer, read_at=ends, whole=self.whole)
+        shared = self.prompt.shared_length(prompts, self.prompt.instruction_ids(task, count))
+        branches = Branches(
+            self.backbone, whole, self.prompt.tokenizer, read_at=ends, whole=self.whole, shared=shared
+        )
         vectors = self.to_vectors(branches.states_read)
         return branches, vectors.float().cpu().numpy()
 
