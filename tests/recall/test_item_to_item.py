@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -377,7 +378,7 @@ def test_a_file_that_is_no_whole_table_is_replaced_only_by_force(tmp_path, damag
 def test_with_words_the_table_is_that_of_the_search(tmp_path):
     ids, vectors, words = worded(60, 0.4)
     path = tmp_path / "i2i.parquet"
-    options = {"k": 5, "progress": False}
+    options: dict[str, Any] = {"k": 5, "progress": False}
     assert write_item_to_item(ids, vectors, path, words=words, **options) == ItemToItem(60, 60)
     for (note_id, pairs), found in zip(
         content(path).items(), related_by_id(ids, vectors, ids, k=5, words=words), strict=True

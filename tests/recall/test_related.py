@@ -106,7 +106,8 @@ def test_with_words_the_score_is_the_mean_of_both(share):
             [score for _, score in found], abs=1e-5
         )
     (new,) = related_by_vector(ids, vectors, vectors[:1], k=3, words=words, texts=[words.texts[0]])
-    assert new[0] == ("n0", pytest.approx(1, abs=1e-5))
+    assert new[0][0] == "n0"
+    assert new[0][1] == pytest.approx(1, abs=1e-5)
 
 
 def test_without_a_share_words_are_not_read():

@@ -154,7 +154,14 @@ def related(
     ids, matrix = read_vectors(vectors)
     table = None if notes is None else load_notes(notes)
     share = share_of(vectors) if lexical is None else lexical
-    words = None if table is None or share == 0 else search.Words.of(ids, table, share)
+    words = None
+    if table is not None and share > 0:
+        try:
+            words = search.Words.of(ids, table, share)
+        except DataError as error:
+            if lexical is not None:
+                raise
+            warn(f"words are not counted: {error}")
     if every:
         if output is None:
             raise ConfigError("--all writes a Parquet file; give --output")
