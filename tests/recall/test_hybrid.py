@@ -1,0 +1,62 @@
+"""The lexical share is that of the best validation figures, and the default where these cannot tell."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from notellm.data.schema import NOTES, PAIRS
+from notellm.lexical.hybrid import DEFAULT_SHARE
+from notellm.recall.hybrid import fit_lexical_share
+from notellm.recall.trainer import Validation
+
+COUNT = 120
+
+
+def made(*, by_words: bool, by_vectors: bool, count: int = COUNT):
+    """Pairs of notes that are near by their words, by their vectors, by both or by neither."""
+    draw = np.random.default_rng(0)
+    vectors = draw.standard_normal((count, 12))
+    rare = [f"w{draw.integers(10**9)}" for _ in range(count)]
+    if by_vectors:
+        vectors[1::2] = vectors[::2] + 0.8 * vectors[1::2]
+    if by_words:
+        rare[1::2] = rare[::2]
+    else:  # other notes have the words
+        rare[2::2] = rare[1:-1:2]
+    rest = {"content": "", "topics": [], "category": "", "published_at": None}
+    rows = [{"note_id": f"n{i:03d}", "title": f"the same {rare[i]}", **rest} for i in range(count)]
+    pairs = [
+        {"source": f"n{i:03d}", "target": f"n{i ^ 1:03d}", "score": 1.0, "users": 2} for i in range(count)
+    ]
+    table = pa.Table.from_pylist(pairs, PAIRS)
+    return Validation(pa.Table.from_pylist(rows, NOTES), table), vectors.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("by_words", "by_vectors", "least", "most"), [(True, False, 0.6, 1.0), (False, True, 0.0, 0.3)]
+)
+def test_what_tells_more_counts_more(by_words, by_vectors, least, most):
+    validation, vectors = made(by_words=by_words, by_vectors=by_vectors)
+    model = SimpleNamespace(lexical_share=None)
+    found = fit_lexical_share(model, validation, validation.notes, vectors=vectors)
+    assert least <= model.lexical_share <= most
+    assert found["share"] == model.lexical_share
+    assert found["queries"] == COUNT
+    assert max(found["mean"].values()) == found["mean"][str(model.lexical_share)]
+
+
+def test_the_default_stays_where_validation_cannot_tell():
+    validation, vectors = made(by_words=True, by_vectors=True)  # every share finds all
+    model = SimpleNamespace(lexical_share=None)
+    fit_lexical_share(model, validation, validation.notes, vectors=vectors)
+    assert model.lexical_share == DEFAULT_SHARE
+
+
+def test_few_queries_are_no_reason():
+    validation, vectors = made(by_words=False, by_vectors=True, count=40)
+    model = SimpleNamespace(lexical_share=None)
+    found = fit_lexical_share(model, validation, validation.notes, vectors=vectors)
+    assert found == {"share": DEFAULT_SHARE, "queries": 40, "mean": {}}
+    assert model.lexical_share == DEFAULT_SHARE
