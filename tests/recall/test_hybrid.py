@@ -1,6 +1,7 @@
 """The lexical share is that of the best validation figures, and the default where these cannot tell."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ def made(*, by_words: bool, by_vectors: bool, count: int = COUNT):
         rare[1::2] = rare[::2]
     else:  # other notes have the words
         rare[2::2] = rare[1:-1:2]
-    rest = {"content": "", "topics": [], "category": "", "published_at": None}
+    rest: dict[str, Any] = {"content": "", "topics": [], "category": "", "published_at": None}
     rows = [{"note_id": f"n{i:03d}", "title": f"the same {rare[i]}", **rest} for i in range(count)]
     pairs = [
         {"source": f"n{i:03d}", "target": f"n{i ^ 1:03d}", "score": 1.0, "users": 2} for i in range(count)
@@ -39,7 +40,7 @@ def made(*, by_words: bool, by_vectors: bool, count: int = COUNT):
 )
 def test_what_tells_more_counts_more(by_words, by_vectors, least, most):
     validation, vectors = made(by_words=by_words, by_vectors=by_vectors)
-    model = SimpleNamespace(lexical_share=None)
+    model: Any = SimpleNamespace(lexical_share=None)
     found = fit_lexical_share(model, validation, validation.notes, vectors=vectors)
     assert least <= model.lexical_share <= most
     assert found["share"] == model.lexical_share
@@ -49,14 +50,14 @@ def test_what_tells_more_counts_more(by_words, by_vectors, least, most):
 
 def test_the_default_stays_where_validation_cannot_tell():
     validation, vectors = made(by_words=True, by_vectors=True)  # every share finds all
-    model = SimpleNamespace(lexical_share=None)
+    model: Any = SimpleNamespace(lexical_share=None)
     fit_lexical_share(model, validation, validation.notes, vectors=vectors)
     assert model.lexical_share == DEFAULT_SHARE
 
 
 def test_few_queries_are_no_reason():
     validation, vectors = made(by_words=False, by_vectors=True, count=40)
-    model = SimpleNamespace(lexical_share=None)
+    model: Any = SimpleNamespace(lexical_share=None)
     found = fit_lexical_share(model, validation, validation.notes, vectors=vectors)
     assert found == {"share": DEFAULT_SHARE, "queries": 40, "mean": {}}
     assert model.lexical_share == DEFAULT_SHARE

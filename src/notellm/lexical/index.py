@@ -21,10 +21,9 @@ from notellm.lexical.terms import BUCKETS, term_counts
 _K1, _B = 1.2, 0.75
 _DEAD_SHARE = 0.25  # of removed rows, from which they are dropped
 _TOGETHER = 64  # queries whose scores are held at once
-#: Among so many notes, terms in more than this share of them do not bring notes, they only count.
-_MANY, _COMMON = 5_000, 0.02
+_POSTINGS = 20_000  # of the rarest terms of a query, which bring notes
 #: So many times k notes, and at least so many, are then scored with all terms.
-_RESCORED, _RESCORED_AT_LEAST = 4, 400
+_RESCORED, _RESCORED_AT_LEAST = 2, 300
 _FEW_TERMS = 2**14
 
 
@@ -56,8 +55,14 @@ def _dampened(counts: sp.csr_matrix, length: float) -> sp.csr_matrix:
         length: the mean number of terms of a text.
     """
     lengths = np.repeat(np.asarray(counts.sum(axis=1)).ravel(), np.diff(counts.indptr))
-    values = counts.data * (_K1 + 1) / (counts.data + _K1 * (1 - _B + _B * lengths / length))
+    values = _saturated(counts.data, lengths, length)
     return sp.csr_matrix((values.astype(np.float32), counts.indices, counts.indptr), shape=counts.shape)
+
+
+def _saturated(counts: np.ndarray, lengths: np.ndarray, mean_length: float) -> np.ndarray:
+    """Return what counts of terms are worth in texts of some lengths, without idf."""
+    values: np.ndarray = counts * (_K1 + 1) / (counts + _K1 * (1 - _B + _B * lengths / mean_length))
+    return values
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class LexicalIndex:
         self._alive = np.zeros(0, dtype=bool)
         self._having = np.zeros(BUCKETS, dtype=np.int32)  # notes that hold each term
         self._terms = 0.0  # of all notes
+        self._weights = np.zeros(BUCKETS, dtype=np.float32)  # of the terms of a query, while it is scored
         # Pieces become smaller: one is joined with the next when that is not much smaller, so there are few.
         self._pieces: list[_Piece] = []
         self._made_at = 1.0  # the mean length for which all postings are made; 0 if they differ
@@ -209,24 +215,17 @@ class LexicalIndex:
             raise ConfigError(f"k is {k}; ask for at least 1 note")
         counts = term_counts(texts)
         hits: list[LexicalHits] = []
-        for start in range(0, len(texts), _TOGETHER):
+        for place in range(len(texts)):
+            barred = () if exclude is None else exclude[place]
+            named = [] if others is None else others[place]
             with self._lock:
-                queries = self._queries(counts[start : start + _TOGETHER])
-                bringing = self._bringing(queries)
-                found = [bringing @ piece.postings for piece in self._pieces]
-                empty = sp.csr_matrix((queries.shape[0], 0), dtype=np.float32)
-                partial = sp.csr_matrix(sp.hstack(found or [empty]))
-                for row in range(queries.shape[0]):
-                    barred = () if exclude is None else exclude[start + row]
-                    rows, scores = self._allowed(partial[row], barred)
-                    # Ascending, so that equal notes keep their order.
-                    rows = np.sort(rows[_best(scores, max(_RESCORED * k, _RESCORED_AT_LEAST))])
-                    scores = self._scores(queries[row], rows)
-                    best = _best(scores, k)
-                    named = [] if others is None else others[start + row]
-                    beside = np.array([self._row.get(note_id, -1) for note_id in named], dtype=np.int64)
-                    ids = [self._ids[i] for i in rows[best].tolist()]
-                    hits.append(LexicalHits(ids, scores[best], self._scores(queries[row], beside)))
+                query = self._queries(counts[place])
+                rows = self._likely(query, max(_RESCORED * k, _RESCORED_AT_LEAST), barred)
+                beside = np.array([self._row.get(note_id, -1) for note_id in named], dtype=np.int64)
+                scores = self._scores(query, np.concatenate([rows, beside]))
+                best = _best(scores[: len(rows)], k)
+                ids = [self._ids[row] for row in rows[best].tolist()]
+                hits.append(LexicalHits(ids, scores[best], scores[len(rows) :]))
         return hits
 
     def scores(self, texts: Sequence[str], note_ids: Sequence[str]) -> np.ndarray:
@@ -244,47 +243,62 @@ class LexicalIndex:
                 result[part, there] = found[:, rows[there]]
         return result
 
-    def _bringing(self, queries: sp.csr_matrix) -> sp.csr_matrix:
-        """Return queries with the terms that bring notes.
+    def _likely(self, query: sp.csr_matrix, count: int, barred: Collection[str]) -> np.ndarray:
+        """Return the rows that are likely to score highest, ascending.
 
-        Among many notes, terms that many of them hold tell little and would cost most of the time. A query
-        without rarer terms keeps all.
+        They are those with the highest scores by the rarest terms: as many terms as have _POSTINGS postings.
+        In an index of many notes the other terms are in so many of them that they tell little and would cost
+        most of the time.
+
+        Args:
+            query: one row from :meth:`_queries`.
+            count: number of rows.
+            barred: ids that must not be returned.
         """
-        if len(self._row) < _MANY:
-            return queries
-        is_rare = self._having[queries.indices] < _COMMON * len(self._row)
-        row = np.repeat(np.arange(queries.shape[0]), np.diff(queries.indptr))
-        has_rare = np.bincount(row[is_rare], minlength=queries.shape[0]) > 0
-        kept = is_rare | ~has_rare[row]
-        sizes = np.bincount(row[kept], minlength=queries.shape[0])
-        indptr = np.concatenate([[0], np.cumsum(sizes)])
-        return sp.csr_matrix((queries.data[kept], queries.indices[kept], indptr), shape=queries.shape)
-
-    def _allowed(self, found: sp.csr_matrix, barred: Collection[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the rows of a sparse row of scores that may be returned, ascending, and their scores."""
-        excluded = [self._row[note_id] for note_id in barred if note_id in self._row]
-        kept = self._alive[found.indices] & (found.data > 0) & ~np.isin(found.indices, excluded)
-        rows, scores = found.indices[kept].astype(np.int64), found.data[kept]
-        order = np.argsort(rows, kind="stable")
-        return rows[order], scores[order]
+        having = self._having[query.indices]
+        order = np.argsort(having, kind="stable")
+        kept = order[: max(1, int(np.searchsorted(np.cumsum(having[order]), _POSTINGS, side="right")))]
+        buckets, values = query.indices[kept], query.data[kept]
+        scores = np.zeros(len(self._ids), dtype=np.float64)
+        first = 0
+        for piece in self._pieces:
+            entries, sizes = _entries(piece.postings.indptr, buckets)
+            weights = piece.postings.data[entries] * np.repeat(values, sizes)
+            rows = piece.postings.indices[entries]
+            scores[first : first + len(piece)] = np.bincount(rows, weights=weights, minlength=len(piece))
+            first += len(piece)
+        if len(self._row) < len(self._ids):
+            scores[~self._alive] = 0
+        scores[[self._row[note_id] for note_id in barred if note_id in self._row]] = 0
+        found = np.flatnonzero(scores > 0)
+        return np.sort(found[_best(scores[found], count)])
 
     def _scores(self, query: sp.csr_matrix, rows: np.ndarray) -> np.ndarray:
         """Return the lexical scores of some rows for one query, (n,) float32; 0 for the row -1."""
         result = np.zeros(len(rows), dtype=np.float32)
-        if not query.nnz:
-            return result
+        self._weights[query.indices] = query.data
         first = 0
         for piece in self._pieces:
             here = np.flatnonzero((rows >= first) & (rows < first + len(piece)))
-            if len(here):  # scipy's product would go through all BUCKETS
-                notes = _dampened(piece.counts[rows[here] - first], self._mean_length)
-                places = np.minimum(np.searchsorted(query.indices, notes.indices), query.nnz - 1)
-                shared = query.indices[places] == notes.indices
-                parts = np.where(shared, notes.data * query.data[places], 0)
-                owner = np.repeat(np.arange(len(here)), np.diff(notes.indptr))
-                result[here] = np.bincount(owner, weights=parts, minlength=len(here))
+            entries, sizes = _entries(piece.counts.indptr, rows[here] - first)
+            weights = self._weights[piece.counts.indices[entries]]
+            counts = piece.counts.data[entries]
+            owner = np.repeat(np.arange(len(here)), sizes)
+            lengths = np.bincount(owner, weights=counts, minlength=len(here))[owner]
+            parts = weights * _saturated(counts, lengths, self._mean_length)
+            result[here] = np.bincount(owner, weights=parts, minlength=len(here))
             first += len(piece)
+        self._weights[query.indices] = 0
         return result
+
+
+def _entries(indptr: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the entries of some rows of a sparse matrix, and how many each row has."""
+    starts = indptr[rows].astype(np.int64)
+    sizes = indptr[rows + 1] - starts
+    ends = np.cumsum(sizes)
+    total = int(ends[-1]) if len(ends) else 0
+    return np.arange(total) + np.repeat(starts - (ends - sizes), sizes), sizes
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:
