@@ -32,6 +32,8 @@ from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import RecallOptions
+from notellm.recall.hybrid import fit_lexical_share
+from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import Validation
 from notellm.record import RECORD, fingerprint
 
@@ -51,8 +53,13 @@ def split_microlens() -> Split:
     return split_by_note(data.notes, data.clicks, test=0.3, valid=0.05, seed=SPLIT_SEED)
 
 
-def run_all(split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: Path) -> list[dict[str, Any]]:
-    """Train and measure each variant with its options (and topics, if asked), or read finished runs."""
+def run_all(
+    split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: Path, *, keep_models: bool = False
+) -> list[dict[str, Any]]:
+    """Train and measure each variant with its options (and topics, if asked), or read finished runs.
+
+    With ``keep_models``, models of finished runs whose options and data are the same are only measured again.
+    """
     mining = PairOptions(min_users=MIN_USERS)
     pairs = {
         name: mine_pairs(getattr(split, name).clicks, mining, progress=False)
@@ -73,15 +80,23 @@ def run_all(split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: P
             "code": code_fingerprint(),
             "with_topics": with_topics,
         }
-        if path.is_file() and (finished := read_json(path))["made_of"] == made_of:
+        finished = read_json(path) if path.is_file() else {"made_of": {}}
+        if finished["made_of"] == made_of:
             print(f"{variant}, seed {options.seed}: finished before ({path})", flush=True)
             runs.append(finished)
             continue
-        print(f"{variant}, seed {options.seed}: training", flush=True)
         output = work / f"{variant}-{options.seed}"
-        model, seconds = train(
-            split.train.notes, pairs["train"], output, options, split.train.clicks, validation
-        )
+        trained_by = finished.get("trained_by", finished["made_of"].get("code"))
+        if keep_models and _same_training(finished["made_of"], made_of):
+            print(f"{variant}, seed {options.seed}: measured again, trained by {trained_by}", flush=True)
+            model, seconds = NoteLLM.from_saved(output), finished["seconds"]
+            fit_lexical_share(model, validation, split.train.notes)
+        else:
+            print(f"{variant}, seed {options.seed}: training", flush=True)
+            trained_by = made_of["code"]
+            model, seconds = train(
+                split.train.notes, pairs["train"], output, options, split.train.clicks, validation
+            )
         result = evaluate_recall(
             model,
             split,
@@ -93,6 +108,8 @@ def run_all(split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: P
         (trained,) = (each for each in result.related if each.name == NAME)
         run = {
             "made_of": made_of,
+            "trained_by": trained_by,
+            "lexical_share": model.lexical_share,
             "seconds": seconds,
             "training": read_json(output / RECORD)["metrics"],
             "evaluation": result.to_json(),
@@ -105,6 +122,19 @@ def run_all(split: Split, wanted: list[tuple[str, RecallOptions, bool]], work: P
         write_json(run, path, replace=True)
         runs.append(run)
     return runs
+
+
+def _same_training(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether two trainings differ in nothing but their code, and options that only one of them has."""
+    if not old:
+        return False
+    settings = [dict(made_of["config"]) for made_of in (old, new)]
+    for name in settings[0].keys() ^ settings[1].keys():
+        if any(each.pop(name, None) is not None for each in settings):
+            return False
+    return settings[0] == settings[1] and all(
+        old[name] == new[name] for name in ("variant", "data", "with_topics")
+    )
 
 
 def figures(run: dict[str, Any], method: str, group: str = "all") -> Figures:
@@ -212,6 +242,11 @@ def report(runs: list[dict[str, Any]], split: Split) -> Iterable[str]:
         f"{first['pool']:,} notes; figures in %. Training seconds are those of `fit`: making the model, "
         "training, measuring the validation notes, saving."
     )
+    trained_by = sorted({run["trained_by"] for run in runs} - {code_fingerprint()})
+    if trained_by:
+        yield f"Models trained by the code {', '.join(trained_by)}, measured by the present one."
+    shares = ", ".join(sorted({f"{run['lexical_share']:g}" for run in runs}))
+    yield f"Lexical share of the hybrid: {shares}."
     yield "## Every run"
     yield per_run_table(methods)
     yield "## Mean ± standard deviation over the seeds"
@@ -245,6 +280,11 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=ROOT / "build" / "benchmarks" / "microlens", help="working folder"
     )
+    parser.add_argument(
+        "--keep-models",
+        action="store_true",
+        help="only measure models again that the same options and data made, though the code has changed",
+    )
     chosen = parser.parse_args()
 
     wanted = []
@@ -256,7 +296,7 @@ def main() -> None:
             for variant in chosen.variants
         ]
     split = split_microlens()
-    runs = run_all(split, wanted, chosen.work)
+    runs = run_all(split, wanted, chosen.work, keep_models=chosen.keep_models)
     gains = differences(runs)
     values = {
         "runs": [{name: value for name, value in run.items() if name != "per_query"} for run in runs],
