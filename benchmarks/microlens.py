@@ -125,7 +125,7 @@ def run_all(
 
 
 def _same_training(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Return whether two trainings differ in nothing but their code, and options that only one of them has."""
+    """Return whether two trainings differ only in their code, and in options that one of them lacks."""
     if not old:
         return False
     settings = [dict(made_of["config"]) for made_of in (old, new)]
