@@ -5,7 +5,6 @@ Terms are counted in BUCKETS by their CRC-32, so that no vocabulary is kept.
 
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from zlib import crc32
@@ -21,6 +20,7 @@ BUCKETS = 2**20
 
 _RUNS = re.compile(rf"(?P<unspaced>[{UNSPACED}]+)|[^\W_{UNSPACED}]+")
 _WINDOW = 3
+_TOGETHER = 4_096  # texts whose terms are sorted together
 
 
 def terms(text: str) -> Iterator[str]:
@@ -31,15 +31,21 @@ def terms(text: str) -> Iterator[str]:
     errors.
     """
     for run in _RUNS.finditer(unicodedata.normalize("NFKC", text).casefold()):
-        word = run.group()
-        if run["unspaced"]:
-            yield from word
-            yield from (word[i : i + 2] for i in range(len(word) - 1))
-        else:
-            yield word
-            if len(word) > _WINDOW:
-                # The "#" distinguishes a window from the word of the same letters.
-                yield from ("#" + word[i : i + _WINDOW] for i in range(len(word) - _WINDOW + 1))
+        yield from _characters(run.group()) if run["unspaced"] else _windows(run.group())
+
+
+def _characters(run: str) -> Iterator[str]:
+    """Yield the terms of a run of a script without spaces."""
+    yield from run
+    yield from (run[i : i + 2] for i in range(len(run) - 1))
+
+
+def _windows(word: str) -> Iterator[str]:
+    """Yield the terms of a word."""
+    yield word
+    if len(word) > _WINDOW:
+        # The "#" distinguishes a window from the word of the same letters.
+        yield from ("#" + word[i : i + _WINDOW] for i in range(len(word) - _WINDOW + 1))
 
 
 def note_text(title: str, topics: Sequence[str], content: str) -> str:
@@ -67,21 +73,32 @@ def texts_of(notes: pa.Table, *, with_topics: bool = True) -> list[str]:
 
 
 def term_counts(texts: Sequence[str]) -> sp.csr_matrix:
-    """Return how often each term occurs in each text, (texts, BUCKETS) float32."""
-    indptr = [0]
-    indices: list[int] = []
-    data: list[int] = []
+    """Return how often each term occurs in each text, (texts, BUCKETS) float32, with ascending columns."""
+    pieces = [_counts(texts[start : start + _TOGETHER]) for start in range(0, len(texts), _TOGETHER)]
+    return sp.csr_matrix(sp.vstack(pieces)) if len(pieces) > 1 else pieces[0] if pieces else _counts([])
+
+
+def _counts(texts: Sequence[str]) -> sp.csr_matrix:
+    buckets: list[int] = []
+    sizes: list[int] = []
     for text in texts:
-        counts = Counter(map(_bucket, terms(text)))
-        indices.extend(counts)
-        data.extend(counts.values())
-        indptr.append(len(indices))
-    matrix = sp.csr_matrix(
-        (np.array(data, dtype=np.float32), np.array(indices, dtype=np.int32), np.array(indptr)),
-        shape=(len(texts), BUCKETS),
+        before = len(buckets)
+        for run in _RUNS.finditer(unicodedata.normalize("NFKC", text).casefold()):
+            word = run.group()
+            buckets += map(_bucket, _characters(word)) if run["unspaced"] else _of_word(word)
+        sizes.append(len(buckets) - before)
+    row = np.repeat(np.arange(len(texts)), sizes)
+    keys, counts = np.unique(row * BUCKETS + np.array(buckets, dtype=np.int64), return_counts=True)
+    indptr = np.searchsorted(keys, np.arange(len(texts) + 1) * BUCKETS)
+    return sp.csr_matrix(
+        (counts.astype(np.float32), (keys % BUCKETS).astype(np.int32), indptr), shape=(len(texts), BUCKETS)
     )
-    matrix.sort_indices()
-    return matrix
+
+
+@lru_cache(maxsize=2**17)  # a language has few words that are frequent
+def _of_word(word: str) -> tuple[int, ...]:
+    """Return the buckets of the terms of a word."""
+    return tuple(map(_bucket, _windows(word)))
 
 
 @lru_cache(maxsize=2**18)
