@@ -1,8 +1,8 @@
 """How much the words of notes count beside their vectors: the lexical share, fitted on validation notes.
 
 The figure is the mean of Recall@10, Recall@100 and MRR, as for checkpoints. Validation pools are small, and
-so are differences between shares. So another share than the default is taken only if its gain is greater
-than the standard error of that gain.
+so are differences between shares. So another share than the default is taken only if its gain is more than
+twice the standard error of that gain: the best of several shares is some standard errors up by chance alone.
 """
 
 from typing import Any
@@ -52,7 +52,7 @@ def fit_lexical_share(
         figures[share] = np.mean(list(result.values()), axis=0)  # of each query
     best = max(_SHARES, key=lambda share: float(figures[share].mean()))
     gain = figures[best] - figures[DEFAULT_SHARE]
-    if gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)):
+    if gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain)):
         model.lexical_share = best
     means = {str(share): round(float(values.mean()), 4) for share, values in figures.items()}
     return {**found, "share": model.lexical_share, "mean": means}
