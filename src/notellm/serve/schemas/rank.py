@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from notellm.recommend.options import RecommendOptions
 from notellm.serve.schemas.common import MOST_IDS, FilterBody, NoteId, NoteIds, Strict, UserId
-from notellm.serve.schemas.recall import RelatedNote
+from notellm.serve.schemas.recall import FoundNote
 
 
 class RankBody(Strict):
@@ -68,7 +68,7 @@ class Reason(BaseModel):
     title: str
 
 
-class RecommendedNote(RelatedNote):
+class RecommendedNote(FoundNote):
     """A recommended note."""
 
     score: float = Field(description="Only differences between scores mean something.")

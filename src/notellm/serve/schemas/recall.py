@@ -57,10 +57,17 @@ class RelatedBody(Strict):
         return self
 
 
-class RelatedNote(BaseModel):
-    """A related note."""
+class FoundNote(BaseModel):
+    """A note that was found."""
 
     note_id: str = Field(examples=["n2"])
+    title: str = Field(examples=["A quiet lake"])
+    category: str = Field(examples=["Outdoors"])
+
+
+class RelatedNote(FoundNote):
+    """A related note."""
+
     score: float = Field(
         description="What the notes are ordered by: the weighted mean of both parts.", examples=[0.74]
     )
@@ -70,8 +77,6 @@ class RelatedNote(BaseModel):
         "null if words have no share.",
         examples=[0.55],
     )
-    title: str = Field(examples=["A quiet lake"])
-    category: str = Field(examples=["Outdoors"])
 
 
 class RelatedAnswer(BaseModel):
