@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import LoraOptions
 from notellm.data.same_text import equal_texts
 from notellm.errors import ConfigError
@@ -201,13 +202,15 @@ def build_recall_model(
     torch.manual_seed(chosen.seed)  # for the projection, the embedding of [EMB] and the adapters
     model = NoteLLM.from_pretrained(
         chosen.backbone,
-        lora=LoraOptions() if chosen.lora else None,
+        lora=LoraOptions(last_layers=chosen.train_layers) if chosen.lora else None,
         layers=chosen.layers,
         trust_remote_code=trust_remote_code,
         # Small steps would not move trained weights in bfloat16; autocast computes in it anyway.
         dtype="bfloat16" if chosen.bf16 and chosen.lora else "float32",
         **config,
     )
+    if chosen.train_layers is not None:
+        SplitModel(model.backbone, chosen.train_layers)  # refuses what it cannot split, before long work
     if not is_saved:
         start_projection(model, notes, chosen.projection, clicks=clicks, seed=chosen.seed, progress=progress)
     return model

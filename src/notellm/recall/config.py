@@ -74,6 +74,9 @@ class LossOptions:
             layers.
         chunk_notes: notes that one forward pass holds at most, by gradient caching, for batches that do not
             fit into memory; None passes the whole batch at once.
+        train_layers: train only the last layers of a pretrained backbone, that many; the states of the frozen
+            layers below are computed once and kept on disk. Each note then has one sequence for each task.
+            None trains all.
     """
 
     alpha: float = option(0.01, least=0)
@@ -83,6 +86,7 @@ class LossOptions:
     embedding_learning_rate: float | None = option(None, above=0)
     head_learning_rate: float | None = option(None, above=0)
     chunk_notes: int | None = option(None, least=1)
+    train_layers: int | None = option(None, least=1)
 
 
 #: Defaults by kind of backbone: tiny by measurement (benchmarks/README.md), pretrained by the paper.
@@ -184,6 +188,11 @@ class RecallOptions(ModelOptions, LossOptions):
             more.append(
                 f"layers is {chosen.layers}, but only pretrained backbones are cut to their first layers; "
                 "leave layers out, or name a backbone"
+            )
+        if tiny and chosen.train_layers is not None:
+            more.append(
+                f"train_layers is {chosen.train_layers}, but the tiny backbone is trained whole; leave "
+                "train_layers out, or name a backbone"
             )
         if tiny and chosen.projection is not None:
             more.append(

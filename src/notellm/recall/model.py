@@ -26,6 +26,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.base import PromptedModel
 from notellm.backbone.batch import by_length, length_batches
+from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import evaluation_mode, hidden_states, label_logits
 from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.backbone.tiny import train_tokenizer
@@ -89,6 +90,7 @@ class NoteLLM(WritesTags, PromptedModel):
             Training fits it on validation notes; it changes no vector.
         learnt: what its training notes taught it to write (``recall/learnt.py``); None if that is unknown, as
             of a language model that was not trained here.
+        split: the backbone in two parts while its upper layers alone are trained; None computes it whole.
     """
 
     settings_file = CONFIG
@@ -119,6 +121,7 @@ class NoteLLM(WritesTags, PromptedModel):
         self.tau = nn.Parameter(torch.tensor(3.0))
         self.lexical_share = DEFAULT_SHARE
         self.learnt: frozenset[Task] | None = None
+        self.split: SplitModel | None = None
         self._shares: bool | None = None  # whether the backbone can share a beginning; tried once
         self.no_tagger()
 
@@ -185,7 +188,12 @@ class NoteLLM(WritesTags, PromptedModel):
     # ---------------------------------------------------------------- computing
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position: Tensor, labels: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position: Tensor,
+        labels: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> NoteLLMOutput:
         """Compute the vectors and the generation loss of a batch in one forward pass.
 
@@ -194,20 +202,26 @@ class NoteLLM(WritesTags, PromptedModel):
             attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
             position: (n,) int64, index of the token before [EMB].
             labels: (n, length) int64, -100 for tokens without loss; None computes vectors only.
+            states: (n, length, hidden), what the lower layers of ``split`` give for the tokens; None computes
+                all layers.
         """
         vectors, total, count = [], input_ids.new_zeros((), dtype=torch.float32), 0
         groups = by_length(attention_mask)
         for rows, width in groups:
-            states = hidden_states(self.backbone, input_ids[rows, :width], attention_mask[rows, :width])
+            tokens, mask = input_ids[rows, :width], attention_mask[rows, :width]
+            if states is None or self.split is None:
+                last = hidden_states(self.backbone, tokens, mask)
+            else:
+                last = self.split.upper(tokens, mask, states[rows, :width])
             index = torch.arange(len(rows), device=rows.device)
-            vectors.append(self.to_vectors(states[index, position[rows]]))  # (group, dim)
+            vectors.append(self.to_vectors(last[index, position[rows]]))  # (group, dim)
             if labels is None:
                 continue
             # The state at token t predicts token t + 1. Logits are computed for tokens with a label only.
             targets = labels[rows, 1:width]
             has_label = targets != IGNORED
             wanted = targets[has_label]  # (labels,)
-            logits = label_logits(self.backbone, states[:, :-1][has_label])  # (labels, vocabulary)
+            logits = label_logits(self.backbone, last[:, :-1][has_label])  # (labels, vocabulary)
             total = total + generation_loss(logits, wanted)
             count += len(wanted)
         original_order = torch.argsort(torch.cat([rows for rows, _ in groups]))
