@@ -14,6 +14,7 @@ from notellm.backbone.batch import pad
 from notellm.data.note import Note, notes_from_table
 from notellm.errors import DataError
 from notellm.recall.model import NoteLLM
+from notellm.recall.projection import principal_components, write_start
 from notellm.recall.tiny import TinyOptions
 from tests.conftest import SMALL
 
@@ -46,7 +47,8 @@ def test_it_finds_the_same_concept_before_training_and_random_weights_do_not(con
     torch.manual_seed(0)
     config = cast("LlamaConfig", model.backbone.config)
     random = NoteLLM(LlamaForCausalLM(config), model.tokenizer, model.settings)
-    random._project_to_principal_components(concepts, 0)
+    start = principal_components(random.prompt_states(random.prompts(concepts)), 16)
+    write_start(random.projection, start)
     ours, theirs = same_concept(model.encode(concepts)), same_concept(random.encode(concepts))
     assert sum(w.numel() for w in random.parameters()) == sum(w.numel() for w in model.parameters())
     assert ours > 0.75

@@ -39,12 +39,14 @@ class LoraOptions:
         dropout: share of the adapter's inputs that is dropped in training.
         targets: names of the linear layers that get an adapter; None takes peft's choice for the
             architecture.
+        last_layers: only the last layers, that many, get adapters; None puts them into all.
     """
 
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.05
     targets: Sequence[str] | None = None
+    last_layers: int | None = None
 
 
 def load_backbone(
@@ -255,12 +257,15 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> Any:
         from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - an optional package
     except ImportError as error:
         raise MissingDependencyError("LoRA needs peft: pip install 'notellm[lora]'") from error
+    total = model.config.get_text_config().num_hidden_layers
+    first = 0 if options.last_layers is None else max(0, total - options.last_layers)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=list(options.targets) if options.targets is not None else None,
+        layers_to_transform=list(range(first, total)) if first else None,
     )
     try:
         return get_peft_model(model, config)

@@ -20,13 +20,14 @@ from notellm.artifacts.replace import check_replaceable
 from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, StorageError
 from notellm.files import json_text, read_json, write_json
+from notellm.recall.frozen_states import FOLDER
 from notellm.record import RECORD, describe, make_record
 
 #: File of a working folder: the configuration and the fingerprints of the data.
 STARTED = "started.json"
 #: Folders of a ranker's run: the fitted codes, and inside a step of tuning its result.
 FITTED, TUNED = "fitted_codes", "tuned"
-_UNFINISHED = (FITTED, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
+_UNFINISHED = (FITTED, FOLDER, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
 
 
 class Run:

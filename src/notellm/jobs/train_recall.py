@@ -13,14 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import LoraOptions
 from notellm.data.same_text import equal_texts
+from notellm.errors import ConfigError
 from notellm.jobs.card import model_card
 from notellm.jobs.runs import Run, train_or_resume, training_options
 from notellm.options import filled, values_of
 from notellm.recall.config import TINY, LossOptions, NoteLLMConfig, RecallOptions
 from notellm.recall.hybrid import fit_lexical_share
 from notellm.recall.model import NoteLLM
+from notellm.recall.start import start_projection
 from notellm.recall.tiny import TinyOptions
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
 
@@ -51,7 +54,7 @@ def train_recall(
         pairs: related pairs among the notes; None trains category and topics only.
         output: the model directory; an earlier model is replaced when the run is complete.
         clicks: clicks on the notes, from which the tiny backbone is initialised as well; pretrained backbones
-            do not need them.
+            start their projection from them.
         validation: held-out notes by which the best checkpoint is chosen; None keeps the last checkpoint.
         options: options of the run.
         resume: continue a run that was cut off.
@@ -76,7 +79,7 @@ def train_recall(
     run.check_unfinished(resume=resume, steps=(".", WRITING))
 
     held_out, taught = _hide_answers(notes, validation, chosen.seed)
-    model = build_recall_model(chosen, taught, clicks, trust_remote_code=trust_remote_code)
+    model = build_recall_model(chosen, taught, clicks, trust_remote_code=trust_remote_code, progress=progress)
     is_tiny = chosen.backbone == TINY
     run.start()
     metrics: dict[str, Any] = {
@@ -173,13 +176,15 @@ def build_recall_model(
     clicks: pa.Table | None = None,
     *,
     trust_remote_code: bool = False,
+    progress: bool = False,
 ) -> NoteLLM:
     """Build the untrained model of a run: a tiny one initialised from the notes, or a pretrained backbone.
 
     Args:
         options: options of the run.
         notes: notes to train on.
-        clicks: clicks on the notes; a pretrained backbone does not need them.
+        clicks: clicks on the notes; the projection of a pretrained backbone starts from them, too.
+        progress: show a progress bar while hidden states are computed.
         trust_remote_code: as in ``NoteLLM.from_pretrained``.
 
     Raises:
@@ -192,16 +197,36 @@ def build_recall_model(
     config = values_of(chosen, NoteLLMConfig) | {"typical_topics": typical_topics, "categories": categories}
     if chosen.backbone == TINY:
         return NoteLLM.from_corpus(notes, clicks=clicks, tiny=TinyOptions(), seed=chosen.seed, **config)
+    if is_saved := NoteLLM.is_saved(chosen.backbone):
+        _check_keeps_projection(chosen)
     torch.manual_seed(chosen.seed)  # for the projection, the embedding of [EMB] and the adapters
-    return NoteLLM.from_pretrained(
+    model = NoteLLM.from_pretrained(
         chosen.backbone,
-        lora=LoraOptions() if chosen.lora else None,
+        lora=LoraOptions(last_layers=chosen.train_layers) if chosen.lora else None,
         layers=chosen.layers,
         trust_remote_code=trust_remote_code,
         # Small steps would not move trained weights in bfloat16; autocast computes in it anyway.
         dtype="bfloat16" if chosen.bf16 and chosen.lora else "float32",
         **config,
     )
+    if chosen.train_layers is not None:
+        SplitModel(model.backbone, chosen.train_layers)  # refuses what it cannot split, before long work
+    if not is_saved:
+        start_projection(model, notes, chosen.projection, clicks=clicks, seed=chosen.seed, progress=progress)
+    return model
+
+
+def _check_keeps_projection(options: RecallOptions) -> None:
+    """Refuse to start the projection of a saved model anew.
+
+    Raises:
+        ConfigError: if a start is asked for.
+    """
+    if options.projection is not None:
+        raise ConfigError(
+            f"projection is {options.projection!r}, but {options.backbone} is a saved NoteLLM, which keeps "
+            "its own; leave projection out, or name a causal language model"
+        )
 
 
 def _labels(notes: pa.Table) -> tuple[int, list[str]]:

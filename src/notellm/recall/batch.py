@@ -17,7 +17,8 @@ from torch.utils.data import Dataset
 from notellm.backbone.batch import pad
 from notellm.data.note import Note
 from notellm.errors import DataError
-from notellm.recall.prompt import IGNORED, PromptBuilder, Task
+from notellm.recall.frozen_states import FrozenStates
+from notellm.recall.prompt import IGNORED, PromptBuilder, Task, TokenizedPrompt
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,12 @@ class PairStream(Dataset[tuple[int, int, int]]):
     def __len__(self) -> int:
         return len(self.order)
 
+    def rows(self) -> np.ndarray:
+        """Return the rows of all notes in the stream, (notes,) int64, each once."""
+        items = np.unique(self.order)
+        rows = np.unique(np.concatenate([self.source[items], self.target[items]]))
+        return rows[rows >= 0]
+
     def __getitem__(self, k: int) -> tuple[int, int, int]:
         item = self.order[k]
         return k, int(self.source[item]), int(self.target[item])
@@ -115,15 +122,26 @@ class PairCollator:
         notes: all notes, cut by ``prompt.cut``, in the rows of the stream.
         topic_share: share r of the notes that do the topics task (paper: 0.4).
         seed: seed of the choice of tasks and topics.
+        fixed: give each note one sequence for each task, whose topics are drawn once, so that what frozen
+            layers compute for it can be kept.
     """
 
     def __init__(
-        self, prompt: PromptBuilder, notes: Sequence[Note], *, topic_share: float, seed: int
+        self,
+        prompt: PromptBuilder,
+        notes: Sequence[Note],
+        *,
+        topic_share: float,
+        seed: int,
+        fixed: bool = False,
     ) -> None:
         self.prompt = prompt
         self.notes = notes
         self.topic_share = topic_share
         self.seed = seed
+        self.fixed = fixed
+        self._states: FrozenStates | None = None
+        self._numbers: dict[tuple[int, Task], int] = {}
         texts: dict[tuple[str, str, tuple[str, ...]], int] = {}
         self.text_keys = [
             texts.setdefault((note.title, note.content, note.topics), len(texts)) for note in notes
@@ -135,27 +153,19 @@ class PairCollator:
         Returns:
             ``input_ids``, ``attention_mask`` and ``labels``, (notes, length) int64, and for each note,
             (notes,) int64, ``position``, ``note`` (its row), ``text`` (equal for equal texts) and ``partner``
-            (the row of its partner in the batch, -1 for single notes).
+            (the row of its partner in the batch, -1 for single notes). After :meth:`store` also ``states``,
+            (notes, length, hidden) float16.
         """
         single = items[0][2] < 0
         rows = [source for _, source, _ in items] + ([] if single else [target for _, _, target in items])
         draws = [np.random.default_rng((self.seed, 1, k)) for k, _, _ in items]
         draws *= 1 if single else 2
         tasks: list[Task] = []
-        prompts, outputs, counts = [], [], []
         for row, rng in zip(rows, draws, strict=True):
             note = self.notes[row]
             topics = bool(note.topics) and (rng.random() < self.topic_share or (single and not note.category))
-            chosen: list[str] = []
-            if topics:
-                count = int(rng.integers(1, len(note.topics) + 1))
-                picks = rng.choice(len(note.topics), count, replace=False)
-                chosen = [note.topics[pick] for pick in picks]
             tasks.append("topics" if topics else "category")
-            counts.append(len(chosen))
-            prompts.append(self.prompt.render(note, tasks[-1], len(chosen) or None))
-            outputs.append(self.prompt.output(tasks[-1], category=note.category, topics=chosen))
-        tokenized = self.prompt.tokenize(prompts, tasks, outputs, counts)
+        tokenized = self._tokenized(rows, tasks, draws)
         batch = pad([item.ids for item in tokenized], self.prompt.tokenizer)
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for i, item in enumerate(tokenized):
@@ -166,6 +176,9 @@ class PairCollator:
             if single
             else torch.cat([torch.arange(half, 2 * half), torch.arange(half)])
         )
+        if self._states is not None:
+            numbers = [self._numbers[key] for key in zip(rows, tasks, strict=True)]
+            batch["states"] = self._states.read(numbers)
         return {
             **batch,
             "position": torch.tensor([item.position for item in tokenized], dtype=torch.int64),
@@ -174,3 +187,53 @@ class PairCollator:
             "text": torch.tensor([self.text_keys[row] for row in rows], dtype=torch.int64),
             "partner": partner,
         }
+
+    def _tokenized(
+        self, rows: Sequence[int], tasks: Sequence[Task], draws: Sequence[np.random.Generator]
+    ) -> list[TokenizedPrompt]:
+        """Return the sequences of some notes.
+
+        Args:
+            rows: the notes.
+            tasks: the task of each one.
+            draws: what draws the topics of each one, unless they are fixed.
+        """
+        prompts, outputs, counts = [], [], []
+        for row, task, rng in zip(rows, tasks, draws, strict=True):
+            note = self.notes[row]
+            chosen: list[str] = []
+            if task == "topics":
+                draw = np.random.default_rng((self.seed, 2, row)) if self.fixed else rng
+                count = int(draw.integers(1, len(note.topics) + 1))
+                picks = draw.choice(len(note.topics), count, replace=False)
+                chosen = [note.topics[pick] for pick in picks]
+            counts.append(len(chosen))
+            prompts.append(self.prompt.render(note, task, len(chosen) or None))
+            outputs.append(self.prompt.output(task, category=note.category, topics=chosen))
+        return self.prompt.tokenize(prompts, tasks, outputs, counts)
+
+    # ---------------------------------------------------------------- frozen layers
+
+    def sequences(self, rows: np.ndarray, *, single: bool) -> list[list[int]]:
+        """Return the token ids of all sequences that batches of some notes may hold, if they are fixed.
+
+        Args:
+            rows: the notes.
+            single: whether the batches are of single notes.
+        """
+        keys: list[tuple[int, Task]] = []
+        for row in rows.tolist():
+            note = self.notes[row]
+            must = single and not note.category
+            if not note.topics or (self.topic_share < 1 and not must):
+                keys.append((row, "category"))
+            if note.topics and (self.topic_share > 0 or must):
+                keys.append((row, "topics"))
+        self._numbers = {key: number for number, key in enumerate(keys)}
+        unused = [np.random.default_rng(0)] * len(keys)
+        tokenized = self._tokenized([row for row, _ in keys], [task for _, task in keys], unused)
+        return [item.ids for item in tokenized]
+
+    def store(self, states: FrozenStates) -> None:
+        """Add the stored states of the frozen layers to every batch, in the order of :meth:`sequences`."""
+        self._states = states

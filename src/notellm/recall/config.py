@@ -1,12 +1,15 @@
 """The options of NoteLLM: what a model is besides its weights, and what a training run is made of."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from notellm.errors import ConfigError
 from notellm.options import check, check_known, option
 
 TINY = "tiny"
+
+#: Where the projection of a new model on a pretrained backbone starts (``recall/projection.py``).
+Projection = Literal["components", "ridge", "random"]
 
 
 @dataclass
@@ -71,6 +74,9 @@ class LossOptions:
             layers.
         chunk_notes: notes that one forward pass holds at most, by gradient caching, for batches that do not
             fit into memory; None passes the whole batch at once.
+        train_layers: train only the last layers of a pretrained backbone, that many; the states of the frozen
+            layers below are computed once and kept on disk. Each note then has one sequence for each task.
+            None trains all.
     """
 
     alpha: float = option(0.01, least=0)
@@ -80,6 +86,7 @@ class LossOptions:
     embedding_learning_rate: float | None = option(None, above=0)
     head_learning_rate: float | None = option(None, above=0)
     chunk_notes: int | None = option(None, least=1)
+    train_layers: int | None = option(None, least=1)
 
 
 #: Defaults by kind of backbone: tiny by measurement (benchmarks/README.md), pretrained by the paper.
@@ -122,6 +129,10 @@ class RecallOptions(ModelOptions, LossOptions):
             folder, or a GGUF file.
         layers: keep the first layers of a pretrained backbone, that many, and drop the rest before it is
             trained; None keeps all.
+        projection: where the projection of a new model on a pretrained backbone starts: "components"
+            (principal components of the notes' hidden states), "ridge" (regression of who clicked the notes
+            on their hidden states) or "random" (paper); None takes ridge if there are clicks enough, else
+            components. A saved model keeps its own, and tiny has its own.
         template: wording of the prompt: a name in ``recall/templates`` or the path of a JSON file; tiny:
             compact, pretrained: english.
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
@@ -138,6 +149,7 @@ class RecallOptions(ModelOptions, LossOptions):
 
     backbone: str = option(TINY)
     layers: int | None = option(None, least=1)
+    projection: Projection | None = option(None)
     template: str | None = option(None)
     lora: bool | None = option(None, flag="--lora/--full")
     epochs: float | None = option(None, above=0)
@@ -176,6 +188,16 @@ class RecallOptions(ModelOptions, LossOptions):
             more.append(
                 f"layers is {chosen.layers}, but only pretrained backbones are cut to their first layers; "
                 "leave layers out, or name a backbone"
+            )
+        if tiny and chosen.train_layers is not None:
+            more.append(
+                f"train_layers is {chosen.train_layers}, but the tiny backbone is trained whole; leave "
+                "train_layers out, or name a backbone"
+            )
+        if tiny and chosen.projection is not None:
+            more.append(
+                f"projection is {chosen.projection!r}, but the tiny backbone has its own start; leave "
+                "projection out, or name a backbone"
             )
         check(chosen, *more)
         return chosen

@@ -15,6 +15,8 @@ from notellm.recall.model import NoteLLMOutput
 
 #: Entries of a batch that the model's forward pass takes, in the order of its parameters.
 MODEL_INPUTS = ("input_ids", "attention_mask", "position", "labels")
+#: The entry that it takes beside them where lower layers are frozen: what they give (``frozen_states.py``).
+STATES = "states"
 
 
 class GradientCache:
@@ -35,7 +37,7 @@ class GradientCache:
     def __init__(self, model: nn.Module, inputs: Mapping[str, Tensor], size: int) -> None:
         self.size = size
         self.chunks = [
-            {name: inputs[name][start : start + size] for name in MODEL_INPUTS}
+            {name: inputs[name][start : start + size] for name in (*MODEL_INPUTS, STATES) if name in inputs}
             for start in range(0, len(inputs["input_ids"]), size)
         ]
         self._device = inputs["input_ids"].device
@@ -44,7 +46,8 @@ class GradientCache:
         with torch.no_grad():
             for chunk in self.chunks:
                 self._states.append(_random_state(self._device))
-                output: NoteLLMOutput = model(*(chunk[name] for name in MODEL_INPUTS[:3]))
+                vector_inputs = (chunk[name] for name in MODEL_INPUTS[:3])
+                output: NoteLLMOutput = model(*vector_inputs, states=chunk.get(STATES))
                 vectors.append(output.vectors)
         self.vectors, self.tau = torch.cat(vectors).requires_grad_(), output.tau.requires_grad_()
         self.vectors.grad, self.tau.grad = torch.zeros_like(self.vectors), torch.zeros_like(self.tau)

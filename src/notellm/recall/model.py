@@ -26,11 +26,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.base import PromptedModel
 from notellm.backbone.batch import by_length, length_batches
+from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import evaluation_mode, hidden_states, label_logits
 from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.backbone.tiny import train_tokenizer
 from notellm.data.matrices import click_matrix
-from notellm.data.note import Note, Notes, as_notes
+from notellm.data.note import Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.lexical.hybrid import DEFAULT_SHARE
 from notellm.recall.checkpoint import (
@@ -44,6 +45,7 @@ from notellm.recall.checkpoint import (
 from notellm.recall.config import NoteLLMConfig, checked_config
 from notellm.recall.learnt import outputs_of, read_learnt, tasks_of
 from notellm.recall.losses import generation_loss
+from notellm.recall.projection import drawn_rows, principal_components, write_start
 from notellm.recall.prompt import (
     EMB_TOKEN,
     IGNORED,
@@ -54,8 +56,6 @@ from notellm.recall.prompt import (
 )
 from notellm.recall.tiny import TinyOptions, build_tiny
 from notellm.recall.writing import WritesTags
-
-_COMPONENT_NOTES = 20_000  # notes that the principal components are computed from, at most
 
 
 @dataclass
@@ -90,6 +90,7 @@ class NoteLLM(WritesTags, PromptedModel):
             Training fits it on validation notes; it changes no vector.
         learnt: what its training notes taught it to write (``recall/learnt.py``); None if that is unknown, as
             of a language model that was not trained here.
+        split: the backbone in two parts while its upper layers alone are trained; None computes it whole.
     """
 
     settings_file = CONFIG
@@ -120,6 +121,7 @@ class NoteLLM(WritesTags, PromptedModel):
         self.tau = nn.Parameter(torch.tensor(3.0))
         self.lexical_share = DEFAULT_SHARE
         self.learnt: frozenset[Task] | None = None
+        self.split: SplitModel | None = None
         self._shares: bool | None = None  # whether the backbone can share a beginning; tried once
         self.no_tagger()
 
@@ -176,36 +178,22 @@ class NoteLLM(WritesTags, PromptedModel):
         backbone = build_tiny(tokenizer, rendered, outputs_of(builder, cut), size, clicked=clicked, seed=seed)
         torch.manual_seed(seed + 1)
         model = cls(backbone, tokenizer, config)
-        model._project_to_principal_components(rows, seed)
+        drawn = [rows[row] for row in drawn_rows(len(rows), seed)]
+        texts = model.prompts(drawn)
+        if len(set(texts)) > 1:  # a single text has no principal components: the projection stays random
+            write_start(model.projection, principal_components(model.prompt_states(texts), config.dim))
         model.learnt = tasks_of(cut)  # a tiny backbone knows nothing but these notes
         return model
-
-    @torch.inference_mode()
-    def _project_to_principal_components(self, notes: Sequence[Note], seed: int) -> None:
-        """Set the projection to the leading principal components of the notes' hidden states."""
-        texts = self.prompts(notes)
-        if len(texts) > _COMPONENT_NOTES:
-            chosen = np.random.default_rng(seed).choice(len(texts), _COMPONENT_NOTES, replace=False)
-            texts = [texts[i] for i in chosen]
-        if len(set(texts)) < 2:
-            return  # a single text has no principal components: the projection stays random
-        batches = []
-        with evaluation_mode(self):
-            for _, batch in self._batches(texts):
-                states = hidden_states(self.backbone, batch["input_ids"], batch["attention_mask"])
-                batches.append(states[torch.arange(len(states)), batch["position"]])
-        states = torch.cat(batches).double()
-        mean = states.mean(dim=0)
-        _, _, axes = torch.linalg.svd(torch.cov((states - mean).T))
-        rank = min(self.settings.dim, len(axes))
-        self.projection.weight.data.normal_(std=1e-3)
-        self.projection.weight.data[:rank] = axes[:rank].float()
-        self.projection.bias.data.copy_(-(self.projection.weight.data.double() @ mean).float())
 
     # ---------------------------------------------------------------- computing
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, position: Tensor, labels: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position: Tensor,
+        labels: Tensor | None = None,
+        states: Tensor | None = None,
     ) -> NoteLLMOutput:
         """Compute the vectors and the generation loss of a batch in one forward pass.
 
@@ -214,20 +202,26 @@ class NoteLLM(WritesTags, PromptedModel):
             attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
             position: (n,) int64, index of the token before [EMB].
             labels: (n, length) int64, -100 for tokens without loss; None computes vectors only.
+            states: (n, length, hidden), what the lower layers of ``split`` give for the tokens; None computes
+                all layers.
         """
         vectors, total, count = [], input_ids.new_zeros((), dtype=torch.float32), 0
         groups = by_length(attention_mask)
         for rows, width in groups:
-            states = hidden_states(self.backbone, input_ids[rows, :width], attention_mask[rows, :width])
+            tokens, mask = input_ids[rows, :width], attention_mask[rows, :width]
+            if states is None or self.split is None:
+                last = hidden_states(self.backbone, tokens, mask)
+            else:
+                last = self.split.upper(tokens, mask, states[rows, :width])
             index = torch.arange(len(rows), device=rows.device)
-            vectors.append(self.to_vectors(states[index, position[rows]]))  # (group, dim)
+            vectors.append(self.to_vectors(last[index, position[rows]]))  # (group, dim)
             if labels is None:
                 continue
             # The state at token t predicts token t + 1. Logits are computed for tokens with a label only.
             targets = labels[rows, 1:width]
             has_label = targets != IGNORED
             wanted = targets[has_label]  # (labels,)
-            logits = label_logits(self.backbone, states[:, :-1][has_label])  # (labels, vocabulary)
+            logits = label_logits(self.backbone, last[:, :-1][has_label])  # (labels, vocabulary)
             total = total + generation_loss(logits, wanted)
             count += len(wanted)
         original_order = torch.argsort(torch.cat([rows for rows, _ in groups]))
@@ -248,28 +242,48 @@ class NoteLLM(WritesTags, PromptedModel):
         """
         texts = list(notes) if _are_texts(notes) else self.prompts(notes)
         vectors = np.empty((len(texts), self.settings.dim), dtype=np.float32)
-        with (
-            evaluation_mode(self),
-            tqdm(total=len(texts), unit="note", desc="embed", disable=not progress) as bar,
-        ):
-            for rows, batch in self._encoded(self.prompt.prompt_ids(texts), shared=shared):
-                vectors[rows] = batch.float().cpu().numpy()
-                bar.update(len(rows))
+        for rows, states in self._read(texts, shared=shared, progress=progress, label="embed"):
+            vectors[rows] = self.to_vectors(states).float().cpu().numpy()
         return vectors
 
-    def _encoded(self, ids: Sequence[Sequence[int]], *, shared: bool) -> Iterator[tuple[np.ndarray, Tensor]]:
-        """Yield the vectors of prompts in batches, with the rows of their prompts."""
+    @torch.no_grad()
+    def prompt_states(self, texts: Sequence[str], *, shared: bool = True, progress: bool = False) -> Tensor:
+        """Return the last hidden states at the token before [EMB], (n, hidden) float32 on the CPU.
+
+        Args:
+            texts: texts from :meth:`prompts`.
+            shared: as in :meth:`encode`.
+            progress: show a progress bar.
+        """
+        states = torch.empty(len(texts), self.projection.in_features)
+        for rows, batch in self._read(texts, shared=shared, progress=progress, label="states"):
+            states[torch.from_numpy(rows)] = batch.float().cpu()
+        return states
+
+    def _read(
+        self, texts: Sequence[str], *, shared: bool, progress: bool, label: str
+    ) -> Iterator[tuple[np.ndarray, Tensor]]:
+        """Yield the hidden states before [EMB] of prompts in batches, with the rows of their prompts."""
+        ids = self.prompt.prompt_ids(texts)
         start = self._instruction(ids) if shared else []
-        if not start:
-            for rows, batch in length_batches(ids, self.tokenizer, self.device):
-                yield rows, self(**batch).vectors
-            return
-        beginning = read_beginning(self.backbone, start)
-        for rows, batch in length_batches([row[len(start) :] for row in ids], self.tokenizer, self.device):
-            input_ids, mask = batch["input_ids"], batch["attention_mask"]
-            for group, width in by_length(mask):
-                states = end_states(self.backbone, beginning, input_ids[group, :width], mask[group, :width])
-                yield rows[group.cpu().numpy()], self.to_vectors(states)
+        with (
+            evaluation_mode(self),
+            tqdm(total=len(texts), unit="note", desc=label, disable=not progress) as bar,
+        ):
+            beginning = read_beginning(self.backbone, start) if start else None
+            rest = [row[len(start) :] for row in ids]
+            for rows, batch in length_batches(rest, self.tokenizer, self.device):
+                for group, width in by_length(batch["attention_mask"]):
+                    tokens, mask = (batch[name][group, :width] for name in ("input_ids", "attention_mask"))
+                    if beginning is None:
+                        states = hidden_states(self.backbone, tokens, mask)
+                        states = states[
+                            torch.arange(len(group), device=group.device), batch["position"][group]
+                        ]
+                    else:
+                        states = end_states(self.backbone, beginning, tokens, mask)
+                    yield rows[group.cpu().numpy()], states
+                bar.update(len(rows))
 
     def _instruction(self, ids: Sequence[Sequence[int]]) -> list[int]:
         """Return the instruction with which all prompts begin; empty if each prompt is to be read whole."""
@@ -284,9 +298,6 @@ class NoteLLM(WritesTags, PromptedModel):
         """Return the text before [EMB] of each note, which an embedding server must be sent."""
         rows = self.prompt.cut(as_notes(notes))
         return [self.prompt.render(note) for note in rows]
-
-    def _batches(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, dict[str, Tensor]]]:
-        return length_batches(self.prompt.prompt_ids(texts), self.tokenizer, self.device)
 
     def to_vectors(self, states: Tensor) -> Tensor:
         """Return the vectors, (n, dim) float32 of unit norm, of hidden states, (n, hidden)."""

@@ -13,6 +13,7 @@ import copy
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -22,11 +23,12 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainingArguments
 
+from notellm.backbone.frozen import SplitModel
 from notellm.backbone.trainer import BackboneTrainer
 from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.retrieval import evaluate_related, targets_from_pairs, vector_scorer
-from notellm.options import check
+from notellm.options import check, filled
 from notellm.recall.batch import PairCollator, PairIndex, PairStream
 from notellm.recall.config import LossOptions
 from notellm.recall.distributed import (
@@ -35,7 +37,8 @@ from notellm.recall.distributed import (
     gather_with_gradients,
     sum_over_processes,
 )
-from notellm.recall.gradient_cache import MODEL_INPUTS, GradientCache
+from notellm.recall.frozen_states import FOLDER, compute_states
+from notellm.recall.gradient_cache import MODEL_INPUTS, STATES, GradientCache
 from notellm.recall.learnt import taught_tasks
 from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss
 from notellm.recall.model import NoteLLM, NoteLLMOutput
@@ -143,6 +146,9 @@ class NoteLLMTrainer(BackboneTrainer):
         for parameter in (*model.projection.parameters(), model.tau):
             parameter.requires_grad_(pairs is not None)
         self._thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        model.split = None
+        if args.train_layers is not None:
+            model.split = _split(model, args)
         if args.only_head:
             _freeze_all_but_the_head(model)
         self._logged_losses: list[Tensor] = []
@@ -154,7 +160,13 @@ class NoteLLMTrainer(BackboneTrainer):
             model=model,
             args=args,
             train_dataset=stream,
-            data_collator=PairCollator(model.prompt, rows, topic_share=args.topic_share, seed=args.seed),
+            data_collator=PairCollator(
+                model.prompt,
+                rows,
+                topic_share=args.topic_share,
+                seed=args.seed,
+                fixed=args.train_layers is not None,
+            ),
             eval_dataset=None if validation is None else stream,
             **trainer_options,
         )
@@ -162,14 +174,36 @@ class NoteLLMTrainer(BackboneTrainer):
     def train(self, *args: Any, **options: Any) -> Any:
         """Train, then note in the model what it has been taught to write, besides what it could before.
 
-        What was frozen to train the output head alone can be trained again afterwards.
+        Where lower layers are frozen, their states are computed first, in a folder beside the checkpoints.
+        What was frozen can be trained again afterwards.
+
+        Raises:
+            StorageError: if the states do not fit on the disk.
+            ModelError: if they do not fit into float16.
         """
-        result = super().train(*args, **options)
         bare = cast("NoteLLM", self.bare)
+        if bare.split is not None:
+            self._store_states(bare, bare.split)
+        result = super().train(*args, **options)
+        bare.split = None
         bare.learnt = self._taught | (bare.learnt or frozenset())
         for parameter in self._thawed:  # a later training may train the whole model
             parameter.requires_grad_()
         return result
+
+    def _store_states(self, model: NoteLLM, split: SplitModel) -> None:
+        """Compute what the frozen layers give for every sequence of the run; the collator reads it."""
+        collator = cast("PairCollator", self.data_collator)
+        stream = cast("PairStream", self.train_dataset)
+        collator.store(
+            compute_states(
+                Path(cast("str", self.args.output_dir)) / FOLDER,
+                split,
+                model.tokenizer,
+                collator.sequences(stream.rows(), single=self.pair_index is None),
+                progress=not self.args.disable_tqdm,
+            )
+        )
 
     # ---------------------------------------------------------------- losses
 
@@ -181,7 +215,7 @@ class NoteLLMTrainer(BackboneTrainer):
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002 - the losses count notes and labels
     ) -> Any:
         """Compute the joint loss of a batch in one forward pass."""
-        output: NoteLLMOutput = model(*(inputs[name] for name in MODEL_INPUTS))
+        output: NoteLLMOutput = model(*(inputs[name] for name in MODEL_INPUTS), states=inputs.get(STATES))
         contrastive = self._contrastive(output.vectors, output.tau, inputs)
         generation = self._generation(output.generation_sum, inputs)
         loss = self._join(contrastive, generation)
@@ -210,7 +244,8 @@ class NoteLLMTrainer(BackboneTrainer):
             is_last = number == len(cache.chunks) - 1
             with nullcontext() if is_last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    output: NoteLLMOutput = model(*(chunk[name] for name in MODEL_INPUTS))
+                    given = (chunk[name] for name in MODEL_INPUTS)
+                    output: NoteLLMOutput = model(*given, states=chunk.get(STATES))
                 part = self.args.world_size * output.generation_sum / label_count
                 generation = generation + part.detach()
                 loss = self._join(cache.surrogate_loss(number, output), part)
@@ -337,6 +372,24 @@ def _freeze_all_but_the_head(model: NoteLLM) -> None:
         raise ConfigError("the output head is tied to the token embeddings, so it cannot be trained alone")
     model.requires_grad_(False)
     head.requires_grad_(True)
+
+
+def _split(model: NoteLLM, args: NoteLLMTrainingArguments) -> SplitModel:
+    """Freeze the lower layers and return the model in two parts.
+
+    Raises:
+        ConfigError: if the number of layers is not allowed, or there are several processes or GPUs.
+        ModelError: if the layers cannot be computed apart.
+    """
+    if args.world_size > 1 or args.n_gpu > 1:
+        raise ConfigError(
+            f"train_layers is {args.train_layers} in a training of {args.world_size} processes and "
+            f"{args.n_gpu} GPUs in each; it is for one process and at most one GPU: start one, or leave "
+            "train_layers out"
+        )
+    split = SplitModel(model.backbone, filled(args.train_layers))
+    split.freeze()
+    return split
 
 
 def _label_count(inputs: Mapping[str, Tensor]) -> Tensor:
