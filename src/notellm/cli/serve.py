@@ -89,7 +89,7 @@ def related(
     lexical: Annotated[
         float | None,
         typer.Option(
-            help="Share of the words in the score, 0 (vectors only) to 1; default: 0.45.", min=0, max=1
+            help="Share of the words in the score, 0 (vectors only) to 1; default: 0.33.", min=0, max=1
         ),
     ] = None,
     force: Force = False,

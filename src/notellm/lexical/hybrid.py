@@ -15,7 +15,7 @@ from notellm.errors import ConfigError
 from notellm.lexical.index import LexicalHits
 
 #: The share of words where none was fitted (benchmarks/README.md).
-DEFAULT_SHARE = 0.45
+DEFAULT_SHARE = 0.33
 
 
 def check_share(share: float) -> None:

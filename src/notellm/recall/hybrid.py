@@ -16,7 +16,7 @@ from notellm.lexical.hybrid import DEFAULT_SHARE
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import Validation
 
-_SHARES = (0.0, 0.15, 0.3, DEFAULT_SHARE, 0.6, 0.75)
+_SHARES = (0.0, 0.15, DEFAULT_SHARE, 0.45, 0.6, 0.75)
 _LEAST_QUERIES = 50
 
 
