@@ -32,7 +32,7 @@ from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import RecallOptions
-from notellm.recall.hybrid import fit_lexical_share
+from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import Validation
 from notellm.record import RECORD, fingerprint

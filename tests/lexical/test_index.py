@@ -4,6 +4,7 @@ import math
 import random
 import threading
 from collections import Counter
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
 from notellm.lexical import index as lexical
+from notellm.lexical import terms as terms_module
 from notellm.lexical.hybrid import check_share, hybrid_scores
 from notellm.lexical.index import LexicalIndex
 from notellm.lexical.terms import BUCKETS, note_text, term_counts, terms, texts_of
@@ -65,6 +67,31 @@ def bm25(query: str, notes: list[str]) -> np.ndarray:
 
     own = score(Counter(terms(query)))
     return np.array([score(counts) / own if own else 0 for counts in counted])
+
+
+def test_terms_are_counted_in_parts_as_in_one(monkeypatch):
+    draw = random.Random(1)
+    some = ["", *(" ".join(draw.choices(WORDS, k=draw.randrange(9))) for _ in range(20)), ""]
+    whole = term_counts(some)
+    for row, text in enumerate(some):
+        wanted = Counter(crc32(term.encode()) % BUCKETS for term in terms(text))
+        assert dict(zip(whole[row].indices.tolist(), whole[row].data.tolist(), strict=True)) == wanted
+    monkeypatch.setattr(terms_module, "_TOGETHER", 3)
+    parts = term_counts(some)
+    assert parts.shape == whole.shape
+    assert (parts != whole).nnz == 0
+    assert all((np.diff(parts[row].indices) > 0).all() for row in range(len(some)))
+
+
+def test_many_and_few_terms_are_counted_alike(monkeypatch):
+    some = ["tea and bread", "tea", "moon soup", "海滩酒店"]
+    few = LexicalIndex("abcd", some)
+    monkeypatch.setattr(lexical, "_FEW_TERMS", 0)
+    many = LexicalIndex("abcd", some)
+    for index in (few, many):
+        index.remove(["b"])
+    np.testing.assert_array_equal(few._having, many._having)
+    np.testing.assert_array_equal(few.scores(["tea"], "abcd"), many.scores(["tea"], "abcd"))
 
 
 @given(texts, texts, st.integers(1, 5))

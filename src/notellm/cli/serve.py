@@ -89,7 +89,10 @@ def related(
     lexical: Annotated[
         float | None,
         typer.Option(
-            help="Share of the words in the score, 0 (vectors only) to 1; default: 0.33.", min=0, max=1
+            help="Share of the words in the score, 0 (vectors only) to 1; default: that of a model that was "
+            "trained without validation notes.",
+            min=0,
+            max=1,
         ),
     ] = None,
     force: Force = False,

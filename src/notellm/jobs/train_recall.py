@@ -21,7 +21,7 @@ from notellm.jobs.card import model_card
 from notellm.jobs.runs import Run, train_or_resume, training_options
 from notellm.options import filled, values_of
 from notellm.recall.config import TINY, LossOptions, NoteLLMConfig, RecallOptions
-from notellm.recall.hybrid import fit_lexical_share
+from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
 from notellm.recall.start import start_projection
 from notellm.recall.tiny import TinyOptions

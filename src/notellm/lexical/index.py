@@ -24,7 +24,7 @@ _TOGETHER = 64  # queries whose scores are held at once
 _POSTINGS = 20_000  # of the rarest terms of a query, which bring notes
 #: So many times k notes, and at least so many, are then scored with all terms.
 _RESCORED, _RESCORED_AT_LEAST = 2, 300
-_FEW_TERMS = 2**14
+_FEW_TERMS = 2**14  # up to so many are counted one by one, which costs less than going through all BUCKETS
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from notellm.data.schema import NOTES, PAIRS
 from notellm.lexical.hybrid import DEFAULT_SHARE
-from notellm.recall.hybrid import fit_lexical_share
+from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.trainer import Validation
 
 COUNT = 120
