@@ -90,7 +90,8 @@ def run_all(
         if keep_models and _same_training(finished["made_of"], made_of):
             print(f"{variant}, seed {options.seed}: measured again, trained by {trained_by}", flush=True)
             model, seconds = NoteLLM.from_saved(output), finished["seconds"]
-            fit_lexical_share(model, validation, split.train.notes)
+            vectors = model.encode(validation.notes)
+            fit_lexical_share(model, validation, split.train.notes, vectors=vectors)
         else:
             print(f"{variant}, seed {options.seed}: training", flush=True)
             trained_by = made_of["code"]

@@ -55,7 +55,11 @@ def evaluate(
         record = read_record(model)
         clicks = parts.train.clicks if record["data"].get("clicks") else None
         before = build_recall_model(
-            RecallOptions(**record["config"]), parts.train.notes, clicks, trust_remote_code=trusts_code()
+            RecallOptions(**record["config"]),
+            parts.train.notes,
+            clicks,
+            trust_remote_code=trusts_code(),
+            progress=not quiet,
         )
     result = evaluate_recall(
         trained,

@@ -107,8 +107,9 @@ def train_recall(
     if model.tagger is not None:
         metrics["tagger"] = model.tagger.to_json()
     if validation is not None:
-        metrics["validation"] = validation_metrics(model, validation)
-        metrics["lexical"] = fit_lexical_share(model, validation, notes)
+        vectors = model.encode(validation.notes)
+        metrics["validation"] = validation_metrics(model, validation, vectors)
+        metrics["lexical"] = fit_lexical_share(model, validation, notes, vectors=vectors)
     # The fingerprint is taken before adapters are merged by saving, which changes the weights.
     run.save(model.save_pretrained, model_card, metrics=metrics, fingerprint=model.fingerprint())
     return model

@@ -21,7 +21,7 @@ _LEAST_QUERIES = 50
 
 
 def fit_lexical_share(
-    model: NoteLLM, validation: Validation, notes: pa.Table, *, vectors: np.ndarray | None = None
+    model: NoteLLM, validation: Validation, notes: pa.Table, *, vectors: np.ndarray
 ) -> dict[str, Any]:
     """Set the lexical share of a model.
 
@@ -29,7 +29,7 @@ def fit_lexical_share(
         model: the trained model.
         validation: notes and pairs from which it has not learnt.
         notes: notes over which the frequencies of words are counted, too.
-        vectors: (n, dim) the vectors of the validation notes; None computes them.
+        vectors: (n, dim) float32, the vectors of the validation notes.
 
     Returns:
         "share", "queries", and "mean" by share; the mean is empty, and the share the default, if there are
@@ -41,7 +41,7 @@ def fit_lexical_share(
     found = {"share": DEFAULT_SHARE, "queries": len(queries), "mean": {}}
     if len(queries) < _LEAST_QUERIES:
         return found
-    by_vector = vector_scorer(model.encode(validation.notes) if vectors is None else vectors)
+    by_vector = vector_scorer(vectors)
     by_words = bm25_scorer(validation.notes, notes)
     figures = {}
     for share in _SHARES:

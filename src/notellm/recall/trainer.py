@@ -334,8 +334,10 @@ class NoteLLMTrainer(BackboneTrainer):
         super().log(logs, start_time)
 
 
-def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, float]:
-    """Return Recall@10, Recall@100, MRR and their mean over held-out notes.
+def validation_metrics(
+    model: NoteLLM, validation: Validation, vectors: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return Recall@10, Recall@100, MRR and their mean over held-out notes; None computes their vectors.
 
     The target of a query is its best related note; all held-out notes are candidates. The mean chooses
     checkpoints, since each figure alone is unreliable: with a hundred notes Recall@100 is always 1, and the
@@ -344,7 +346,7 @@ def validation_metrics(model: NoteLLM, validation: Validation) -> dict[str, floa
     ids = validation.notes.column("note_id")
     queries, targets = targets_from_pairs(validation.pairs, min_users=1)
     result = evaluate_related(
-        vector_scorer(model.encode(validation.notes)),
+        vector_scorer(model.encode(validation.notes) if vectors is None else vectors),
         ids,
         queries,
         targets,
