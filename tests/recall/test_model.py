@@ -233,6 +233,18 @@ def test_a_failed_save_leaves_the_old_one(tiny: NoteLLM, tmp_path: Path, monkeyp
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
+def test_the_lexical_share_is_saved_and_changes_no_fingerprint(
+    checkpoints: dict[str, Checkpoint], notes: pa.Table, tmp_path: Path
+):
+    model = fresh("llama", checkpoints, notes)
+    before = model.fingerprint()
+    model.lexical_share = 0.6
+    model.save_pretrained(tmp_path / "model")
+    opened = NoteLLM.from_saved(tmp_path / "model")
+    assert opened.lexical_share == 0.6
+    assert opened.verified_fingerprint() == before
+
+
 def test_options_may_differ_from_the_saved_ones(tiny: NoteLLM, tmp_path: Path):
     tiny.save_pretrained(tmp_path / "model")
     other = NoteLLM.from_pretrained(tmp_path / "model", content_tokens=5, template="english")
@@ -277,6 +289,9 @@ def edit(path: Path, name: str = "notellm.json", **changes) -> None:
         (lambda p: (p / "notellm.json").write_text("[1]"), r"notellm\.json is not a JSON object"),
         (lambda p: edit(p, config=3), "is not a NoteLLM configuration"),
         (lambda p: edit(p, tau="warm"), "is not a NoteLLM configuration"),
+        (lambda p: edit(p, lexical_share=1.5), "lexical_share is 1.5; it must be a number from 0 to 1"),
+        (lambda p: edit(p, lexical_share="half"), "lexical_share is 'half'; it must be a number from 0 to 1"),
+        (lambda p: edit(p, lexical_share=float("nan")), "lexical_share is nan; it must be a number from 0"),
         (lambda p: edit(p, tau=float("nan")), "is not a NoteLLM configuration"),
         (lambda p: edit(p, config={"dim": 16, "future": 1}), "unknown field 'future'"),
         (lambda p: edit(p, config={"dim": 16, "max_length": "long"}), "max_length is 'long' and must be"),
