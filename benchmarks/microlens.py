@@ -91,7 +91,7 @@ def run_all(
             print(f"{variant}, seed {options.seed}: measured again, trained by {trained_by}", flush=True)
             model, seconds = NoteLLM.from_saved(output), finished["seconds"]
             vectors = model.encode(validation.notes)
-            fit_lexical_share(model, validation, split.train.notes, vectors=vectors)
+            model.lexical_share = fit_lexical_share(validation, split.train.notes, vectors)["share"]
         else:
             print(f"{variant}, seed {options.seed}: training", flush=True)
             trained_by = made_of["code"]

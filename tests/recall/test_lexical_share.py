@@ -1,6 +1,5 @@
 """The lexical share is that of the best validation figures, and the default where these cannot tell."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,24 +39,18 @@ def made(*, by_words: bool, by_vectors: bool, count: int = COUNT):
 )
 def test_what_tells_more_counts_more(by_words, by_vectors, least, most):
     validation, vectors = made(by_words=by_words, by_vectors=by_vectors)
-    model: Any = SimpleNamespace(lexical_share=None)
-    found = fit_lexical_share(model, validation, validation.notes, vectors=vectors)
-    assert least <= model.lexical_share <= most
-    assert found["share"] == model.lexical_share
+    found = fit_lexical_share(validation, validation.notes, vectors)
+    assert least <= found["share"] <= most
     assert found["queries"] == COUNT
-    assert max(found["mean"].values()) == found["mean"][str(model.lexical_share)]
+    assert max(found["mean"].values()) == found["mean"][str(found["share"])]
 
 
 def test_the_default_stays_where_validation_cannot_tell():
     validation, vectors = made(by_words=True, by_vectors=True)  # every share finds all
-    model: Any = SimpleNamespace(lexical_share=None)
-    fit_lexical_share(model, validation, validation.notes, vectors=vectors)
-    assert model.lexical_share == DEFAULT_SHARE
+    assert fit_lexical_share(validation, validation.notes, vectors)["share"] == DEFAULT_SHARE
 
 
 def test_few_queries_are_no_reason():
     validation, vectors = made(by_words=False, by_vectors=True, count=40)
-    model: Any = SimpleNamespace(lexical_share=None)
-    found = fit_lexical_share(model, validation, validation.notes, vectors=vectors)
+    found = fit_lexical_share(validation, validation.notes, vectors)
     assert found == {"share": DEFAULT_SHARE, "queries": 40, "mean": {}}
-    assert model.lexical_share == DEFAULT_SHARE

@@ -109,7 +109,8 @@ def train_recall(
     if validation is not None:
         vectors = model.encode(validation.notes)
         metrics["validation"] = validation_metrics(model, validation, vectors)
-        metrics["lexical"] = fit_lexical_share(model, validation, notes, vectors=vectors)
+        metrics["lexical"] = fit_lexical_share(validation, notes, vectors)
+        model.lexical_share = metrics["lexical"]["share"]
     # The fingerprint is taken before adapters are merged by saving, which changes the weights.
     run.save(model.save_pretrained, model_card, metrics=metrics, fingerprint=model.fingerprint())
     return model

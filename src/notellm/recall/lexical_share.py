@@ -13,21 +13,17 @@ import pyarrow as pa
 from notellm.evaluate.baselines import bm25_scorer
 from notellm.evaluate.retrieval import evaluate_related, hybrid_scorer, targets_from_pairs, vector_scorer
 from notellm.lexical.hybrid import DEFAULT_SHARE
-from notellm.recall.model import NoteLLM
 from notellm.recall.trainer import Validation
 
 _SHARES = (0.0, 0.15, DEFAULT_SHARE, 0.45, 0.6, 0.75)
 _LEAST_QUERIES = 50
 
 
-def fit_lexical_share(
-    model: NoteLLM, validation: Validation, notes: pa.Table, *, vectors: np.ndarray
-) -> dict[str, Any]:
-    """Set the lexical share of a model.
+def fit_lexical_share(validation: Validation, notes: pa.Table, vectors: np.ndarray) -> dict[str, Any]:
+    """Fit the share of the words beside vectors.
 
     Args:
-        model: the trained model.
-        validation: notes and pairs from which it has not learnt.
+        validation: notes and pairs from which the vectors have not learnt.
         notes: notes over which the frequencies of words are counted, too.
         vectors: (n, dim) float32, the vectors of the validation notes.
 
@@ -37,8 +33,7 @@ def fit_lexical_share(
     """
     ids = validation.notes.column("note_id")
     queries, targets = targets_from_pairs(validation.pairs, min_users=1)
-    model.lexical_share = DEFAULT_SHARE
-    found = {"share": DEFAULT_SHARE, "queries": len(queries), "mean": {}}
+    found: dict[str, Any] = {"share": DEFAULT_SHARE, "queries": len(queries), "mean": {}}
     if len(queries) < _LEAST_QUERIES:
         return found
     by_vector = vector_scorer(vectors)
@@ -53,6 +48,6 @@ def fit_lexical_share(
     best = max(_SHARES, key=lambda share: float(figures[share].mean()))
     gain = figures[best] - figures[DEFAULT_SHARE]
     if gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(gain)):
-        model.lexical_share = best
+        found["share"] = best
     means = {str(share): round(float(values.mean()), 4) for share, values in figures.items()}
-    return {**found, "share": model.lexical_share, "mean": means}
+    return found | {"mean": means}
