@@ -5,26 +5,27 @@ have the same training pairs, queries and pool. Each is measured alone and toget
 notes (BM25), with the share that the validation notes ask for.
 
 Every method is computed by a process of its own, whose processor time and peak memory are those of the
-method, on as many threads as OMP_NUM_THREADS says. Training is given a number of steps, so that the processor
-time it took can be compared on a machine that has other work. What is finished lies in the working folder,
-and is computed again only where options, data or the library's code have changed.
+method, on as many threads as OMP_NUM_THREADS says. Training is given a number of steps; the processor time it
+took can be compared even on a machine that has other work. What is finished lies in the working folder, and
+is computed again only where options, data or the library's code have changed. Rows of other methods that the
+results hold for the same data stay, so that the table can be computed in several runs.
 """
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
 from benchmarks.microlens import split_microlens
@@ -39,6 +40,7 @@ from benchmarks.zero_shot import (
 from notellm.backbone.load import load_backbone
 from notellm.data.split import Split, split_by_time
 from notellm.evaluate.baselines import bm25_scorer, popularity, tfidf_matrix
+from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.retrieval import (
     RetrievalResult,
     Scorer,
@@ -57,7 +59,7 @@ from notellm.pairs.score import PairOptions
 from notellm.recall.config import RecallOptions
 from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.trainer import Validation
-from notellm.record import fingerprint
+from notellm.record import RECORD, fingerprint
 
 SPLITS: dict[str, Callable[[], Split]] = {
     "MicroLens": split_microlens,
@@ -173,146 +175,179 @@ def _given(method: Method, weights: Path | None) -> Path:
 # -------------------------------------------------------------------- measuring
 
 
-def measure(
-    split: Split, pairs: dict[str, pa.Table], vectors: Mapping[str, Mapping[str, np.ndarray]]
-) -> tuple[dict[str, RetrievalResult], dict[str, RetrievalResult], dict[str, float]]:
-    """Return the results of each method alone, with words, and the shares of the words."""
-    test = split.test
-    ids = test.notes["note_id"]
-    queries, targets = targets_from_pairs(pairs["test"], min_users=MIN_USERS)
-    exposure = popularity(ids, test.clicks)
+@dataclass(frozen=True)
+class Bench:
+    """The data of all rows, and what they are compared with."""
 
-    def result(scorer: Scorer, name: str) -> RetrievalResult:
-        return evaluate_related(scorer, ids, queries, targets, name=name, exposure=exposure, progress=False)
+    name: str
+    split: Split
+    pairs: dict[str, pa.Table]
 
-    words = bm25_scorer(test.notes, split.train.notes)
-    alone = {
-        TFIDF: result(sparse_cosine_scorer(tfidf_matrix(test.notes, split.train.notes)), TFIDF),
-        BM25: result(words, BM25),
-    }
-    validation = Validation(split.valid.notes, pairs["valid"])
-    hybrid, shares = {}, {}
-    for key, each in vectors.items():
-        alone[key] = result(vector_scorer(each["test"]), key)
-        shares[key] = fit_lexical_share(validation, split.train.notes, each["valid"])["share"]
-        hybrid[key] = result(hybrid_scorer(vector_scorer(each["test"]), words, shares[key]), key)
-    return alone, hybrid, shares
+    @classmethod
+    def load(cls, name: str) -> "Bench":
+        """Split a data set and mine its pairs."""
+        split = SPLITS[name]()
+        mining = PairOptions(min_users=MIN_USERS)
+        return cls(
+            name,
+            split,
+            {
+                part: mine_pairs(getattr(split, part).clicks, mining, progress=False)
+                for part in ("train", "valid", "test")
+            },
+        )
+
+    def fingerprints(self) -> list[str]:
+        """Return fingerprints of all that the rows of one table must share."""
+        return [fingerprint(self.split.train.notes), *(fingerprint(each) for each in self.pairs.values())]
+
+    @cached_property
+    def words(self) -> Scorer:
+        """BM25 over the test notes."""
+        return bm25_scorer(self.split.test.notes, self.split.train.notes)
+
+    @cached_property
+    def base(self) -> RetrievalResult:
+        """The result of TF-IDF."""
+        matrix = tfidf_matrix(self.split.test.notes, self.split.train.notes)
+        return self.result(sparse_cosine_scorer(matrix))
+
+    def result(self, scorer: Scorer) -> RetrievalResult:
+        """Measure a scorer on the test notes."""
+        test = self.split.test
+        queries, targets = targets_from_pairs(self.pairs["test"], min_users=MIN_USERS)
+        exposure = popularity(test.notes["note_id"], test.clicks)
+        return evaluate_related(
+            scorer, test.notes["note_id"], queries, targets, exposure=exposure, progress=False
+        )
+
+    def row(self, scorer: Scorer, vectors: Mapping[str, np.ndarray] | None = None) -> dict[str, Any]:
+        """Measure a method, and with vectors also the hybrid of them and the words."""
+        found = {"alone": self.figures(self.result(scorer))}
+        if vectors is None:
+            return found
+        validation = Validation(self.split.valid.notes, self.pairs["valid"])
+        fitted = fit_lexical_share(validation, self.split.train.notes, vectors["valid"])
+        hybrid = self.result(hybrid_scorer(scorer, self.words, fitted["share"]))
+        return found | {"with_words": self.figures(hybrid), "lexical": fitted}
+
+    def figures(self, result: RetrievalResult) -> dict[str, Any]:
+        """Return the figures of a result, of its groups, and less those of TF-IDF."""
+        return {
+            "all": intervals_json(result.figures),
+            "less_tfidf": intervals_json(paired_difference(result, self.base)),
+            **{group: intervals_json(part.figures) for group, part in result.by_exposure.items()},
+        }
 
 
-def report(
-    name: str,
-    split: Split,
-    chosen: dict[str, Method],
-    costs: Mapping[str, Mapping[str, Any]],
-    measured: tuple[dict[str, RetrievalResult], dict[str, RetrievalResult], dict[str, float]],
-) -> Iterable[str]:
-    alone, hybrid, shares = measured
-    base = alone[TFIDF]
+def report(bench: Bench, rows: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    base = bench.base
     parts = ", ".join(
-        f"{getattr(split, part).notes.num_rows:,} {part}" for part in ("train", "valid", "test")
+        f"{getattr(bench.split, part).notes.num_rows:,} {part}" for part in ("train", "valid", "test")
     )
     yield (
-        f"{name}: {parts} notes; {base.queries:,} queries in a pool of {base.pool:,}. R@k and MRR in %; "
-        "processor seconds, so that other work on the machine does not count: training is everything before "
-        "the first vector (opening the weights, hidden states for the start of the projection, steps, "
-        "validation), notes a second are those of embedding."
+        f"{bench.name}: {parts} notes, {bench.pairs['train'].num_rows:,} training pairs; {base.queries:,} "
+        f"queries in a pool of {base.pool:,}. Figures in %."
     )
-    rows = []
-    for key, result in alone.items():
-        cost = costs.get(key)
-        figures = [f"{100 * value.mean:.1f}" for value in result.figures.values()]
-        with_words = (
-            [f"{100 * value.mean:.1f}" for value in hybrid[key].figures.values()] + [f"{shares[key]:g}"]
-            if key in hybrid
-            else [""] * (len(figures) + 1)
-        )
-        spent = (
-            ["", "", "", ""]
-            if cost is None
-            else [
-                "" if chosen[key].steps == 0 else str(cost["steps"]),
-                f"{cost['training_cpu_seconds']:,.0f}",
-                f"{cost['notes_per_cpu_second']:,.0f}",
-                f"{cost['peak_memory_mib']:,.0f}",
-            ]
-        )
-        rows.append([chosen[key].name if key in chosen else key, *figures, *with_words, *spent])
     names = list(base.figures)
     yield table(
+        ["method", *names, *(f"{each} with words" for each in names), "share of words"],
         [
-            "method",
-            *names,
-            *(f"{each} with words" for each in names),
-            "share",
-            "steps",
-            "training s",
-            "notes/s",
-            "MiB",
+            [
+                row["name"],
+                *_percent(row["alone"]["all"]),
+                *(_percent(row["with_words"]["all"]) if "with_words" in row else [""] * len(names)),
+                f"{row['lexical']['share']:g}" if "lexical" in row else "",
+            ]
+            for row in rows.values()
         ],
-        rows,
     )
-    yield "## Less TF-IDF, in points on the same queries, 95 % interval"
+    yield "## What it costs"
+    yield (
+        "Processor time, so that other work on the machine counts little. Before the first vector: opening "
+        "the weights, the start of the projection, training, measuring the validation notes."
+    )
+    yield table(
+        ["method", "steps", "before the first vector, s", "embedded notes/s", "peak memory, MiB", "code"],
+        [
+            [
+                row["name"],
+                str(row["costs"]["steps"] or ""),
+                f"{row['costs']['training_cpu_seconds']:,.0f}",
+                f"{row['costs']['notes_per_cpu_second']:,.0f}",
+                f"{row['costs']['peak_memory_mib']:,.0f}",
+                row["code"],
+            ]
+            for row in rows.values()
+            if "costs" in row
+        ],
+    )
+    yield "## Less TF-IDF"
+    yield "In points on the same queries, with the paired 95 % bootstrap interval."
     yield table(
         ["method", *names],
         [
-            [label, *(points(value) for value in paired_difference(result, base).values())]
-            for label, result in [
-                *((chosen[key].name if key in chosen else key, alone[key]) for key in alone if key != TFIDF),
-                *((f"{chosen[key].name}, with words", hybrid[key]) for key in hybrid),
+            [label, *(points(Interval(**value)) for value in figures["less_tfidf"].values())]
+            for key, row in rows.items()
+            for label, figures in [
+                *([] if key == TFIDF else [(row["name"], row["alone"])]),
+                *([(f"{row['name']}, with words", row["with_words"])] if "with_words" in row else []),
             ]
         ],
     )
     for group in ("low", "high"):
         yield f"## Queries of {group} exposure"
-        parts_of = {key: result.by_exposure[group] for key, result in alone.items()}
         yield table(
-            ["method", *names],
+            ["method", *names, *(f"{each} with words" for each in names)],
             [
                 [
-                    chosen[key].name if key in chosen else key,
-                    *(f"{100 * value.mean:.1f}" for value in part.figures.values()),
+                    row["name"],
+                    *_percent(row["alone"][group]),
+                    *(_percent(row["with_words"][group]) if "with_words" in row else [""] * len(names)),
                 ]
-                for key, part in parts_of.items()
+                for row in rows.values()
             ],
         )
+
+
+def _percent(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [f"{100 * value['mean']:.1f}" for value in figures.values()]
 
 
 # -------------------------------------------------------------------- running
 
 
-def compute(key: str, method: Method, name: str, weights: Path | None, work: Path, seed: int) -> None:
-    """Compute one method in this process and keep it in its folder."""
-    split = SPLITS[name]()
-    pairs = _pairs(split)
-    made_of = _made_of(method, split, pairs, seed)
+def compute(method: Method, bench: Bench, weights: Path | None, work: Path, seed: int) -> None:
+    """Compute the vectors of one method in this process, and keep them with what they took."""
     started = time.perf_counter()
-    vectors, costs = vectors_of(method, weights, split, pairs, work, seed)
-    record = work / "model" / "record.json"
+    vectors, costs = vectors_of(method, weights, bench.split, bench.pairs, work, seed)
+    record = work / "model" / RECORD
     steps = read_json(record)["metrics"].get("steps") if record.is_file() else None
     costs |= {
         "seconds": time.perf_counter() - started,
-        "threads": int(os.environ.get("OMP_NUM_THREADS", "0")),
+        "threads": torch.get_num_threads(),
         "steps": steps or method.steps,
     }
     np.savez(work / "vectors.npz", valid=vectors["valid"], test=vectors["test"])
-    write_json({"key": key, "made_of": made_of, "costs": costs}, work / "done.json", replace=True)
+    done = {"made_of": made_of(method, bench, seed), "costs": costs}
+    write_json(done, work / "done.json", replace=True)
 
 
-def _pairs(split: Split) -> dict[str, pa.Table]:
-    mining = PairOptions(min_users=MIN_USERS)
-    return {
-        part: mine_pairs(getattr(split, part).clicks, mining, progress=False)
-        for part in ("train", "valid", "test")
-    }
-
-
-def _made_of(method: Method, split: Split, pairs: dict[str, pa.Table], seed: int) -> dict[str, Any]:
+def made_of(method: Method, bench: Bench, seed: int) -> dict[str, Any]:
     return {
         "method": asdict(method),
         "seed": seed,
-        "data": [fingerprint(split.train.notes), *(fingerprint(each) for each in pairs.values())],
+        "data": bench.fingerprints(),
         "code": code_fingerprint(),
     }
+
+
+def is_finished(folder: Path, wanted: Mapping[str, Any], *, keep: bool) -> bool:
+    """Return whether a folder holds what is wanted; with ``keep``, also from other code."""
+    if not (folder / "done.json").is_file():
+        return False
+    found = read_json(folder / "done.json")["made_of"]
+    return all(found[name] == wanted[name] for name in wanted if not (keep and name == "code"))
 
 
 def main() -> None:
@@ -325,54 +360,58 @@ def main() -> None:
     parser.add_argument("--steps", type=json.loads, default={}, help='training steps by method: {"tiny": 9}')
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "pretrained")
-    parser.add_argument("--name", default="pretrained", help="name of the results")
-    parser.add_argument("--keep", action="store_true", help="also take what other code computed")
-    parser.add_argument("--only", help=argparse.SUPPRESS)  # a process of one method
+    parser.add_argument("--keep", action="store_true", help="also take vectors that other code computed")
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # the process of one method
     chosen = parser.parse_args()
     weights = {"": None, "smollm2": chosen.smollm2, "gemma": chosen.gemma, "minilm": chosen.minilm}
     known = methods(chosen.steps)
     work = chosen.work / chosen.data
+    bench = Bench.load(chosen.data)
     if chosen.only:
         method = known[chosen.only]
         folder = work / chosen.only
         folder.mkdir(parents=True, exist_ok=True)
-        compute(chosen.only, method, chosen.data, weights[method.weights], folder, chosen.seed)
+        compute(method, bench, weights[method.weights], folder, chosen.seed)
         return
     wanted = chosen.methods or [
         key for key, each in known.items() if not each.weights or weights[each.weights] is not None
     ]
-    split = SPLITS[chosen.data]()
-    pairs = _pairs(split)
-    vectors, costs, codes = {}, {}, set()
+    name = f"pretrained-{chosen.data.lower()}"
+    rows = _earlier_rows(chosen.results / f"{name}.json", bench)
+    rows[TFIDF] = {"name": TFIDF, "alone": bench.figures(bench.base)}
+    rows[BM25] = {"name": BM25, **bench.row(bench.words)}
     for key in wanted:
-        made_of = _made_of(known[key], split, pairs, chosen.seed)
-        done = work / key / "done.json"
-        if not (done.is_file() and _same(read_json(done)["made_of"], made_of, keep=chosen.keep)):
+        folder = work / key
+        if not is_finished(folder, made_of(known[key], bench, chosen.seed), keep=chosen.keep):
             print(f"{known[key].name}: computing", flush=True)
-            subprocess.run(
-                [sys.executable, "-m", "benchmarks.pretrained", *sys.argv[1:], "--only", key], check=True
-            )
-        finished = read_json(done)
-        codes.add(finished["made_of"]["code"])
-        costs[key] = finished["costs"]
-        kept = np.load(work / key / "vectors.npz")
-        vectors[key] = {part: kept[part] for part in kept.files}
-    measured = measure(split, pairs, vectors)
-    body = list(report(chosen.data, split, known, costs, measured))
-    if others := codes - {code_fingerprint()}:
-        body.append(f"Vectors of some methods were computed by the code {', '.join(sorted(others))}.")
-    values = {
-        "data": chosen.data,
-        "costs": costs,
-        "shares": measured[2],
-        "alone": {key: intervals_json(each.figures) for key, each in measured[0].items()},
-        "with_words": {key: intervals_json(each.figures) for key, each in measured[1].items()},
-    }
-    write_results(chosen.results, "pretrained", "Pretrained language models", body, values, name=chosen.name)
+            command = [sys.executable, "-m", "benchmarks.pretrained", *sys.argv[1:], "--only", key]
+            subprocess.run(command, check=True)
+        finished = read_json(folder / "done.json")
+        with np.load(folder / "vectors.npz") as kept:
+            vectors = {part: kept[part] for part in kept.files}
+        rows[key] = {
+            "name": known[key].name,
+            **bench.row(vector_scorer(vectors["test"]), vectors),
+            "costs": finished["costs"],
+            "code": finished["made_of"]["code"],
+        }
+        ordered = {each: rows[each] for each in (TFIDF, BM25, *known) if each in rows}
+        write_results(
+            chosen.results,
+            "pretrained",
+            f"Pretrained language models on {chosen.data}",
+            report(bench, ordered),
+            {"data": bench.fingerprints(), "rows": ordered},
+            name=name,
+        )
 
 
-def _same(old: Mapping[str, Any], new: Mapping[str, Any], *, keep: bool) -> bool:
-    return all(old[name] == new[name] for name in new if not (keep and name == "code"))
+def _earlier_rows(path: Path, bench: Bench) -> dict[str, Any]:
+    """Return the rows of earlier results, if they are of the same data."""
+    if not path.is_file():
+        return {}
+    found = read_json(path)
+    return dict(found["rows"]) if found["data"] == bench.fingerprints() else {}
 
 
 if __name__ == "__main__":
