@@ -23,7 +23,7 @@ from notellm.data.sample_world import sample_world
 from notellm.data.schema import CLICKS
 from notellm.data.split import split_by_note
 from notellm.jobs.evaluate_tagging import NAME, evaluate_tagging
-from notellm.recall.config import RecallOptions
+from notellm.recall.config import TINY, RecallOptions
 from notellm.recall.model import NoteLLM
 
 DATASETS = ("MIND", "KuaiRec", "MicroLens", "sample world")
@@ -53,12 +53,12 @@ def notes_per_second(model: NoteLLM, notes: pa.Table) -> dict[str, float]:
     return {task: few.num_rows / value for task, value in seconds.items()}
 
 
-def run(name: str, seed: int, max_steps: int | None) -> dict[str, Any]:
+def run(name: str, options: RecallOptions, tagged_notes: int) -> dict[str, Any]:
+    seed = options.seed
     split = split_by_note(notes_of(name), CLICKS.empty_table(), test=0.2, valid=0.0, seed=seed)
-    options = RecallOptions(seed=seed, max_steps=max_steps)
     with tempfile.TemporaryDirectory() as folder:
         model, seconds = train(split.train.notes, None, Path(folder) / "model", options)
-        result = evaluate_tagging(model, split, tagged_notes=_TAGGED, seed=seed)
+        result = evaluate_tagging(model, split, tagged_notes=tagged_notes, seed=seed)
         assert model.tagger is not None
         return {
             "seed": seed,
@@ -108,6 +108,11 @@ def main() -> None:
         "--seeds", nargs="+", type=int, default=list(SEEDS), help="seeds of split and training"
     )
     parser.add_argument("--max-steps", type=int, help="end every training earlier")
+    parser.add_argument("--backbone", default=TINY, help="a pretrained backbone instead of the tiny one")
+    parser.add_argument("--layers", type=int, help="keep only its first layers")
+    parser.add_argument("--batch", type=int, help="notes in a batch of training")
+    parser.add_argument("--tagged-notes", type=int, default=_TAGGED, help="test notes to tag at most")
+    parser.add_argument("--name", default="tagging", help="name of the results")
     chosen = parser.parse_args()
 
     body, values = [], {}
@@ -115,7 +120,14 @@ def main() -> None:
         runs = []
         for seed in chosen.seeds:
             print(f"{name}, seed {seed}", flush=True)
-            runs.append(run(name, seed, chosen.max_steps))
+            options = RecallOptions(
+                backbone=chosen.backbone,
+                layers=chosen.layers,
+                batch_pairs=chosen.batch,
+                max_steps=chosen.max_steps,
+                seed=seed,
+            )
+            runs.append(run(name, options, chosen.tagged_notes))
         seconds = ", ".join(f"{each['seconds']:,.0f}" for each in runs)
         rates = "; ".join(
             f"{task} " + ", ".join(f"{each['notes_per_second'][task]:,.0f}" for each in runs)
@@ -136,7 +148,9 @@ def main() -> None:
                 f"Exact F1 of {NAME} as a multiple of the best simple method, by seed: {ratio(runs)}."
             )
         values[name] = {"runs": runs}
-    write_results(chosen.results, "tagging", "Category and topics of unseen notes", body, values)
+    write_results(
+        chosen.results, "tagging", "Category and topics of unseen notes", body, values, name=chosen.name
+    )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Only the package ``backbone`` depends on the internals of transformers: which mo
 how logits are computed from them, and how adapters are added and merged.
 """
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from transformers import (
 )
 
 from notellm.backbone.gguf import gguf_file, gguf_message, gguf_model
+from notellm.backbone.processes import local_rank
 from notellm.backbone.source import asks_for_code, check_folder, code_message, first_line, local_folder
 from notellm.backbone.tokenizer import load_tokenizer
 from notellm.errors import ConfigError, MissingDependencyError, ModelError, NotellmError
@@ -169,12 +169,12 @@ def _check_loading(folder: Path, loading: Mapping[str, Any], *, saved: bool) -> 
 
 
 def to_accelerator(module: _Module) -> _Module:
-    """Move a module to the accelerator, if there is one.
-
-    In distributed training (``LOCAL_RANK`` is set) the module stays where it is: the trainer places it.
-    """
+    """Move a module to the accelerator, if there is one; in distributed training to that of this process."""
     device = torch.accelerator.current_accelerator(check_available=True)
-    return module if device is None or "LOCAL_RANK" in os.environ else module.to(device)
+    if device is None:
+        return module
+    rank = local_rank()
+    return module.to(device if rank is None else torch.device(device.type, rank))
 
 
 @contextmanager

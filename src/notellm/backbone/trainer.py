@@ -94,6 +94,16 @@ class BackboneTrainer(Trainer):
             load_trained(self.bare, Path(best))
 
 
+def use_one_gpu(args: TrainingArguments) -> None:
+    """Let a process train on one GPU; several are used by several processes.
+
+    With more, transformers would copy the model to all of them (``nn.DataParallel``) and split each batch,
+    whose notes are each other's negatives.
+    """
+    if args.n_gpu > 1:
+        args._n_gpu = 1  # noqa: SLF001 - as transformers does for models that lie on several GPUs
+
+
 def last_checkpoint(run: Path) -> Path | None:
     """Return the newest complete checkpoint of a run, None if there is none; incomplete ones are removed.
 

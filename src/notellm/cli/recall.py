@@ -49,6 +49,7 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a NoteLLM on notes and their related pairs; keep the checkpoint with the best validation."""
+    from notellm.backbone.processes import is_main_process
     from notellm.jobs.folders import is_split, load_dataset, load_pairs, why_no_pairs
     from notellm.jobs.train_recall import train_recall
     from notellm.recall.trainer import Validation
@@ -86,7 +87,8 @@ def train(
         trust_remote_code=trusts_code(),
         progress=not quiet,
     )
-    show(f"model -> {output}")
+    if is_main_process():
+        show(f"model -> {output}")
 
 
 @commands.command(epilog=examples("notellm embed model data -o vectors.parquet"))

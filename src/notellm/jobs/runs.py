@@ -2,7 +2,8 @@
 
 The folder holds ``started.json`` (the options and fingerprints of the data that the run was started with),
 checkpoints, TensorBoard logs, and for a ranker the fitted codes. A killed run is continued from there with
-the same options and data, and ends with the weights of an uninterrupted one. When the result is written, the
+the same options and data, and ends with the weights of an uninterrupted one. Of several processes that train
+together the main one alone writes. When the result is written, the
 checkpoints and codes are removed and the logs stay. A folder without ``started.json`` is never touched.
 """
 
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
+import torch
 from transformers import PrinterCallback, Trainer
 
 from notellm.artifacts.replace import check_replaceable
+from notellm.backbone.processes import is_main_process, process_count
 from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, StorageError
 from notellm.files import json_text, read_json, write_json
@@ -43,13 +46,14 @@ class Run:
     """
 
     def __init__(self, output: str | Path, kind: str, *, force: bool) -> None:
-        check_replaceable(output, kind, force=force)
         self.output = Path(output)
         self.folder = self.output.with_name(f"{self.output.name}.run")
         self.kind = kind
         self.force = force
         self.started: dict[str, Any] = {}
-        check_run_folder(self.folder)
+        if is_main_process():
+            check_replaceable(output, kind, force=force)
+            check_run_folder(self.folder)
 
     def describe(self, options: Any, data: Mapping[str, Any]) -> None:
         """Describe what the run is started with, for its working folder and its record.
@@ -72,6 +76,8 @@ class Run:
                 other options or data.
             StorageError: if its ``started.json`` cannot be read.
         """
+        if not is_main_process():  # would see what the main process has begun to write
+            return
         for step in steps:
             last_checkpoint(self.folder / step)  # removes checkpoints that a kill left incomplete
         if unfinished := unfinished_parts(self.folder):
@@ -80,7 +86,8 @@ class Run:
 
     def start(self) -> None:
         """Write ``started.json``, by which the folder is recognised from now on."""
-        write_json(self.started, self.folder / STARTED, replace=True)
+        if is_main_process():
+            write_json(self.started, self.folder / STARTED, replace=True)
 
     def save(
         self,
@@ -101,6 +108,8 @@ class Run:
         Raises:
             StorageError: if the directory cannot be written.
         """
+        if not is_main_process():
+            return
         record = make_record(
             kind=self.kind,
             **self.started,
@@ -135,6 +144,7 @@ def training_options(
         progress: show a progress bar.
     """
     every = max(1, steps // evaluations)
+    without_gpu = torch.accelerator.current_accelerator(check_available=True) is None
     return {
         "output_dir": str(folder),
         "max_steps": steps,
@@ -146,6 +156,9 @@ def training_options(
         "greater_is_better": True,
         "disable_tqdm": not progress,
         "report_to": "tensorboard" if find_spec("tensorboard") else "none",
+        "use_cpu": without_gpu,
+        # Several processes without a GPU find no backend by themselves, and would train each for itself.
+        "ddp_backend": "gloo" if without_gpu and process_count() > 1 else None,
     }
 
 

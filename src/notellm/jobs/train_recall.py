@@ -15,6 +15,7 @@ import torch
 
 from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import LoraOptions
+from notellm.backbone.processes import is_main_process, process_count
 from notellm.data.same_text import equal_texts
 from notellm.errors import ConfigError
 from notellm.jobs.card import model_card
@@ -49,6 +50,9 @@ def train_recall(
 ) -> NoteLLM:
     """Train a model and write its directory with record and card.
 
+    Several processes can train together (``backbone/processes.py``): each has its own batches, and all notes
+    of a step are each other's negatives.
+
     Args:
         notes: notes to train on.
         pairs: related pairs among the notes; None trains category and topics only.
@@ -72,6 +76,7 @@ def train_recall(
         ModelError: if the backbone cannot be loaded.
         StorageError: if something cannot be written, or ``output`` may not be replaced.
     """
+    progress = progress and is_main_process()
     chosen = (options or RecallOptions()).resolved(pairs=pairs is not None)
     run = Run(output, "model", force=force)
     measured = None if validation is None else {"notes": validation.notes, "pairs": validation.pairs}
@@ -243,7 +248,8 @@ def _updates(options: RecallOptions, notes: pa.Table, pairs: pa.Table | None) ->
     if options.max_steps is not None:
         return options.max_steps
     items: int = notes.num_rows if pairs is None else pairs.num_rows
-    return max(1, round(filled(options.epochs) * items / filled(options.batch_pairs)))
+    per_step = filled(options.batch_pairs) * process_count()
+    return max(1, round(filled(options.epochs) * items / per_step))
 
 
 def _arguments(

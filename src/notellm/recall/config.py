@@ -140,7 +140,7 @@ class RecallOptions(ModelOptions, LossOptions):
         writing_epochs: passes over the notes after the joint training in which the output head alone learns
             to write, tiny backbone only; 0 for none. Vectors do not change.
         max_steps: training steps; where given, it replaces ``epochs``.
-        batch_pairs: pairs in a batch, B (paper: 64; tiny: 128).
+        batch_pairs: pairs in a batch of one process, B (paper: 64; tiny: 128).
         learning_rate: learning rate of the transformer's layers.
         evaluations: how often validation Recall is measured; the best checkpoint is kept.
         bf16: compute in bfloat16, for GPUs.

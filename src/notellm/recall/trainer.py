@@ -24,7 +24,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainingArguments
 
 from notellm.backbone.frozen import SplitModel
-from notellm.backbone.trainer import BackboneTrainer
+from notellm.backbone.trainer import BackboneTrainer, use_one_gpu
 from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.retrieval import evaluate_related, targets_from_pairs, vector_scorer
@@ -120,6 +120,7 @@ class NoteLLMTrainer(BackboneTrainer):
         **trainer_options: Any,
     ) -> None:
         args = copy.copy(args)  # max_steps is set below, and the caller may use the arguments again
+        use_one_gpu(args)
         rows = model.prompt.cut(notes_from_table(notes))
         self.pair_index = None
         if pairs is not None:
@@ -380,14 +381,13 @@ def _split(model: NoteLLM, args: NoteLLMTrainingArguments) -> SplitModel:
     """Freeze the lower layers and return the model in two parts.
 
     Raises:
-        ConfigError: if the number of layers is not allowed, or there are several processes or GPUs.
+        ConfigError: if the number of layers is not allowed, or there are several processes.
         ModelError: if the layers cannot be computed apart.
     """
-    if args.world_size > 1 or args.n_gpu > 1:
+    if args.world_size > 1:
         raise ConfigError(
-            f"train_layers is {args.train_layers} in a training of {args.world_size} processes and "
-            f"{args.n_gpu} GPUs in each; it is for one process and at most one GPU: start one, or leave "
-            "train_layers out"
+            f"train_layers is {args.train_layers} in a training of {args.world_size} processes; it is for "
+            "one process: start one, or leave train_layers out"
         )
     split = SplitModel(model.backbone, filled(args.train_layers))
     split.freeze()
