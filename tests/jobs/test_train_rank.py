@@ -29,12 +29,14 @@ from notellm.jobs import rank_codes, rank_tuning
 from notellm.jobs import train_rank as train_rank_module
 from notellm.jobs.card import ranker_card
 from notellm.jobs.evaluate_rank import evaluate_rank
-from notellm.jobs.train_rank import liked_histories, train_rank
+from notellm.jobs.runs import train_or_resume
+from notellm.jobs.train_rank import build_rank_model, liked_histories, train_rank
+from notellm.rank.answers import fit_answer_rows
 from notellm.rank.batch import NoteTexts, questions
 from notellm.rank.collaborative.kinds import KINDS, Collaborative
 from notellm.rank.config import RankOptions
 from notellm.rank.scorer import Ranker
-from notellm.rank.trainer import BinLLMTrainer, fit_answers
+from notellm.rank.trainer import BinLLMTrainer
 from notellm.record import describe, read_record
 
 JOB = """
@@ -89,6 +91,7 @@ def test_defaults_come_with_the_kind_of_backbone():
 
 def test_all_wrong_options_are_told_together():
     wrong: dict[str, Any] = {"form": "ids", "bits": 12, "template": "klingon", "unknown": "x", "lora": True}
+    wrong["answers"] = "words"
     options = RankOptions(**wrong, epochs=0, patience=0, out_of_fold=1)
     with pytest.raises(ConfigError) as caught:
         options.resolved()
@@ -100,6 +103,7 @@ def test_all_wrong_options_are_told_together():
         "epochs is 0",
         "patience is 0",
         "out_of_fold is 1",
+        "answers is words, but the tiny backbone",
     ):
         assert part in message
     assert "LoRA" in message
@@ -145,12 +149,12 @@ def test_the_untrained_figures_are_those_of_the_model_after_its_answers_are_fitt
     answered = []
 
     def remember(model, *arguments, **options):
-        fit_answers(model, *arguments, **options)
+        fit_answer_rows(model, *arguments, **options)
         table, _ = validate_impressions(valid, notes)
         asked = questions(model, NoteTexts(model, notes), table, None)
         answered.append(roc_auc_score(table["label"].to_numpy(), model.predict(model.tokenize(asked))))
 
-    monkeypatch.setattr(rank_tuning, "fit_answers", remember)
+    monkeypatch.setattr(rank_tuning, "fit_answer_rows", remember)
     options = RankOptions(**QUICK | {"form": "text_only"})
     train_rank(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
     untrained = read_json(tmp_path / "ranker" / "record.json")["metrics"]["untrained"]
@@ -183,11 +187,11 @@ def test_what_only_made_it_worse_is_undone(how, aucs, world, tmp_path, monkeypat
         monkeypatch.setattr(module, "ranking_figures", told)
 
     def remember(model, *arguments, **options):
-        fit_answers(model, *arguments, **options)
+        fit_answer_rows(model, *arguments, **options)
         if not kept:
             kept.update({name: w.clone() for name, w in model.named_parameters()})
 
-    monkeypatch.setattr(rank_tuning, "fit_answers", remember)
+    monkeypatch.setattr(rank_tuning, "fit_answer_rows", remember)
     ranker = train_rank(notes, train, valid, tmp_path / "ranker", options=options, progress=False)
     assert all((kept[name] == weight).all() for name, weight in ranker.model.named_parameters())
     metrics = read_json(tmp_path / "ranker" / "record.json")["metrics"]
@@ -267,6 +271,58 @@ def test_a_pretrained_backbone_is_tuned_in_two_steps(name, lora, checkpoints, wo
     candidates = notes["note_id"].to_pylist()[:5]
     scores, _ = ranker.scores(None, candidates, history=candidates[:2])
     np.testing.assert_allclose(again.scores(None, candidates, history=candidates[:2])[0], scores, atol=1e-4)
+
+
+PRETRAINED: dict[str, Any] = {"template": "compact", "history": 2, "title_tokens": 6, "learning_rate": 1e-2}
+
+
+def test_a_pretrained_backbone_answers_by_words_or_by_a_head_fitted_first(checkpoints, world, tmp_path):
+    notes, train, valid, _ = world
+    built = {"backbone": str(checkpoints["qwen2"].path), "lora": False, "form": "text_only"}
+    for answers in ("words", "fitted"):
+        options = RankOptions(**QUICK, **PRETRAINED, **built, answers=answers, answer_rows=50)
+        ranker = train_rank(
+            notes, train[:80], valid[:40], tmp_path / answers, options=options, progress=False
+        )
+        assert (ranker.model.answer_head is not None) == (answers == "fitted")
+        assert read_record(tmp_path / answers)["config"]["answers"] == answers
+    again = RankOptions(**QUICK, **PRETRAINED, **built | {"backbone": str(tmp_path / "fitted")})
+    words = replace(again, answers="words")
+    assert build_rank_model(again, notes, train).answer_head is not None
+    assert build_rank_model(words, notes, train).answer_head is None
+
+
+def test_the_fitted_answers_of_a_cut_off_run_are_not_fitted_again(checkpoints, world, tmp_path, monkeypatch):
+    """Cut off before the last of two steps, by when the answers were fitted three times."""
+    pytest.importorskip("peft")
+    notes, train, valid, _ = world
+    options = RankOptions(**QUICK, **PRETRAINED, backbone=str(checkpoints["qwen2"].path), answer_rows=50)
+
+    def tuned(folder, **more):
+        return train_rank(notes, train[:80], valid[:40], folder, options=options, progress=False, **more)
+
+    whole = tuned(tmp_path / "whole")
+    calls = []
+
+    def cut_off(trainer):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(1)
+        train_or_resume(trainer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rank_tuning, "train_or_resume", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            tuned(tmp_path / "cut")
+    kept = sorted(path.name for path in (tmp_path / "cut.run").glob("fitted_answers*"))
+    assert kept == ["fitted_answers", "fitted_answers_codes", "fitted_answers_text"]
+    monkeypatch.delattr(rank_tuning, "fit_answer_head")
+    resumed = tuned(tmp_path / "cut", resume=True)
+    assert not [*(tmp_path / "cut.run").glob("fitted_answers*")]
+    assert resumed.model.fingerprint() == whole.model.fingerprint()
+    assert [read_record(tmp_path / name)["metrics"] for name in ("cut", "whole")] == [
+        read_record(tmp_path / "whole")["metrics"]
+    ] * 2
 
 
 def test_histories_are_what_users_liked_by_the_end_oldest_first():

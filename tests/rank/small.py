@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 
 from notellm.data.schema import IMPRESSIONS
+from notellm.rank.batch import NoteTexts, RankRows, impression_codes, questions
 from notellm.rank.codes.codes import Codes
 from notellm.rank.collaborative.rows import IdIndex
 from notellm.rank.model import BinLLM
@@ -98,6 +99,13 @@ def agreeing(codes: Codes, count: int, seed: int = 0) -> pa.Table:
             }
         )
     return pa.Table.from_pylist(rows, schema=IMPRESSIONS)
+
+
+def rows_of(model: BinLLM, notes: pa.Table, codes: Codes, count: int, seed: int) -> RankRows:
+    """Prompts of agreeing impressions."""
+    table = agreeing(codes, count, seed)
+    asked = questions(model, NoteTexts(model, notes), table, impression_codes(table, codes))
+    return RankRows(model.tokenize(asked), table["label"].to_numpy(zero_copy_only=False).astype(np.float32))
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def text_of(prompt, history, note, form, user=None, item=None):
 
 
 def test_every_template_loads_and_says_what_it_must(tokenizer):
-    assert builtin_templates() == ["books", "compact", "movies", "notes"]
+    assert builtin_templates() == ["books", "brief", "compact", "movies", "notes"]
     for name in builtin_templates():
         template = load_template(name)
         assert template.name == name
@@ -81,7 +81,7 @@ def test_a_template_may_be_a_file(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(TEMPLATE))
     assert load_template(path).to_dict() == {**TEMPLATE, "about": ""}
-    with pytest.raises(ConfigError, match="no template 'moovies': give one of books, compact"):
+    with pytest.raises(ConfigError, match="no template 'moovies': give one of books, brief, compact"):
         load_template("moovies")
     with pytest.raises(ConfigError, match="expected a JSON object, found list"):
         template_from_dict([], "x")

@@ -8,21 +8,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from notellm.errors import ConfigError, DataError
-from notellm.rank.batch import NoteTexts, RankCollator, RankRows, impression_codes, questions
-from notellm.rank.model import BinLLM
-from notellm.rank.trainer import KEYS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
-from tests.rank.small import BITS, SIZE, agreeing, random_codes, ranking_model
+from notellm.rank.batch import RankCollator, RankRows
+from notellm.rank.trainer import KEYS, BinLLMTrainer, BinLLMTrainingArguments
+from tests.rank.small import random_codes, ranking_model, rows_of
 
 
 @pytest.fixture(scope="module")
 def codes(notes):
     return random_codes(notes.column("note_id").to_pylist())
-
-
-def rows_of(model, notes, codes, count, seed):
-    table = agreeing(codes, count, seed)
-    asked = questions(model, NoteTexts(model, notes), table, impression_codes(table, codes))
-    return RankRows(model.tokenize(asked), table["label"].to_numpy(zero_copy_only=False).astype(np.float32))
 
 
 @pytest.fixture(params=["tiny", "qwen2"])
@@ -147,39 +140,7 @@ def test_rows_of_one_label_are_refused(tiny_start, tmp_path):
         BinLLMTrainer(model, arguments(tmp_path), train=train, valid=same)
     with pytest.raises(DataError, match="the training rows have one label only"):
         BinLLMTrainer(model, arguments(tmp_path), train=RankRows([], np.empty(0, np.float32)))
-    with pytest.raises(DataError, match="one label only"):
-        fit_answers(model, same)
     with pytest.raises(ConfigError, match="patience needs validation rows"):
         BinLLMTrainer(model, arguments(tmp_path, patience=2), train=train)
     with pytest.raises(ConfigError, match="no validation rows"):
         BinLLMTrainer(model, arguments(tmp_path), train=train).evaluate()
-
-
-def test_fitted_answers_read_the_agreement_of_codes(notes, codes):
-    """The label is the sign of the codes' inner product; new rows, the same notes and users."""
-    model = BinLLM.from_corpus(notes, agreeing(codes, 300, 7), bits=BITS, tiny=SIZE)
-    train, test = (rows_of(model, notes, codes, count, seed) for count, seed in ((600, 7), (300, 8)))
-    before = {name: weight for name, weight in weights_of(model).items() if "lm_head" not in name}
-    fit_answers(model, train)
-    assert roc_auc_score(test.labels, model.predict(test.ids)) > 0.9
-    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in before.items())
-    assert model.training
-    once = model.predict(test.ids[:5])
-    fit_answers(model, train)
-    np.testing.assert_array_equal(model.predict(test.ids[:5]), once)
-    noise = RankRows(train.ids, np.random.default_rng(0).permutation(train.labels))
-    fit_answers(model, noise)
-    assert roc_auc_score(test.labels, model.predict(test.ids)) < 0.8
-
-
-def test_one_user_of_many_rows_does_not_decide_alone(notes, codes):
-    """Half of the rows are one user's, who enjoys the opposite of what the others do."""
-    model = BinLLM.from_corpus(notes, bits=BITS, tiny=SIZE)
-    rows, test = (rows_of(model, notes, codes, count, seed) for count, seed in ((600, 7), (300, 8)))
-    labels, users = rows.labels.copy(), [str(i) for i in range(600)]
-    labels[:330], users[:330] = 1 - labels[:330], ["one"] * 330
-    spoilt = RankRows(rows.ids, labels)
-    fit_answers(model, spoilt)
-    assert roc_auc_score(test.labels, model.predict(test.ids)) < 0.5
-    fit_answers(model, spoilt, users)
-    assert roc_auc_score(test.labels, model.predict(test.ids)) > 0.9

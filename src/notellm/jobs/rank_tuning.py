@@ -3,14 +3,15 @@
     text step:  prompts of titles alone                         (first of two steps, or form "text_only")
     codes step: prompts with codes
 
-Every step keeps the weights with the best validation AUC, including those before its first update. If two
-steps end with a lower AUC than the untuned model had, both are undone.
+Before a step the answers are fitted to its prompts (``rank/answers.py``). Every step keeps the weights with
+the best validation AUC, including those before its first update. If two steps end with a lower AUC than the
+untuned model had, both are undone.
 
 Source: BinLLM, arXiv 2406.03210, section 3.3.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,12 +27,13 @@ from notellm.backbone.trainer import load_trained
 from notellm.errors import DataError
 from notellm.evaluate.ranking import evaluate_ranking
 from notellm.files import read_json, write_json
-from notellm.jobs.runs import TUNED, train_or_resume, training_options
+from notellm.jobs.runs import FITTED_ANSWERS, TUNED, train_or_resume, training_options
 from notellm.options import filled, values_of
+from notellm.rank.answers import fit_answer_head, fit_answer_rows
 from notellm.rank.batch import NoteTexts, RankRows, RowCodes, questions
 from notellm.rank.config import TINY, RankOptions, TuningOptions
 from notellm.rank.model import BinLLM
-from notellm.rank.trainer import ANSWER_ROWS, BinLLMTrainer, BinLLMTrainingArguments, fit_answers
+from notellm.rank.trainer import BinLLMTrainer, BinLLMTrainingArguments
 
 #: Steps of tuning, and the folders of their checkpoints and logs.
 TEXT_STEP, CODES_STEP = "text", "codes"
@@ -88,8 +90,7 @@ def tune(
     users = train.table["user_id"].to_pylist()
     texts = NoteTexts(model, notes)
     final_train, final_valid = (_prompts(model, texts, rows.table, rows.codes) for rows in (train, valid))
-    if options.backbone == TINY:
-        fit_answers(model, final_train, users, seed=options.seed)
+    _fit_answers(model, folder / FITTED_ANSWERS, final_train, users, options)
     metrics: dict[str, Any] = {}
     start: dict[str, torch.Tensor] = {}  # one step alone is undone by `_tune_step`
     if options.two_step:
@@ -99,9 +100,8 @@ def tune(
         step_train, step_valid = final_train, final_valid
         if options.two_step and name == TEXT_STEP:
             step_train, step_valid = (_prompts(model, texts, rows.table, None) for rows in (train, valid))
-        if options.two_step and options.backbone == TINY:
-            # The prompts of the steps differ, so their answers are fitted separately.
-            fit_answers(model, step_train, users, seed=options.seed)
+        if options.two_step:  # the prompts of the steps differ, so their answers are fitted separately
+            _fit_answers(model, folder / f"{FITTED_ANSWERS}_{name}", step_train, users, options)
         arguments = _arguments(folder / name, options, count, progress=progress)
         metrics[f"{name}_step"] = _tune_step(model, arguments, step_train, step_valid, valid.table)
     last = metrics[f"{[*updates][-1]}_step"]
@@ -156,7 +156,8 @@ def _updates_of_steps(options: RankOptions, train: CodedRows) -> dict[str, int]:
 
 def _rows_seen(options: RankOptions, count: int, steps: int) -> npt.NDArray[np.bool_]:
     """Return which training rows the tuning can use, (count,); the others need no prompts, to save memory."""
-    drawn = np.random.default_rng(options.seed).permutation(count)[: max(steps * options.batch, ANSWER_ROWS)]
+    fitted = options.answer_rows if options.answers == "fitted" else 0
+    drawn = np.random.default_rng(options.seed).permutation(count)[: max(steps * options.batch, fitted)]
     seen = np.zeros(count, np.bool_)
     seen[drawn] = True
     return seen
@@ -166,6 +167,31 @@ def _prompts(model: BinLLM, texts: NoteTexts, table: pa.Table, codes: RowCodes |
     """Return the prompts of impressions with their labels."""
     labels = table["label"].to_numpy(zero_copy_only=False).astype(np.float32)
     return RankRows(model.tokenize(questions(model, texts, table, codes)), labels)
+
+
+def _fit_answers(
+    model: BinLLM, kept: Path, rows: RankRows, users: Sequence[str], options: RankOptions
+) -> None:
+    """Fit the answers to the prompts of a step, if the options ask for it.
+
+    A pretrained backbone takes minutes for the states, so its answer head is kept for a resumed run.
+
+    Args:
+        model: the model, changed in place.
+        kept: folder of the fitted head.
+        rows: training rows of the step.
+        users: the user of each row.
+        options: resolved options of the run.
+    """
+    drawn = {"limit": options.answer_rows, "seed": options.seed}
+    if options.backbone == TINY:
+        fit_answer_rows(model, rows, users, **drawn)
+    elif options.answers == "fitted" and kept.is_dir():
+        model.load_answer_head(kept)
+    elif options.answers == "fitted":
+        fit_answer_head(model, rows, users, **drawn)
+        with write_folder(kept, "fitted answers") as aside:
+            model.write_extra(aside)
 
 
 def _arguments(folder: Path, options: RankOptions, steps: int, *, progress: bool) -> BinLLMTrainingArguments:

@@ -1,10 +1,12 @@
 """The working folder of a training run, ``OUTPUT.run``, and what all trainings have in common.
 
 The folder holds ``started.json`` (the options and fingerprints of the data that the run was started with),
-checkpoints, TensorBoard logs, and for a ranker the fitted codes. A killed run is continued from there with
-the same options and data, and ends with the weights of an uninterrupted one. Of several processes that train
-together the main one alone writes. When the result is written, the
-checkpoints and codes are removed and the logs stay. A folder without ``started.json`` is never touched.
+The folder holds ``started.json`` (the options and fingerprints of the data that the run was started with),
+checkpoints, TensorBoard logs, the start of the projection of a pretrained backbone, and for a ranker the
+fitted codes and answers. A killed run is continued from there with the same options and data, and ends with
+the weights of an uninterrupted one. When the result is written, all but the logs and ``started.json`` is
+removed. A folder without ``started.json`` is never touched. Of several processes that train together the main
+one alone writes.
 """
 
 import shutil
@@ -28,9 +30,10 @@ from notellm.record import RECORD, describe, make_record
 
 #: File of a working folder: the configuration and the fingerprints of the data.
 STARTED = "started.json"
-#: Folders of a ranker's run: the fitted codes, and inside a step of tuning its result.
-FITTED, TUNED = "fitted_codes", "tuned"
-_UNFINISHED = (FITTED, FOLDER, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
+#: Folders of a ranker's run: the fitted codes, the fitted answers (their names begin so), and inside a step
+#: of tuning its result.
+FITTED, FITTED_ANSWERS, TUNED = "fitted_codes", "fitted_answers", "tuned"
+_UNFINISHED = (FITTED, f"{FITTED_ANSWERS}*", FOLDER, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
 
 
 class Run:
@@ -190,7 +193,7 @@ def check_run_folder(folder: Path) -> None:
 
 
 def unfinished_parts(folder: Path) -> list[Path]:
-    """Return what a run keeps until its result is written: fitted codes, checkpoints, finished steps."""
+    """Return what a run keeps until its result is written: what was fitted, checkpoints, finished steps."""
     return [path for pattern in _UNFINISHED for path in sorted(folder.glob(pattern))]
 
 

@@ -153,6 +153,8 @@ def build_rank_model(
         trust_remote_code=trust_remote_code,
         **config,
     )
+    if chosen.answers == "words":
+        model.answer_head = None  # of a saved ranker that is tuned on
     if chosen.lora:
         modules = {name.rsplit(".", 1)[-1] for name, _ in model.backbone.named_modules()}
         targets = _LORA_TARGETS if modules.issuperset(_LORA_TARGETS) else None

@@ -12,6 +12,8 @@ from notellm.templates import read_template
 CodeText = Literal["binary", "decimal"]
 #: Content of a prompt: text and codes, text alone, or codes alone.
 Form = Literal["with_codes", "text_only", "codes_only"]
+#: How a model answers before it is tuned.
+Answers = Literal["fitted", "words"]
 FORMS: tuple[Form, ...] = get_args(Form)
 TINY = "tiny"
 
@@ -112,6 +114,10 @@ class RankOptions(ModelOptions, CodeChoice, TuningOptions):
         template: wording of the prompt: a name in ``rank/templates`` or the path of a JSON file; tiny:
             compact, pretrained: notes.
         lora: tune low-rank adapters instead of every weight; the default for pretrained backbones.
+        answers: what answers before tuning: "fitted", weights of the last hidden state that are fitted to
+            training rows first, or "words", the language model's own Yes and No (paper; pretrained backbones
+            only).
+        answer_rows: largest number of training rows to which the answers are fitted.
         two_step: tune on the text alone first, then with codes (paper; tiny: one step).
         code_epochs: largest number of passes of the collaborative model.
         out_of_fold: number of folds by which training rows get codes of models that have not seen them; 0
@@ -133,6 +139,8 @@ class RankOptions(ModelOptions, CodeChoice, TuningOptions):
     layers: int | None = option(None, least=1)
     template: str | None = option(None)
     lora: bool | None = option(None, flag="--lora/--full")
+    answers: Answers = option("fitted")
+    answer_rows: int = option(16_000, least=2)
     two_step: bool | None = option(None, flag="--two-step/--one-step")
     code_epochs: int = option(500, least=1)
     out_of_fold: int = option(5, least=0)
@@ -176,6 +184,11 @@ class RankOptions(ModelOptions, CodeChoice, TuningOptions):
             problems.append(
                 f"layers is {self.layers}, but only pretrained backbones are cut to their first layers; "
                 "leave layers out, or name a backbone"
+            )
+        if self.backbone == TINY and self.answers == "words":
+            problems.append(
+                "answers is words, but the tiny backbone knows no Yes and No before its answers are fitted; "
+                "give fitted, or name a pretrained backbone"
             )
         if self.form != "with_codes" and self.two_step:
             problems.append(

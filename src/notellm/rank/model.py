@@ -3,38 +3,42 @@
     P(enjoy) = sigmoid( logit("Yes") - logit("No") )        at the last token of the prompt
 
 This is the probability of "Yes" among the two answers; the paper's public code uses the logit of "Yes" alone.
+A model with an answer head (``answers.py``) reads the logit from it: w . state + b.
 
     model = BinLLM.from_corpus(notes, impressions)   # tiny, no download
     model = BinLLM.from_pretrained("path/or/name")   # a saved BinLLM, or any causal language model
     logits = model.predict(model.tokenize(questions))                 # (n,) float32
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import scipy.sparse as sp
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.base import PromptedModel
 from notellm.backbone.batch import by_length, length_batches
-from notellm.backbone.load import (
-    hidden_states,
-    label_logits,
-)
+from notellm.backbone.load import hidden_states, label_logits
 from notellm.data.matrices import liked_notes
 from notellm.data.note import Note, Notes, as_notes
-from notellm.errors import ConfigError, DataError
+from notellm.errors import ConfigError, DataError, ModelError
 from notellm.rank.code_tokens import octet, train_code_tokenizer
 from notellm.rank.codes.text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
 from notellm.rank.prompt import RankPrompt, load_template, template_from_dict
 from notellm.rank.tiny import Marks, TinyRankOptions, build_tiny_rank
+
+#: File of the answer head in a saved model, and the entry of its settings that says there is one.
+ANSWER_HEAD, _HAS_HEAD = "answer_head.safetensors", "answer_head"
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,10 @@ class BinLLM(PromptedModel):
         config: prompt and budgets; kept as ``settings``.
         template: the wording, if it is not the one that ``config.template`` names.
 
+    Attributes:
+        answer_head: the linear layer, hidden -> 1 in float32, that reads the answer from a last hidden state
+            instead of the output head's rows of "Yes" and "No"; None without one.
+
     Raises:
         ConfigError: if the template or a budget is not allowed.
     """
@@ -88,6 +96,7 @@ class BinLLM(PromptedModel):
         template: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(backbone, tokenizer, config)
+        self.answer_head: nn.Linear | None = None
         wording = (
             load_template(config.template)
             if template is None
@@ -119,7 +128,7 @@ class BinLLM(PromptedModel):
     ) -> Self:
         """Make the embedded default: a tiny Llama that compares codes and texts before any training.
 
-        Its answers are random until :func:`notellm.rank.trainer.fit_answers` or training sets them.
+        Its answers are random until :func:`notellm.rank.answers.fit_answer_rows` or training sets them.
 
         Args:
             notes: a notes table or a list of notes: those that will be ranked, whose words it knows.
@@ -169,18 +178,26 @@ class BinLLM(PromptedModel):
             attention_mask: (n, length), 1 for tokens, 0 for padding (on the right).
             position: (n,) index of the last token.
         """
+        return self.answer(self.last_states(input_ids, attention_mask, position))
+
+    def last_states(self, input_ids: Tensor, attention_mask: Tensor, position: Tensor) -> Tensor:
+        """Return the hidden states, (n, hidden), that answers are read from; arguments as :meth:`forward`."""
         groups = by_length(attention_mask)
-        logits = []
+        found = []
         for rows, width in groups:
             states = hidden_states(self.backbone, input_ids[rows, :width], attention_mask[rows, :width])
-            each = torch.arange(len(rows), device=rows.device)
-            logits.append(self.answer(states[each, position[rows]]))
+            found.append(states[torch.arange(len(rows), device=rows.device), position[rows]])
         back = torch.argsort(torch.cat([rows for rows, _ in groups]))
-        return torch.cat(logits)[back]
+        return torch.cat(found)[back]
 
     def answer(self, states: Tensor) -> Tensor:
-        """Return the logits (n,) of last hidden states (n, hidden)."""
-        both = label_logits(self.backbone, states)[:, [self.prompt.yes_id, self.prompt.no_id]].float()
+        """Return the logits, float32 (n,), of last hidden states (n, hidden)."""
+        if self.answer_head is not None:
+            # Not as a matrix product, which autocast would round to bfloat16.
+            weighted = states.float() * self.answer_head.weight[0]
+            return weighted.sum(dim=1) + self.answer_head.bias
+        answers = torch.tensor([self.prompt.yes_id, self.prompt.no_id], device=states.device)
+        both = label_logits(self.backbone, states, answers).float()
         return both[:, 0] - both[:, 1]
 
     def tokenize(self, questions: Sequence[Question], form: Form | None = None) -> list[list[int]]:
@@ -219,6 +236,63 @@ class BinLLM(PromptedModel):
                 bar.update(len(rows))
         self.train(training)
         return result
+
+    # ---------------------------------------------------------------- the answer head
+
+    def set_answer_head(self, weight: np.ndarray, bias: float) -> None:
+        """Read answers from a head of the model's own from now on: weight . state + bias.
+
+        Args:
+            weight: (hidden,).
+            bias: the logit of the state 0.
+        """
+        if self.answer_head is None:
+            self.answer_head = nn.Linear(len(weight), 1, device=self.device, dtype=torch.float32)
+        with torch.no_grad():
+            self.answer_head.weight.copy_(torch.from_numpy(weight)[None])
+            self.answer_head.bias.fill_(bias)
+
+    def extra_settings(self) -> dict[str, Any]:
+        """Return whether there is an answer head."""
+        return {_HAS_HEAD: self.answer_head is not None}
+
+    def extra_weights(self) -> dict[str, Tensor]:
+        """Return the weight and the bias of the answer head, if there is one."""
+        if self.answer_head is None:
+            return {}
+        return {"answer_weight": self.answer_head.weight, "answer_bias": self.answer_head.bias}
+
+    def write_extra(self, folder: Path) -> None:
+        """Write the answer head, if there is one."""
+        weights = {name: w.detach().cpu().contiguous() for name, w in self.extra_weights().items()}
+        if weights:
+            save_file(weights, folder / ANSWER_HEAD)
+
+    def load_extra(self, folder: Path, saved: Mapping[str, Any]) -> None:
+        """Load the answer head, if the settings say that there is one; errors as :meth:`load_answer_head`."""
+        if saved.get(_HAS_HEAD, False):
+            self.load_answer_head(folder)
+
+    def load_answer_head(self, folder: Path) -> None:
+        """Load the answer head that :meth:`write_extra` wrote.
+
+        Raises:
+            ModelError: if it is missing, or of another shape.
+        """
+        hidden = self.config.get_text_config().hidden_size
+        try:
+            weights = load_file(folder / ANSWER_HEAD)
+            weight, bias = weights["answer_weight"], weights["answer_bias"]
+        except (OSError, SafetensorError, KeyError) as error:
+            raise ModelError(
+                f"{folder} lacks its answer head ({ANSWER_HEAD}): {error}; copy the whole folder again"
+            ) from error
+        if weight.shape != (1, hidden) or bias.shape != (1,):
+            raise ModelError(
+                f"the answer head of {folder} is {tuple(weight.shape)}, but the backbone asks for "
+                f"{(1, hidden)}; the files do not belong together"
+            )
+        self.set_answer_head(weight[0].numpy(), float(bias))
 
     def code_texts(self, codes: Bits) -> list[str]:
         """Return codes (n, bits) in the text form that this model reads."""

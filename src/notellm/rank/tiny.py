@@ -120,7 +120,7 @@ def build_tiny_rank(
         layer 1  "codes" heads      at END: mean over the item's bits: agreement of the codes, and the history
                  "text" heads       at END: mean of the token vectors behind MARK, weights ~ idf
                  feed-forward       the inner product of the two means, dimension by dimension
-        output                      fitted to training rows by the caller (``rank.trainer.fit_answers``)
+        output                      fitted to training rows by the caller (``rank.answers.fit_answer_rows``)
 
     A head without a matching token attends to [BOS], which is empty, as are the prompt's punctuation and the
     words of the prompt that occur in no note. Every norm divides by the size of the whole token, so values

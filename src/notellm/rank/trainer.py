@@ -7,7 +7,6 @@ text alone, so that the model does not rely on the codes as a shortcut, and then
 """
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,8 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from notellm.backbone.batch import length_batches
-from notellm.backbone.load import hidden_states
 from notellm.backbone.trainer import BackboneTrainer
 from notellm.errors import ConfigError, DataError
 from notellm.rank.batch import RankCollator, RankRows
@@ -25,8 +22,6 @@ from notellm.rank.config import TuningOptions
 from notellm.rank.losses import answer_loss
 from notellm.rank.model import BinLLM
 
-#: Largest number of rows that `fit_answers` reads.
-ANSWER_ROWS = 16_000
 KEYS = ("input_ids", "attention_mask", "position")
 
 
@@ -122,57 +117,3 @@ class BinLLMTrainer(BackboneTrainer):
         from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - it takes a second, which a service need not wait
 
         return {"auc": float(roc_auc_score(self.valid.labels, logits))}
-
-
-@torch.inference_mode()
-def fit_answers(
-    model: BinLLM,
-    rows: RankRows,
-    users: Sequence[str] | None = None,
-    *,
-    limit: int = ANSWER_ROWS,
-    seed: int = 0,
-) -> None:
-    """Set the output head's rows of "Yes" and "No" by logistic regression on the last hidden states.
-
-    The first weights of the tiny backbone write what they compute into its last state; the regression weighs
-    the parts of that state. It takes one forward pass, where gradient steps would take hundreds. A row has
-    the weight 1 / root(rows of its user), so that the few users with most rows do not dominate.
-
-    Args:
-        model: a model whose output head is not tied to its embeddings; changed in place.
-        rows: prompts and labels. Their codes must be out of fold, or the regression trusts them too much.
-        users: the user of each row; None gives all rows the same weight.
-        limit: largest number of rows used, drawn by the seed.
-        seed: seed of the draw.
-
-    Raises:
-        DataError: if the drawn rows have one label only.
-    """
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:limit]
-    if len(np.unique(rows.labels[chosen])) < 2:
-        raise DataError(f"the {len(chosen)} rows have one label only; there is nothing to tell apart")
-    states = np.empty((len(chosen), model.config.hidden_size), dtype=np.float32)
-    training = model.training
-    model.eval()
-    ids = [rows.ids[row] for row in chosen]
-    for part, batch in length_batches(ids, model.tokenizer, model.device):
-        last = hidden_states(model.backbone, batch["input_ids"], batch["attention_mask"])
-        states[part] = last[torch.arange(len(part)), batch["position"]].float().cpu().numpy()
-    model.train(training)
-    owner = range(len(rows)) if users is None else users
-    number = {user: i for i, user in enumerate(dict.fromkeys(owner))}
-    user = np.array([number[name] for name in owner])
-    counts = np.bincount(user)
-    weights = counts[user][chosen] ** -0.5
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - it takes a second, which a service need not wait
-
-    regression = LogisticRegression(C=1e-3, max_iter=1_000)
-    regression.fit(states, rows.labels[chosen], sample_weight=weights / weights.mean())
-    # The head has no bias, so the intercept is added along the mean state.
-    mean = states.mean(axis=0)
-    weight = regression.coef_[0] + regression.intercept_[0] * mean / (mean @ mean)
-    half = torch.from_numpy(weight / 2).to(model.device, torch.float32)
-    head = model.backbone.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-    head.data[model.prompt.yes_id] = half
-    head.data[model.prompt.no_id] = -half
