@@ -1,7 +1,6 @@
 """The working folder of a training run, ``OUTPUT.run``, and what all trainings have in common.
 
 The folder holds ``started.json`` (the options and fingerprints of the data that the run was started with),
-The folder holds ``started.json`` (the options and fingerprints of the data that the run was started with),
 checkpoints, TensorBoard logs, the start of the projection of a pretrained backbone, and for a ranker the
 fitted codes and answers. A killed run is continued from there with the same options and data, and ends with
 the weights of an uninterrupted one. When the result is written, all but the logs and ``started.json`` is
@@ -33,7 +32,17 @@ STARTED = "started.json"
 #: Folders of a ranker's run: the fitted codes, the fitted answers (their names begin so), and inside a step
 #: of tuning its result.
 FITTED, FITTED_ANSWERS, TUNED = "fitted_codes", "fitted_answers", "tuned"
-_UNFINISHED = (FITTED, f"{FITTED_ANSWERS}*", FOLDER, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
+#: Folder of the start of a projection, and of the hidden states that it is being computed from.
+START_FOLDER = "start"
+_UNFINISHED = (
+    FITTED,
+    f"{FITTED_ANSWERS}*",
+    START_FOLDER,
+    FOLDER,
+    "checkpoint-*",
+    "*/checkpoint-*",
+    f"*/{TUNED}",
+)
 
 
 class Run:
@@ -99,6 +108,7 @@ class Run:
         *,
         metrics: Mapping[str, Any],
         fingerprint: str,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Write the result with its record and its card, then remove what the run kept for resuming.
 
@@ -107,6 +117,7 @@ class Run:
             card: function that makes the card from the directory's name and its record.
             metrics: figures of the run.
             fingerprint: fingerprint of the trained model.
+            files: contents of further files by name.
 
         Raises:
             StorageError: if the directory cannot be written.
@@ -121,7 +132,7 @@ class Run:
             fingerprint=fingerprint,
         )
         texts = {RECORD: json_text(record), "README.md": card(self.output.name, record)}
-        save(self.output, extra=texts, force=self.force)
+        save(self.output, extra={**texts, **(files or {})}, force=self.force)
         discard_unfinished(self.folder)
 
 
