@@ -56,7 +56,7 @@ from notellm.files import read_json, write_json
 from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
-from notellm.recall.config import RecallOptions
+from notellm.recall.config import TINY, RecallOptions
 from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.trainer import Validation
 from notellm.record import RECORD, fingerprint
@@ -83,7 +83,8 @@ class Method:
     Attributes:
         name: the row's name.
         kind: "mean" or "eol" (a language model without training), "sentence" (sentence-transformers),
-            "start" (NoteLLM before its first step) or "notellm" (trained).
+            "start" (NoteLLM before its first step), "notellm" (trained) or "taught" (the tiny backbone,
+            trained, with the weights as its teacher).
         weights: which of the given weights it takes; "" for the tiny backbone.
         steps: of training; 0 for none, None for as many as the library's default.
         options: options of NoteLLM.
@@ -107,6 +108,8 @@ def methods(steps: Mapping[str, int]) -> dict[str, Method]:
         "minilm-tuned": Method("all-MiniLM-L6-v2, tuned on the pairs", "sentence", "minilm", 1_000),
         "tiny-start": Method("NoteLLM, tiny, before training", "start"),
         "tiny": Method("NoteLLM, tiny (default)", "notellm", steps=None),
+        "tiny-minilm": Method("NoteLLM, tiny, taught by MiniLM", "taught", "minilm", None),
+        "tiny-smollm2": Method("NoteLLM, tiny, taught by SmolLM2-135M", "taught", "smollm2", None),
     }
     for weights, name in (("smollm2", "SmolLM2-135M"), ("gemma", "Gemma 3 270M")):
         found |= {
@@ -126,24 +129,23 @@ def methods(steps: Mapping[str, int]) -> dict[str, Method]:
 
 
 def vectors_of(
-    method: Method, weights: Path | None, split: Split, pairs: dict[str, pa.Table], work: Path, seed: int
+    method: Method, weights: Path, split: Split, pairs: dict[str, pa.Table], work: Path, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Compute a method's vectors of the valid and test notes, and what it took."""
     parts = {"valid": split.valid.notes, "test": split.test.notes}
     start = time.process_time()
     if method.kind == "sentence":
-        model = sentence_model(_given(method, weights))
+        model = sentence_model(weights)
         if method.steps:
             tune_sentence_model(model, split.train.notes, pairs["train"], method.steps, seed)
         embed = partial(sentence_vectors, model)
     elif method.kind in ("mean", "eol"):
-        backbone, tokenizer = load_backbone(_given(method, weights))
+        backbone, tokenizer = load_backbone(weights)
         pooling: Pooling = "mean" if method.kind == "mean" else "eol"
         embed = partial(zero_shot_vectors, backbone, tokenizer, pooling=pooling)
     else:
-        more = {} if method.options is None else dict(method.options)
-        if method.weights:
-            more["backbone"] = str(_given(method, weights))
+        role = "teacher" if method.kind == "taught" else "backbone"
+        more = {role: str(weights), **(method.options or {})}
         options = RecallOptions(seed=seed, max_steps=method.steps or None, **more)
         train_part = split.train
         if method.kind == "start":
@@ -164,12 +166,6 @@ def vectors_of(
         "notes_per_cpu_second": count / embedded,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
-
-
-def _given(method: Method, weights: Path | None) -> Path:
-    if weights is None:
-        sys.exit(f"{method.name} needs weights: give --{method.weights} PATH")
-    return weights
 
 
 # -------------------------------------------------------------------- measuring
@@ -317,7 +313,7 @@ def _percent(figures: Mapping[str, Mapping[str, float]]) -> list[str]:
 # -------------------------------------------------------------------- running
 
 
-def compute(method: Method, bench: Bench, weights: Path | None, work: Path, seed: int) -> None:
+def compute(method: Method, bench: Bench, weights: Path, work: Path, seed: int) -> None:
     """Compute the vectors of one method in this process, and keep them with what they took."""
     started = time.perf_counter()
     vectors, costs = vectors_of(method, weights, bench.split, bench.pairs, work, seed)
@@ -363,7 +359,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="also take vectors that other code computed")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # the process of one method
     chosen = parser.parse_args()
-    weights = {"": None, "smollm2": chosen.smollm2, "gemma": chosen.gemma, "minilm": chosen.minilm}
+    given = {"": Path(TINY), **{name: getattr(chosen, name) for name in ("smollm2", "gemma", "minilm")}}
+    weights = {name: path for name, path in given.items() if path is not None}
     known = methods(chosen.steps)
     work = chosen.work / chosen.data
     bench = Bench.load(chosen.data)
@@ -373,9 +370,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         compute(method, bench, weights[method.weights], folder, chosen.seed)
         return
-    wanted = chosen.methods or [
-        key for key, each in known.items() if not each.weights or weights[each.weights] is not None
-    ]
+    wanted = chosen.methods or [key for key, each in known.items() if each.weights in weights]
     name = f"pretrained-{chosen.data.lower()}"
     rows = _earlier_rows(chosen.results / f"{name}.json", bench)
     rows[TFIDF] = {"name": TFIDF, "alone": bench.figures(bench.base)}
@@ -383,6 +378,8 @@ def main() -> None:
     for key in wanted:
         folder = work / key
         if not is_finished(folder, made_of(known[key], bench, chosen.seed), keep=chosen.keep):
+            if known[key].weights not in weights:
+                parser.error(f"{key} needs weights: give --{known[key].weights} PATH")
             print(f"{known[key].name}: computing", flush=True)
             command = [sys.executable, "-m", "benchmarks.pretrained", *sys.argv[1:], "--only", key]
             subprocess.run(command, check=True)
