@@ -246,13 +246,13 @@ class PromptedModel(nn.Module):
     # ---------------------------------------------------------------- saving
 
     def save_pretrained(
-        self, folder: str | Path, *, extra: dict[str, str] | None = None, force: bool = False
+        self, folder: str | Path, *, extra: Mapping[str, str | bytes] | None = None, force: bool = False
     ) -> None:
         """Save the model as one folder, completely or not at all; LoRA adapters are merged into the weights.
 
         Args:
             folder: the folder; a saved model of this class is replaced, anything else is refused.
-            extra: texts of further files by name, such as the model card and the record.
+            extra: texts or bytes of further files by name, such as the model card and the record.
             force: replace any folder, see ``artifacts.write_folder``.
 
         Raises:
@@ -261,12 +261,12 @@ class PromptedModel(nn.Module):
         with write_folder(folder, self.kind, force=force) as aside:
             self.write(aside, extra=extra)
 
-    def write(self, folder: Path, *, extra: dict[str, str] | None = None) -> None:
+    def write(self, folder: Path, *, extra: Mapping[str, str | bytes] | None = None) -> None:
         """Write the model's files into an empty folder.
 
         Args:
             folder: the folder.
-            extra: texts of further files by name.
+            extra: texts or bytes of further files by name.
         """
         dtype = save_backbone(self.backbone, folder)
         self.tokenizer.save_pretrained(folder)
@@ -274,8 +274,8 @@ class PromptedModel(nn.Module):
         saved: dict[str, Any] = {"config": asdict(self.settings), "template": self.prompt.template.to_dict()}
         saved |= self.extra_settings()
         saved |= {"fingerprint": self.fingerprint(), "dtype": str(dtype).removeprefix("torch.")}
-        for name, text in {self.settings_file: json_text(saved), **(extra or {})}.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for name, content in {self.settings_file: json_text(saved), **(extra or {})}.items():
+            (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
     def write_extra(self, folder: Path) -> None:
         """Write the weights that the subclass adds to the backbone; writes nothing here."""

@@ -42,9 +42,7 @@ def evaluate(
     from notellm.artifacts.replace import check_replaceable
     from notellm.jobs.evaluate_recall import evaluate_recall
     from notellm.jobs.folders import load_pairs, load_split
-    from notellm.jobs.train_recall import build_recall_model
-    from notellm.recall.config import RecallOptions
-    from notellm.record import read_record
+    from notellm.jobs.train_recall import build_untrained
 
     if output is not None:
         check_replaceable(output, "report", force=force)
@@ -52,12 +50,10 @@ def evaluate(
     trained = load_model(model)
     before = None
     if untrained:
-        record = read_record(model)
-        clicks = parts.train.clicks if record["data"].get("clicks") else None
-        before = build_recall_model(
-            RecallOptions(**record["config"]),
+        before = build_untrained(
+            model,
             parts.train.notes,
-            clicks,
+            parts.train.clicks,
             trust_remote_code=trusts_code(),
             progress=not quiet,
         )

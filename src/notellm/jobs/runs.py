@@ -1,9 +1,10 @@
 """The working folder of a training run, ``OUTPUT.run``, and what all trainings have in common.
 
 The folder holds ``started.json`` (the options and fingerprints of the data that the run was started with),
-checkpoints, TensorBoard logs, and for a ranker the fitted codes. A killed run is continued from there with
-the same options and data, and ends with the weights of an uninterrupted one. When the result is written, the
-checkpoints and codes are removed and the logs stay. A folder without ``started.json`` is never touched.
+checkpoints, TensorBoard logs, the start of the projection of a pretrained backbone, and for a ranker the
+fitted codes. A killed run is continued from there with the same options and data, and ends with the weights
+of an uninterrupted one. When the result is written, all but the logs is removed. A folder without
+``started.json`` is never touched.
 """
 
 import shutil
@@ -27,7 +28,9 @@ from notellm.record import RECORD, describe, make_record
 STARTED = "started.json"
 #: Folders of a ranker's run: the fitted codes, and inside a step of tuning its result.
 FITTED, TUNED = "fitted_codes", "tuned"
-_UNFINISHED = (FITTED, FOLDER, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
+#: Folder of the start of a projection, and of the hidden states that it is being computed from.
+START_FOLDER = "start"
+_UNFINISHED = (FITTED, START_FOLDER, FOLDER, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
 
 
 class Run:
@@ -89,6 +92,7 @@ class Run:
         *,
         metrics: Mapping[str, Any],
         fingerprint: str,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         """Write the result with its record and its card, then remove what the run kept for resuming.
 
@@ -97,6 +101,7 @@ class Run:
             card: function that makes the card from the directory's name and its record.
             metrics: figures of the run.
             fingerprint: fingerprint of the trained model.
+            files: contents of further files by name.
 
         Raises:
             StorageError: if the directory cannot be written.
@@ -109,7 +114,7 @@ class Run:
             fingerprint=fingerprint,
         )
         texts = {RECORD: json_text(record), "README.md": card(self.output.name, record)}
-        save(self.output, extra=texts, force=self.force)
+        save(self.output, extra={**texts, **(files or {})}, force=self.force)
         discard_unfinished(self.folder)
 
 

@@ -3,6 +3,7 @@
 The run's working folder is described in ``jobs/runs.py``.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +19,15 @@ from notellm.backbone.load import LoraOptions
 from notellm.data.same_text import equal_texts
 from notellm.errors import ConfigError
 from notellm.jobs.card import model_card
-from notellm.jobs.runs import Run, train_or_resume, training_options
+from notellm.jobs.runs import START_FOLDER, Run, train_or_resume, training_options
 from notellm.options import filled, values_of
 from notellm.recall.config import TINY, LossOptions, NoteLLMConfig, RecallOptions
 from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
-from notellm.recall.start import start_projection
+from notellm.recall.start import START, load_start, start_projection
 from notellm.recall.tiny import TinyOptions
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
+from notellm.record import read_record
 
 #: Folder of the checkpoints of the training of the output head.
 WRITING = "writing"
@@ -79,7 +81,9 @@ def train_recall(
     run.check_unfinished(resume=resume, steps=(".", WRITING))
 
     held_out, taught = _hide_answers(notes, validation, chosen.seed)
-    model = build_recall_model(chosen, taught, clicks, trust_remote_code=trust_remote_code, progress=progress)
+    model = build_recall_model(
+        chosen, taught, clicks, run=run, trust_remote_code=trust_remote_code, progress=progress
+    )
     is_tiny = chosen.backbone == TINY
     run.start()
     metrics: dict[str, Any] = {
@@ -111,7 +115,14 @@ def train_recall(
         metrics["validation"] = validation_metrics(model, validation, vectors)
         metrics["lexical"] = fit_lexical_share(model, validation, notes, vectors=vectors)
     # The fingerprint is taken before adapters are merged by saving, which changes the weights.
-    run.save(model.save_pretrained, model_card, metrics=metrics, fingerprint=model.fingerprint())
+    start = run.folder / START_FOLDER / START
+    run.save(
+        model.save_pretrained,
+        model_card,
+        metrics=metrics,
+        fingerprint=model.fingerprint(),
+        files={START: start.read_bytes()} if start.is_file() else None,
+    )
     return model
 
 
@@ -176,6 +187,8 @@ def build_recall_model(
     notes: pa.Table,
     clicks: pa.Table | None = None,
     *,
+    run: Run | None = None,
+    start: Path | None = None,
     trust_remote_code: bool = False,
     progress: bool = False,
 ) -> NoteLLM:
@@ -185,13 +198,17 @@ def build_recall_model(
         options: options of the run.
         notes: notes to train on.
         clicks: clicks on the notes; the projection of a pretrained backbone starts from them, too.
+        run: the run, in whose folder the start of a projection is kept until its result is written; it is
+            begun once the backbone is loaded. None keeps nothing.
+        start: a file of the start of the projection, which is then not computed.
         progress: show a progress bar while hidden states are computed.
         trust_remote_code: as in ``NoteLLM.from_pretrained``.
 
     Raises:
         ConfigError: if an option is not allowed.
-        ModelError: if the backbone cannot be loaded.
+        ModelError: if the backbone cannot be loaded, or ``start`` does not belong to it.
         DataError: if there are no notes, or they have no text.
+        StorageError: if the start cannot be kept.
     """
     chosen = options.resolved()
     typical_topics, categories = _labels(notes)
@@ -212,9 +229,56 @@ def build_recall_model(
     )
     if chosen.train_layers is not None:
         SplitModel(model.backbone, chosen.train_layers)  # refuses what it cannot split, before long work
-    if not is_saved:
-        start_projection(model, notes, chosen.projection, clicks=clicks, seed=chosen.seed, progress=progress)
+    if is_saved:
+        return model
+    if start is not None:
+        load_start(model.projection, start)
+        return model
+    file = None
+    # Each of several processes computes all states by itself, and only the first one may write to the file.
+    if run is not None and int(os.environ.get("RANK", "0")) == 0:
+        run.start()
+        file = run.folder / START_FOLDER / START
+    start_projection(
+        model, notes, chosen.projection, clicks=clicks, seed=chosen.seed, file=file, progress=progress
+    )
     return model
+
+
+def build_untrained(
+    model: str | Path,
+    notes: pa.Table,
+    clicks: pa.Table,
+    *,
+    trust_remote_code: bool = False,
+    progress: bool = False,
+) -> NoteLLM:
+    """Build what a saved model was before its training, as a baseline.
+
+    The start of its projection is read from the model's folder. Models without that file (of an older
+    notellm, with the tiny backbone, or with a random projection) are built again from the notes.
+
+    Args:
+        model: the directory that :func:`train_recall` wrote.
+        notes: the notes that it was trained on.
+        clicks: the clicks on these notes; not used if it was trained without clicks.
+        trust_remote_code: as in ``NoteLLM.from_pretrained``.
+        progress: show a progress bar while hidden states are computed.
+
+    Raises:
+        DataError: if the directory has no record.
+        ModelError: if the backbone cannot be loaded, or does not fit the start.
+    """
+    record = read_record(model)
+    start = Path(model) / START
+    return build_recall_model(
+        RecallOptions(**record["config"]),
+        notes,
+        clicks if record["data"].get("clicks") else None,
+        start=start if start.is_file() else None,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )
 
 
 def _check_keeps_projection(options: RecallOptions) -> None:

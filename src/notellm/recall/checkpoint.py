@@ -4,6 +4,7 @@
     modules.json  1_Pooling/  2_Dense/  3_Normalize/ ...        SentenceTransformer opens the folder
     notellm.json      settings, template, tau, lexical share, what it has learnt to write, fingerprint, dtype
     manifest.json     size and digest of each file
+    start.safetensors where the projection started, of a trained model (``start.py``)
 
 All libraries compute the same vectors: last-token pooling of a prompt, the dense layer (the projection), and
 normalization. LoRA adapters are merged into the weights.
