@@ -71,7 +71,7 @@ bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
 	@$(BIN)/python -m benchmarks.collaborative
 	@$(BIN)/python -m benchmarks.ranking
 	@$(BIN)/python -m benchmarks.scoring
-	@$(BIN)/python -m benchmarks.shared_instruction
+	@$(BIN)/python -m benchmarks.caches
 	@$(BIN)/python -m benchmarks.recommend
 	@$(BIN)/python -m benchmarks.service --work build/catalogue
 	@$(BIN)/python -m benchmarks.durability --work build/catalogue
