@@ -29,10 +29,11 @@ from notellm.rank.config import TINY, RankOptions
 from notellm.rank.scorer import Ranker
 from notellm.record import describe
 
-FORMS = {"text only": "text_only", "codes only": "codes_only", "with codes": "with_codes"}
+FORMS = {"text only": "text_only", "with codes": "with_codes", "codes only": "codes_only"}
 PRETRAINED = "pretrained"
 VARIANTS = [f"{kind}, {form}" for form in FORMS for kind in (TINY, PRETRAINED)]
 BINMF, BINLLM = "BinMF", "BinLLM"
+MOST_OF_A_USER = 20
 Run = dict[str, Any]
 
 
@@ -42,11 +43,15 @@ def drawn_rows(rows: pa.Table, count: int, seed: int) -> np.ndarray:
 
 
 def rows_of_drawn_users(rows: pa.Table, count: int, seed: int) -> pa.Table:
-    """Return all rows of drawn users, ``count`` rows or a few more."""
-    names, owner = np.unique(rows["user_id"].to_numpy(zero_copy_only=False), return_inverse=True)
-    drawn = np.random.default_rng(seed).permutation(len(names))
-    total = np.cumsum(np.bincount(owner)[drawn])
-    return rows.filter(pa.array(np.isin(owner, drawn[: int(np.searchsorted(total, count)) + 1])))
+    """Return ``count`` rows or a few more of drawn users, up to ``MOST_OF_A_USER`` of each."""
+    draw = np.random.default_rng(seed)
+    owner = np.unique(rows["user_id"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    kept: list[int] = []
+    for user in draw.permutation(owner.max() + 1):
+        if len(kept) >= count:
+            break
+        kept += draw.permutation(np.flatnonzero(owner == user))[:MOST_OF_A_USER].tolist()
+    return rows.take(np.sort(kept))
 
 
 def options_of(variant: str, chosen: Any) -> RankOptions:
@@ -119,10 +124,10 @@ def run_one(data: CollmData, variant: str, chosen: Any) -> Run:
 def report(runs: list[Run]) -> Iterable[str]:
     sizes = {name: part["rows"] for name, part in runs[0]["made_of"]["data"].items()}
     yield (
-        f"{sizes['train']:,} training rows, {sizes['valid']:,} validation and {sizes['test']:,} test rows of "
-        "whole users. Of the validation rows, AUC / UAUC: the language model's own Yes and No; the answer "
-        "that is fitted to the training rows; and after tuning (the better of the two last is kept). Of the "
-        "test rows: AUC and UAUC with 95 % bootstrap intervals over users."
+        f"{sizes['train']:,} training rows; {sizes['valid']:,} validation and {sizes['test']:,} test rows of "
+        f"drawn users, up to {MOST_OF_A_USER} of each. Validation, AUC / UAUC: the language model's own Yes "
+        "and No; the answer that is fitted to the training rows; and after tuning (the better of the last "
+        "two is kept). Test: AUC and UAUC with 95 % bootstrap intervals over users."
     )
     rows: list[list[str]] = []
     for run in runs:
@@ -166,13 +171,13 @@ def main() -> None:
     parser.add_argument(
         "--backbone", type=Path, required=True, help="GGUF file or folder of a causal language model"
     )
-    parser.add_argument("--layers", type=int, default=8, help="its first layers")
+    parser.add_argument("--layers", type=int, default=6, help="its first layers")
     parser.add_argument("--code-text", choices=("binary", "decimal"), default="decimal")
     parser.add_argument("--history", type=int, default=5, help="liked titles in a prompt")
-    parser.add_argument("--rows", type=int, default=500, help="training rows")
-    parser.add_argument("--valid", type=int, default=250, help="validation rows")
-    parser.add_argument("--test", type=int, default=700, help="test rows")
-    parser.add_argument("--steps", type=int, default=20, help="updates of tuning")
+    parser.add_argument("--rows", type=int, default=400, help="training rows")
+    parser.add_argument("--valid", type=int, default=160, help="validation rows")
+    parser.add_argument("--test", type=int, default=500, help="test rows")
+    parser.add_argument("--steps", type=int, default=12, help="updates of tuning")
     parser.add_argument("--batch", type=int, default=16, help="rows in a batch")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)

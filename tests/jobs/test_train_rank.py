@@ -278,7 +278,7 @@ PRETRAINED: dict[str, Any] = {"template": "compact", "history": 2, "title_tokens
 
 def test_a_pretrained_backbone_answers_by_words_or_by_a_head_fitted_first(checkpoints, world, tmp_path):
     notes, train, valid, _ = world
-    built = {"backbone": str(checkpoints["qwen2"].path), "lora": False, "form": "text_only"}
+    built: dict[str, Any] = {"backbone": str(checkpoints["qwen2"].path), "lora": False, "form": "text_only"}
     for answers in ("words", "fitted"):
         options = RankOptions(**QUICK, **PRETRAINED, **built, answers=answers, answer_rows=50)
         ranker = train_rank(
@@ -302,7 +302,7 @@ def test_the_fitted_answers_of_a_cut_off_run_are_not_fitted_again(checkpoints, w
         return train_rank(notes, train[:80], valid[:40], folder, options=options, progress=False, **more)
 
     whole = tuned(tmp_path / "whole")
-    calls = []
+    calls: list[int] = []
 
     def cut_off(trainer):
         if len(calls) == 1:
@@ -320,9 +320,7 @@ def test_the_fitted_answers_of_a_cut_off_run_are_not_fitted_again(checkpoints, w
     resumed = tuned(tmp_path / "cut", resume=True)
     assert not [*(tmp_path / "cut.run").glob("fitted_answers*")]
     assert resumed.model.fingerprint() == whole.model.fingerprint()
-    assert [read_record(tmp_path / name)["metrics"] for name in ("cut", "whole")] == [
-        read_record(tmp_path / "whole")["metrics"]
-    ] * 2
+    assert read_record(tmp_path / "cut")["metrics"] == read_record(tmp_path / "whole")["metrics"]
 
 
 def test_histories_are_what_users_liked_by_the_end_oldest_first():

@@ -136,3 +136,10 @@ def test_rows_of_one_label_are_refused(fit, notes, codes):
     mixed = RankRows(rows.ids, np.arange(20, dtype=np.float32) % 2)
     with pytest.raises(DataError, match="the 1 rows have one label only"):
         fit(model, mixed, limit=1)
+
+
+def test_states_that_are_not_finite_are_refused(pretrained):
+    with torch.no_grad():
+        pretrained.backbone.model.norm.weight[0] = float("nan")
+    with pytest.raises(ModelError, match=r"hidden states that are not finite.*wider dtype"):
+        fit_answer_head(pretrained, good_words(pretrained, 20, 1))

@@ -14,7 +14,7 @@ import torch
 
 from notellm.backbone.batch import length_batches
 from notellm.backbone.load import evaluation_mode
-from notellm.errors import DataError
+from notellm.errors import DataError, ModelError
 from notellm.rank.batch import RankRows
 from notellm.rank.model import BinLLM
 
@@ -49,6 +49,7 @@ def fit_answer_rows(
 
     Raises:
         DataError: if the drawn rows have one label only.
+        ModelError: if a hidden state is not finite.
     """
     states, labels, weights, _ = _drawn(model, rows, users, limit, seed)
     weight, intercept = _regression(states, labels, weights, _TINY_STRENGTH)
@@ -85,6 +86,7 @@ def fit_answer_head(
 
     Raises:
         DataError: if the drawn rows have one label only.
+        ModelError: if a hidden state is not finite.
     """
     states, labels, weights, owners = _drawn(model, rows, users, limit, seed)
     mean, spread = states.mean(axis=0), states.std(axis=0)
@@ -120,6 +122,11 @@ def _drawn(
     with evaluation_mode(model):
         for part, batch in length_batches(ids, model.tokenizer, model.device):
             states[part] = model.last_states(**batch).float().cpu().numpy()
+    if not np.isfinite(states).all():
+        raise ModelError(
+            "the backbone gives hidden states that are not finite, to which no answer can be fitted; load it "
+            "in a wider dtype (without bf16), or choose another backbone"
+        )
     owner = range(len(rows)) if users is None else users
     number = {user: i for i, user in enumerate(dict.fromkeys(owner))}
     user = np.array([number[name] for name in owner])
