@@ -21,13 +21,14 @@ from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, StorageError
 from notellm.files import json_text, read_json, write_json
 from notellm.recall.frozen_states import FOLDER
+from notellm.recall.teacher import FOLDER as TEACHER
 from notellm.record import RECORD, describe, make_record
 
 #: File of a working folder: the configuration and the fingerprints of the data.
 STARTED = "started.json"
 #: Folders of a ranker's run: the fitted codes, and inside a step of tuning its result.
 FITTED, TUNED = "fitted_codes", "tuned"
-_UNFINISHED = (FITTED, FOLDER, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
+_UNFINISHED = (FITTED, FOLDER, TEACHER, "checkpoint-*", "*/checkpoint-*", f"*/{TUNED}")
 
 
 class Run:
@@ -177,7 +178,7 @@ def check_run_folder(folder: Path) -> None:
 
 
 def unfinished_parts(folder: Path) -> list[Path]:
-    """Return what a run keeps until its result is written: fitted codes, checkpoints, finished steps."""
+    """Return what a run keeps until its result is written, such as checkpoints and fitted codes."""
     return [path for pattern in _UNFINISHED for path in sorted(folder.glob(pattern))]
 
 

@@ -4,8 +4,10 @@ The run's working folder is described in ``jobs/runs.py``.
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from notellm.recall.config import TINY, LossOptions, NoteLLMConfig, RecallOption
 from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
 from notellm.recall.start import start_projection
+from notellm.recall.teacher import FOLDER as TEACHER
+from notellm.recall.teacher import teacher_vectors
 from notellm.recall.tiny import TinyOptions
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
 
@@ -69,7 +73,7 @@ def train_recall(
         ConfigError: if an option is not allowed, there is an unfinished run and ``resume`` is false, or that
             run was started with other options or data.
         DataError: if the tables do not fit together.
-        ModelError: if the backbone cannot be loaded.
+        ModelError: if the backbone or the teacher cannot be loaded.
         StorageError: if something cannot be written, or ``output`` may not be replaced.
     """
     chosen = (options or RecallOptions()).resolved(pairs=pairs is not None)
@@ -79,7 +83,11 @@ def train_recall(
     run.check_unfinished(resume=resume, steps=(".", WRITING))
 
     held_out, taught = _hide_answers(notes, validation, chosen.seed)
-    model = build_recall_model(chosen, taught, clicks, trust_remote_code=trust_remote_code, progress=progress)
+    if chosen.teacher is not None:
+        run.start()  # its vectors are kept in the working folder
+    model = build_recall_model(
+        chosen, taught, clicks, work=run.folder, trust_remote_code=trust_remote_code, progress=progress
+    )
     is_tiny = chosen.backbone == TINY
     run.start()
     metrics: dict[str, Any] = {
@@ -176,6 +184,7 @@ def build_recall_model(
     notes: pa.Table,
     clicks: pa.Table | None = None,
     *,
+    work: Path | None = None,
     trust_remote_code: bool = False,
     progress: bool = False,
 ) -> NoteLLM:
@@ -185,19 +194,35 @@ def build_recall_model(
         options: options of the run.
         notes: notes to train on.
         clicks: clicks on the notes; the projection of a pretrained backbone starts from them, too.
-        progress: show a progress bar while hidden states are computed.
+        work: working folder of the run, where a teacher's vectors are kept; None keeps them nowhere.
+        progress: show a progress bar while hidden states or a teacher's vectors are computed.
         trust_remote_code: as in ``NoteLLM.from_pretrained``.
 
     Raises:
         ConfigError: if an option is not allowed.
-        ModelError: if the backbone cannot be loaded.
+        ModelError: if the backbone or the teacher cannot be loaded.
         DataError: if there are no notes, or they have no text.
+        StorageError: if a teacher's vectors cannot be written.
     """
     chosen = options.resolved()
     typical_topics, categories = _labels(notes)
     config = values_of(chosen, NoteLLMConfig) | {"typical_topics": typical_topics, "categories": categories}
     if chosen.backbone == TINY:
-        return NoteLLM.from_corpus(notes, clicks=clicks, tiny=TinyOptions(), seed=chosen.seed, **config)
+        said = None
+        if chosen.teacher is not None:
+            with TemporaryDirectory() if work is None else nullcontext(work) as folder:
+                said = teacher_vectors(
+                    chosen.teacher,
+                    notes,
+                    Path(folder) / TEACHER,
+                    layers=chosen.teacher_layers,
+                    seed=chosen.seed,
+                    trust_remote_code=trust_remote_code,
+                    progress=progress,
+                )
+        return NoteLLM.from_corpus(
+            notes, clicks=clicks, taught=said, tiny=TinyOptions(), seed=chosen.seed, **config
+        )
     if is_saved := NoteLLM.is_saved(chosen.backbone):
         _check_keeps_projection(chosen)
     torch.manual_seed(chosen.seed)  # for the projection, the embedding of [EMB] and the adapters
