@@ -96,6 +96,11 @@ def test_special_tokens_and_empty_texts_are_plain_texts(folder: Path):
             "computes its vectors by Transformer;",
         ),
         ("modules.json", {"a": 1}, "does not list the steps"),
+        (
+            "modules.json",
+            [{"type": "own.Transformer", "path": ""}],
+            "computes its vectors by own.Transformer;",
+        ),
         ("1_Pooling/config.json", {"pooling_mode": "max"}, "pools by max; only one of mean, cls, lasttoken"),
         ("1_Pooling/config.json", {}, "pools by nothing"),
     ],
@@ -143,3 +148,11 @@ def test_the_first_layers_of_a_language_model_can_be_kept(checkpoints: dict[str,
     assert cut.fingerprint() == TextEncoder.from_language_model(path, layers=1).fingerprint()
     with pytest.raises(ConfigError, match="layers is 9, but the backbone has 2"):
         TextEncoder.from_language_model(path, layers=9)
+
+
+def test_code_of_the_folder_does_not_run(folder: Path):
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", config | {"model_type": "own", "auto_map": {"AutoModel": "own.Own"}})
+    (folder / "own.py").write_text("raise SystemExit('the code ran')")
+    with pytest.raises(ModelError, match="asks to run Python code"):
+        TextEncoder.from_sentence_encoder(folder)

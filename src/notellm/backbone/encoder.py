@@ -20,11 +20,12 @@ from notellm.backbone.batch import length_batches
 from notellm.backbone.fingerprint import digest_of
 from notellm.backbone.layers import cut_layers
 from notellm.backbone.load import load_backbone, to_accelerator
-from notellm.backbone.source import check_folder, first_line, is_file, read_object
+from notellm.backbone.source import asks_for_code, check_folder, first_line, is_file, read_object
 from notellm.errors import DataError, ModelError, NotellmError
 from notellm.files import read_json
 
 _MODULES = "modules.json"
+_PACKAGE = "sentence_transformers."
 #: Longest text in tokens, even where a model reads longer ones, which take long.
 _LENGTH = 256
 #: The names of a kind of pooling in the files of sentence-transformers, before and since version 6.
@@ -91,13 +92,18 @@ class TextEncoder:
         encoder = steps["Transformer"]
         check_folder(encoder)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(encoder), split_special_tokens=True, local_files_only=True
-            )
+            # False, not None: None asks on standard input whether code may run.
+            source = {"trust_remote_code": False, "local_files_only": True}
+            tokenizer = AutoTokenizer.from_pretrained(str(encoder), split_special_tokens=True, **source)
             model = AutoModel.from_pretrained(
-                str(encoder), use_safetensors=True, local_files_only=True, dtype=torch.float32
+                str(encoder), use_safetensors=True, dtype=torch.float32, **source
             )
         except Exception as error:  # a damaged model fails in many ways, in transformers and in its layers
+            if asks_for_code(encoder, "config.json") or asks_for_code(encoder, "tokenizer_config.json"):
+                raise ModelError(
+                    f"{folder} asks to run Python code of its own (auto_map), which is not allowed for a "
+                    "sentence encoder; choose another one"
+                ) from error
             raise ModelError(f"no sentence encoder at {folder}: {first_line(error)}") from error
         if tokenizer.pad_token_id is None:
             raise ModelError(f"the tokenizer of {folder} has no padding token; set one and save it again")
@@ -154,10 +160,11 @@ def _steps(folder: Path) -> dict[str, Path]:
     file = folder / _MODULES
     try:
         listed = read_json(file)
-        kinds = [str(step["type"]).rpartition(".")[2] for step in listed]
+        types = [str(step["type"]) for step in listed]
         paths = [str(step["path"]) for step in listed]
     except (NotellmError, DataError, KeyError, TypeError) as error:
         raise ModelError(f"{file} does not list the steps of a sentence encoder; copy it again") from error
+    kinds = [each.rpartition(".")[2] if each.startswith(_PACKAGE) else each for each in types]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ModelError(
             f"{folder} computes its vectors by {', '.join(kinds) or 'no step'}; only Transformer, Pooling "
