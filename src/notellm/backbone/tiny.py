@@ -122,6 +122,64 @@ def token_vectors(
     Returns:
         Vectors of unit norm, (tokens, width) float32, and smoothed idf, (tokens,) float64, at least 1.
     """
+    weighted, idf = _weighted_counts(tokenizer, texts)
+    size = weighted.shape[1]
+    if clicked is not None:
+        weighted = sp.vstack([weighted, _user_profiles(clicked, weighted)]).tocsr()
+    rank = min(width, min(weighted.shape) - 1)
+    rng = np.random.default_rng(seed)
+    vectors = np.zeros((size, width), dtype=np.float32)
+    if rank > 0:
+        _, values, right = svd(weighted, rank, seed)
+        vectors[:, :rank] = right.T * values**power
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    random = rng.standard_normal((size, width)).astype(np.float32)
+    random /= np.linalg.norm(random, axis=1, keepdims=True)
+    # Special and unused tokens get random directions, so that training can move them apart.
+    return np.where(norms > 1e-6, vectors / np.maximum(norms, 1e-6), random), idf
+
+
+def taught_token_vectors(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], taught: np.ndarray, width: int
+) -> np.ndarray:
+    """Compute token vectors whose sum over a text approximates the vector that a teacher gives the text.
+
+        V = argmin |W V - T|^2 + n/m |V|^2
+
+    W is the TF-IDF matrix of n texts and m tokens. T are the leading principal components of the teacher's
+    vectors, each less the mean. The penalty is the mean squared norm of a column of W.
+
+    Args:
+        tokenizer: a tokenizer that was trained on the texts.
+        texts: the texts.
+        taught: (texts, k) float32, the teacher's vectors of unit norm.
+        width: dimensions of a token vector.
+
+    Returns:
+        (tokens, width) float32. The norms tell how much a token says, with the median 1 over the tokens of
+        the texts. Tokens that occur in no text, and dimensions that the teacher does not have, are 0.
+    """
+    from sklearn.linear_model import Ridge  # noqa: PLC0415 - slow to import, and a service does not need it
+
+    counts, _ = _weighted_counts(tokenizer, texts)
+    centred = taught.astype(np.float64) - taught.mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    targets = centred @ axes[:, ::-1][:, :width]
+    penalty = counts.shape[0] / counts.shape[1]
+    regression = Ridge(alpha=penalty, fit_intercept=False, solver="sparse_cg", tol=1e-3)
+    found = regression.fit(counts.astype(np.float64), targets).coef_.reshape(targets.shape[1], -1).T
+    vectors = np.zeros((counts.shape[1], width), dtype=np.float32)
+    vectors[:, : found.shape[1]] = found
+    vectors[counts.getnnz(axis=0) == 0] = 0
+    norms = np.linalg.norm(vectors, axis=1)
+    median = np.median(norms[norms > 0]) if (norms > 0).any() else 1.0
+    return (vectors / median).astype(np.float32)
+
+
+def _weighted_counts(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]
+) -> tuple[sp.csr_matrix, np.ndarray]:
+    """Return the TF-IDF matrix of texts, (texts, tokens) with rows of unit norm, and the smoothed idf."""
     ids = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     lengths = [len(row) for row in ids]
     size = len(tokenizer)
@@ -136,20 +194,7 @@ def token_vectors(
     weighted.data = (1 + np.log(weighted.data)).astype(np.float32)
     weighted = (weighted @ sp.diags(idf.astype(np.float32))).tocsr()
     norms = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
-    weighted = sp.diags(1 / np.maximum(norms, 1e-9)) @ weighted
-    if clicked is not None:
-        weighted = sp.vstack([weighted, _user_profiles(clicked, weighted)]).tocsr()
-    rank = min(width, min(weighted.shape) - 1)
-    rng = np.random.default_rng(seed)
-    vectors = np.zeros((size, width), dtype=np.float32)
-    if rank > 0:
-        _, values, right = svd(weighted, rank, seed)
-        vectors[:, :rank] = right.T * values**power
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    random = rng.standard_normal(vectors.shape).astype(np.float32)
-    random /= np.linalg.norm(random, axis=1, keepdims=True)
-    # Special and unused tokens get random directions, so that training can move them apart.
-    return np.where(norms > 1e-6, vectors / np.maximum(norms, 1e-6), random), idf
+    return (sp.diags(1 / np.maximum(norms, 1e-9)) @ weighted).tocsr(), idf
 
 
 def _user_profiles(clicked: sp.csr_matrix, texts: sp.csr_matrix) -> sp.csr_matrix:

@@ -33,7 +33,11 @@ def evaluate(
     output: ReportFolder = None,
     min_users: Annotated[int, typer.Option(help="Ignore related pairs of fewer users.")] = 2,
     untrained: Annotated[
-        bool, typer.Option("--untrained/--no-untrained", help="Also measure the model before training.")
+        bool,
+        typer.Option(
+            "--untrained/--no-untrained",
+            help="Also measure the model before training; a teacher then reads the notes again.",
+        ),
     ] = True,
     force: Force = False,
     quiet: Quiet = False,

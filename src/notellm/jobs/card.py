@@ -24,6 +24,7 @@ def model_card(name: str, record: dict[str, Any]) -> str:
         else "No validation notes were held out.\n"
     )
     options = "\n".join(f"| {option} | {value} |" for option, value in config.items())
+    teacher = f", which learnt from `{config['teacher']}` as well" if config.get("teacher") else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -35,7 +36,7 @@ tags: [notellm, recommendation, item-to-item]
 A NoteLLM (arXiv 2403.01744): it compresses a note into one vector of {config["dim"]} dimensions whose
 neighbours are the notes people open together, and writes the note's topics and category. Trained on
 {notes["rows"]:,} notes and {pairs["rows"]:,} related pairs from a click log, from the backbone
-`{config["backbone"]}`.
+`{config["backbone"]}`{teacher}.
 
 ```python
 from notellm import NoteLLM, Note

@@ -25,6 +25,7 @@ from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, StorageError
 from notellm.files import json_text, read_json, write_json
 from notellm.recall.frozen_states import FOLDER
+from notellm.recall.teacher import FOLDER as TEACHER
 from notellm.record import RECORD, describe, make_record
 
 #: File of a working folder: the configuration and the fingerprints of the data.
@@ -39,6 +40,7 @@ _UNFINISHED = (
     f"{FITTED_ANSWERS}*",
     START_FOLDER,
     FOLDER,
+    TEACHER,
     "checkpoint-*",
     "*/checkpoint-*",
     f"*/{TUNED}",

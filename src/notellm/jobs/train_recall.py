@@ -4,8 +4,10 @@ The run's working folder is described in ``jobs/runs.py``.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ from notellm.recall.config import TINY, LossOptions, NoteLLMConfig, RecallOption
 from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
 from notellm.recall.start import START, load_start, start_projection
+from notellm.recall.teacher import FOLDER as TEACHER
+from notellm.recall.teacher import teacher_vectors
 from notellm.recall.tiny import TinyOptions
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
 from notellm.record import read_record
@@ -74,7 +78,7 @@ def train_recall(
         ConfigError: if an option is not allowed, there is an unfinished run and ``resume`` is false, or that
             run was started with other options or data.
         DataError: if the tables do not fit together.
-        ModelError: if the backbone cannot be loaded.
+        ModelError: if the backbone or the teacher cannot be loaded.
         StorageError: if something cannot be written, or ``output`` may not be replaced.
     """
     progress = progress and is_main_process()
@@ -203,23 +207,30 @@ def build_recall_model(
         options: options of the run.
         notes: notes to train on.
         clicks: clicks on the notes; the projection of a pretrained backbone starts from them, too.
-        run: the run, in whose folder the start of a projection is kept until its result is written; it is
-            begun once the backbone is loaded. None keeps nothing.
+        run: the run, in whose folder a teacher's vectors and the start of a projection are kept until its
+            result is written. None keeps nothing.
         start: a file of the start of the projection, which is then not computed.
-        progress: show a progress bar while hidden states are computed.
+        progress: show a progress bar while hidden states or a teacher's vectors are computed.
         trust_remote_code: as in ``NoteLLM.from_pretrained``.
 
     Raises:
         ConfigError: if an option is not allowed.
-        ModelError: if the backbone cannot be loaded, or ``start`` does not belong to it.
+        ModelError: if the backbone or the teacher cannot be loaded, or ``start`` does not belong to it.
         DataError: if there are no notes, or they have no text.
-        StorageError: if the start cannot be kept.
+        StorageError: if the start or a teacher's vectors cannot be kept.
     """
     chosen = options.resolved()
     typical_topics, categories = _labels(notes)
     config = values_of(chosen, NoteLLMConfig) | {"typical_topics": typical_topics, "categories": categories}
     if chosen.backbone == TINY:
-        return NoteLLM.from_corpus(notes, clicks=clicks, tiny=TinyOptions(), seed=chosen.seed, **config)
+        said = None
+        if chosen.teacher is not None:
+            said = _said_by_teacher(
+                chosen, notes, run, trust_remote_code=trust_remote_code, progress=progress
+            )
+        return NoteLLM.from_corpus(
+            notes, clicks=clicks, taught=said, tiny=TinyOptions(), seed=chosen.seed, **config
+        )
     if is_saved := NoteLLM.is_saved(chosen.backbone):
         _check_keeps_projection(chosen)
     torch.manual_seed(chosen.seed)  # for the projection, the embedding of [EMB] and the adapters
@@ -248,6 +259,26 @@ def build_recall_model(
         model, notes, chosen.projection, clicks=clicks, seed=chosen.seed, file=file, progress=progress
     )
     return model
+
+
+def _said_by_teacher(
+    options: RecallOptions, notes: pa.Table, run: Run | None, *, trust_remote_code: bool, progress: bool
+) -> np.ndarray:
+    """Return the teacher's vectors of notes, (n, k) float32; the main process keeps them with its run."""
+    place: AbstractContextManager[Path | str] = TemporaryDirectory()
+    if run is not None and is_main_process():
+        run.start()
+        place = nullcontext(run.folder)
+    with place as folder:
+        return teacher_vectors(
+            filled(options.teacher),
+            notes,
+            Path(folder) / TEACHER,
+            layers=options.teacher_layers,
+            seed=options.seed,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
+        )
 
 
 def build_untrained(

@@ -133,6 +133,12 @@ class RecallOptions(ModelOptions, LossOptions):
             (principal components of the notes' hidden states), "ridge" (regression of who clicked the notes
             on their hidden states) or "random" (paper); None takes ridge if there are clicks enough, else
             components. A saved model keeps its own, and tiny has its own.
+        teacher: pretrained model that the tiny backbone learns from before it is trained: a causal language
+            model (a name on the hub, a folder, or a GGUF file), a saved NoteLLM, or a folder of
+            sentence-transformers. It reads every training note once and is not needed afterwards. None
+            learns from the notes and clicks alone.
+        teacher_layers: keep the first layers of a teacher that is a causal language model, that many; None
+            keeps all.
         template: wording of the prompt: a name in ``recall/templates`` or the path of a JSON file; tiny:
             compact, pretrained: english.
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
@@ -150,6 +156,8 @@ class RecallOptions(ModelOptions, LossOptions):
     backbone: str = option(TINY)
     layers: int | None = option(None, least=1)
     projection: Projection | None = option(None)
+    teacher: str | None = option(None)
+    teacher_layers: int | None = option(None, least=1)
     template: str | None = option(None)
     lora: bool | None = option(None, flag="--lora/--full")
     epochs: float | None = option(None, above=0)
@@ -198,6 +206,21 @@ class RecallOptions(ModelOptions, LossOptions):
             more.append(
                 f"projection is {chosen.projection!r}, but the tiny backbone has its own start; leave "
                 "projection out, or name a backbone"
+            )
+        if not tiny and chosen.teacher is not None:
+            more.append(
+                f"teacher is {chosen.teacher!r}, but only the tiny backbone learns from a teacher, and the "
+                f"backbone is {chosen.backbone!r}; leave one of them out"
+            )
+        if tiny and chosen.teacher == TINY:
+            more.append(
+                f"teacher is {TINY!r}, which knows nothing but these notes; give a causal language model, a "
+                "saved NoteLLM or a folder of sentence-transformers, or leave teacher out"
+            )
+        if chosen.teacher is None and chosen.teacher_layers is not None:
+            more.append(
+                f"teacher_layers is {chosen.teacher_layers}, but there is no teacher to cut; give teacher, "
+                "too, or leave teacher_layers out"
             )
         check(chosen, *more)
         return chosen

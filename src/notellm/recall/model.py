@@ -133,6 +133,7 @@ class NoteLLM(WritesTags, PromptedModel):
         notes: Notes,
         *,
         clicks: pa.Table | None = None,
+        taught: np.ndarray | None = None,
         tiny: TinyOptions | None = None,
         seed: int = 0,
         **options: Any,
@@ -146,15 +147,21 @@ class NoteLLM(WritesTags, PromptedModel):
             notes: a notes table or a list of notes, the ones that the model will be trained on.
             clicks: a clicks table on ``notes``, which then must be a table. Words that interest the same
                 users then start near each other.
+            taught: (notes, k) float32, vectors of the notes by a teacher (``recall/teacher.py``), of unit
+                norm, that the token vectors approximate as well; None without a teacher.
             tiny: size of the backbone.
             seed: seed of everything random.
             options: fields of :class:`NoteLLMConfig`.
 
         Raises:
-            DataError: if the notes hold no text.
+            DataError: if the notes hold no text, or ``taught`` is of other notes.
             ConfigError: if an option is unknown or has a value that is not allowed.
         """
         rows = as_notes(notes)
+        if taught is not None and len(taught) != len(rows):
+            raise DataError(
+                f"there are {len(taught)} vectors of a teacher and {len(rows)} notes; give one for each"
+            )
         size = tiny or TinyOptions()
         config = checked_config({"template": "compact", "max_length": min(256, size.max_length), **options})
         wording = load_template(config.template)
@@ -175,7 +182,8 @@ class NoteLLM(WritesTags, PromptedModel):
         cut = builder.cut(rows)
         rendered = [builder.render(note) for note in cut]
         clicked = None if clicks is None else _clicked(notes, clicks)
-        backbone = build_tiny(tokenizer, rendered, outputs_of(builder, cut), size, clicked=clicked, seed=seed)
+        outputs = outputs_of(builder, cut)
+        backbone = build_tiny(tokenizer, rendered, outputs, size, clicked=clicked, taught=taught, seed=seed)
         torch.manual_seed(seed + 1)
         model = cls(backbone, tokenizer, config)
         drawn = [rows[row] for row in drawn_rows(len(rows), seed)]

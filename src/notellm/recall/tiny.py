@@ -1,6 +1,7 @@
 """A tiny Llama for NoteLLM that starts from latent semantic analysis of the notes and needs no download.
 
-- Token vectors are right singular vectors of the TF-IDF matrix of notes and of users' click profiles.
+- Token vectors are right singular vectors of the TF-IDF matrix of notes and of users' click profiles; where
+  a pretrained teacher is given, a third of their dimensions is regressed on its vectors of the notes.
 - In layer 0 attention weights are proportional to idf^p: the last position reads the idf-weighted mean of the
   token vectors before it. Further layers have no effect until they are trained.
 - The output head adds up what a token has in common with the note and how often it follows the last token.
@@ -18,7 +19,10 @@ import torch
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from notellm.backbone.tiny import random_llama, svd, token_vectors
+from notellm.backbone.tiny import random_llama, svd, taught_token_vectors, token_vectors
+
+#: Median norm of what a token has from a teacher, beside a norm of 1 that it has from notes and clicks.
+TAUGHT_NORM = 0.5
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def build_tiny(
     options: TinyOptions | None = None,
     *,
     clicked: sp.csr_matrix | None = None,
+    taught: np.ndarray | None = None,
     seed: int = 0,
 ) -> LlamaForCausalLM:
     """Build a Llama whose last hidden state starts as the idf-weighted mean of latent-semantic token vectors.
@@ -65,6 +70,8 @@ def build_tiny(
             empty if there is nothing to generate.
         options: the size.
         clicked: which user clicked which text, (users, texts) of ones; None if there are no clicks.
+        taught: (texts, k) float32, what a teacher makes of each text, of unit norm; None without a teacher. A
+            third of a token vector then approximates it, and tokens that say more weigh more.
         seed: seed of the random parts (feed-forward weights, output head).
 
     Returns:
@@ -81,10 +88,18 @@ def build_tiny(
         length=size.max_length,
     )
     bigram = size.hidden // 4
-    vectors, idf = token_vectors(tokenizer, texts, size.hidden - 1 - bigram, clicked=clicked, seed=seed)
+    width = size.hidden - 1 - bigram
+    own = width if taught is None else width - width // 3
+    vectors, weights = token_vectors(tokenizer, texts, own, clicked=clicked, seed=seed)
+    if taught is not None:
+        known = taught_token_vectors(tokenizer, texts, taught, width - own)
+        vectors = np.concatenate([vectors, TAUGHT_NORM * known], axis=1)
+        # The input norm takes the norm of a token away; its weight in the mean restores it.
+        norms = np.linalg.norm(vectors, axis=1)
+        vectors, weights = vectors / norms[:, None], weights * np.maximum(norms, 1)
     before, after = _bigram_vectors(outputs, len(tokenizer), bigram, seed)
     with torch.no_grad():
-        spread = _write_embeddings(model, np.concatenate([vectors, before], axis=1), idf)
+        spread = _write_embeddings(model, np.concatenate([vectors, before], axis=1), weights)
         _write_first_layer(model, size.idf_power * spread, vectors.shape[1])
         for layer in model.model.layers[1:]:
             layer.self_attn.o_proj.weight.zero_()
@@ -122,15 +137,15 @@ def _bigram_vectors(
     return before / max(scale, 1e-9), after * scale
 
 
-def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, idf: np.ndarray) -> float:
-    """Write token vectors and, as last dimension, log idf mapped to [-0.5, 0.5]; root mean square about 0.1.
+def _write_embeddings(model: LlamaForCausalLM, vectors: np.ndarray, weights: np.ndarray) -> float:
+    """Write token vectors and, last, log weights mapped to [-0.5, 0.5]; root mean square about 0.1.
 
     Returns:
-        The largest log idf. A key multiplies the last dimension by it to restore the log idf.
+        The largest log weight. A key multiplies the last dimension by it to restore the log weight.
     """
-    log_idf = np.log(idf)
-    spread = max(float(log_idf.max()), 1e-9)
-    wanted = log_idf / spread - 0.5
+    log_weight = np.log(weights)
+    spread = max(float(log_weight.max()), 1e-9)
+    wanted = log_weight / spread - 0.5
     # After the row is normalized the channel is exactly ``wanted``.
     squares = (vectors.astype(np.float64) ** 2).sum(axis=1)
     channel = wanted * np.sqrt(squares / (1 - wanted**2))
