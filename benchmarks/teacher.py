@@ -8,6 +8,8 @@ have at least 2 users. Figures in %.
 """
 
 import argparse
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow.compute as pc
@@ -35,33 +37,35 @@ def main() -> None:
 
     data = load(chosen.data)
     rows = []
-    for seed in chosen.seeds:
-        share = {"MicroLens": 0.3, "MovieLens": 0.4}[chosen.data]
-        split = split_by_note(data.notes, data.clicks, test=share, valid=0.05, seed=seed)
-        pairs = mine_pairs(split.test.clicks, PairOptions(min_users=MIN_USERS), progress=False)
-        queries, targets = targets_from_pairs(pairs, min_users=MIN_USERS)
-        notes = split.train.notes
-        drawn = np.sort(np.random.default_rng(seed).permutation(notes.num_rows)[: chosen.notes])
-        notes = notes.take(drawn)
-        clicks = split.train.clicks
-        clicks = clicks.filter(pc.is_in(clicks["note_id"], notes["note_id"].combine_chunks()))
-        for known in (clicks, None):
-            for teacher in (None, chosen.teacher):
-                layers = None if teacher is None else chosen.teacher_layers
-                options = RecallOptions(teacher=teacher, teacher_layers=layers)
-                model = build_recall_model(options, notes, known, progress=True)
-                found = evaluate_related(
-                    vector_scorer(model.encode(split.test.notes)),
-                    split.test.notes["note_id"],
-                    queries,
-                    targets,
-                    ks=(10, 100),
-                    resamples=1,
-                    progress=False,
-                ).figures
-                row = [str(seed), "no" if known is None else "yes", "no" if teacher is None else "yes"]
-                rows.append([*row, *(f"{100 * found[name].mean:.1f}" for name in FIGURES)])
-                print(*rows[-1], flush=True)
+    with TemporaryDirectory() as folder:
+        work = Path(folder)
+        for seed in chosen.seeds:
+            share = {"MicroLens": 0.3, "MovieLens": 0.4}[chosen.data]
+            split = split_by_note(data.notes, data.clicks, test=share, valid=0.05, seed=seed)
+            pairs = mine_pairs(split.test.clicks, PairOptions(min_users=MIN_USERS), progress=False)
+            queries, targets = targets_from_pairs(pairs, min_users=MIN_USERS)
+            notes = split.train.notes
+            drawn = np.sort(np.random.default_rng(seed).permutation(notes.num_rows)[: chosen.notes])
+            notes = notes.take(drawn)
+            clicks = split.train.clicks
+            clicks = clicks.filter(pc.is_in(clicks["note_id"], notes["note_id"].combine_chunks()))
+            for known in (clicks, None):
+                for teacher in (None, chosen.teacher):
+                    layers = None if teacher is None else chosen.teacher_layers
+                    options = RecallOptions(teacher=teacher, teacher_layers=layers)
+                    model = build_recall_model(options, notes, known, work=work, progress=True)
+                    found = evaluate_related(
+                        vector_scorer(model.encode(split.test.notes)),
+                        split.test.notes["note_id"],
+                        queries,
+                        targets,
+                        ks=(10, 100),
+                        resamples=1,
+                        progress=False,
+                    ).figures
+                    row = [str(seed), "no" if known is None else "yes", "no" if teacher is None else "yes"]
+                    rows.append([*row, *(f"{100 * found[name].mean:.1f}" for name in FIGURES)])
+                    print(*rows[-1], flush=True)
     print(table(["seed", "clicks", "teacher", *FIGURES], rows, left=3))
 
 

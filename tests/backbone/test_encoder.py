@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from notellm.backbone.encoder import TextEncoder
@@ -148,6 +149,20 @@ def test_the_first_layers_of_a_language_model_can_be_kept(checkpoints: dict[str,
     assert cut.fingerprint() == TextEncoder.from_language_model(path, layers=1).fingerprint()
     with pytest.raises(ConfigError, match="layers is 9, but the backbone has 2"):
         TextEncoder.from_language_model(path, layers=9)
+
+
+def test_missing_weights_are_refused_except_those_that_no_pooling_reads(folder: Path):
+    weights = load_file(folder / "model.safetensors")
+    whole = TextEncoder.from_sentence_encoder(folder)
+    for part in ("pooler.dense.weight", "encoder.layer.1.output.dense.weight"):
+        del weights[part]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        if part.startswith("pooler"):
+            without = TextEncoder.from_sentence_encoder(folder)
+            np.testing.assert_array_equal(without.encode(TEXTS), whole.encode(TEXTS))
+            assert without.fingerprint() == whole.fingerprint()
+    with pytest.raises(ModelError, match=r"lack encoder\.layer\.1\.output\.dense\.weight"):
+        TextEncoder.from_sentence_encoder(folder)
 
 
 def test_code_of_the_folder_does_not_run(folder: Path):

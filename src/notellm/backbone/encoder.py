@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.batch import length_batches
@@ -95,8 +94,8 @@ class TextEncoder:
             # False, not None: None asks on standard input whether code may run.
             source = {"trust_remote_code": False, "local_files_only": True}
             tokenizer = AutoTokenizer.from_pretrained(str(encoder), split_special_tokens=True, **source)
-            model = AutoModel.from_pretrained(
-                str(encoder), use_safetensors=True, dtype=torch.float32, **source
+            model, loading = AutoModel.from_pretrained(
+                str(encoder), use_safetensors=True, dtype=torch.float32, output_loading_info=True, **source
             )
         except Exception as error:  # a damaged model fails in many ways, in transformers and in its layers
             if asks_for_code(encoder, "config.json") or asks_for_code(encoder, "tokenizer_config.json"):
@@ -105,6 +104,9 @@ class TextEncoder:
                     "sentence encoder; choose another one"
                 ) from error
             raise ModelError(f"no sentence encoder at {folder}: {first_line(error)}") from error
+        missing = sorted(name for name in map(str, loading["missing_keys"]) if not _is_pooler(name))
+        if missing:
+            raise ModelError(f"the weights of {encoder} lack {missing[0]}; copy or download them again")
         if tokenizer.pad_token_id is None:
             raise ModelError(f"the tokenizer of {folder} has no padding token; set one and save it again")
         return cls(
@@ -116,27 +118,21 @@ class TextEncoder:
 
     def fingerprint(self) -> str:
         """Return a hash of everything that the vectors depend on."""
-        settings = (self.pooling, self.length)
-        return digest_of(settings, self.model.config, self.tokenizer, dict(self.model.named_parameters()))
+        weights = {name: weight for name, weight in self.model.named_parameters() if not _is_pooler(name)}
+        return digest_of((self.pooling, self.length), self.model.config, self.tokenizer, weights)
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
-        """Return the pooled states of texts, (n, hidden) float32.
-
-        Args:
-            texts: the texts.
-            progress: show a progress bar.
-        """
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the pooled states of texts, (n, hidden) float32."""
         found = self.tokenizer(list(texts), truncation=True, max_length=self.length)["input_ids"]
         # An empty text has no token at all in some language models.
         ids = [row or [self.tokenizer.pad_token_id] for row in found]
-        vectors = np.empty((len(texts), self.model.config.hidden_size), dtype=np.float32)
-        with tqdm(total=len(texts), unit="note", desc="teacher", disable=not progress) as bar:
-            for rows, batch in length_batches(ids, self.tokenizer, self.model.device):
-                mask = batch["attention_mask"]
-                states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-                vectors[rows] = self._pooled(states, mask).float().cpu().numpy()
-                bar.update(len(rows))
+        width = self.model.config.get_text_config().hidden_size
+        vectors = np.empty((len(texts), width), dtype=np.float32)
+        for rows, batch in length_batches(ids, self.tokenizer, self.model.device):
+            mask = batch["attention_mask"]
+            states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+            vectors[rows] = self._pooled(states, mask).float().cpu().numpy()
         return vectors
 
     def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:
@@ -149,6 +145,11 @@ class TextEncoder:
         if self.pooling == "tail_mean":
             weight[:, 0] = weight[:, 0] * (mask.sum(dim=1) == 1)[:, None]
         return (states * weight).sum(dim=1) / weight.sum(dim=1)
+
+
+def _is_pooler(name: str) -> bool:
+    """Return whether a weight belongs to the pooler of BERT and its relatives, which nothing here reads."""
+    return "pooler" in name
 
 
 def _steps(folder: Path) -> dict[str, Path]:

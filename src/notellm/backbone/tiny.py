@@ -123,7 +123,7 @@ def token_vectors(
         Vectors of unit norm, (tokens, width) float32, and smoothed idf, (tokens,) float64, at least 1.
     """
     weighted, idf = _weighted_counts(tokenizer, texts)
-    size = weighted.shape[1]
+    size = len(tokenizer)
     if clicked is not None:
         weighted = sp.vstack([weighted, _user_profiles(clicked, weighted)]).tocsr()
     rank = min(width, min(weighted.shape) - 1)
@@ -162,7 +162,8 @@ def taught_token_vectors(
     from sklearn.linear_model import Ridge  # noqa: PLC0415 - slow to import, and a service does not need it
 
     counts, _ = _weighted_counts(tokenizer, texts)
-    centred = taught.astype(np.float64) - taught.mean(axis=0)
+    centred = taught.astype(np.float64)
+    centred -= centred.mean(axis=0)
     _, axes = np.linalg.eigh(centred.T @ centred)
     targets = centred @ axes[:, ::-1][:, :width]
     penalty = counts.shape[0] / counts.shape[1]
