@@ -90,7 +90,7 @@ def tune(
     users = train.table["user_id"].to_pylist()
     texts = NoteTexts(model, notes)
     final_train, final_valid = (_prompts(model, texts, rows.table, rows.codes) for rows in (train, valid))
-    _fit_answers(model, folder / FITTED_ANSWERS, final_train, users, options)
+    _fit_answers(model, folder / FITTED_ANSWERS, final_train, users, options, progress=progress)
     metrics: dict[str, Any] = {}
     start: dict[str, torch.Tensor] = {}  # one step alone is undone by `_tune_step`
     if options.two_step:
@@ -101,7 +101,8 @@ def tune(
         if options.two_step and name == TEXT_STEP:
             step_train, step_valid = (_prompts(model, texts, rows.table, None) for rows in (train, valid))
         if options.two_step:  # the prompts of the steps differ, so their answers are fitted separately
-            _fit_answers(model, folder / f"{FITTED_ANSWERS}_{name}", step_train, users, options)
+            kept = folder / f"{FITTED_ANSWERS}_{name}"
+            _fit_answers(model, kept, step_train, users, options, progress=progress)
         arguments = _arguments(folder / name, options, count, progress=progress)
         metrics[f"{name}_step"] = _tune_step(model, arguments, step_train, step_valid, valid.table)
     last = metrics[f"{[*updates][-1]}_step"]
@@ -170,7 +171,13 @@ def _prompts(model: BinLLM, texts: NoteTexts, table: pa.Table, codes: RowCodes |
 
 
 def _fit_answers(
-    model: BinLLM, kept: Path, rows: RankRows, users: Sequence[str], options: RankOptions
+    model: BinLLM,
+    kept: Path,
+    rows: RankRows,
+    users: Sequence[str],
+    options: RankOptions,
+    *,
+    progress: bool,
 ) -> None:
     """Fit the answers to the prompts of a step, if the options ask for it.
 
@@ -182,8 +189,9 @@ def _fit_answers(
         rows: training rows of the step.
         users: the user of each row.
         options: resolved options of the run.
+        progress: show a progress bar while hidden states are computed.
     """
-    drawn = {"limit": options.answer_rows, "seed": options.seed}
+    drawn: dict[str, Any] = {"limit": options.answer_rows, "seed": options.seed, "progress": progress}
     if options.backbone == TINY:
         fit_answer_rows(model, rows, users, **drawn)
     elif options.answers == "fitted" and kept.is_dir():

@@ -16,7 +16,9 @@ import pyarrow as pa
 import torch
 
 from notellm.backbone.load import LoraOptions, add_lora
+from notellm.backbone.processes import process_count
 from notellm.data.validate_impressions import validate_impressions
+from notellm.errors import ConfigError
 from notellm.jobs.card import ranker_card
 from notellm.jobs.rank_codes import codes_of_run
 from notellm.jobs.rank_tuning import CODES_STEP, TEXT_STEP, CodedRows, auc_error, ranking_figures, tune
@@ -76,14 +78,19 @@ def train_rank(
         The ranker.
 
     Raises:
-        ConfigError: if an option is not allowed, there is an unfinished run and ``resume`` is false, or that
-            run was started with other options or data.
+        ConfigError: if an option is not allowed, several processes were started, there is an unfinished run
+            and ``resume`` is false, or that run was started with other options or data.
         DataError: if the tables do not fit together or hold one label only, valid has too few rows to choose
             by (``auc_error``), or recall offers too few of its clicks.
         ModelError: if the backbone cannot be loaded.
         StorageError: if something cannot be written, or ``output`` may not be replaced.
     """
     chosen = (options or RankOptions()).resolved()
+    if process_count() > 1:
+        raise ConfigError(
+            f"a ranker is trained by one process, but WORLD_SIZE is {process_count()}: start it without "
+            "torchrun"
+        )
     run = Run(output, "ranker", force=force)
     notes = whole_notes(notes)
     train, train_report = validate_impressions(train, notes)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from notellm.backbone.batch import length_batches
 from notellm.backbone.load import evaluation_mode
@@ -33,6 +34,7 @@ def fit_answer_rows(
     *,
     limit: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> None:
     """Set the output head's rows of "Yes" and "No" of a tiny model, in place.
 
@@ -46,12 +48,13 @@ def fit_answer_rows(
         users: the user of each row; None gives all rows the same weight.
         limit: largest number of rows used, drawn by the seed; None uses all.
         seed: seed of the draw.
+        progress: show a progress bar while hidden states are computed.
 
     Raises:
         DataError: if the drawn rows have one label only.
         ModelError: if a hidden state is not finite.
     """
-    states, labels, weights, _ = _drawn(model, rows, users, limit, seed)
+    states, labels, weights, _ = _drawn(model, rows, users, limit, seed, progress=progress)
     weight, intercept = _regression(states, labels, weights, _TINY_STRENGTH)
     # The head has no bias, so the intercept is added along the mean state.
     mean = states.mean(axis=0)
@@ -69,6 +72,7 @@ def fit_answer_head(
     *,
     limit: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> None:
     """Give a model an answer head, or fit the one that it has; its backbone does not change.
 
@@ -83,12 +87,13 @@ def fit_answer_head(
         users: as in :func:`fit_answer_rows`; None takes every row for a user of its own.
         limit: as in :func:`fit_answer_rows`.
         seed: seed of the draw, and of which users are held out together.
+        progress: as in :func:`fit_answer_rows`.
 
     Raises:
         DataError: if the drawn rows have one label only.
         ModelError: if a hidden state is not finite.
     """
-    states, labels, weights, owners = _drawn(model, rows, users, limit, seed)
+    states, labels, weights, owners = _drawn(model, rows, users, limit, seed, progress=progress)
     mean, spread = states.mean(axis=0), states.std(axis=0)
     spread[spread < 1e-6 * spread.max()] = 1  # a constant dimension tells nothing
     states = (states - mean) / spread
@@ -110,7 +115,13 @@ def fit_answer_head(
 
 @torch.inference_mode()
 def _drawn(
-    model: BinLLM, rows: RankRows, users: Sequence[str] | None, limit: int | None, seed: int
+    model: BinLLM,
+    rows: RankRows,
+    users: Sequence[str] | None,
+    limit: int | None,
+    seed: int,
+    *,
+    progress: bool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return the last hidden states, labels, weights and users' numbers of the drawn rows."""
     chosen = np.random.default_rng(seed).permutation(len(rows))[:limit]
@@ -119,9 +130,13 @@ def _drawn(
         raise DataError(f"the {len(chosen)} rows have one label only; there is nothing to tell apart")
     states = np.empty((len(chosen), model.config.get_text_config().hidden_size), dtype=np.float32)
     ids = [rows.ids[row] for row in chosen]
-    with evaluation_mode(model):
+    with (
+        evaluation_mode(model),
+        tqdm(total=len(ids), unit="prompt", desc="answers", disable=not progress) as bar,
+    ):
         for part, batch in length_batches(ids, model.tokenizer, model.device):
             states[part] = model.last_states(**batch).float().cpu().numpy()
+            bar.update(len(part))
     if not np.isfinite(states).all():
         raise ModelError(
             "the backbone gives hidden states that are not finite, to which no answer can be fitted; load it "
