@@ -18,6 +18,7 @@ from benchmarks.common import table
 from benchmarks.training import MIN_USERS, load
 from notellm.data.split import split_by_note
 from notellm.evaluate.retrieval import evaluate_related, targets_from_pairs, vector_scorer
+from notellm.jobs.runs import Run
 from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
@@ -38,7 +39,7 @@ def main() -> None:
     data = load(chosen.data)
     rows = []
     with TemporaryDirectory() as folder:
-        work = Path(folder)
+        run = Run(Path(folder) / "model", "model", force=False)  # keeps what the teacher says
         for seed in chosen.seeds:
             share = {"MicroLens": 0.3, "MovieLens": 0.4}[chosen.data]
             split = split_by_note(data.notes, data.clicks, test=share, valid=0.05, seed=seed)
@@ -53,7 +54,7 @@ def main() -> None:
                 for teacher in (None, chosen.teacher):
                     layers = None if teacher is None else chosen.teacher_layers
                     options = RecallOptions(teacher=teacher, teacher_layers=layers)
-                    model = build_recall_model(options, notes, known, work=work, progress=True)
+                    model = build_recall_model(options, notes, known, run=run, progress=True)
                     found = evaluate_related(
                         vector_scorer(model.encode(split.test.notes)),
                         split.test.notes["note_id"],
