@@ -32,12 +32,13 @@ NAMES = ("notes", "pairs", "held_out_notes", "held_out_pairs")
 
 def train(data: Path, output: Path, batch: int) -> None:
     """Train a small model on tables from a folder, in this process."""
-    job.TinyOptions = lambda: SMALL  # type: ignore[assignment,misc]
     notes, pairs, *held_out = (pq.read_table(data / f"{name}.parquet") for name in NAMES)
     options = RecallOptions(
         max_steps=2, batch_pairs=batch, evaluations=2, alpha=0.0, writing_epochs=0.0, dim=16
     )
-    job.train_recall(notes, pairs, output, options=options, validation=Validation(*held_out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "TinyOptions", lambda: SMALL)
+        job.train_recall(notes, pairs, output, options=options, validation=Validation(*held_out))
 
 
 def start(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
@@ -51,7 +52,7 @@ def start(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_two_processes_make_the_model_of_one_with_twice_the_batch(tmp_path, monkeypatch):
+def test_two_processes_make_the_model_of_one_with_twice_the_batch(tmp_path):
     world = sample_world(notes=200, users=80, clicks=2_000, bots=0, seed=5)
     split = split_by_note(world.notes, world.clicks, valid=0.2)
     tables = [
@@ -73,7 +74,6 @@ def test_two_processes_make_the_model_of_one_with_twice_the_batch(tmp_path, monk
     assert "2/2" in output[0]
     assert "2/2" not in output[1]  # the main process alone shows progress
 
-    monkeypatch.setattr(job, "TinyOptions", job.TinyOptions)  # put back afterwards
     train(tmp_path, tmp_path / "one", 16)
     weights, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))
     for name, weight in expected.items():
