@@ -60,13 +60,14 @@ class Run:
     """
 
     def __init__(self, output: str | Path, kind: str, *, force: bool) -> None:
+        if is_main_process():
+            check_replaceable(output, kind, force=force)
         self.output = Path(output)
         self.folder = self.output.with_name(f"{self.output.name}.run")
         self.kind = kind
         self.force = force
         self.started: dict[str, Any] = {}
         if is_main_process():
-            check_replaceable(output, kind, force=force)
             check_run_folder(self.folder)
 
     def describe(self, options: Any, data: Mapping[str, Any]) -> None:

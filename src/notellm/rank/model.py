@@ -269,8 +269,18 @@ class BinLLM(PromptedModel):
             save_file(weights, folder / ANSWER_HEAD)
 
     def load_extra(self, folder: Path, saved: Mapping[str, Any]) -> None:
-        """Load the answer head, if the settings say that there is one; errors as :meth:`load_answer_head`."""
-        if saved.get(_HAS_HEAD, False):
+        """Load the answer head, if the settings say that there is one.
+
+        Raises:
+            ModelError: if the settings do not say whether, or as :meth:`load_answer_head`.
+        """
+        has_head = saved.get(_HAS_HEAD, False)  # rankers of an older notellm have none
+        if not isinstance(has_head, bool):
+            raise ModelError(
+                f"{folder / self.settings_file}: {_HAS_HEAD} is {has_head!r}; it must be true or false: save "
+                "the model again"
+            )
+        if has_head:
             self.load_answer_head(folder)
 
     def load_answer_head(self, folder: Path) -> None:
