@@ -91,13 +91,15 @@ def test_a_ranker_is_refused_to_several_processes(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_takes_the_accelerator_of_its_number(monkeypatch):
+@pytest.mark.parametrize(("seen", "taken"), [(8, 3), (1, 0)])
+def test_a_process_takes_the_accelerator_of_its_number_among_those_it_sees(monkeypatch, seen, taken):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("meta"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: seen)
     monkeypatch.setenv("LOCAL_RANK", "3")
     places: list[torch.device] = []
     module: Any = SimpleNamespace(to=places.append)
     to_accelerator(module)
-    assert places == [torch.device("meta", 3)]
+    assert places == [torch.device("meta", taken)]
 
 
 if __name__ == "__main__":

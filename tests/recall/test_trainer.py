@@ -462,6 +462,18 @@ def test_arguments_can_be_used_again(saved: Path, notes: pa.Table, pairs: pa.Tab
     assert short.args.max_steps == 3
 
 
+def test_a_process_that_sees_several_gpus_takes_one(
+    saved: Path, notes: pa.Table, pairs: pa.Table, tmp_path: Path
+):
+    args = jobs.arguments(tmp_path, max_steps=-1, num_train_epochs=1)
+    assert args.n_gpu == 0
+    args._n_gpu = 4
+    trainer = NoteLLMTrainer(jobs.load(saved), args, notes=notes, pairs=pairs)
+    assert trainer.args.n_gpu == 1
+    assert trainer.args.train_batch_size == args.per_device_train_batch_size
+    assert trainer.args.max_steps == round(len(pairs) / args.per_device_train_batch_size)
+
+
 def test_tau_may_start_elsewhere(make: Make):
     assert float(make("plain", tau=1.5).model.tau.detach()) == 1.5
     assert float(make("plain").model.tau.detach()) == 3.0

@@ -174,7 +174,9 @@ def to_accelerator(module: _Module) -> _Module:
     if device is None:
         return module
     rank = local_rank()
-    return module.to(device if rank is None else torch.device(device.type, rank))
+    if rank is not None:  # a process may see fewer devices than there are processes, as accelerate allows
+        device = torch.device(device.type, rank % torch.accelerator.device_count())
+    return module.to(device)
 
 
 @contextmanager

@@ -30,6 +30,10 @@ class BackboneTrainer(Trainer):
     """
 
     def __init__(self, model: nn.Module, args: TrainingArguments, **trainer_options: Any) -> None:
+        if args.n_gpu > 1:
+            # Or transformers copies the model to all GPUs (nn.DataParallel) and splits each batch, whose
+            # notes are each other's negatives. Several GPUs are used by several processes.
+            args._n_gpu = 1  # noqa: SLF001 - as transformers does for models that lie on several GPUs
         super().__init__(model=model, args=args, **trainer_options)
         self.model_accepts_loss_kwargs = False  # the loss of a subclass is a mean already
 
@@ -92,16 +96,6 @@ class BackboneTrainer(Trainer):
         best = self.state.best_model_checkpoint
         if best is not None:
             load_trained(self.bare, Path(best))
-
-
-def use_one_gpu(args: TrainingArguments) -> None:
-    """Let a process train on one GPU; several are used by several processes.
-
-    With more, transformers would copy the model to all of them (``nn.DataParallel``) and split each batch,
-    whose notes are each other's negatives.
-    """
-    if args.n_gpu > 1:
-        args._n_gpu = 1  # noqa: SLF001 - as transformers does for models that lie on several GPUs
 
 
 def last_checkpoint(run: Path) -> Path | None:

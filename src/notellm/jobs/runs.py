@@ -104,6 +104,14 @@ class Run:
         if is_main_process():
             write_json(self.started, self.folder / STARTED, replace=True)
 
+    def keep(self) -> Path | None:
+        """Start the run, and return its folder, where what takes long is kept for a resumed run.
+
+        Of several processes the main one alone keeps anything; the others get None.
+        """
+        self.start()
+        return self.folder if is_main_process() else None
+
     def save(
         self,
         save: Callable[..., None],

@@ -4,7 +4,7 @@ The run's working folder is described in ``jobs/runs.py``.
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -250,11 +250,8 @@ def build_recall_model(
     if start is not None:
         load_start(model.projection, start)
         return model
-    file = None
-    # Each of several processes computes all states by itself, and only the first one may write to the file.
-    if run is not None and is_main_process():
-        run.start()
-        file = run.folder / START_FOLDER / START
+    kept = None if run is None else run.keep()
+    file = None if kept is None else kept / START_FOLDER / START
     start_projection(
         model, notes, chosen.projection, clicks=clicks, seed=chosen.seed, file=file, progress=progress
     )
@@ -264,12 +261,9 @@ def build_recall_model(
 def _said_by_teacher(
     options: RecallOptions, notes: pa.Table, run: Run | None, *, trust_remote_code: bool, progress: bool
 ) -> np.ndarray:
-    """Return the teacher's vectors of notes, (n, k) float32; the main process keeps them with its run."""
-    place: AbstractContextManager[Path | str] = TemporaryDirectory()
-    if run is not None and is_main_process():
-        run.start()
-        place = nullcontext(run.folder)
-    with place as folder:
+    """Return the teacher's vectors of notes, (n, k) float32; they are kept with the run."""
+    kept = None if run is None else run.keep()
+    with TemporaryDirectory() if kept is None else nullcontext(kept) as folder:
         return teacher_vectors(
             filled(options.teacher),
             notes,

@@ -24,7 +24,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainingArguments
 
 from notellm.backbone.frozen import SplitModel
-from notellm.backbone.trainer import BackboneTrainer, use_one_gpu
+from notellm.backbone.trainer import BackboneTrainer
 from notellm.data.note import notes_from_table
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.retrieval import evaluate_related, targets_from_pairs, vector_scorer
@@ -120,7 +120,6 @@ class NoteLLMTrainer(BackboneTrainer):
         **trainer_options: Any,
     ) -> None:
         args = copy.copy(args)  # max_steps is set below, and the caller may use the arguments again
-        use_one_gpu(args)
         rows = model.prompt.cut(notes_from_table(notes))
         self.pair_index = None
         if pairs is not None:
@@ -132,7 +131,7 @@ class NoteLLMTrainer(BackboneTrainer):
                 "topics nor a category (or alpha is 0); give pairs, topics or categories"
             )
         items = len(labelled) if self.pair_index is None else len(self.pair_index.source)
-        per_step = args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+        per_step = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         if args.max_steps <= 0:
             args.max_steps = max(1, round(args.num_train_epochs * items / per_step))
         stream = PairStream(self.pair_index, labelled, args.max_steps * per_step, args.seed)
