@@ -97,8 +97,8 @@ class Method:
     options: Mapping[str, Any] | None = None
 
 
-#: Eight layers of a small language model, of which the last two are trained whole on stored states.
-_SMALL: dict[str, Any] = {"layers": 8, "train_layers": 2, "lora": True, "batch_pairs": 32}
+#: Eight layers of a small language model, of which the last two have adapters and are trained on stored states.
+_SMALL: dict[str, Any] = {"layers": 8, "train_layers": 2, "lora": True}
 
 
 def methods(steps: Mapping[str, int]) -> dict[str, Method]:
@@ -119,7 +119,7 @@ def methods(steps: Mapping[str, int]) -> dict[str, Method]:
                 f"NoteLLM, {name}, 8 layers, before training", "start", weights, 0, _SMALL
             ),
             f"{weights}-notellm": Method(
-                f"NoteLLM, {name}, 8 layers, trained", "notellm", weights, 300, _SMALL
+                f"NoteLLM, {name}, 8 layers, trained", "notellm", weights, 600, _SMALL
             ),
         }
     return {
