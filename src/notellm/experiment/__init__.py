@@ -1,0 +1,1 @@
+"""The papers' experiments on any data: methods, ablations, breakdowns, statistics, one report."""
