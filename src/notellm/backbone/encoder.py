@@ -2,8 +2,8 @@
 
 A folder of sentence-transformers lists its steps in ``modules.json``: an encoder of transformers, pooling
 over its last hidden states, and normalization. It is read without that package. Other steps are refused,
-weights are only read from safetensors, no code of the folder runs, and no file outside it is opened. A causal
-language model has the mean of its last hidden states.
+weights are only read from safetensors, no code of the folder runs, and no file outside it is opened. Of a
+causal language model, too, the last hidden states are pooled.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.batch import length_batches
@@ -59,13 +60,19 @@ class TextEncoder:
 
     @classmethod
     def from_language_model(
-        cls, name_or_path: str | Path, *, layers: int | None = None, trust_remote_code: bool = False
+        cls,
+        name_or_path: str | Path,
+        *,
+        layers: int | None = None,
+        pooling: str = "tail_mean",
+        trust_remote_code: bool = False,
     ) -> "TextEncoder":
         """Open a causal language model: a name on the hub, a folder, or a GGUF file.
 
         Args:
             name_or_path: the model.
             layers: keep its first layers, that many, and drop the rest; None keeps all.
+            pooling: as of the class.
             trust_remote_code: allow the model to be Python code that comes with it; that code then runs.
 
         Raises:
@@ -77,7 +84,7 @@ class TextEncoder:
         if layers is not None:
             cut_layers(model, layers)
         base = cast("PreTrainedModel", to_accelerator(model.base_model.eval()))
-        return cls(base, tokenizer, pooling="tail_mean", length=_length(None, base, tokenizer))
+        return cls(base, tokenizer, pooling=pooling, length=_length(None, base, tokenizer))
 
     @classmethod
     def from_sentence_encoder(cls, folder: str | Path) -> "TextEncoder":
@@ -122,17 +129,19 @@ class TextEncoder:
         return digest_of((self.pooling, self.length), self.model.config, self.tokenizer, weights)
 
     @torch.inference_mode()
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str], *, progress: bool = False) -> np.ndarray:
         """Return the pooled states of texts, (n, hidden) float32."""
         found = self.tokenizer(list(texts), truncation=True, max_length=self.length)["input_ids"]
         # An empty text has no token at all in some language models.
         ids = [row or [self.tokenizer.pad_token_id] for row in found]
         width = self.model.config.get_text_config().hidden_size
         vectors = np.empty((len(texts), width), dtype=np.float32)
-        for rows, batch in length_batches(ids, self.tokenizer, self.model.device):
-            mask = batch["attention_mask"]
-            states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-            vectors[rows] = self._pooled(states, mask).float().cpu().numpy()
+        with tqdm(total=len(ids), desc="embed", unit="note", disable=not progress) as bar:
+            for rows, batch in length_batches(ids, self.tokenizer, self.model.device):
+                mask = batch["attention_mask"]
+                states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+                vectors[rows] = self._pooled(states, mask).float().cpu().numpy()
+                bar.update(len(rows))
         return vectors
 
     def _pooled(self, states: Tensor, mask: Tensor) -> Tensor:

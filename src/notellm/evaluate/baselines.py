@@ -1,9 +1,8 @@
 """Simple methods that a model has to beat, computed in the same run as the model.
 
-For related notes: ``popularity`` (for ``constant_scorer``) ranks by clicks, the same for every query;
-``tfidf_matrix`` (for ``sparse_cosine_scorer``) and ``bm25_scorer`` compare texts, need no clicks and so work
-for cold notes;
-``data.matrices.click_matrix`` (for ``sparse_cosine_scorer``) is item co-occurrence, for splits by time only.
+For related notes, all of them by ``simple_scorers``: popularity ranks by clicks, the same for every query;
+TF-IDF and BM25 compare texts, need no clicks and so work for cold notes; item co-occurrence compares who
+clicked, and is for splits by time only.
 
 Those for categories and topics are in ``tagging_baselines`` and ``tagging_classifier``.
 """
@@ -15,10 +14,42 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from notellm.data.ids import Ids, as_array
-from notellm.evaluate.retrieval import Scorer
+from notellm.data.matrices import click_matrix
+from notellm.data.split import Part
+from notellm.evaluate.retrieval import Scorer, constant_scorer, sparse_cosine_scorer
 from notellm.evaluate.tfidf import fitted_vectorizer
 from notellm.lexical.index import LexicalIndex
 from notellm.lexical.terms import texts_of
+
+#: Names of the simple methods in tables.
+CO_OCCURRENCE, TFIDF, BM25 = "item co-occurrence", "TF-IDF", "BM25"
+
+
+def simple_scorers(test: Part, train: Part) -> dict[str, Scorer]:
+    """Return the simple methods for related notes of the test part by their names in tables.
+
+    In a split by note, no training click is on a note of the pool, so popularity and co-occurrence know
+    nothing. Popularity is then computed from the test clicks, which flatters it, and co-occurrence left out.
+
+    Args:
+        test: the test part, whose notes are the pool.
+        train: the train part.
+
+    Raises:
+        DataError: if no note has a text.
+    """
+    ids = test.notes.column("note_id")
+    train_clicks = popularity(ids, train.clicks)
+    if train_clicks.any():
+        scorers = {
+            "popularity (train clicks)": constant_scorer(train_clicks),
+            CO_OCCURRENCE: sparse_cosine_scorer(click_matrix(ids, train.clicks)),
+        }
+    else:
+        scorers = {"popularity (of the test clicks)": constant_scorer(popularity(ids, test.clicks))}
+    scorers[TFIDF] = sparse_cosine_scorer(tfidf_matrix(test.notes, train.notes))
+    scorers[BM25] = bm25_scorer(test.notes, train.notes)
+    return scorers
 
 
 def popularity(pool_ids: Ids, clicks: pa.Table) -> npt.NDArray[np.float32]:

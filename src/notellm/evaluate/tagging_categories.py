@@ -111,10 +111,42 @@ def _macro_f1(predicted: Sequence[str | None], true: Sequence[str]) -> float:
     return sum(2 * right[each] / (said[each] + count) for each, count in there.items()) / len(there)
 
 
-def _calibration_error(probabilities: Sequence[float], correct: Sequence[bool]) -> float:
-    """Return the expected calibration error of probabilities (n,) that n predictions are correct."""
+def reliability(probabilities: Sequence[float], correct: Sequence[bool]) -> list[dict[str, float]]:
+    """Return how often predictions of some probabilities are correct, by bins of the probability.
+
+    Args:
+        probabilities: (n,) of the predictions, from 0 to 1.
+        correct: (n,) whether each is correct.
+
+    Returns:
+        For each of 15 bins of equal width that holds a prediction: "predicted", the mean probability;
+        "observed", the share of correct ones; "count", the number of predictions.
+    """
     confidence, hit = np.asarray(probabilities, np.float64), np.asarray(correct, np.float64)
     # A bin includes its upper end, as in the paper, so 1 is in the last one; 0 joins the first one.
     which = np.clip(np.ceil(confidence * _BINS).astype(np.intp) - 1, 0, _BINS - 1)
-    surplus = np.bincount(which, confidence - hit, minlength=_BINS)  # bin size x (mean confidence - accuracy)
-    return float(np.abs(surplus).sum() / len(hit))
+    sums = (np.bincount(which, values, minlength=_BINS) for values in (confidence, hit, np.ones(len(hit))))
+    return [
+        {"predicted": float(said / count), "observed": float(true / count), "count": int(count)}
+        for said, true, count in zip(*sums, strict=True)
+        if count
+    ]
+
+
+def category_reliability(predicted: Sequence[Ranked], true: Sequence[str]) -> list[dict[str, float]]:
+    """Return the reliability of predicted categories; notes without a true category do not count.
+
+    Args:
+        predicted: a ranking of categories for each note.
+        true: the true category of each note, aligned; "" if unknown.
+    """
+    notes = notes_with_truth("categories", predicted, true)
+    firsts = [predicted[note][0] if predicted[note] else ("", 0.0) for note in notes]
+    correct = [key(name) == key(true[note]) for (name, _), note in zip(firsts, notes, strict=True)]
+    return reliability([probability for _, probability in firsts], correct)
+
+
+def _calibration_error(probabilities: Sequence[float], correct: Sequence[bool]) -> float:
+    """Return the expected calibration error of probabilities (n,) that n predictions are correct."""
+    bins = reliability(probabilities, correct)
+    return sum(each["count"] * abs(each["predicted"] - each["observed"]) for each in bins) / len(correct)

@@ -166,6 +166,7 @@ class Results:
         claims: what became of the papers' claims.
         examples: queries whose target was found ("found"), and whose target was not ("missed").
         left_out: what was not computed, and why, in sentences.
+        notes: what else a reader of the figures should know, in sentences.
     """
 
     title: str
@@ -175,3 +176,8 @@ class Results:
     claims: list[Claim] = field(default_factory=list)
     examples: dict[str, list[Example]] = field(default_factory=lambda: {"found": [], "missed": []})
     left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Add rows to a frame; a column that a row lacks is "" or null there."""
+        self.frames[name] = pl.concat([self.frames[name], frame(name, rows)])

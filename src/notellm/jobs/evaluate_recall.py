@@ -12,20 +12,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from notellm.data.matrices import click_matrix
 from notellm.data.split import Split
 from notellm.errors import DataError
-from notellm.evaluate.baselines import bm25_scorer, popularity, tfidf_matrix
+from notellm.evaluate.baselines import BM25, TFIDF, popularity, simple_scorers
 from notellm.evaluate.bootstrap import Interval
 from notellm.evaluate.report import save_report
 from notellm.evaluate.retrieval import (
     RetrievalResult,
-    constant_scorer,
     evaluate_related,
     hybrid_scorer,
     paired_difference,
     retrieval_table,
-    sparse_cosine_scorer,
     targets_from_pairs,
     vector_scorer,
 )
@@ -178,22 +175,11 @@ def _related(
     ids = test.notes.column("note_id")
     queries, targets = targets_from_pairs(pairs, min_users=min_users)
     exposure = popularity(ids, test.clicks)
-    # In a split by note, no training click is on a note of the pool, so popularity and co-occurrence know
-    # nothing. Popularity is then computed from the test clicks, which flatters it.
-    train_clicks = popularity(ids, split.train.clicks)
-    if train_clicks.any():
-        scorers = {
-            "popularity (train clicks)": constant_scorer(train_clicks),
-            "item co-occurrence": sparse_cosine_scorer(click_matrix(ids, split.train.clicks)),
-        }
-    else:
-        scorers = {"popularity (of the test clicks)": constant_scorer(exposure)}
-    scorers["TF-IDF"] = sparse_cosine_scorer(tfidf_matrix(test.notes, split.train.notes))
-    scorers["BM25"] = bm25_scorer(test.notes, split.train.notes)
+    scorers = simple_scorers(test, split.train)
     if untrained is not None:
         scorers[f"{NAME} untrained"] = vector_scorer(untrained.encode(test.notes, progress=progress))
     scorers[NAME] = vector_scorer(model.encode(test.notes, progress=progress))
-    scorers[HYBRID] = hybrid_scorer(scorers[NAME], scorers["BM25"], model.lexical_share)
+    scorers[HYBRID] = hybrid_scorer(scorers[NAME], scorers[BM25], model.lexical_share)
     result.related = [
         evaluate_related(
             scorer, ids, queries, targets, ks=ks, name=name, exposure=exposure, seed=seed, progress=False
@@ -202,5 +188,5 @@ def _related(
     ]
     by_name = {item.name: item for item in result.related}
     result.gains = {
-        method: paired_difference(by_name[method], by_name["TF-IDF"], seed=seed) for method in (NAME, HYBRID)
+        method: paired_difference(by_name[method], by_name[TFIDF], seed=seed) for method in (NAME, HYBRID)
     }

@@ -22,7 +22,11 @@ from notellm.evaluate.tagging_baselines import (
     vote_categories,
     vote_topics,
 )
-from notellm.evaluate.tagging_categories import CategoryResult, evaluate_categories
+from notellm.evaluate.tagging_categories import (
+    CategoryResult,
+    category_reliability,
+    evaluate_categories,
+)
 from notellm.evaluate.tagging_classifier import linear_categories
 from notellm.evaluate.tagging_topics import TopicResult, evaluate_topics
 from notellm.recall.model import NoteLLM
@@ -44,15 +48,24 @@ class TaggingEvaluation:
         categories: results on categories by method; empty if the notes have none.
         topics: results on topics by method; empty if the notes have none.
         remarks: what was not measured although the notes have it, and why, in sentences.
+        reliability: of each method whose categories have probabilities, how often those of a probability are
+            correct (``tagging_categories.reliability``).
     """
 
     categories: dict[str, CategoryResult] = field(default_factory=dict)
     topics: dict[str, TopicResult] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
+    reliability: dict[str, list[dict[str, float]]] = field(default_factory=dict)
 
 
 def evaluate_tagging(
-    model: NoteLLM, split: Split, *, tagged_notes: int = 1_000, seed: int = 0, progress: bool = True
+    model: NoteLLM,
+    split: Split,
+    *,
+    tagged_notes: int = 1_000,
+    baselines: bool = True,
+    seed: int = 0,
+    progress: bool = True,
 ) -> TaggingEvaluation:
     """Measure categories and topics of unseen notes of the test part of a split.
 
@@ -60,6 +73,7 @@ def evaluate_tagging(
         model: the trained model.
         split: the split that the model was trained on.
         tagged_notes: largest number of notes for which categories, and topics, are predicted; they are drawn.
+        baselines: also measure the simple methods.
         seed: seed of the draw and of the baselines.
         progress: show progress bars.
     """
@@ -70,14 +84,20 @@ def evaluate_tagging(
     if with_category.num_rows and (reason := model.unlearnt("category")) is not None:
         result.remarks.append(f"Category: {NAME} is not measured; {reason}.")
     elif with_category.num_rows and model.settings.categories:
-        result.categories = _categories(model, train, with_category, seed, progress)
+        rankings = _categories(model, train, with_category, seed, progress, baselines=baselines)
+        true = with_category.column("category").to_pylist()
+        for name, predicted in rankings.items():
+            result.categories[name] = evaluate_categories(
+                predicted, true, model.settings.categories, name=name
+            )
+            result.reliability[name] = category_reliability(predicted, true)
     has_topics = pc.greater(pc.list_value_length(unseen.column("topics")), 0)
     with_topics = _draw(unseen.filter(has_topics), tagged_notes, seed)
     trained_on_topics = any(train.column("topics").to_pylist())
     if with_topics.num_rows and (reason := model.unlearnt("topics")) is not None:
         result.remarks.append(f"Topics: {NAME} is not measured; {reason}.")
     elif with_topics.num_rows and trained_on_topics:
-        result.topics = _topics(model, train, with_topics, seed, progress)
+        result.topics = _topics(model, train, with_topics, seed, progress, baselines=baselines)
     if model.tagger is None and (result.categories or result.topics):
         result.remarks.append(
             f"Category, topics: {NAME} is not measured; it was not trained and has no tagger."
@@ -94,32 +114,32 @@ def tagging_tables(categories: dict[str, CategoryResult], topics: dict[str, Topi
 
 
 def _categories(
-    model: NoteLLM, train: pa.Table, notes: pa.Table, seed: int, progress: bool
-) -> dict[str, CategoryResult]:
-    """Return the results on categories by method."""
-    predicted: dict[str, Sequence[Ranked]] = {
-        "most frequent category": majority_category(train, notes),
-        _VOTE: vote_categories(train, notes, progress=progress),
-        "linear classifier": linear_categories(train, notes, seed=seed, progress=progress),
-    }
+    model: NoteLLM, train: pa.Table, notes: pa.Table, seed: int, progress: bool, *, baselines: bool
+) -> dict[str, Sequence[Ranked]]:
+    """Return the predicted categories by method."""
+    predicted: dict[str, Sequence[Ranked]] = {}
+    if baselines:
+        predicted = {
+            "most frequent category": majority_category(train, notes),
+            _VOTE: vote_categories(train, notes, progress=progress),
+            "linear classifier": linear_categories(train, notes, seed=seed, progress=progress),
+        }
     for name, tagger in taggers(model).items():
         tags = tagger.tag(notes_from_table(notes), tasks=["category"], progress=progress)
         predicted[name] = [_ranking(each.categories) for each in tags]
-    true = notes.column("category").to_pylist()
-    return {
-        name: evaluate_categories(rankings, true, model.settings.categories, name=name)
-        for name, rankings in predicted.items()
-    }
+    return predicted
 
 
 def _topics(
-    model: NoteLLM, train: pa.Table, notes: pa.Table, seed: int, progress: bool
+    model: NoteLLM, train: pa.Table, notes: pa.Table, seed: int, progress: bool, *, baselines: bool
 ) -> dict[str, TopicResult]:
     """Return the results on topics by method."""
-    predicted: dict[str, tuple[Sequence[Ranked], Sequence[int]]] = {
-        "most similar train note": copy_topics(train, notes, progress=progress),
-        _VOTE: vote_topics(train, notes, seed=seed, progress=progress),
-    }
+    predicted: dict[str, tuple[Sequence[Ranked], Sequence[int]]] = {}
+    if baselines:
+        predicted = {
+            "most similar train note": copy_topics(train, notes, progress=progress),
+            _VOTE: vote_topics(train, notes, seed=seed, progress=progress),
+        }
     for name, tagger in taggers(model).items():
         tags = tagger.tag(notes_from_table(notes), tasks=["topics"], progress=progress)
         rankings = [_ranking((*each.topics, *each.more_topics)) for each in tags]

@@ -1,0 +1,146 @@
+"""Results that take long, each in a folder named by what it is made of.
+
+    RUNS/NAME-DIGEST/   files of the result, and result.json, which is written last
+
+The digest is that of everything the result depends on: options, fingerprints of the data, the library's code.
+So a second experiment finds what is the same, and computes only what is missing. A folder without
+``result.json`` belongs to a run that was killed, which continues there.
+"""
+
+import ast
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import notellm
+from notellm.errors import StorageError
+from notellm.files import json_text, read_json, write_json
+
+_RESULT = "result.json"
+#: Packages whose code no result of a cache depends on, and the modules of the last that compute them.
+_OTHER_CODE = ("cli/", "serve/", "store/", "engine/", "experiment/")
+_COMPUTING = ("experiment/recall_methods.py", "experiment/sentence.py", "experiment/rank_methods.py")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A result to compute.
+
+    Attributes:
+        name: what it is, for people, as "NoteLLM, seed 0".
+        kind: kind of its method; tasks of a kind take about as long as each other.
+        made_of: everything that the result depends on, as JSON values.
+        compute: computes the result in a folder, in which it continues after a kill, and returns its figures
+            as JSON values.
+        why_not: returns why it cannot be computed, None if it can; asked when its turn comes.
+    """
+
+    name: str
+    kind: str
+    made_of: Mapping[str, Any]
+    compute: Callable[[Path], Mapping[str, Any]]
+    why_not: Callable[[], str | None] = lambda: None
+
+    def digest(self) -> str:
+        """Return the digest of what the result is made of, 12 hexadecimal digits."""
+        text = json_text({**self.made_of, "code": code_fingerprint()})
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Cache:
+    """The folder of all results.
+
+    Args:
+        folder: the folder; it is made when the first result is computed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def place(self, task: Task) -> Path:
+        """Return the folder of a task's result."""
+        name = re.sub(r"[^a-z0-9.]+", "-", task.name.lower()).strip("-")[:60]
+        return self.folder / f"{name}-{task.digest()}"
+
+    def result(self, task: Task) -> dict[str, Any] | None:
+        """Return the figures of a finished task; None if it is not finished.
+
+        Raises:
+            StorageError: if the result is damaged.
+        """
+        found = self._read(task)
+        return None if found is None else dict(found["figures"])
+
+    def seconds(self, task: Task) -> float:
+        """Return how long the last process that worked on a finished task took."""
+        found = self._read(task)
+        return 0.0 if found is None else float(found["seconds"])
+
+    def computed(self, task: Task) -> dict[str, Any]:
+        """Return the figures of a task; compute them if it is not finished."""
+        finished = self.result(task)
+        if finished is not None:
+            return finished
+        place = self.place(task)
+        place.mkdir(parents=True, exist_ok=True)
+        begin = time.monotonic()
+        figures = dict(task.compute(place))
+        result = {
+            "task": task.name,
+            "made_of": task.made_of,
+            "seconds": time.monotonic() - begin,
+            "figures": figures,
+        }
+        write_json(result, place / _RESULT, replace=True)
+        return figures
+
+    def _read(self, task: Task) -> dict[str, Any] | None:
+        file = self.place(task) / _RESULT
+        if not file.is_file():
+            return None
+        found = read_json(file)
+        if not (
+            isinstance(found, dict)
+            and isinstance(found.get("figures"), dict)
+            and isinstance(found.get("seconds"), int | float)
+        ):
+            raise StorageError(f"{file} is damaged; remove {file.parent} to compute it again")
+        return found
+
+
+@cache
+def code_fingerprint(without: tuple[str, ...] = _OTHER_CODE, but_with: tuple[str, ...] = _COMPUTING) -> str:
+    """Return the SHA-256 of the library's code without comments and docstrings, 12 hexadecimal digits.
+
+    Two results with the same fingerprint were made by the same code.
+
+    Args:
+        without: packages and modules that do not count, as the beginnings of their paths in the package.
+        but_with: those of them that count nevertheless.
+    """
+    package = Path(notellm.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.json")]):
+        name = path.relative_to(package).as_posix()
+        if name.startswith(without) and not name.startswith(but_with):
+            continue
+        text = path.read_text(encoding="utf-8")
+        digest.update(name.encode())
+        digest.update((text if path.suffix == ".json" else ast.dump(_without_docstrings(text))).encode())
+    return digest.hexdigest()[:12]
+
+
+def _without_docstrings(source: str) -> ast.Module:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            del node.body[0]
+    return tree

@@ -1,0 +1,184 @@
+"""The experiment as a job: a folder of prepared data in, a report out.
+
+OUTPUT/       the report (``report.py``)
+OUTPUT.runs/  every result that took long (``cache.py``); a second run computes only what is missing
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from notellm.artifacts.replace import check_replaceable
+from notellm.errors import DataError
+from notellm.experiment.cache import Cache, Task
+from notellm.experiment.circumstances import circumstances
+from notellm.experiment.leakage import check_impressions, check_split, check_topics_hidden, require
+from notellm.experiment.options import ExperimentOptions
+from notellm.experiment.rank_data import RankData
+from notellm.experiment.rank_part import RankPart
+from notellm.experiment.recall_methods import NOTELLM, recall_methods
+from notellm.experiment.recall_part import RecallPart
+from notellm.experiment.report import write_report
+from notellm.experiment.results import Results
+from notellm.experiment.schedule import SHARES, Schedule, chosen_share, in_words
+from notellm.experiment.source import RecallData, load_recall_data
+
+#: Name of a public dataset with impressions, and the folder of its files.
+Dataset = tuple[str, Path]
+
+
+@dataclass
+class _Parts:
+    """What an experiment computes; None for a part that was not asked for, or whose data are missing."""
+
+    recall: RecallPart | None = None
+    rank: RankPart | None = None
+
+
+def run_experiment(
+    source: str | Path | Dataset,
+    output: str | Path,
+    options: ExperimentOptions | None = None,
+    *,
+    force: bool = False,
+    trust_remote_code: bool = False,
+    progress: bool = True,
+    say: Callable[[str], None] = print,
+) -> Results:
+    """Run the papers' comparisons on prepared data, and write a report.
+
+    Args:
+        source: a dataset folder, a split folder, or a folder of notes and impressions; or the name of a
+            public dataset with impressions and the folder of its files.
+        output: folder of the report; results are kept in ``OUTPUT.runs``.
+        options: what is compared.
+        force: as in ``artifacts.write_folder``.
+        trust_remote_code: as in ``NoteLLM.from_pretrained``.
+        progress: show progress bars.
+        say: prints a line.
+
+    Returns:
+        What was found, which the report shows.
+
+    Raises:
+        ConfigError: if an option is not allowed.
+        DataError: if the data allow none of the parts that were asked for, or something of the test part is
+            known in training.
+        ModelError: if a model cannot be loaded.
+        StorageError: if something cannot be written, or ``output`` may not be replaced.
+    """
+    chosen = (options or ExperimentOptions()).checked()
+    check_replaceable(output, "report", force=force)
+    name = source[0] if isinstance(source, tuple) else Path(source).resolve().name
+    results = Results(name)
+    cache = Cache(Path(output).with_name(f"{Path(output).name}.runs"))
+    schedule = Schedule(cache, say, chosen.budget_seconds)
+    parts = _Parts()
+    switches = {"trust_remote_code": trust_remote_code, "progress": progress}
+    problems: list[str] = []
+    if chosen.recall or chosen.ablations:
+        try:
+            data = _recall_data(source, chosen)
+        except DataError as error:
+            problems.append(f"The table of related notes was left out: {error}.")
+        else:
+            checks = [*check_split(data.split, data.pairs, by=data.by), check_topics_hidden()]
+            results.checks += checks
+            require(checks)
+            parts.recall = RecallPart(data, chosen, cache, **switches)
+            if schedule.budget is not None:
+                parts.recall = _fitted(parts.recall, schedule, say)
+            results.facts |= _facts(parts.recall.data)
+    if chosen.rank:
+        try:
+            impressions = _rank_data(source, chosen)
+        except DataError as error:
+            problems.append(f"The table of rankers was left out: {error}.")
+        else:
+            checks = check_impressions(impressions.train, impressions.valid, impressions.test)
+            results.checks += checks
+            require(checks)
+            parts.rank = RankPart(impressions, chosen, cache, **switches)
+            rows = ", ".join(
+                f"{getattr(impressions, part).num_rows:,} {part}" for part in ("train", "valid", "test")
+            )
+            results.facts["impressions"] = rows
+    if parts.recall is None and parts.rank is None:
+        raise DataError(" ".join(problems))
+    for problem in problems:
+        say(problem)
+    done = schedule.run(_in_order(parts))
+    say("measuring")
+    for part in (parts.recall, parts.rank):
+        if part is not None:
+            part.collect(results, done)
+    results.left_out += [*problems, *schedule.left_out]
+    results.facts |= circumstances() | {"time": f"{in_words(schedule.gone)} for what had not been computed"}
+    write_report(results, output, force=force)
+    return results
+
+
+def _recall_data(source: str | Path | Dataset, options: ExperimentOptions) -> RecallData:
+    if isinstance(source, tuple):
+        raise DataError(f"{source[0]} has impressions, and no log of clicks")
+    return load_recall_data(source, options)
+
+
+def _rank_data(source: str | Path | Dataset, options: ExperimentOptions) -> RankData:
+    if isinstance(source, tuple):
+        return RankData.from_dataset(*source)
+    return RankData.from_folder(source, seed=options.seed)
+
+
+def _in_order(parts: _Parts) -> list[Task]:
+    """Return all tasks: both tables with the first seed, the paper's ablations, further seeds, the rest."""
+    first: list[Task] = []
+    ablated: list[Task] = []
+    further: list[Task] = []
+    rest: list[Task] = []
+    if parts.recall is not None:
+        first, ablated, further, rest = map(list, parts.recall.tasks())
+    if parts.rank is not None:
+        rankers, more = parts.rank.tasks()
+        first += rankers
+        further += more
+    return [*first, *ablated, *further, *rest]
+
+
+def _fitted(part: RecallPart, schedule: Schedule, say: Callable[[str], None]) -> RecallPart:
+    """Return the recall part with as many training notes as the budget allows.
+
+    NoteLLM is trained on the smallest share first, which says how long a larger one takes.
+    """
+    options, data = part.options, part.data
+    say("with a budget, NoteLLM is first trained on a small share of the notes, to tell how long it takes")
+    sizes = [data.with_training_share(share, options.seed) for share in SHARES]
+    smallest = replace(part, data=sizes[-1], _methods={})
+    task = smallest.task(recall_methods(options)[NOTELLM], options.seed)
+    figures = schedule.run([task]).get(task.name)
+    pairs = [size.pairs["train"].num_rows for size in sizes]
+    trained = figures[0]["seconds"]["train"] if figures else None
+    if trained is None:  # unknown after a kill, or the budget is over
+        share = SHARES[-1]
+    else:
+        fixed = part.cache.seconds(task) - trained
+        count = sum(each.kind in ("notellm", "tuned sentence") for each in recall_methods(options).values())
+        share = chosen_share(schedule.budget or 0.0, fixed, trained, pairs, count)
+        schedule.spent["notellm"] = [fixed + trained * pairs[SHARES.index(share)] / max(1, pairs[-1])]
+    if share < 1:
+        kept = sizes[SHARES.index(share)].split.train.notes.num_rows
+        schedule.left_out.append(
+            f"For the budget of {options.budget}, all trained methods learn from {kept:,} of "
+            f"{data.split.train.notes.num_rows:,} training notes, drawn at random."
+        )
+        say(schedule.left_out[-1])
+    return replace(part, data=sizes[SHARES.index(share)], _methods={})
+
+
+def _facts(data: RecallData) -> dict[str, str]:
+    """Return the sizes of the data of the recall table in words."""
+    parts: Sequence[str] = ("train", "valid", "test")
+    notes = ", ".join(f"{getattr(data.split, part).notes.num_rows:,} {part}" for part in parts)
+    pairs = ", ".join(f"{data.pairs[part].num_rows:,} {part}" for part in parts)
+    how = "no test note is in train" if data.by == "note" else "test clicks are later than train clicks"
+    return {"split": f"by {data.by}: {how}", "notes": notes, "related pairs": pairs}

@@ -1,0 +1,138 @@
+"""Computing the results of an experiment one after the other, within a budget.
+
+How long a result takes is known from finished ones of its kind. With a budget, a result that would not be
+finished in time is left out, and the next one is tried.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from notellm.experiment.cache import Cache, Task
+
+
+@dataclass
+class Schedule:
+    """Computes tasks in their order, says what runs and what is left, and keeps to a budget.
+
+    Attributes:
+        cache: where results are kept.
+        say: prints a line.
+        budget: seconds from the start of the experiment; None for no limit.
+        clock: the seconds that have passed on some clock.
+        spent: seconds that finished results of each kind took.
+        left_out: what was not computed, and why, in sentences.
+    """
+
+    cache: Cache
+    say: Callable[[str], None]
+    budget: float | None = None
+    clock: Callable[[], float] = time.monotonic
+    spent: dict[str, list[float]] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    @property
+    def gone(self) -> float:
+        """Seconds since the start."""
+        return self.clock() - self.started
+
+    def expect(self, kind: str, seconds: float) -> None:
+        """Say how long a result of a kind takes, before the first is finished."""
+        self.spent.setdefault(kind, []).append(seconds)
+
+    def estimate(self, task: Task) -> float | None:
+        """Return the seconds that a task will take; None if nothing is known about its kind."""
+        known = self.spent.get(task.kind)
+        return sum(known) / len(known) if known else None
+
+    def run(self, tasks: Sequence[Task]) -> dict[str, tuple[dict[str, Any], Path]]:
+        """Compute the tasks.
+
+        Returns:
+            The figures and the folder of every finished task, by its name.
+        """
+        done: dict[str, tuple[dict[str, Any], Path]] = {}
+        waiting = []
+        for task in tasks:
+            if (finished := self.cache.result(task)) is not None:
+                done[task.name] = finished, self.cache.place(task)
+                self.expect(task.kind, self.cache.seconds(task))
+            else:
+                waiting.append(task)
+        if done:
+            self.say(f"{len(done)} of {len(tasks)} results were computed before")
+        for number, task in enumerate(waiting):
+            if (reason := task.why_not()) is not None:
+                self.left_out.append(f"{task.name} was left out: {reason}.")
+                continue
+            expected = self.estimate(task)
+            if self.budget is not None:
+                time_left = self.budget - self.gone
+                if time_left <= 0 or (expected is not None and expected > time_left):
+                    self._leave_out(task, expected, time_left)
+                    continue
+            place = f"[{len(tasks) - len(waiting) + number + 1}/{len(tasks)}]"
+            self.say(f"{place} {task.name}; {self._outlook(waiting[number:])}")
+            done[task.name] = self.cache.computed(task), self.cache.place(task)
+            self.expect(task.kind, self.cache.seconds(task))
+        return done
+
+    def _leave_out(self, task: Task, expected: float | None, time_left: float) -> None:
+        need = "" if expected is None else f"it takes about {in_words(expected)}, and "
+        rest = f"{in_words(max(0.0, time_left))} of the budget were left"
+        self.left_out.append(f"{task.name} was left out: {need}{rest}.")
+        self.say(self.left_out[-1])
+
+    def _outlook(self, waiting: Sequence[Task]) -> str:
+        """Return how much time has gone, how much is left, and when all will be done."""
+        expected = [self.estimate(task) for task in waiting]
+        gone = f"{in_words(self.gone)} gone"
+        known = [each for each in expected if each is not None]
+        if not known:
+            return f"{gone}; how much is left is known after the first result of its kind"
+        seconds = sum(known) + (len(expected) - len(known)) * sum(known) / len(known)
+        if self.budget is not None:
+            seconds = min(seconds, max(0.0, self.budget - self.gone))
+        done = datetime.now().astimezone() + timedelta(seconds=seconds)
+        return f"{gone}, about {in_words(seconds)} left, done about {done:%H:%M}"
+
+
+def in_words(seconds: float) -> str:
+    """Return a time as "1 h 05 min", "12 min" or "40 s"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+#: Shares of the training notes that a budget may choose, and of the smallest that is tried first.
+SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
+#: Share of the budget that the tables with the first seed may take.
+_FIRST = 0.5
+
+
+def chosen_share(budget: float, fixed: float, trained: float, pairs: Sequence[int], count: int) -> float:
+    """Return the largest share of the training notes with which the first results fit into half of a budget.
+
+    The time of a training grows with the number of its pairs; the rest, such as embedding the pool, does not.
+
+    Args:
+        budget: seconds.
+        fixed: seconds of a result that do not depend on the share.
+        trained: seconds of a training with the smallest share.
+        pairs: numbers of training pairs with each of ``SHARES``.
+        count: number of trained methods in the tables with the first seed.
+
+    Returns:
+        One of ``SHARES``; the smallest, if none fits.
+    """
+    for share, number in zip(SHARES, pairs, strict=True):
+        if count * (fixed + trained * number / max(1, pairs[-1])) <= _FIRST * budget:
+            return share
+    return SHARES[-1]
