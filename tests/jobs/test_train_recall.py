@@ -17,12 +17,19 @@ from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
 from notellm.jobs import train_recall as job_module
 from notellm.jobs.runs import discard_unfinished
-from notellm.jobs.train_recall import WRITING, _hide_answers, build_recall_model, train_recall
+from notellm.jobs.train_recall import (
+    WRITING,
+    _hide_answers,
+    build_recall_model,
+    build_untrained,
+    train_recall,
+)
 from notellm.pairs.local import mine_pairs
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
 from notellm.recall.tagging.known import FILE as KNOWN
 from notellm.recall.tagging.tagger import WEIGHTS
+from notellm.recall.tiny import TinyOptions
 from notellm.recall.trainer import Validation
 from notellm.record import describe
 from tests.conftest import SMALL
@@ -61,6 +68,80 @@ def test_defaults_come_with_the_kind_of_backbone():
     assert RecallOptions(tau=1.0, epochs=7).resolved().tau == 1.0
     with pytest.raises(ConfigError, match="LoRA"):
         RecallOptions(lora=True).resolved()
+
+
+def test_the_size_of_the_tiny_backbone_is_an_option():
+    for name, value in (("tiny_layers", 3), ("tiny_hidden", 64)):
+        assert getattr(RecallOptions(**{name: value}).resolved(), name) == value
+        with pytest.raises(ConfigError, match=f"{name} is {value}, but the backbone is 'some/model'"):
+            RecallOptions(backbone="some/model", **{name: value}).resolved()
+    with pytest.raises(ConfigError, match="tiny_hidden is 100; it must be a multiple of 8"):
+        RecallOptions(tiny_hidden=100).resolved()
+    with pytest.raises(ConfigError, match=r"tiny_layers is 0.*tiny_hidden is 0; it must be at least 8"):
+        RecallOptions(tiny_layers=0, tiny_hidden=0).resolved()
+
+
+def test_the_tiny_backbone_has_the_size_asked_for_and_is_built_again_with_it(notes, pairs, tmp_path):
+    options = RecallOptions(
+        tiny_layers=3,
+        tiny_hidden=40,
+        mask_false_negatives=False,
+        learn_tau=False,
+        max_steps=2,
+        batch_pairs=4,
+        dim=8,
+        writing_epochs=0,
+    )
+    start = build_recall_model(options, notes)
+    config = start.config.get_text_config()
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (3, 40, 80)
+    trained = train_recall(notes, pairs, tmp_path / "model", options=options, progress=False)
+    assert float(trained.tau.detach()) == options.resolved().tau
+    assert np.abs(trained.encode(notes) - start.encode(notes)).max() > 1e-4
+    again = build_untrained(tmp_path / "model", notes, notes.slice(0, 0))
+    np.testing.assert_array_equal(again.encode(notes), start.encode(notes))
+    config = read_json(tmp_path / "model" / "record.json")["config"]
+    names = ("tiny_layers", "tiny_hidden", "mask_false_negatives", "learn_tau")
+    assert [config[name] for name in names] == [3, 40, False, False]
+
+
+def test_without_a_size_the_tiny_backbone_has_its_measured_one(notes):
+    config = build_recall_model(RecallOptions(), notes).config.get_text_config()
+    size = TinyOptions()
+    assert (config.num_hidden_layers, config.hidden_size, config.intermediate_size) == (
+        size.layers,
+        size.hidden,
+        size.intermediate,
+    )
+
+
+@pytest.mark.parametrize("changed", [{"tiny_layers": 1}, {"tiny_hidden": 32}, {"learn_tau": False}])
+def test_a_run_is_not_resumed_with_another_size(notes, pairs, tmp_path, changed, monkeypatch):
+    given = {"max_steps": 2, "batch_pairs": 4, "dim": 8, "writing_epochs": 0, "tiny_hidden": 16}
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job_module.Run, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_recall(notes, pairs, tmp_path / "model", options=RecallOptions(**given), progress=False)
+    (name,) = changed
+    with pytest.raises(ConfigError, match=f"started differently .*{name} was"):
+        train_recall(
+            notes,
+            pairs,
+            tmp_path / "model",
+            options=RecallOptions(**(given | changed)),
+            resume=True,
+            progress=False,
+        )
+
+
+def test_a_learnt_tau_outlives_the_training_of_the_output_head(notes, pairs, tmp_path):
+    options = RecallOptions(tiny_hidden=16, max_steps=3, batch_pairs=4, dim=8, head_learning_rate=0.1)
+    trained = train_recall(notes, pairs, tmp_path / "model", options=options, progress=False)
+    assert read_json(tmp_path / "model" / "record.json")["metrics"]["writing_steps"] == 3
+    assert abs(float(trained.tau.detach()) - options.resolved().tau) > 0.01
 
 
 @pytest.mark.parametrize("phase", [".", WRITING])

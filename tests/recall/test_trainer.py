@@ -104,6 +104,52 @@ def test_the_joint_loss_is_the_formulas(make: Make, notes: pa.Table, pairs: pa.T
     assert loss == pytest.approx((contrastive + 0.5 * generation) / 1.5, rel=1e-5)
 
 
+def test_with_the_papers_negatives_every_other_note_of_the_batch_is_one(make: Make):
+    trainer = make("contrastive", mask_false_negatives=False, sampling_correction=False)
+    masked = make("contrastive", sampling_correction=False)
+    batch = next(iter(trainer.get_train_dataloader()))
+    model = trainer.model.eval()
+    masked.model.eval()
+    with torch.no_grad():
+        loss = float(trainer.compute_loss(model, batch))
+        without = float(masked.compute_loss(masked.model, batch))
+        vectors = (
+            model(batch["input_ids"], batch["attention_mask"], batch["position"]).vectors.double().tolist()
+        )
+    by_hand = gcl_by_hand(vectors, batch["partner"].tolist(), [set()] * len(vectors), 3.0)
+    assert loss == pytest.approx(by_hand, rel=1e-5)
+    assert loss > without + 1e-3  # false negatives were in the batch, and only add to the sum below
+
+
+def test_gradient_caching_knows_the_papers_negatives_too(make: Make):
+    plain, gradients = first_step(make("plain", mask_false_negatives=False))
+    chunked, theirs = first_step(make("plain", mask_false_negatives=False, chunk_notes=3))
+    assert plain == pytest.approx(chunked, rel=1e-5)
+    assert plain != pytest.approx(first_step(make("plain"))[0], rel=1e-3)
+    assert_close(gradients, theirs)
+
+
+@pytest.mark.parametrize("more", [{}, {"chunk_notes": 3}, {"tau": 1.5}])
+def test_a_fixed_tau_stays_while_other_weights_learn(make: Make, more: dict[str, Any]):
+    trainer = make("plain", learn_tau=False, **more)
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    assert float(before["tau"]) == more.get("tau", 3.0)
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    assert torch.equal(after["tau"], before["tau"])
+    moved = {name for name in after if not torch.equal(after[name], before[name])}
+    assert {"projection.weight", "projection.bias"} < moved
+    assert after["tau"].requires_grad  # a later training may learn it
+
+
+def test_a_fixed_tau_changes_no_gradient_of_the_others(make: Make):
+    loss, gradients = first_step(make("plain", learn_tau=False))
+    with_tau, theirs = first_step(make("plain"))
+    assert loss == with_tau
+    assert set(theirs) - set(gradients) == {"tau"}
+    assert_close(gradients, {name: theirs[name] for name in gradients})
+
+
 def test_both_losses_and_tau_are_logged(make: Make):
     trainer = make("plain")
     trainer.train()
@@ -477,6 +523,12 @@ def test_a_process_that_sees_several_gpus_takes_one(
 def test_tau_may_start_elsewhere(make: Make):
     assert float(make("plain", tau=1.5).model.tau.detach()) == 1.5
     assert float(make("plain").model.tau.detach()) == 3.0
+
+
+def test_without_pairs_a_learnt_tau_stays(make: Make):
+    trainer = make("generation", tau=1.5)
+    trainer.train()
+    assert float(trainer.model.tau.detach()) == 3.0
 
 
 def test_embeddings_and_projection_may_have_their_own_rates(make: Make):

@@ -229,7 +229,7 @@ def build_recall_model(
                 chosen, notes, run, trust_remote_code=trust_remote_code, progress=progress
             )
         return NoteLLM.from_corpus(
-            notes, clicks=clicks, taught=said, tiny=TinyOptions(), seed=chosen.seed, **config
+            notes, clicks=clicks, taught=said, tiny=_tiny_size(chosen), seed=chosen.seed, **config
         )
     if is_saved := NoteLLM.is_saved(chosen.backbone):
         _check_keeps_projection(chosen)
@@ -256,6 +256,18 @@ def build_recall_model(
         model, notes, chosen.projection, clicks=clicks, seed=chosen.seed, file=file, progress=progress
     )
     return model
+
+
+def _tiny_size(options: RecallOptions) -> TinyOptions:
+    """Return the size of the tiny backbone of a run."""
+    size = TinyOptions()
+    hidden = options.tiny_hidden or size.hidden
+    return replace(
+        size,
+        layers=options.tiny_layers or size.layers,
+        hidden=hidden,
+        intermediate=size.intermediate * hidden // size.hidden,
+    )
 
 
 def _said_by_teacher(

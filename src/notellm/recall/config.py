@@ -7,6 +7,8 @@ from notellm.errors import ConfigError
 from notellm.options import check, check_known, option
 
 TINY = "tiny"
+#: The width of the tiny backbone is a multiple of this: four heads of an even number of dimensions each.
+_WIDTH_STEP = 8
 
 #: Where the projection of a new model on a pretrained backbone starts (``recall/projection.py``).
 Projection = Literal["components", "ridge", "random"]
@@ -68,7 +70,11 @@ class LossOptions:
         topic_share: share r of the notes that do the topics task (paper: 0.4; tiny: 0.2, since its vectors
             lean on the topics that this task hides).
         tau: starting value of the log inverse temperature (paper: 3); None keeps the model's.
+        learn_tau: learn the temperature (paper); else tau keeps its starting value.
         sampling_correction: correct in-batch negatives for the popularity of notes (not in the paper).
+        mask_false_negatives: leave out of a query's negatives its own note and its partner's in other pairs,
+            notes with the text of either, and its known related notes; else every other note of the batch is
+            a negative (paper).
         embedding_learning_rate: learning rate of the token embeddings; None takes that of the layers.
         head_learning_rate: learning rate of the projection, tau and the output head; None takes that of the
             layers.
@@ -82,7 +88,9 @@ class LossOptions:
     alpha: float = option(0.01, least=0)
     topic_share: float = option(0.4, least=0, most=1)
     tau: float | None = option(None)
+    learn_tau: bool = option(True, flag="--learn-tau/--fixed-tau")
     sampling_correction: bool = option(True, flag="--sampling-correction/--paper-loss")
+    mask_false_negatives: bool = option(True, flag="--mask-false-negatives/--paper-negatives")
     embedding_learning_rate: float | None = option(None, above=0)
     head_learning_rate: float | None = option(None, above=0)
     chunk_notes: int | None = option(None, least=1)
@@ -139,6 +147,10 @@ class RecallOptions(ModelOptions, LossOptions):
             learns from the notes and clicks alone.
         teacher_layers: keep the first layers of a teacher that is a causal language model, that many; None
             keeps all.
+        tiny_layers: number of layers of the tiny backbone; None takes the measured default
+            (``recall/tiny.py``).
+        tiny_hidden: width of the tiny backbone's hidden states, a multiple of 8; its feed-forward parts are
+            twice as wide. None takes the measured default.
         template: wording of the prompt: a name in ``recall/templates`` or the path of a JSON file; tiny:
             compact, pretrained: english.
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
@@ -158,6 +170,8 @@ class RecallOptions(ModelOptions, LossOptions):
     projection: Projection | None = option(None)
     teacher: str | None = option(None)
     teacher_layers: int | None = option(None, least=1)
+    tiny_layers: int | None = option(None, least=1)
+    tiny_hidden: int | None = option(None, least=8)
     template: str | None = option(None)
     lora: bool | None = option(None, flag="--lora/--full")
     epochs: float | None = option(None, above=0)
@@ -221,6 +235,16 @@ class RecallOptions(ModelOptions, LossOptions):
             more.append(
                 f"teacher_layers is {chosen.teacher_layers}, but there is no teacher to cut; give teacher, "
                 "too, or leave teacher_layers out"
+            )
+        more += [
+            f"{name} is {getattr(chosen, name)}, but the backbone is {chosen.backbone!r}, whose size is its "
+            f"own; leave {name} out, or leave backbone out for the tiny one"
+            for name in ("tiny_layers", "tiny_hidden")
+            if not tiny and getattr(chosen, name) is not None
+        ]
+        if tiny and chosen.tiny_hidden is not None and chosen.tiny_hidden % _WIDTH_STEP:
+            more.append(
+                f"tiny_hidden is {chosen.tiny_hidden}; it must be a multiple of {_WIDTH_STEP}, such as 128"
             )
         check(chosen, *more)
         return chosen

@@ -5,7 +5,7 @@ CSFT:  L_gen = mean negative log-likelihood of the output tokens
 total: L     = (L_cl + alpha L_gen) / (1 + alpha)
 
 N = 2B notes of B pairs (n_i, n_i+); both notes of a pair are queries; tau is learnt. C(i) holds n_i+ and all
-other notes of the batch, without false negatives (:func:`false_negatives`).
+other notes of the batch, by default without false negatives (:func:`false_negatives`), which the paper keeps.
 """
 
 import torch
@@ -83,3 +83,17 @@ def false_negatives(
     masked = same | known
     masked[torch.arange(len(note), device=note.device), positive] = False
     return masked
+
+
+def known_pairs(note: Tensor, others: Tensor, known: Tensor, count: int) -> Tensor:
+    """Return whether (note, other) is a known related pair, (n, N) bool.
+
+    Args:
+        note: (n,) rows of the notes.
+        others: (N,) rows of the other notes.
+        known: int64, the sorted keys ``a * count + b`` of the pairs (``PairIndex.known``), at least one.
+        count: number of notes in the table of the rows.
+    """
+    keys = note[:, None] * count + others[None, :]
+    position = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
+    return known[position] == keys

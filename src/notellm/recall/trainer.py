@@ -40,7 +40,7 @@ from notellm.recall.distributed import (
 from notellm.recall.frozen_states import FOLDER, compute_states
 from notellm.recall.gradient_cache import MODEL_INPUTS, STATES, GradientCache
 from notellm.recall.learnt import taught_tasks
-from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss
+from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss, known_pairs
 from notellm.recall.model import NoteLLM, NoteLLMOutput
 
 
@@ -140,12 +140,14 @@ class NoteLLMTrainer(BackboneTrainer):
         self._log_frequency = None
         if self.pair_index is not None and args.sampling_correction:
             self._log_frequency = torch.from_numpy(self.pair_index.log_frequency())
-        if args.tau is not None:
+        if args.tau is not None and pairs is not None:  # the writing leaves a learnt tau as it is
             model.tau.data.fill_(args.tau)
         # The generation loss gives no gradient to the projection and tau: weight decay must not shrink them.
         for parameter in (*model.projection.parameters(), model.tau):
             parameter.requires_grad_(pairs is not None)
         self._thawed = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if not args.learn_tau:
+            model.tau.requires_grad_(False)
         model.split = None
         if args.train_layers is not None:
             model.split = _split(model, args)
@@ -263,8 +265,10 @@ class NoteLLMTrainer(BackboneTrainer):
         all_vectors = gather_with_gradients(vectors)
         all_notes, all_texts = gather(note), gather(text)
         positive = partner + first
-        known = self._is_known(note, all_notes)
-        excluded = false_negatives(note, text, positive, all_notes, all_texts, known)
+        excluded = torch.zeros(len(note), len(all_notes), dtype=torch.bool, device=note.device)
+        if self.args.mask_false_negatives:
+            known = known_pairs(note, all_notes, self._known.to(note.device), self.pair_index.count)
+            excluded = false_negatives(note, text, positive, all_notes, all_texts, known)
         row = torch.arange(len(note), device=note.device)
         excluded[row, row + first] = True  # a note is no candidate of itself
         frequency = self._log_frequency
@@ -288,13 +292,6 @@ class NoteLLMTrainer(BackboneTrainer):
     def _remember(self, contrastive: Tensor, generation: Tensor) -> None:
         """Keep both losses for the next log entry."""
         self._logged_losses.append(torch.stack([contrastive.detach(), generation.detach()]).cpu())
-
-    def _is_known(self, note: Tensor, others: Tensor) -> Tensor:
-        """Return whether (note, other) is a related pair in either direction, (n, N) bool."""
-        keys = note[:, None] * self.pair_index.count + others[None, :]  # type: ignore[union-attr]
-        known = self._known.to(keys.device)
-        position = torch.searchsorted(known, keys).clamp(max=len(known) - 1)
-        return known[position] == keys
 
     # ---------------------------------------------------------------- hooks of the Trainer
 
