@@ -30,14 +30,7 @@ import torch
 from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
 from benchmarks.microlens import split_microlens
 from benchmarks.training import MIN_USERS, load, points, train
-from benchmarks.zero_shot import (
-    Pooling,
-    sentence_model,
-    sentence_vectors,
-    tune_sentence_model,
-    zero_shot_vectors,
-)
-from notellm.backbone.load import load_backbone
+from notellm.backbone.encoder import TextEncoder
 from notellm.data.split import Split, split_by_time
 from notellm.evaluate.baselines import bm25_scorer, popularity, tfidf_matrix
 from notellm.evaluate.bootstrap import Interval
@@ -52,6 +45,8 @@ from notellm.evaluate.retrieval import (
     vector_scorer,
 )
 from notellm.evaluate.tables import intervals_json
+from notellm.experiment.recall_methods import EOL, MEAN, pooled_states
+from notellm.experiment.sentence import load_sentence_model, sentence_vectors, tune_sentence_model
 from notellm.files import read_json, write_json
 from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
@@ -135,14 +130,16 @@ def vectors_of(
     parts = {"valid": split.valid.notes, "test": split.test.notes}
     start = time.process_time()
     if method.kind == "sentence":
-        model = sentence_model(weights)
+        model = load_sentence_model(str(weights))
         if method.steps:
-            tune_sentence_model(model, split.train.notes, pairs["train"], method.steps, seed)
-        embed = partial(sentence_vectors, model)
+            tune_sentence_model(
+                model, split.train.notes, pairs["train"], steps=method.steps, seed=seed, progress=True
+            )
+        embed = partial(sentence_vectors, model, progress=True)
     elif method.kind in ("mean", "eol"):
-        backbone, tokenizer = load_backbone(weights)
-        pooling: Pooling = "mean" if method.kind == "mean" else "eol"
-        embed = partial(zero_shot_vectors, backbone, tokenizer, pooling=pooling)
+        pooling, wording = ("mean", MEAN) if method.kind == "mean" else ("lasttoken", EOL)
+        encoder = TextEncoder.from_language_model(weights, pooling=pooling)
+        embed = partial(pooled_states, encoder, wording=wording, progress=True)
     else:
         role = "teacher" if method.kind == "taught" else "backbone"
         more = {role: str(weights), **(method.options or {})}

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel
 
 from notellm.backbone.encoder import TextEncoder
 from notellm.backbone.load import hidden_states, load_backbone
 from notellm.errors import ConfigError, ModelError
-from tests.conftest import Checkpoint, byte_level_tokenizer
+from tests.conftest import Checkpoint
+from tests.sentence_encoder import write_sentence_encoder
 
 TEXTS = ["garlic soup", "", "a comet near the moon " * 30, "soup [SEP] with [CLS] bread", "海滩"]
 TYPES = "sentence_transformers.models."
@@ -22,33 +22,7 @@ TYPES = "sentence_transformers.models."
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A random sentence encoder that reads 20 tokens, as sentence-transformers saves it; pools the mean."""
-    tokenizer = byte_level_tokenizer(
-        TEXTS * 3, ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], pad_token="[PAD]", unk_token="[UNK]"
-    )
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=48,
-        max_position_embeddings=64,
-    )
-    model = BertModel(config)
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim == 2:
-                weight.mul_(5)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
-    steps = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
-    listed = [
-        {"idx": number, "name": str(number), "path": path, "type": TYPES + kind}
-        for number, (kind, path) in enumerate(steps)
-    ]
-    write(tmp_path / "modules.json", listed)
-    write(tmp_path / "sentence_bert_config.json", {"max_seq_length": 20, "do_lower_case": False})
-    pool(tmp_path, {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False})
+    write_sentence_encoder(tmp_path, TEXTS * 3)
     return tmp_path
 
 

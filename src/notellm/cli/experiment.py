@@ -30,7 +30,8 @@ def experiment(
         typer.Argument(help="A dataset or split folder, or a folder of notes and impressions."),
     ] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Instead of a folder: a public dataset with impressions, such as collm.")
+        str | None,
+        typer.Option(help="Instead of a folder: a public dataset with impressions, such as collm."),
     ] = None,
     source: Annotated[Path | None, typer.Option(help="The folder of the public dataset.")] = None,
     *,

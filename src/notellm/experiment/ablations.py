@@ -22,14 +22,14 @@ class Part:
 
     Attributes:
         name: the option, as the report names it.
-        field: its field in the options of NoteLLM, or of the related pairs.
+        option: its field in the options of NoteLLM, or of the related pairs.
         values: its values.
         names: what the report calls values that do not speak for themselves.
         of_pairs: whether it is an option of the related pairs.
     """
 
     name: str
-    field: str
+    option: str
     values: Sequence[Any]
     names: Mapping[Any, str] = field(default_factory=dict)
     of_pairs: bool = False
@@ -82,12 +82,12 @@ def ablations(options: ExperimentOptions) -> list[RecallMethod]:
     defaults = _defaults(options)
     for part in parts(options):
         for value in part.values:
-            if value == defaults[part.field]:
+            if value == defaults[part.option]:
                 continue
-            given = {part.field: value}
+            given = {part.option: value}
             found.append(
                 RecallMethod(
-                    f"{part.field}-{value}",
+                    f"{part.option}-{value}",
                     "NoteLLM",
                     "notellm",
                     {} if part.of_pairs else given,
@@ -102,7 +102,7 @@ def ablations(options: ExperimentOptions) -> list[RecallMethod]:
 def default_settings(options: ExperimentOptions) -> dict[str, str]:
     """Return the settings of the experiment itself by part: where the row of NoteLLM belongs."""
     defaults = _defaults(options)
-    return {"losses": "both"} | {part.name: part.setting(defaults[part.field]) for part in parts(options)}
+    return {"losses": "both"} | {part.name: part.setting(defaults[part.option]) for part in parts(options)}
 
 
 def parts(options: ExperimentOptions) -> tuple[Part, ...]:

@@ -7,24 +7,20 @@ So a second experiment finds what is the same, and computes only what is missing
 ``result.json`` belongs to a run that was killed, which continues there.
 """
 
-import ast
 import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import notellm
 from notellm.errors import StorageError
-from notellm.files import json_text, read_json, write_json
+from notellm.experiment.circumstances import code_fingerprint
+from notellm.files import read_json, write_json
 
 _RESULT = "result.json"
-#: Packages whose code no result of a cache depends on, and the modules of the last that compute them.
-_OTHER_CODE = ("cli/", "serve/", "store/", "engine/", "experiment/")
-_COMPUTING = ("experiment/recall_methods.py", "experiment/sentence.py", "experiment/rank_methods.py")
 
 
 @dataclass(frozen=True)
@@ -48,7 +44,7 @@ class Task:
 
     def digest(self) -> str:
         """Return the digest of what the result is made of, 12 hexadecimal digits."""
-        text = json_text({**self.made_of, "code": code_fingerprint()})
+        text = json.dumps({**self.made_of, "code": code_fingerprint()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -111,36 +107,3 @@ class Cache:
         ):
             raise StorageError(f"{file} is damaged; remove {file.parent} to compute it again")
         return found
-
-
-@cache
-def code_fingerprint(without: tuple[str, ...] = _OTHER_CODE, but_with: tuple[str, ...] = _COMPUTING) -> str:
-    """Return the SHA-256 of the library's code without comments and docstrings, 12 hexadecimal digits.
-
-    Two results with the same fingerprint were made by the same code.
-
-    Args:
-        without: packages and modules that do not count, as the beginnings of their paths in the package.
-        but_with: those of them that count nevertheless.
-    """
-    package = Path(notellm.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted([*package.rglob("*.py"), *package.rglob("*.json")]):
-        name = path.relative_to(package).as_posix()
-        if name.startswith(without) and not name.startswith(but_with):
-            continue
-        text = path.read_text(encoding="utf-8")
-        digest.update(name.encode())
-        digest.update((text if path.suffix == ".json" else ast.dump(_without_docstrings(text))).encode())
-    return digest.hexdigest()[:12]
-
-
-def _without_docstrings(source: str) -> ast.Module:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            del node.body[0]
-    return tree

@@ -1,13 +1,20 @@
 """What a result depends on beside options and data: command, machine, versions, code."""
 
+import ast
+import hashlib
 import os
 import platform
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
-from notellm.experiment.cache import code_fingerprint
+import notellm
 from notellm.record import versions
+
+#: Packages whose code no result of a cache depends on, and the modules of the last that compute them.
+_OTHER_CODE = ("cli/", "serve/", "store/", "engine/", "experiment/")
+_COMPUTING = ("experiment/recall_methods.py", "experiment/sentence.py", "experiment/rank_methods.py")
 
 
 def circumstances() -> dict[str, str]:
@@ -39,3 +46,36 @@ def processor() -> str:
         if names:
             return names[0].split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+@cache
+def code_fingerprint(without: tuple[str, ...] = _OTHER_CODE, but_with: tuple[str, ...] = _COMPUTING) -> str:
+    """Return the SHA-256 of the library's code without comments and docstrings, 12 hexadecimal digits.
+
+    Two results with the same fingerprint were made by the same code.
+
+    Args:
+        without: packages and modules that do not count, as the beginnings of their paths in the package.
+        but_with: those of them that count nevertheless.
+    """
+    package = Path(notellm.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted([*package.rglob("*.py"), *package.rglob("*.json")]):
+        name = path.relative_to(package).as_posix()
+        if name.startswith(without) and not name.startswith(but_with):
+            continue
+        text = path.read_text(encoding="utf-8")
+        digest.update(name.encode())
+        digest.update((text if path.suffix == ".json" else ast.dump(_without_docstrings(text))).encode())
+    return digest.hexdigest()[:12]
+
+
+def _without_docstrings(source: str) -> ast.Module:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
+            del node.body[0]
+    return tree

@@ -51,7 +51,7 @@ class RankPart:
     cache: Cache
     trust_remote_code: bool = False
     progress: bool = True
-    _methods: dict[str, tuple[RankMethod, int]] = field(default_factory=dict)
+    _methods: dict[str, tuple[RankMethod, int]] = field(default_factory=dict, init=False)
 
     def tasks(self) -> tuple[list[Task], list[Task]]:
         """Return what is to be computed: the table with the first seed, and the further seeds."""

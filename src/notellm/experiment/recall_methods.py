@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from safetensors.numpy import load_file, save_file
 
 from notellm.backbone.encoder import TextEncoder
@@ -35,7 +36,8 @@ Kind = Literal["notellm", "states", "sentence", "tuned sentence"]
 
 _VECTORS = "vectors.safetensors"
 _TOKENS = 128  # of a text that is read without training; the prompt of NoteLLM holds 100
-_EOL = 'This sentence : "{}" means in one word:"'
+#: What a language model without training reads: the text alone, or the prompt of PromptEOL.
+MEAN, EOL = "{}", 'This sentence : "{}" means in one word:"'
 #: Keys of the methods that others are compared with, and of those that are derived from them.
 NOTELLM, UNTRAINED = "notellm", "untrained"
 
@@ -95,10 +97,10 @@ def recall_methods(options: ExperimentOptions) -> dict[str, RecallMethod]:
     if pretrained:
         found += [
             RecallMethod(
-                "mean", "language model, mean of states", "states", {"pooling": "mean", "wording": "{}"}
+                "mean", "language model, mean of states", "states", {"pooling": "mean", "wording": MEAN}
             ),
             RecallMethod(
-                "prompteol", "language model, PromptEOL", "states", {"pooling": "lasttoken", "wording": _EOL}
+                "prompteol", "language model, PromptEOL", "states", {"pooling": "lasttoken", "wording": EOL}
             ),
         ]
     if options.sentence_encoder is not None:
@@ -167,14 +169,7 @@ def compute_vectors(
         )
         wording = str(method.options["wording"])
         vectors = {
-            name: encoder.encode(
-                [
-                    wording.replace("{}", text)
-                    for text in cut_texts(encoder.tokenizer, texts_of(notes), _TOKENS)
-                ],
-                progress=progress,
-            )
-            for name, notes in parts.items()
+            name: pooled_states(encoder, notes, wording, progress=progress) for name, notes in parts.items()
         }
     else:
         model = load_sentence_model(filled(options.sentence_encoder))
@@ -195,6 +190,24 @@ def compute_vectors(
     spent.setdefault("embed", time.monotonic() - begin - sum(spent.values()))
     save_file({name: np.ascontiguousarray(array) for name, array in vectors.items()}, folder / _VECTORS)
     return figures
+
+
+def pooled_states(
+    encoder: TextEncoder, notes: pa.Table, wording: str = MEAN, *, progress: bool = False
+) -> np.ndarray:
+    """Return the pooled states of notes by a language model that has learnt from no click.
+
+    Args:
+        encoder: the language model, with its pooling.
+        notes: notes table; of each text the first 128 tokens are read.
+        wording: what the model reads, with the text in the place of "{}": ``MEAN`` or ``EOL``.
+        progress: show a progress bar.
+
+    Returns:
+        (n, hidden) float32.
+    """
+    texts = cut_texts(encoder.tokenizer, texts_of(notes), _TOKENS)
+    return encoder.encode([wording.replace("{}", text) for text in texts], progress=progress)
 
 
 def read_vectors(folder: Path) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ class RecallPart:
     cache: Cache
     trust_remote_code: bool = False
     progress: bool = True
-    _methods: dict[str, tuple[RecallMethod, int]] = field(default_factory=dict)
+    _methods: dict[str, tuple[RecallMethod, int]] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self._fingerprints = self.data.fingerprints()

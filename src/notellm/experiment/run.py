@@ -153,7 +153,7 @@ def _fitted(part: RecallPart, schedule: Schedule, say: Callable[[str], None]) ->
     options, data = part.options, part.data
     say("with a budget, NoteLLM is first trained on a small share of the notes, to tell how long it takes")
     sizes = [data.with_training_share(share, options.seed) for share in SHARES]
-    smallest = replace(part, data=sizes[-1], _methods={})
+    smallest = replace(part, data=sizes[-1])
     task = smallest.task(recall_methods(options)[NOTELLM], options.seed)
     figures = schedule.run([task]).get(task.name)
     pairs = [size.pairs["train"].num_rows for size in sizes]
@@ -172,7 +172,7 @@ def _fitted(part: RecallPart, schedule: Schedule, say: Callable[[str], None]) ->
             f"{data.split.train.notes.num_rows:,} training notes, drawn at random."
         )
         say(schedule.left_out[-1])
-    return replace(part, data=sizes[SHARES.index(share)], _methods={})
+    return replace(part, data=sizes[SHARES.index(share)])
 
 
 def _facts(data: RecallData) -> dict[str, str]:
