@@ -16,6 +16,8 @@ from typing import Any
 
 from notellm.artifacts.write import write_file
 from notellm.evaluate.tables import Table
+from notellm.experiment.circumstances import code_fingerprint as code_fingerprint_of
+from notellm.experiment.circumstances import machine
 from notellm.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,13 +34,21 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def code_fingerprint() -> str:
+    """Return the SHA-256 of the library without command line, comments and docstrings, 12 digits.
+
+    Two results with the same fingerprint were made by the same code.
+    """
+    return code_fingerprint_of(without=("cli/",), but_with=())
+
+
 def circumstances(benchmark: str) -> dict[str, Any]:
     """Return what a result depends on beside the data: command, machine, versions, code."""
     return {
         "command": shlex.join(["python", "-m", f"benchmarks.{benchmark}", *sys.argv[1:]]),
         "machine": machine(),
         "versions": {"Python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "code": code(),
+        "code": code_fingerprint(),
     }
 
 

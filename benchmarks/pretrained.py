@@ -92,7 +92,7 @@ class Method:
     options: Mapping[str, Any] | None = None
 
 
-#: Eight layers of a small language model, of which the last two have adapters and are trained on stored states.
+#: Eight layers of a small language model; adapters of the last two are trained on stored states.
 _SMALL: dict[str, Any] = {"layers": 8, "train_layers": 2, "lora": True}
 
 

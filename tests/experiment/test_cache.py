@@ -5,7 +5,8 @@ import json
 import pytest
 
 from notellm.errors import StorageError
-from notellm.experiment.cache import Cache, Task, code_fingerprint
+from notellm.experiment.cache import Cache, Task
+from notellm.experiment.circumstances import code_fingerprint
 
 
 def counting(calls, **made_of):

@@ -30,7 +30,7 @@ def said():
 
 def tasks(clock, names, seconds=100.0, kind="kind"):
     def compute(name):
-        def run(folder):
+        def run(_folder):
             clock.now += seconds
             return {"name": name}
 

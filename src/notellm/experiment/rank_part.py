@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from notellm.evaluate.bootstrap import Interval
-from notellm.experiment.cache import Cache, Task, code_fingerprint
+from notellm.experiment.cache import Cache, Task
+from notellm.experiment.circumstances import code_fingerprint
 from notellm.experiment.claims import Comparison, Finding, judged
 from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.rank_data import RankData
