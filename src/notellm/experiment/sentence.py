@@ -80,6 +80,7 @@ def tune_sentence_model(
     from sentence_transformers.sentence_transformer.losses import (  # noqa: PLC0415 - see above
         MultipleNegativesRankingLoss,
     )
+    from sentence_transformers.util import batch_to_device  # noqa: PLC0415
 
     texts = texts_of(notes)
     ids = notes["note_id"].combine_chunks()
@@ -96,7 +97,7 @@ def tune_sentence_model(
         while share < 1:
             rows = next(batches)
             features = [
-                {name: value.to(model.device) for name, value in model.preprocess(part).items()}
+                batch_to_device(model.preprocess(part), model.device)
                 for part in ([texts[note] for note in side[rows]] for side in sides)
             ]
             for group in optimizer.param_groups:

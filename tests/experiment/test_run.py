@@ -1,0 +1,185 @@
+"""An experiment from a folder to its report: every part, a second run, a killed one, a budget."""
+
+import json
+
+import polars as pl
+import pytest
+
+from notellm.data.problems import Report
+from notellm.data.sample_world import sample_world
+from notellm.data.split import Part, split_by_note
+from notellm.errors import DataError, StorageError
+from notellm.experiment.options import ExperimentOptions
+from notellm.experiment.report import read_results
+from notellm.experiment.run import run_experiment
+from notellm.jobs.folders import save_dataset, save_split
+from notellm.lexical.terms import texts_of
+from tests.sentence_encoder import write_sentence_encoder
+
+QUICK = {"seeds": 2, "max_steps": 2, "tagged_notes": 20, "resamples": 200, "min_users": 1, "rank": False}
+
+
+@pytest.fixture(scope="module")
+def world():
+    return sample_world(notes=300, users=150, clicks=5_000, bots=0, seed=4)
+
+
+@pytest.fixture(scope="module")
+def folder(world, tmp_path_factory):
+    path = tmp_path_factory.mktemp("world") / "data"
+    save_dataset(path, world.notes, world.clicks, Report(), config={})
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(world, folder, tmp_path_factory):
+    """An experiment without ablations, with a sentence encoder, and the lines that it printed."""
+    home = tmp_path_factory.mktemp("experiment")
+    (home / "encoder").mkdir()
+    write_sentence_encoder(home / "encoder", texts_of(world.notes))
+    options = ExperimentOptions(**QUICK, ablations=False, sentence_encoder=str(home / "encoder"))
+    lines = []
+    results = run_experiment(folder, home / "report", options, progress=False, say=lines.append)
+    return home, options, results, lines
+
+
+def figures(results, **where):
+    return results.frames["figures"].filter(
+        pl.all_horizontal(pl.col(key) == value for key, value in where.items())
+    )
+
+
+def test_every_method_is_measured_on_the_same_queries(finished):
+    _, _, results, _ = finished
+    rows = figures(results, table="recall", breakdown="", figure="R@10")
+    assert rows["method"].to_list() == [
+        "popularity (of the test clicks)",
+        *("TF-IDF", "BM25", "SentenceBERT, as it is", "SentenceBERT, tuned"),
+        *("PromptEOL+CSE (contrastive only)", "RepLLaMA", "NoteLLM before training", "NoteLLM"),
+        "NoteLLM and words (hybrid)",
+    ]
+    assert rows["count"].n_unique() == rows["pool"].n_unique() == 1
+    seeds = dict(rows.select("method", "seeds").iter_rows())
+    assert seeds["NoteLLM"] == seeds["SentenceBERT, tuned"] == seeds["RepLLaMA"] == 2
+    assert seeds["TF-IDF"] == seeds["SentenceBERT, as it is"] == 1
+    assert rows["low"].is_between(0, rows["mean"]).all()
+
+
+def test_the_report_is_written_and_read_back(finished):
+    home, _, results, lines = finished
+    for name in ("report.html", "report.md", "results.json", "record.json", "figures.parquet"):
+        assert (home / "report" / name).is_file()
+    again = read_results(home / "report")
+    assert again.frames["figures"].equals(results.frames["figures"])
+    assert all(check.passed for check in again.checks)
+    assert len(again.checks) >= 4
+    assert [claim.claim for claim in again.claims][:1] == [
+        "Writing topics and categories (CSFT) helps recall"
+    ]
+    assert again.examples["found"]
+    assert {"command", "machine", "versions", "split", "notes"} <= again.facts.keys()
+    assert any(line.startswith("[1/") and "NoteLLM, seed 0" in line for line in lines)
+
+
+def test_a_second_run_computes_nothing_and_finds_the_same(finished, folder):
+    home, options, results, _ = finished
+    lines = []
+    again = run_experiment(folder, home / "report", options, progress=False, say=lines.append)
+    assert not [line for line in lines if line.startswith("[")]
+    assert again.frames["figures"].equals(results.frames["figures"])
+    assert again.frames["differences"].equals(results.frames["differences"])
+
+
+def test_one_more_seed_computes_only_that_seed(finished, folder):
+    home, _, _, _ = finished
+    lines = []
+    options = ExperimentOptions(**(QUICK | {"seeds": 3}), ablations=False)
+    run_experiment(folder, home / "more", options, progress=False, say=lines.append)
+    assert len([line for line in lines if line.startswith("[")]) == 9  # other runs folder: all 3 x 3
+    lines.clear()
+    run_experiment(
+        folder,
+        home / "more",
+        ExperimentOptions(**(QUICK | {"seeds": 4}), ablations=False),
+        progress=False,
+        say=lines.append,
+    )
+    assert len([line for line in lines if line.startswith("[")]) == 3
+
+
+def test_a_killed_experiment_goes_on(finished, folder, monkeypatch, tmp_path):
+    home, options, results, _ = finished
+    from notellm.experiment import recall_part
+
+    compute, calls = recall_part.compute_vectors, []
+
+    def killed(method, *args, **more):
+        calls.append(method.key)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return compute(method, *args, **more)
+
+    monkeypatch.setattr(recall_part, "compute_vectors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(folder, tmp_path / "report", options, progress=False, say=lambda _: None)
+    assert not (tmp_path / "report").exists()
+    monkeypatch.setattr(recall_part, "compute_vectors", compute)
+    lines = []
+    again = run_experiment(folder, tmp_path / "report", options, progress=False, say=lines.append)
+    assert lines[0] == "2 of 8 results were computed before"
+    rows = [figures(each, table="recall", method="NoteLLM") for each in (again, results)]
+    assert rows[0].equals(rows[1])
+
+
+def test_a_budget_says_what_it_left_out(folder, tmp_path):
+    options = ExperimentOptions(**QUICK, ablations=True, budget="1s")
+    results = run_experiment(folder, tmp_path / "report", options, progress=False, say=lambda _: None)
+    assert any("NoteLLM, alpha: 0" in line and "of the budget were left" in line for line in results.left_out)
+    assert any("training notes, drawn at random" in line for line in results.left_out)
+    assert figures(results, method="TF-IDF").height  # simple methods need no budget
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert all(line in text for line in results.left_out[:3])
+
+
+def test_without_times_the_rankers_are_left_out_with_the_reason(folder, tmp_path, world):
+    untimed = world.clicks.set_column(
+        world.clicks.schema.get_field_index("timestamp"),
+        "timestamp",
+        pl.Series([0] * world.clicks.num_rows).to_arrow().cast(world.clicks.schema.field("timestamp").type),
+    )
+    save_dataset(tmp_path / "data", world.notes, untimed, Report(), config={})
+    options = ExperimentOptions(**(QUICK | {"rank": True, "recall": False}), ablations=False)
+    with pytest.raises(DataError, match="The table of rankers was left out: "):
+        run_experiment(tmp_path / "data", tmp_path / "report", options, progress=False, say=lambda _: None)
+
+
+def test_a_leak_ends_the_experiment(world, tmp_path):
+    split = split_by_note(world.notes, world.clicks)
+    leaking = type(split)(
+        Part(world.notes, split.train.clicks), split.valid, split.test
+    )  # train has the test notes, as a split by time; but its clicks are not earlier
+    save_split(tmp_path / "split", leaking, Part(world.notes, world.clicks), config={}, seed=None)
+    with pytest.raises(DataError, match="after the cut"):
+        run_experiment(
+            tmp_path / "split",
+            tmp_path / "report",
+            ExperimentOptions(**QUICK),
+            progress=False,
+            say=lambda _: None,
+        )
+
+
+def test_a_folder_of_others_is_never_replaced(folder, tmp_path):
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "thesis.txt").write_text("mine")
+    with pytest.raises(StorageError, match=r"thesis\.txt"):
+        run_experiment(folder, tmp_path / "report", ExperimentOptions(**QUICK), progress=False)
+    assert (tmp_path / "report" / "thesis.txt").read_text() == "mine"
+    assert not (tmp_path / "report.runs").exists()
+
+
+def test_results_in_json_are_read_without_notellm(finished):
+    home, _, results, _ = finished
+    found = json.loads((home / "report" / "results.json").read_text())
+    assert found["title"] == results.title
+    assert len(found["checks"]) == len(results.checks)
