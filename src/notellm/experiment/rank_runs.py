@@ -116,7 +116,7 @@ def fit_rank_method(
                 method, data, options, home, unfinished, remote=trust_remote_code, progress=progress
             )
         _write(run, output)
-    discard_unfinished(unfinished.folder)
+    discard_unfinished(unfinished.folder)  # also what a kill left after the result was written
     return _read(output)
 
 
