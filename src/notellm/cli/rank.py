@@ -28,7 +28,7 @@ from notellm.cli.common import (
 )
 from notellm.cli.options import with_options
 from notellm.data.datasets.table import IMPRESSION_NAMES, read_impressions_of
-from notellm.errors import ConfigError, DataError
+from notellm.errors import ConfigError
 from notellm.rank.config import RankOptions
 
 commands = group()
@@ -88,9 +88,8 @@ def train(
 ) -> None:
     """Fit codes and tune a BinLLM on impressions; keep the checkpoint with the best validation AUC."""
     from notellm.artifacts.replace import check_replaceable
-    from notellm.data.impressions import click_histories
-    from notellm.data.split import split_impressions
     from notellm.files import write_parquet
+    from notellm.jobs.rank_rows import parts_of_clicks
     from notellm.jobs.rank_tuning import DOUBTFUL_ERROR
     from notellm.jobs.train_rank import train_rank
     from notellm.recall.made_by import maker_of
@@ -118,12 +117,17 @@ def train(
     elif impressions is not None and valid is not None:
         notes, train, validation, test = load_notes(folder), _read(impressions), _read(valid), None
     else:
-        part = _load_clicked(folder)
-        notes, histories = part.notes, click_histories(part.clicks, seed=options.seed)
-        rows = _impressions(part.clicks, recall_vectors, negatives, options.seed, progress=not quiet)
-        train, validation, test = split_impressions(
-            rows, valid=valid_share, test=test_share, seed=options.seed
+        parts = parts_of_clicks(
+            folder,
+            vectors=recall_vectors,
+            negatives=negatives,
+            valid=valid_share,
+            test=test_share,
+            seed=options.seed,
+            progress=not quiet,
         )
+        notes, train, validation, test = parts.notes, parts.train, parts.valid, parts.test
+        histories = parts.histories
     hide_loading_bars()
     train_rank(
         notes,
@@ -221,27 +225,6 @@ def evaluate(
     result = evaluate_rank(_load_ranker(ranker, notes), rows, train=train_rows, progress=not quiet)
     show_dropped(result.record["metrics"]["dropped"])
     show_report(result, output, force=force)
-
-
-def _load_clicked(folder: Path) -> Any:
-    """Load notes and clicks of a dataset folder, or of the train part of a split folder."""
-    from notellm.jobs.folders import is_split, load_dataset
-
-    part = load_dataset(folder / "train" if is_split(folder) else folder)
-    if not part.clicks.num_rows:
-        raise DataError(f"{folder} has no clicks to learn from; prepare it with --clicks")
-    return part
-
-
-def _impressions(clicks: Any, vectors: Any, negatives: int | None, seed: int, *, progress: bool) -> Any:
-    """Make impressions of clicks, with negatives among recall's candidates if there are vectors."""
-    from notellm.data.impressions import impressions_from_clicks
-    from notellm.recommend.candidates import impressions_from_candidates
-
-    options = {} if negatives is None else {"negatives": negatives}
-    if vectors is None:
-        return impressions_from_clicks(clicks, seed=seed, **options)
-    return impressions_from_candidates(clicks, vectors, seed=seed, progress=progress, **options)
 
 
 def _read(path: Path) -> Any:

@@ -112,7 +112,7 @@ def evaluate_ranking(
                 f"{', '.join(impressions.column_names)}: give user_id and label"
             )
     label: Mask = impressions["label"].to_numpy().astype(np.bool_)
-    score = _checked_scores(scores, len(label), name)
+    score = checked_scores(scores, len(label), name)
     if label.all() or not label.any():
         problem = (
             f"all {len(label)} labels are {bool(label[0])}" if len(label) else "there are no impressions"
@@ -158,7 +158,7 @@ def ranking_difference(
     label: Mask = impressions["label"].to_numpy().astype(np.bool_)
     user = _user_codes(impressions)
     both = [
-        _checked_scores(scores, len(label), name) for name, scores in (("first", first), ("second", second))
+        checked_scores(scores, len(label), name) for name, scores in (("first", first), ("second", second))
     ]
     if label.all() or not label.any():
         raise DataError(
@@ -233,7 +233,17 @@ def _user_codes(impressions: pa.Table) -> Ints:
     return codes(impressions["user_id"])[0].astype(np.int64)
 
 
-def _checked_scores(scores: npt.ArrayLike, rows: int, name: str) -> Floats:
+def checked_scores(scores: npt.ArrayLike, rows: int, name: str) -> Floats:
+    """Return scores as float64 (rows,).
+
+    Args:
+        scores: the scores.
+        rows: number of impressions.
+        name: the method, for error messages.
+
+    Raises:
+        DataError: if there is not one score for each impression, or one is NaN.
+    """
     score = np.asarray(scores, np.float64)
     if score.shape != (rows,):
         raise DataError(f"the scores of {name} have shape {score.shape}: give one per impression, ({rows},)")

@@ -21,12 +21,13 @@ from notellm.evaluate.ranking import (
 )
 from notellm.evaluate.report import save_report
 from notellm.evaluate.tables import intervals_json
-from notellm.rank.batch import impression_codes, questions
+from notellm.rank.batch import NoteTexts, impression_codes, questions
 from notellm.rank.codes.codes import Codes
+from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker
 from notellm.record import describe, make_record
 
-NAME = "BinLLM"
+NAME, POPULARITY = "BinLLM", "item popularity"
 
 
 @dataclass
@@ -108,14 +109,11 @@ def evaluate_rank(
         codes = ranker.codes
         histories = ranker.histories.values()
         liked = pa.chunked_array([[note for history in histories for note in history]], pa.string())
-        methods["item popularity"] = _counts(liked if train is None else _liked(train), table["note_id"])
+        methods[POPULARITY] = popularity(liked if train is None else _liked(train), table["note_id"])
         if codes is not None:
             methods[codes.label] = codes.scores(table["user_id"], table["note_id"], table["history"])
         groups = _known_groups(codes, table)
-        rows = questions(
-            ranker.model, ranker.texts, table, None if codes is None else impression_codes(table, codes)
-        )
-        methods[NAME] = ranker.model.predict(ranker.model.tokenize(rows), progress=progress)
+        methods[NAME] = answer_logits(ranker.model, ranker.texts, codes, table, progress=progress)
         model = {
             "fingerprint": ranker.model.fingerprint(),
             "codes": None if codes is None else codes.fingerprint(),
@@ -123,7 +121,7 @@ def evaluate_rank(
     else:
         groups = {}
         if train is not None:
-            methods["item popularity"] = _counts(_liked(train), table["note_id"])
+            methods[POPULARITY] = popularity(_liked(train), table["note_id"])
         methods |= ranker
     if train is not None:
         groups = cold_groups(train, table)
@@ -151,13 +149,38 @@ def evaluate_rank(
     return RankEvaluation(results, ahead, record)
 
 
+def answer_logits(
+    model: BinLLM, texts: NoteTexts, codes: Codes | None, impressions: pa.Table, *, progress: bool
+) -> npt.NDArray[np.float32]:
+    """Return the logit of P(enjoy) of each impression, float32 (rows,).
+
+    Args:
+        model: the tuned model.
+        texts: the notes.
+        codes: the codes that the model was tuned with; None for a model of text alone.
+        impressions: rows on known notes (schema ``data.schema.IMPRESSIONS``).
+        progress: show a progress bar.
+
+    Raises:
+        NotFoundError: if an impression names an unknown note.
+    """
+    row_codes = None if codes is None else impression_codes(impressions, codes)
+    asked = questions(model, texts, impressions, row_codes)
+    return model.predict(model.tokenize(asked), progress=progress)
+
+
 def _liked(train: pa.Table) -> pa.ChunkedArray:
     """Return the notes of the rows with a positive label."""
     return train["note_id"].filter(train["label"])
 
 
-def _counts(liked: pa.ChunkedArray, note_ids: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """Return how often each note of ``note_ids`` was liked, float32 (n,)."""
+def popularity(liked: pa.ChunkedArray, note_ids: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """Return how often each note was liked, float32 (n,).
+
+    Args:
+        liked: the note of every like.
+        note_ids: n notes.
+    """
     counted = pc.value_counts(liked)
     place = pc.index_in(note_ids, value_set=counted.field("values"))
     counts = counted.field("counts").take(place).fill_null(0)

@@ -25,6 +25,7 @@ from notellm.jobs.rank_tuning import CODES_STEP, TEXT_STEP, CodedRows, auc_error
 from notellm.jobs.runs import FITTED, Run
 from notellm.options import values_of
 from notellm.rank.batch import impression_codes
+from notellm.rank.codes.codes import Codes
 from notellm.rank.config import TINY, BinLLMConfig, RankOptions
 from notellm.rank.model import BinLLM
 from notellm.rank.scorer import Ranker, whole_notes
@@ -108,15 +109,10 @@ def train_rank(
     # Before the codes are fitted, so that a backbone that cannot be loaded is reported at once.
     model = build_rank_model(chosen, notes, train, trust_remote_code=trust_remote_code)
     run.start()
-    metrics: dict[str, Any] = {"validation_rows": validation_rows}
-    codes, train_codes, valid_codes = None, None, None
-    if chosen.form != "text_only":
-        codes, train_codes = codes_of_run(run.folder / FITTED, train, valid, chosen, progress=progress)
-        valid_codes = impression_codes(valid, codes)
-        scores = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
-        metrics["codes"] = ranking_figures(valid, scores)
-    train_rows, valid_rows = CodedRows(train, train_codes), CodedRows(valid, valid_codes)
-    metrics |= tune(model, run.folder, notes, train_rows, valid_rows, chosen, progress=progress)
+    codes, metrics = fit_ranker(
+        model, run.folder, run.folder / FITTED, notes, train, valid, chosen, progress=progress
+    )
+    metrics["validation_rows"] = validation_rows
     ranker = Ranker(model, codes, notes, liked_histories(train, valid) if histories is None else histories)
     if lists:
         ranker.blend = blend_for(ranker, lists, progress=progress)
@@ -129,6 +125,45 @@ def train_rank(
     # The fingerprint is taken before adapters are merged by saving, which changes the weights.
     run.save(ranker.save_pretrained, ranker_card, metrics=metrics, fingerprint=model.fingerprint())
     return ranker
+
+
+def fit_ranker(
+    model: BinLLM,
+    folder: Path,
+    codes_folder: Path,
+    notes: pa.Table,
+    train: pa.Table,
+    valid: pa.Table,
+    options: RankOptions,
+    *,
+    progress: bool,
+) -> tuple[Codes | None, dict[str, Any]]:
+    """Fit the codes of a run and tune its model in place; what is finished in the folders is loaded.
+
+    Args:
+        model: the untuned model, from :func:`build_rank_model`.
+        folder: working folder of the tuning.
+        codes_folder: folder of the fitted codes, which runs with the same codes and rows may share.
+        notes: notes table.
+        train: training impressions.
+        valid: impressions that choose the epoch of the codes and the checkpoint.
+        options: resolved options of the run.
+        progress: show progress bars.
+
+    Returns:
+        The codes (None for a model of text alone), and the figures of ``rank_tuning.tune`` with those of the
+        "codes" alone.
+    """
+    codes, train_codes, valid_codes = None, None, None
+    metrics: dict[str, Any] = {}
+    if options.form != "text_only":
+        codes, train_codes = codes_of_run(codes_folder, train, valid, options, progress=progress)
+        valid_codes = impression_codes(valid, codes)
+        scores = codes.scores(valid["user_id"], valid["note_id"], valid["history"])
+        metrics["codes"] = ranking_figures(valid, scores)
+    train_rows, valid_rows = CodedRows(train, train_codes), CodedRows(valid, valid_codes)
+    metrics |= tune(model, folder, notes, train_rows, valid_rows, options, progress=progress)
+    return codes, metrics
 
 
 def build_rank_model(

@@ -9,12 +9,13 @@ from sklearn.metrics import roc_auc_score
 
 from notellm.errors import ConfigError, DataError, ModelError, StorageError
 from notellm.rank.collaborative.base import CollaborativeModel, blocks, predict
+from notellm.rank.collaborative.kinds import REAL_VALUED
 from notellm.rank.collaborative.lightgcn import LightGCN
 from notellm.rank.collaborative.mf import MatrixFactorization
 from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.collaborative.rows import IdIndex
 from notellm.rank.collaborative.sasrec import SASRec
-from notellm.rank.collaborative.train import fit, train_collaborative
+from notellm.rank.collaborative.train import fit, fit_real_valued, train_collaborative
 from tests.conftest import agree
 from tests.rank.collaborative.checkerboard import NOTES, USERS, checkerboard, impressions
 
@@ -388,3 +389,42 @@ def test_a_penalty_is_a_weight_decay_by_the_rows():
         train_collaborative(model, train, valid, options)
         tables.append(model.user_table.detach())
     torch.testing.assert_close(*tables)
+
+
+class TestRealValued:
+    @pytest.mark.parametrize("name", REAL_VALUED)
+    def test_every_model_ranks_and_keeps_the_penalty_that_is_best_on_validation(self, name):
+        train, valid, test = checkerboard()
+        model, training = fit_real_valued(train, valid, name, epochs=4, seed=2, progress=False)
+        kind = REAL_VALUED[name]
+        assert isinstance(model, kind.load())
+        assert model.config["dimensions"] == kind.dimensions
+        assert model.config["seed"] == training.options.seed == 2
+        assert training.epochs <= 4
+        assert auc(model, valid) == training.valid_auc
+        assert np.isfinite(scores_of(model, test)).all()
+        best = []
+        for penalty in kind.penalties:
+            other = kind.load()(
+                train["user_id"].unique(),
+                train["note_id"].unique(),
+                dimensions=kind.dimensions,
+                seed=2,
+                **kind.arguments,
+            )
+            options = replace(kind.training, penalty=penalty, epochs=4, seed=2, progress=False)
+            best.append(train_collaborative(other, train, valid, options).valid_auc)
+        assert training.valid_auc == max(best)
+        assert training.options.penalty == kind.penalties[int(np.argmax(best))]
+
+    def test_the_checkerboard_is_learnt(self):
+        train, valid, test = checkerboard()
+        model, _ = fit_real_valued(train, valid, "mf", progress=False)
+        assert auc(model, test) > 0.9
+
+    def test_an_unknown_model_is_answered_with_the_allowed_ones(self):
+        train, valid, _ = checkerboard()
+        with pytest.raises(ConfigError, match="'gru': give one of mf, mf_biases, lightgcn, sasrec"):
+            fit_real_valued(train, valid, "gru")  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match="epochs is 0"):
+            fit_real_valued(train, valid, epochs=0)

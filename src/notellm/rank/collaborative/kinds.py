@@ -2,7 +2,8 @@
 
 A new kind is one file with a subclass of `CollaborativeModel`, its name in `Collaborative`, and one line in
 `KINDS`. The line also holds the settings with which its codes are trained, chosen on validation rows
-(``benchmarks/README.md``, "Choices and their measurements").
+(``benchmarks/README.md``, "Choices and their measurements"). A line in `REAL_VALUED` holds the settings with
+which it is trained to rank by its vectors themselves (``benchmarks/collaborative.py``).
 """
 
 from collections.abc import Mapping
@@ -14,17 +15,19 @@ from notellm.rank.collaborative.options import TrainingOptions
 
 #: Names of the kinds, as options and saved models hold them.
 Collaborative = Literal["mf", "lightgcn", "sasrec"]
+#: Names of the models that rank by their real-valued vectors, without codes.
+RealValued = Literal["mf", "mf_biases", "lightgcn", "sasrec"]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of collaborative model and the settings of codes that are made from it.
+    """A kind of collaborative model and the settings of its codes, or of ranking by its vectors.
 
     Attributes:
-        label: name of ranking by the codes alone, in reports.
+        label: name of ranking by the codes alone, or by the vectors, in reports.
         location: the class, as "module:name"; the module is one of ``notellm.rank.collaborative``.
         dimensions: dimensions of the vectors.
-        penalties: penalties that are tried, see ``CodeOptions``.
+        penalties: penalties that are tried, see ``CodeOptions.penalties``.
         training: options of the training.
         arguments: further arguments of the class.
     """
@@ -54,6 +57,24 @@ KINDS: dict[Collaborative, Kind] = {
         32,
         (5.0, 2.0, 0.5),
         replace(_AVERAGED, batch=512, patience=5),
+        {"layers": 1},
+    ),
+}
+
+_PLAIN = TrainingOptions(weight_decay=0.0)
+
+#: The middle penalty of each is the weight decay of ``benchmarks/collaborative.py`` times the 33,891 training
+#: rows of ML-1M there, for SASRec the largest; which one is best differs from log to log.
+REAL_VALUED: dict[RealValued, Kind] = {
+    "mf": Kind("MF", "mf:MatrixFactorization", 256, (10.0, 3.4, 1.0), _PLAIN, {"biases": False}),
+    "mf_biases": Kind("MF with biases", "mf:MatrixFactorization", 32, (10.0, 3.4, 1.0), _PLAIN),
+    "lightgcn": Kind("LightGCN", "lightgcn:LightGCN", 64, (1.0, 0.34, 0.1), _PLAIN),
+    "sasrec": Kind(
+        "SASRec",
+        "sasrec:SASRec",
+        32,
+        (34.0, 10.0, 3.0),
+        replace(_PLAIN, batch=512, epochs=30, patience=5),
         {"layers": 1},
     ),
 }

@@ -8,7 +8,7 @@ best epoch. All random numbers follow from the seed.
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 import torch
@@ -17,7 +17,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
+from notellm.errors import ConfigError
 from notellm.rank.collaborative.base import CollaborativeModel, predict, seeded
+from notellm.rank.collaborative.kinds import REAL_VALUED, RealValued
 from notellm.rank.collaborative.options import TrainingOptions
 from notellm.rank.collaborative.rows import Rows
 
@@ -43,8 +45,57 @@ class Training:
         return asdict(self)
 
 
+def fit_real_valued(
+    train: pa.Table,
+    valid: pa.Table,
+    name: RealValued = "mf",
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> tuple[CollaborativeModel, Training]:
+    """Fit a model that ranks by its real-valued vectors, with its settings in ``kinds.REAL_VALUED``.
+
+    Each penalty is tried, as for codes, and the model with the best validation AUC is returned. Its
+    ``scores`` are logits of being liked.
+
+    Args:
+        train: impressions to learn from: user_id, note_id, label and history.
+        valid: impressions of both labels that choose epoch and penalty.
+        name: which model.
+        epochs: most passes over the rows, where the model's own limit is higher; None for its own.
+        seed: seed of the first weights, the order of the rows and dropout.
+        progress: show a progress bar for each penalty.
+
+    Returns:
+        The model, and how its training went.
+
+    Raises:
+        ConfigError: if there is no such model, or ``epochs`` is below 1.
+        DataError: if a table lacks a column or one of the labels.
+    """
+    if name not in REAL_VALUED:
+        raise ConfigError(f"no real-valued model {name!r}: give one of {', '.join(REAL_VALUED)}")
+    kind = REAL_VALUED[name]
+    most = kind.training.epochs if epochs is None else min(epochs, kind.training.epochs)
+    options = replace(kind.training, epochs=most, seed=seed, progress=progress)
+    users, items = train["user_id"].unique(), train["note_id"].unique()
+
+    def fitted(penalty: float) -> tuple[CollaborativeModel, Training]:
+        model = kind.load()(users, items, dimensions=kind.dimensions, seed=seed, **kind.arguments)
+        title = f"{kind.label}, penalty {penalty:g}"
+        return model, train_collaborative(model, train, valid, replace(options, penalty=penalty), name=title)
+
+    return max(map(fitted, kind.penalties), key=lambda found: found[1].valid_auc)
+
+
 def train_collaborative(
-    model: CollaborativeModel, train: pa.Table, valid: pa.Table, options: TrainingOptions | None = None
+    model: CollaborativeModel,
+    train: pa.Table,
+    valid: pa.Table,
+    options: TrainingOptions | None = None,
+    *,
+    name: str = "training",
 ) -> Training:
     """Train a model in place, once; users and items without a row in ``train`` stay unknown.
 
@@ -53,12 +104,14 @@ def train_collaborative(
         train: impressions to learn from.
         valid: impressions of both labels that choose the best epoch.
         options: options of the training; None uses the defaults.
+        name: name of the progress bar.
 
     Raises:
         DataError: if a table lacks a column or one of the labels.
     """
     model.prepare(train)
-    return fit(model, model.rows_of_table(train, "train"), model.rows_of_table(valid, "valid"), options)
+    rows = model.rows_of_table(train, "train"), model.rows_of_table(valid, "valid")
+    return fit(model, *rows, options, name=name)
 
 
 def fit(
