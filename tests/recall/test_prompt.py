@@ -100,7 +100,7 @@ def test_a_budget_must_be_positive(tiny: NoteLLM, name: str):
 # ---------------------------------------------------------------- the template
 
 
-@pytest.mark.parametrize("name", ["english", "chinese", "compact"])
+@pytest.mark.parametrize("name", builtin_templates())
 def test_every_field_is_filled(tiny: NoteLLM, name: str):
     builder = PromptBuilder(tiny.tokenizer, load_template(name), NoteLLMConfig(max_length=512))
     note = Note("TITLE", "CONTENT", ("ONE", "TWO"), "ANSWER")
@@ -109,7 +109,7 @@ def test_every_field_is_filled(tiny: NoteLLM, name: str):
     assert all(topics.count(part) == 1 for part in ("TITLE", "CONTENT"))
     assert "ANSWER" not in category + topics
     assert "ONE" not in topics
-    assert not re.search(r"\{(title|content|topics|category|n)\}", category + topics)
+    assert not re.search(r"\{(title|content|topics|category|n|end)\}", category + topics)
     assert builder.output("category", category="ANSWER").strip() == "ANSWER"
     assert builder.parse_topics(builder.output("topics", topics=["ONE", "TWO"])) == ["ONE", "TWO"]
 
@@ -167,8 +167,8 @@ def test_what_is_no_template_at_all(bad):
 
 
 def test_an_unknown_template_lists_the_known_ones(tmp_path):
-    assert builtin_templates() == ["chinese", "compact", "english"]
-    with pytest.raises(ConfigError, match="no template 'klingon': give one of chinese, compact, english"):
+    assert builtin_templates() == ["chinese", "compact", "english", "prompteol", "repllama"]
+    with pytest.raises(ConfigError, match="no template 'klingon': give one of chinese, compact, english, "):
         load_template("klingon")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises((ConfigError, DataError), match=r"broken\.json"):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from notellm.backbone.gguf import gguf_file, gguf_message, gguf_tokenizer
@@ -26,6 +26,12 @@ from notellm.errors import ModelError, NotellmError
 #: Common tokenizers need fewer characters for one token of prose. So a text of a million characters can be
 #: cut before it is tokenized.
 CHARACTERS_PER_TOKEN = 30
+#: Entry of a tokenizer's settings that says that :func:`end_texts` has made it end its texts.
+_ENDED = "notellm_ends_texts"
+_PLAIN_TEMPLATE = {  # a post-processor that adds nothing
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+}
 
 
 def harden(tokenizer: PreTrainedTokenizerBase, *new_tokens: str) -> PreTrainedTokenizerBase:
@@ -107,6 +113,69 @@ def load_tokenizer(
             raise ModelError(code_message(folder, "tokenizer_config.json")) from error
         raise ModelError(f"no usable tokenizer at {name_or_path}: {first_line(error)}") from error
     return hardened
+
+
+def ends_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether a tokenizer puts its end token behind every text that it reads with special tokens."""
+    whole, plain = (
+        list(tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (True, False)
+    )
+    return len(whole) > len(plain) and whole[-1] == tokenizer.eos_token_id
+
+
+def end_texts(tokenizer: PreTrainedTokenizerBase, *, wanted: bool) -> None:
+    """Let a tokenizer put its end token behind every text that it reads with special tokens, or no longer.
+
+    A text cannot hold the end token itself. Whoever is sent a text alone, such as an embedding server, reads
+    one only if the saved tokenizer adds it. A tokenizer that adds it without our doing is left as it is.
+
+    Args:
+        tokenizer: a hardened tokenizer; changed in place.
+        wanted: whether texts are to end so.
+
+    Raises:
+        ModelError: if the tokenizer cannot be changed in this way.
+    """
+    is_ours = bool(tokenizer.init_kwargs.get(_ENDED))
+    if wanted == ends_texts(tokenizer) or not (wanted or is_ours):
+        return
+    backend, end = tokenizer.backend_tokenizer, str(tokenizer.eos_token)
+    whole = Tokenizer(models.BPE())  # the public way from a post-processor to its JSON and back
+    whole.post_processor = backend.post_processor
+    state = json.loads(whole.to_str())
+    processor = state["post_processor"] or {"type": "Sequence", "processors": []}
+    steps = processor["processors"] if processor["type"] == "Sequence" else [processor]
+    if not any(step["type"] == "TemplateProcessing" for step in steps):
+        steps.append({"type": "TemplateProcessing", "special_tokens": {}} | _PLAIN_TEMPLATE)
+    template = next(step for step in reversed(steps) if step["type"] == "TemplateProcessing")
+    if wanted:
+        template["single"].append({"SpecialToken": {"id": end, "type_id": 0}})
+        ids = {"id": end, "ids": [tokenizer.eos_token_id], "tokens": [end]}
+        template["special_tokens"] |= {end: ids}
+    else:
+        template["single"].pop()
+    state["post_processor"] = {"type": "Sequence", "processors": steps}
+    backend.post_processor = Tokenizer.from_str(json.dumps(state)).post_processor
+    tokenizer.init_kwargs[_ENDED] = wanted  # save_pretrained writes it
+    if ends_texts(tokenizer) != wanted:
+        raise ModelError(
+            f"the tokenizer {type(tokenizer).__name__} cannot be made to end texts in its end token; choose "
+            "a template without {end}, or another backbone"
+        )
+
+
+def keep_ends(folder: Path) -> None:
+    """Let every library read a saved tokenizer as its ``tokenizer.json`` says.
+
+    Some classes of transformers (GPT-NeoX) build anew what they add to a text; the general class does not.
+
+    Args:
+        folder: where the tokenizer is saved.
+    """
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -7,7 +7,7 @@
     start.safetensors where the projection started, of a trained model (``start.py``)
 
 All libraries compute the same vectors: last-token pooling of a prompt, the dense layer (the projection), and
-normalization. LoRA adapters are merged into the weights.
+normalization; an end token behind each prompt is added by the saved tokenizer. LoRA adapters are merged.
 """
 
 import json
@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from notellm.backbone.source import is_file
+from notellm.backbone.tokenizer import keep_ends
 from notellm.errors import ConfigError, ModelError
 from notellm.files import json_text
 from notellm.lexical.hybrid import DEFAULT_SHARE, check_share
@@ -89,14 +90,17 @@ def load_projection(path: Path, projection: nn.Linear) -> None:
     projection.bias.data = bias.float()
 
 
-def write_projection(folder: Path, projection: nn.Linear, max_length: int) -> None:
+def write_projection(folder: Path, projection: nn.Linear, max_length: int, *, ends: bool = False) -> None:
     """Write the projection, and the files with which SentenceTransformer(path) computes the same vectors.
 
     Args:
-        folder: the folder of the model.
+        folder: the folder of the model, with its tokenizer.
         projection: the linear layer from hidden states to vectors.
         max_length: the longest sequence in tokens.
+        ends: whether the tokenizer ends every prompt in its end token (``backbone.tokenizer.end_texts``).
     """
+    if ends:
+        keep_ends(folder)
     root = "sentence_transformers.models"  # versions 2 to 6 all know this path
     modules = [
         {"idx": 0, "name": "0", "path": "", "type": f"{root}.Transformer"},

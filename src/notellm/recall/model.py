@@ -30,6 +30,7 @@ from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import evaluation_mode, hidden_states, label_logits
 from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.backbone.tiny import train_tokenizer
+from notellm.backbone.tokenizer import end_texts
 from notellm.data.matrices import click_matrix
 from notellm.data.note import Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
@@ -115,6 +116,7 @@ class NoteLLM(WritesTags, PromptedModel):
             if template is None
             else template_from_dict(template, config.template)
         )
+        end_texts(tokenizer, wanted=wording.ends)
         self.prompt = PromptBuilder(tokenizer, wording, config)
         hidden = backbone.config.get_text_config().hidden_size
         self.projection = nn.Linear(hidden, config.dim, dtype=torch.float32)
@@ -362,7 +364,7 @@ class NoteLLM(WritesTags, PromptedModel):
 
     def write_extra(self, folder: Path) -> None:
         """Write the projection in the format of sentence-transformers, and the tagger."""
-        write_projection(folder, self.projection, self.settings.max_length)
+        write_projection(folder, self.projection, self.settings.max_length, ends=self.prompt.template.ends)
         if self.tagger is not None:
             self.tagger.write(folder)
 

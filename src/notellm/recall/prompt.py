@@ -4,10 +4,10 @@
                                        ^ the vector is read at the token before [EMB]
 
 Two tasks have this form (NoteLLM, arXiv 2403.01744, section 4.1): **category** reads the note with its topics
-and writes its category, **topics** reads the note without its topics and writes a random subset of them. The
-wording is data (``templates/*.json``). The text of a note never acts as markup: it is put into the template
-in one pass, and the tokenizer reads special tokens in it as plain characters. The prompt's text alone
-determines the vector.
+and writes its category, **topics** reads it without them and writes a random subset of them. The wording is
+data (``templates/*.json``); where prompts end in ``{end}``, an [EOS] stands before [EMB], and the vector is
+read there. A note's text never acts as markup: it is put into the template in one pass, and the tokenizer
+reads special tokens in it as plain characters. The prompt's text alone determines the vector.
 """
 
 import re
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
-from notellm.backbone.tokenizer import CHARACTERS_PER_TOKEN, cut_texts
+from notellm.backbone.tokenizer import CHARACTERS_PER_TOKEN, cut_texts, ends_texts
 from notellm.data.note import Note
 from notellm.errors import ConfigError
 from notellm.recall.config import NoteLLMConfig
@@ -33,8 +33,10 @@ EMB_TOKEN = "[EMB]"  # noqa: S105 - a token of text, not a secret
 LEAST_SHARED, LEAST_SHARING = 8, 4
 IGNORED = -100  # label of a token without loss, as in transformers
 
-_FIELD = re.compile(r"\{(title|topics|content|category|n)\}")
-_FIELD_AT_END = re.compile(_FIELD.pattern + r"\s*$")
+#: What stands at the end of a prompt whose vector is read at an end token.
+_END = "{end}"
+_FIELD = re.compile(r"\{(title|topics|content|category|n|end)\}")
+_NOTE_AT_END = re.compile(r"\{(title|topics|content|category|n)\}\s*$")
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,11 @@ class Template:
         """Return the wording of a task."""
         return self.category if task == "category" else self.topics
 
+    @property
+    def ends(self) -> bool:
+        """Whether the prompts end in an end token, at which the vector is read."""
+        return self.category.prompt.endswith(_END)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the wording as a JSON object, which :func:`template_from_dict` reads."""
         return asdict(self)
@@ -71,7 +78,7 @@ def builtin_templates() -> list[str]:
 
 
 def load_template(name_or_path: str | Path) -> Template:
-    """Load a template by its name ("english", "chinese", "compact"), or from a JSON file by its path.
+    """Load a template by its name ("english", "compact", ...), or from a JSON file by its path.
 
     Raises:
         ConfigError: if there is no such template, or a part of it is missing or malformed.
@@ -106,10 +113,14 @@ def template_from_dict(value: Any, where: str) -> Template:
             problems.append(f"{task}.prompt must contain {{title}} or {{content}}")
         leaked = fields & ({"category"} | ({"topics"} if task == "topics" else set()))
         problems += [f"{task}.prompt must not contain {{{field}}}: that is the answer" for field in leaked]
-        if not parts["prompt"] or _FIELD_AT_END.search(parts["prompt"]):
+        if _END in "\n".join((parts["prompt"].removesuffix(_END), parts["guidance"], parts["output"])):
+            problems.append(f"{task}: {_END} may only stand at the very end of the prompt")
+        if not parts["prompt"] or _NOTE_AT_END.search(parts["prompt"]):
             problems.append(f"{task}.prompt must end in fixed text: the vector is read at its last token")
         if needed not in _FIELD.findall(parts["output"]):
             problems.append(f"{task}.output must contain {{{needed}}}")
+    if len(tasks) == 2 and len({each.prompt.endswith(_END) for each in tasks.values()}) == 2:
+        problems.append(f"the prompts of both tasks must end in {_END}, or none")
     separator = value.get("topic_separator", ", ")
     if not isinstance(separator, str) or not separator.strip():
         problems.append("topic_separator must be a text that is not only white space")
@@ -124,7 +135,8 @@ class TokenizedPrompt:
 
     Attributes:
         ids: token ids.
-        position: index of the token before [EMB], where the vector is read.
+        position: index of the token before [EMB], where the vector is read: the end token if the template has
+            one there.
         labels: one label for each token: its id in the output, ``IGNORED`` everywhere else.
     """
 
@@ -143,7 +155,8 @@ class PromptBuilder:
             is too long, first its content is shortened, then its topics, then its title; never its wording.
 
     Raises:
-        ConfigError: if a budget is not positive, or the wording alone is too long.
+        ConfigError: if a budget is not positive, the wording alone is too long, or the tokenizer has no end
+            token.
     """
 
     def __init__(
@@ -156,7 +169,14 @@ class PromptBuilder:
         self.template = template
         self.config = config or NoteLLMConfig()
         self.emb_id = int(tokenizer.convert_tokens_to_ids(EMB_TOKEN))  # type: ignore[arg-type]
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(
+                f"the tokenizer has no end token (eos_token), with which the sequences of the template "
+                f"{template.name!r} end; set one, or choose another backbone"
+            )
         self.eos_id = int(tokenizer.eos_token_id)
+        #: The end of a prompt that the tokenizer does not add by itself.
+        self._end = [self.eos_id] if template.ends and not ends_texts(tokenizer) else []
         budgets = {
             "title": self.config.title_tokens,
             "content": self.config.content_tokens,
@@ -272,7 +292,7 @@ class PromptBuilder:
         return list(topics.values())
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of rendered prompts with [BOS]; the vector is read at the last one."""
+        """Return the token ids of rendered prompts, with [BOS]; the vector is read at the last one."""
         return self._batch_ids(prompts, special=True)
 
     def instruction_ids(self, task: Task = "category", n: int = 0) -> list[int]:
@@ -319,6 +339,7 @@ class PromptBuilder:
             "topics": self.template.topic_separator.join(note.topics),
             "category": note.category,
             "n": str(n),
+            "end": "",  # a token, which no text can hold
         }
         return _FIELD.sub(lambda match: values[match.group(1)], template)
 
@@ -334,7 +355,7 @@ class PromptBuilder:
         if not texts:
             return []
         ids: list[list[int]] = self.tokenizer(list(texts), add_special_tokens=special)["input_ids"]
-        return ids
+        return [[*row, *self._end] for row in ids] if special and self._end else ids
 
     def _ids(self, text: str) -> list[int]:
         return self._batch_ids([text], special=True)[0]
