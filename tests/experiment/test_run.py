@@ -1,6 +1,8 @@
 """An experiment from a folder to its report: every part, a second run, a killed one, a budget."""
 
+import dataclasses
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -9,14 +11,26 @@ from notellm.data.problems import Report
 from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, split_by_note
 from notellm.errors import DataError, StorageError
+from notellm.experiment import recall_part
 from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.report import read_results
 from notellm.experiment.run import run_experiment
 from notellm.jobs.folders import save_dataset, save_split
 from notellm.lexical.terms import texts_of
+from notellm.recall import config
 from tests.sentence_encoder import write_sentence_encoder
 
 QUICK = {"seeds": 2, "max_steps": 2, "tagged_notes": 20, "resamples": 200, "min_users": 1, "rank": False}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_backbone():
+    """Train the tiny backbone in small steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"batch_pairs": 8, "tiny_hidden": 32, "tiny_layers": 1}.items():
+            patch.setitem(config._TINY, name, value)
+        patch.setitem(config._TINY_WRITING, "epochs", 1.0)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -90,27 +104,24 @@ def test_a_second_run_computes_nothing_and_finds_the_same(finished, folder):
     assert again.frames["differences"].equals(results.frames["differences"])
 
 
-def test_one_more_seed_computes_only_that_seed(finished, folder):
-    home, _, _, _ = finished
+def test_one_more_seed_computes_only_that_seed(finished, folder, tmp_path):
+    home, options, _, _ = finished
+    shutil.copytree(home / "report.runs", tmp_path / "report.runs")
     lines = []
-    options = ExperimentOptions(**(QUICK | {"seeds": 3}), ablations=False)
-    run_experiment(folder, home / "more", options, progress=False, say=lines.append)
-    assert len([line for line in lines if line.startswith("[")]) == 9  # other runs folder: all 3 x 3
-    lines.clear()
-    run_experiment(
-        folder,
-        home / "more",
-        ExperimentOptions(**(QUICK | {"seeds": 4}), ablations=False),
-        progress=False,
-        say=lines.append,
-    )
-    assert len([line for line in lines if line.startswith("[")]) == 3
+    more = dataclasses.replace(options, seeds=3)
+    run_experiment(folder, tmp_path / "report", more, progress=False, say=lines.append)
+    computed = [line.partition("] ")[2].partition(";")[0] for line in lines if line.startswith("[")]
+    assert computed == [
+        "NoteLLM, seed 2",
+        "SentenceBERT, tuned, seed 2",
+        "PromptEOL+CSE (contrastive only), seed 2",
+        "RepLLaMA, seed 2",
+    ]
 
 
 def test_a_killed_experiment_goes_on(finished, folder, monkeypatch, tmp_path):
-    home, options, results, _ = finished
-    from notellm.experiment import recall_part
-
+    _, options, results, _ = finished
+    options = dataclasses.replace(options, seeds=1, sentence_encoder=None)
     compute, calls = recall_part.compute_vectors, []
 
     def killed(method, *args, **more):
@@ -126,8 +137,8 @@ def test_a_killed_experiment_goes_on(finished, folder, monkeypatch, tmp_path):
     monkeypatch.setattr(recall_part, "compute_vectors", compute)
     lines = []
     again = run_experiment(folder, tmp_path / "report", options, progress=False, say=lines.append)
-    assert lines[0] == "2 of 8 results were computed before"
-    rows = [figures(each, table="recall", method="NoteLLM") for each in (again, results)]
+    assert lines[0] == "2 of 3 results were computed before"
+    rows = [figures(each, table="recall", method="TF-IDF") for each in (again, results)]
     assert rows[0].equals(rows[1])
 
 
@@ -141,7 +152,7 @@ def test_a_budget_says_what_it_left_out(folder, tmp_path):
     assert all(line in text for line in results.left_out[:3])
 
 
-def test_without_times_the_rankers_are_left_out_with_the_reason(folder, tmp_path, world):
+def test_without_times_the_rankers_are_left_out_with_the_reason(tmp_path, world):
     untimed = world.clicks.set_column(
         world.clicks.schema.get_field_index("timestamp"),
         "timestamp",

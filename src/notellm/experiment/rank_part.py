@@ -78,8 +78,9 @@ class RankPart:
         if not runs:
             return
         scores = {name: [run.scores for run in of_seeds] for name, of_seeds in runs.items()}
-        draws = {"resamples": self.options.resamples, "seed": self.options.seed}
-        figures, differences = rank_figures(self.data, scores, **draws)
+        figures, differences = rank_figures(
+            self.data, scores, resamples=self.options.resamples, seed=self.options.seed
+        )
         results.add("figures", figures)
         results.add("differences", differences)
         results.add("costs", cost_rows(runs))

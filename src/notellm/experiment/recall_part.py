@@ -110,15 +110,15 @@ class RecallPart:
             results: the results of the experiment.
             done: figures and folder of every finished task by its name.
         """
-        figures: dict[RecallMethod, list[dict[str, Any]]] = {}
-        vectors: dict[RecallMethod, list[Vectors]] = {}
+        figures: dict[str, list[dict[str, Any]]] = {}
+        vectors: dict[str, list[Vectors]] = {}
         costs, curves = [], []
         for name, (found, folder) in done.items():
             if name not in self._methods:
                 continue
             method, seed = self._methods[name]
-            figures.setdefault(method, []).append(found)
-            vectors.setdefault(method, []).append(read_vectors(folder))
+            figures.setdefault(method.key, []).append(found)
+            vectors.setdefault(method.key, []).append(read_vectors(folder))
             place = self._place(method) | {"seed": seed if method.is_seeded else None}
             costs.append(place | self._cost(found))
             curves += [
@@ -127,12 +127,13 @@ class RecallPart:
                 for key, figure in _OF_HISTORY.items()
                 if key in entry
             ]
-        order = [*recall_methods(self.options).values(), *ablations(self.options)]
+        every = [*recall_methods(self.options).values(), *ablations(self.options)]
+        methods = [method for method in every if method.key in vectors]
         table = Bench(self.data, self.options.min_users).table(
-            {method: vectors[method] for method in order if method in vectors}
+            [(method, vectors[method.key]) for method in methods]
         )
         self._add_figures(results, table)
-        self._add_written(results, figures)
+        self._add_written(results, [(method, figures[method.key]) for method in methods])
         results.add("costs", costs)
         results.add("curves", curves)
         self._add_claims(results, table)
@@ -141,8 +142,7 @@ class RecallPart:
             test, pairs = self.data.split.test.notes, self.data.pairs["test"]
             seed = self.options.seed
             results.examples = examples_of(notellm.runs[0], table.scorer, test, pairs, seed=seed)
-            chosen = next(each for each in vectors if each.key == NOTELLM)
-            results.frames["map"] = map_of(np.asarray(vectors[chosen][0]["test"]), test, seed=seed)
+            results.frames["map"] = map_of(vectors[NOTELLM][0]["test"], test, seed=seed)
         results.notes += table.notes
 
     def _place(self, method: RecallMethod) -> dict[str, Any]:
@@ -171,8 +171,9 @@ class RecallPart:
         notellm = table.named("NoteLLM")
         if self.options.recall:
             results.add("figures", figure_rows("recall", table.methods, groups, **draws))
-            if notellm is not None:
-                results.add("differences", difference_rows("recall", table.methods, notellm, **draws))
+            best = max(table.methods, key=lambda each: float(each.per_query(_CLAIMED).mean()))
+            for against in {each.name: each for each in (notellm, best) if each is not None}.values():
+                results.add("differences", difference_rows("recall", table.methods, against, **draws))
         if notellm is None or not table.variants:
             return
         first = notellm.runs[:1]  # ablations have one seed
@@ -186,12 +187,12 @@ class RecallPart:
         )
 
     def _add_written(
-        self, results: Results, figures: Mapping[RecallMethod, Sequence[Mapping[str, Any]]]
+        self, results: Results, figures: Sequence[tuple[RecallMethod, Sequence[Mapping[str, Any]]]]
     ) -> None:
         """Add the figures of written categories and topics, and the reliability of the former."""
         rows: list[dict[str, Any]] = []
         reliable: list[dict[str, Any]] = []
-        for method, found in figures.items():
+        for method, found in figures:
             if method.kind != "notellm":
                 continue
             written = [each for each in found if "categories" in each]
@@ -201,7 +202,7 @@ class RecallPart:
                     rows += written_rows(method, name, written)
             if method.key != NOTELLM:
                 continue
-            varied = {each.part for each in figures if each.part}
+            varied = {each.part for each, _ in figures if each.part}
             for part, setting in default_settings(self.options).items():
                 if part in varied:
                     row = {"table": "ablation", "part": part, "setting": setting}

@@ -83,17 +83,17 @@ class Bench:
             scorer, self.ids, self.queries, self.targets, ks=KS, name=name, resamples=1, progress=False
         )
 
-    def table(self, vectors: Mapping[RecallMethod, Sequence[Vectors]]) -> RecallTable:
+    def table(self, computed: Sequence[tuple[RecallMethod, Sequence[Vectors]]]) -> RecallTable:
         """Measure the simple methods, and all methods whose vectors are there, with their combinations.
 
         Args:
-            vectors: of each method those of each seed (``recall_methods.read_vectors``).
+            computed: methods, each with its vectors of each seed (``recall_methods.read_vectors``).
         """
         table = RecallTable(
             [Measured(name, [self.measure(name, each)]) for name, each in self.simple.items()]
         )
         table.queries = table.methods[0].runs[0].query_ids
-        for method, seeds in vectors.items():
+        for method, seeds in computed:
             scorers = [vector_scorer(each["test"]) for each in seeds]
             runs = [self.measure(method.name, scorer) for scorer in scorers]
             measured = Measured(method.name, runs, method.part, method.setting)

@@ -5,7 +5,7 @@ OUTPUT.runs/  every result that took long (``cache.py``); a second run computes 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from notellm.artifacts.replace import check_replaceable
@@ -14,6 +14,7 @@ from notellm.experiment.cache import Cache, Task
 from notellm.experiment.circumstances import circumstances
 from notellm.experiment.leakage import check_impressions, check_split, check_topics_hidden, require
 from notellm.experiment.options import ExperimentOptions
+from notellm.experiment.plot_style import check_matplotlib
 from notellm.experiment.rank_data import RankData
 from notellm.experiment.rank_part import RankPart
 from notellm.experiment.recall_methods import NOTELLM, recall_methods
@@ -22,6 +23,7 @@ from notellm.experiment.report import write_report
 from notellm.experiment.results import Results
 from notellm.experiment.schedule import SHARES, Schedule, chosen_share, in_words
 from notellm.experiment.source import RecallData, load_recall_data
+from notellm.record import make_record
 
 #: Name of a public dataset with impressions, and the folder of its files.
 Dataset = tuple[str, Path]
@@ -69,6 +71,7 @@ def run_experiment(
     """
     chosen = (options or ExperimentOptions()).checked()
     check_replaceable(output, "report", force=force)
+    check_matplotlib()
     name = source[0] if isinstance(source, tuple) else Path(source).resolve().name
     results = Results(name)
     cache = Cache(Path(output).with_name(f"{Path(output).name}.runs"))
@@ -114,7 +117,17 @@ def run_experiment(
             part.collect(results, done)
     results.left_out += [*problems, *schedule.left_out]
     results.facts |= circumstances() | {"time": f"{in_words(schedule.gone)} for what had not been computed"}
-    write_report(results, output, force=force)
+    record = make_record(
+        kind="report",
+        config=asdict(chosen),
+        data={
+            "recall": None if parts.recall is None else parts.recall.data.fingerprints(),
+            "rank": None if parts.rank is None else dict(parts.rank.data.described),
+        },
+        seed=chosen.seed,
+        metrics={"results": len(done), "left_out": len(results.left_out)},
+    )
+    write_report(results, output, record=record, force=force)
     return results
 
 
