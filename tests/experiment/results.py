@@ -58,7 +58,8 @@ def figure(table, method, name, mean, number, *, width=0.02, **columns):
     """A row of figures with an interval of some width."""
     learnt = method in LEARNT and table != "ablation"
     row = {"table": table, "method": method, "breakdown": "", "group": "all", "figure": name, "mean": mean}
-    row |= {"low": max(0.0, mean - width), "high": min(1.0, mean + width), "count": number}
+    low, high = (None, None) if mean is None else (max(0.0, mean - width), min(1.0, mean + width))
+    row |= {"low": low, "high": high, "count": number}
     row |= {"deviation": 0.0042 if learnt else None, "seeds": 3 if learnt else 1, "pool": None}
     return row | columns
 

@@ -169,9 +169,7 @@ def _grid(grid: Grid, number: int) -> Iterator[str]:
 def _row(row: Row, kinds: Sequence[str]) -> str:
     if row.heads:
         text = _text(row.cells[0].text)
-        rest = len(kinds) - 1
-        filler = f'<td colspan="{rest}"></td>' if rest else ""
-        return f'<tr class="heads"><th scope="rowgroup"><span>{text}</span></th>{filler}</tr>'
+        return f'<tr class="heads"><th scope="rowgroup" colspan="{len(kinds)}"><span>{text}</span></th></tr>'
     first, *others = row.cells
     cells = [f'<th scope="row">{_cell(first)}</th>']
     cells += [

@@ -93,7 +93,7 @@ def check_matplotlib() -> None:
 
 
 def draw(name: str, description: str, width: float, height: float, paint: Callable[["Figure"], None]) -> str:
-    """Draw a plot and return it as SVG.
+    """Draw a plot and return it as an ``svg`` element of HTML; as a file it needs its name space.
 
     Args:
         name: name of the plot, with which the ids in it begin.
@@ -126,7 +126,6 @@ def draw(name: str, description: str, width: float, height: float, paint: Callab
 
 def _clean(text: str, name: str, description: str, width: float, height: float) -> str:
     """Return the SVG of matplotlib without metadata, fonts, the colour of ink, and ids nobody refers to."""
-    ET.register_namespace("", _SVG)
     root = ET.fromstring(text)  # noqa: S314  # what matplotlib has written
     for child in list(root):
         if child.tag == f"{{{_SVG}}}metadata":
@@ -137,6 +136,7 @@ def _clean(text: str, name: str, description: str, width: float, height: float) 
                 parent.remove(child)
     new_ids = _new_ids(root, name)
     for element in root.iter():
+        element.tag = element.tag.removeprefix(f"{{{_SVG}}}")  # within a page the name space is implied
         link = element.attrib.pop(_XLINK, None)
         if link is not None:
             element.set("href", f"#{new_ids[link.removeprefix('#')]}")

@@ -87,6 +87,8 @@ def _recall_curves(findings: Findings, looks: Mapping[str, Style], names: Names)
         ]
         if found:
             curves[method] = found
+    if not curves:
+        return []
     shown = _best_methods(findings, "recall", list(depths), list(curves), _MOST_CURVES)
     curves = {method: found for method, found in curves.items() if method in shown}
     caption = (

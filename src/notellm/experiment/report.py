@@ -146,10 +146,9 @@ def _storable(value: Any) -> Any:
 
 def _standalone(svg: str) -> str:
     """Return a plot as a file: black on white, whatever is around it."""
-    start = '<svg xmlns="http://www.w3.org/2000/svg"'
-    inner = svg.removeprefix("<svg").removeprefix(' xmlns="http://www.w3.org/2000/svg"')
     style = ' style="background: #fff; color: #1b1f24; font-family: sans-serif; '
-    return start + inner.replace(' style="', style, 1) + "\n"
+    whole = svg.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    return whole.replace(' style="', style, 1) + "\n"
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -2,10 +2,12 @@
 
 from notellm.experiment.report_blocks import Block, Bullets, Paragraph, Sentence, Strong, Term, Terms
 from notellm.experiment.report_findings import Difference, Findings, Row
-from notellm.experiment.report_tables import Column, counted_text
+from notellm.experiment.report_tables import Column, counted_text, table_name
 from notellm.experiment.report_words import Form, count, line, listed, probability, recall_depth, visible
 from notellm.experiment.results import Results
 
+#: The figures that sum up writing and rank, with what they are about.
+_SUMS_UP = {"accuracy": "Categories", "F1": "Topics", "AUC": "Rank", "UAUC": "Rank within each user"}
 #: Names of facts that say what was measured; the others say how.
 _WHAT = ("data", "split", "dataset", "notes", "clicks")
 
@@ -32,8 +34,7 @@ def answer_blocks(findings: Findings) -> list[Block]:
     facts = [Term(line(name), visible(value)) for name, value in results.facts.items() if _says_what(name)]
     if facts:
         blocks.append(Terms(facts))
-    for table, tell in (("recall", _recall), ("writing", _writing), ("rank", _rank)):
-        blocks += tell(findings, table)
+    blocks += [*_recall(findings), *_others(findings, "writing"), *_others(findings, "rank")]
     remarks = [sentence for sentence in (_checked(results), _claimed(results)) if sentence]
     if remarks:
         blocks.append(Bullets(remarks))
@@ -67,16 +68,16 @@ def _measured(findings: Findings) -> Sentence:
     ]
     if not parts:
         return ["Nothing was measured."]
+    compared = f"This report compares {listed(parts)} on one data set, every method on the same notes, which"
     return [
-        (
-            f"This report compares {listed(parts)} on one data set, every method on the same notes, which "
-            "no method has seen in training. All intervals say how far a figure would move on other "
-            "queries of the same kind."
-        )
+        f"{compared} were kept apart from training. ",
+        "All intervals say how far a figure would move on other queries of the same kind.",
     ]
 
 
-def _recall(findings: Findings, table: str) -> list[Block]:
+def _recall(findings: Findings) -> list[Block]:
+    """Return which method finds the most related notes."""
+    table = "recall"
     figure = findings.headline(findings.figures(table, breakdown=""))
     best = findings.best(table, figure) if figure else None
     row = findings.row(table, best, figure) if best and figure else None
@@ -98,46 +99,22 @@ def _recall(findings: Findings, table: str) -> list[Block]:
     return [Paragraph(text, "lead"), *_compared(findings, table, figure, best)]
 
 
-def _writing(findings: Findings, table: str) -> list[Block]:
+def _others(findings: Findings, table: str) -> list[Block]:
+    """Return which method is best by the figures that sum up writing or rank."""
     figures = findings.figures(table, breakdown="")
     blocks: list[Block] = []
-    for figure in [name for name in figures if name.split()[-1] in ("accuracy", "F1")] or figures[:1]:
+    for figure in [name for name in figures if name.split()[-1] in _SUMS_UP] or figures[:1]:
         best = findings.best(table, figure)
         row = findings.row(table, best, figure) if best else None
         if best is None or row is None:
             continue
         number = len(findings.rows(table, figure=figure, breakdown=""))
-        what = {"accuracy": "Categories. ", "F1": "Topics. "}.get(
-            figure.split()[-1], "Categories and topics. "
-        )
         text = [
-            Strong(what),
+            Strong(f"{_SUMS_UP.get(figure.split()[-1], table_name(table))}. "),
             *_who(findings, table, best),
-            f" is the best of {number} methods by {line(figure)}: ",
+            f" is the best of {count(number)} methods by {line(figure)}: ",
             *_value(row, findings.form(table, figure)),
             f" on {counted_text(findings, table, [Column(figure)])}.",
-        ]
-        blocks += [Paragraph(text, "lead"), *_compared(findings, table, figure, best)]
-    return blocks
-
-
-def _rank(findings: Findings, table: str) -> list[Block]:
-    figures = findings.figures(table, breakdown="")
-    blocks: list[Block] = []
-    for figure in [name for name in figures if name in ("AUC", "UAUC")] or figures[:1]:
-        best = findings.best(table, figure)
-        row = findings.row(table, best, figure) if best else None
-        if best is None or row is None:
-            continue
-        text = [
-            Strong("Rank. "),
-            *_who(findings, table, best),
-            (
-                f" is the best of {count(len(findings.rows(table, figure=figure, breakdown='')))} methods by "
-                f"{line(figure)}: "
-            ),
-            *_value(row, findings.form(table, figure)),
-            ".",
         ]
         blocks += [Paragraph(text, "lead"), *_compared(findings, table, figure, best)]
     return blocks

@@ -54,8 +54,8 @@ class Heading:
 MARKS = {
     "best": ("★", "best of its column"),
     "level": ("≈", "cannot be told from the best"),
-    "ahead": ("▲", "better, surely"),
-    "behind": ("▼", "worse, surely"),
+    "ahead": ("▲", "better, by more than chance explains"),
+    "behind": ("▼", "worse, by more than chance explains"),
     "same": ("≈", "cannot be told apart"),
 }
 
@@ -114,7 +114,7 @@ class Drawing:
     Attributes:
         name: name of its file, without the ending.
         section: key of the section that shows it.
-        svg: the plot as SVG, which refers to nothing outside itself.
+        svg: the plot as an ``svg`` element of HTML, which refers to nothing outside itself.
         caption: what it shows and how to read it.
         wide: whether it is as wide as the text; others stand side by side.
         small: the same as SVG for a narrow window; "" if ``svg`` fits there, too.

@@ -6,7 +6,7 @@ more. The best one is chosen among methods that were measured on equally many qu
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -65,8 +65,11 @@ class Findings:
         self.results = results
         self._figures: list[Row] = results.frames["figures"].to_dicts()
         self._differences: list[Row] = results.frames["differences"].to_dicts()
+        self._forms: dict[tuple[str, str], Form] = {}
+        self._by_table: dict[str, list[Row]] = {}
         self._places: dict[tuple[str, ...], Row] = {}
         for row in self._figures:
+            self._by_table.setdefault(row["table"], []).append(row)
             place = ("table", "part", "setting", "breakdown", "group", "method", "figure")
             self._places[tuple(row[name] for name in place)] = row
 
@@ -74,8 +77,8 @@ class Findings:
         """Return the rows of figures of a table whose columns have the given values, in their order."""
         return [
             row
-            for row in self._figures
-            if row["table"] == table and all(row[column] == value for column, value in where.items())
+            for row in self._by_table.get(table, [])
+            if all(row[column] == value for column, value in where.items())
         ]
 
     def row(
@@ -124,8 +127,10 @@ class Findings:
 
     def form(self, table: str, figure: str) -> Form:
         """Return how a figure of a table is written."""
-        values = [abs(row["mean"]) for row in self.rows(table, figure=figure) if row["mean"] is not None]
-        return form_of(figure, max(values, default=1.0))
+        if (table, figure) not in self._forms:
+            values = [abs(row["mean"]) for row in self.rows(table, figure=figure) if row["mean"] is not None]
+            self._forms[table, figure] = form_of(figure, max(values, default=1.0))
+        return self._forms[table, figure]
 
     def best(self, table: str, figure: str, breakdown: str = "", group: str = "all") -> str | None:
         """Return the method with the best mean of a figure; None if none is better than another."""
@@ -144,8 +149,8 @@ class Findings:
         ]
         if not better or len(rows) < 2:
             return []
-        basis = Counter((row["count"], row["pool"]) for row in rows).most_common(1)[0][0]
-        comparable = [row for row in rows if (row["count"], row["pool"]) == basis]
+        common = basis(rows)
+        comparable = [row for row in rows if (row["count"], row["pool"]) == common]
         most = max(better * row["mean"] for row in comparable)
         return [str(row["method"]) for row in comparable if better * row["mean"] == most]
 
@@ -235,6 +240,19 @@ class Findings:
 def distinct(names: Iterable[T]) -> list[T]:
     """Return names without repetitions, in the order of their first place."""
     return list(dict.fromkeys(names))
+
+
+def basis(rows: Sequence[Row]) -> tuple[int | None, int | None] | None:
+    """Return the number of queries and the size of the pool that most rows have; None without rows.
+
+    Rows without a mean count only if there are no others. Of two that are as common, it is the one with more
+    queries.
+    """
+    found = [(row["count"], row["pool"]) for row in rows if row["mean"] is not None] or [
+        (row["count"], row["pool"]) for row in rows
+    ]
+    counts = Counter(found)
+    return max(counts, key=lambda each: (counts[each], each[0] or 0), default=None)
 
 
 def _difference(row: Row) -> Difference:

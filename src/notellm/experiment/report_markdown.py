@@ -62,11 +62,15 @@ def _block(block: Block) -> Iterator[str]:
             yield from _grid(block)
         case Drawings():
             for each in block.drawings:
-                yield f"![{escaped(each.caption)}]({PLOTS}/{each.name}.svg)"
+                yield f"![{each.name}]({PLOTS}/{each.name}.svg)"
+                yield escaped(each.caption)
         case Claims():
             yield _table(
                 ["claim", "paper", "here", "verdict"],
-                [[each.claim, each.paper, each.here, each.verdict] for each in block.claims],
+                [
+                    [escaped(text) for text in (each.claim, each.paper, each.here, each.verdict)]
+                    for each in block.claims
+                ],
             )
         case Examples():
             for title, examples in (("Found", block.found), ("Missed", block.missed)):
@@ -114,18 +118,20 @@ def _grid(grid: Grid) -> Iterator[str]:
 
 
 def _cells(row: Row, columns: int) -> list[str]:
-    """Return the texts of a row, each on one line; a row that heads others is filled with empty cells."""
+    """Return the escaped texts of a row; a row that heads others is bold and filled with empty cells."""
+    if row.heads:
+        return [f"**{escaped(row.cells[0].text)}**", *[""] * (columns - 1)]
     texts = []
     for cell in row.cells:
         sign = f" {MARKS[cell.mark][0]}" if cell.mark else ""
-        texts.append(" ".join([f"{cell.text}{sign}", *cell.below]))
-    return [*texts, *[""] * (columns - len(texts))]
+        texts.append(escaped(" ".join([f"{cell.text}{sign}", *cell.below])))
+    return texts
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int | None = None) -> str:
-    escaped_rows = [[escaped(cell) for cell in row] for row in rows]
+    """Return a table of escaped cells; all columns are text if ``text_columns`` is None."""
     columns = len(head) if text_columns is None else text_columns
-    return Table([escaped(name) for name in head], escaped_rows, text_columns=columns).markdown().rstrip()
+    return Table([escaped(name) for name in head], rows, text_columns=columns).markdown().rstrip()
 
 
 def _example(example: Example) -> str:

@@ -4,13 +4,13 @@ Every table says beside it how many queries, notes or rows its figures are of, i
 many seeds they are a mean over.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from notellm.experiment.report_blocks import MARKS, Cell, Grid
 from notellm.experiment.report_blocks import Row as TableRow
 from notellm.experiment.report_findings import ABLATION, SURE, Difference, Findings, Row, distinct
+from notellm.experiment.report_findings import basis as basis_of
 from notellm.experiment.report_words import NONE, Form, count, line, listed, probability
 
 #: What the figures of a table are counted over.
@@ -63,7 +63,7 @@ def _alike(findings: Findings, table: str, figures: Sequence[str]) -> list[list[
     sets: list[tuple[set[str], object, list[str]]] = []
     for name in figures:
         rows = findings.rows(table, figure=name, breakdown="")
-        methods, basis = {row["method"] for row in rows}, _basis(rows)
+        methods, basis = {row["method"] for row in rows}, basis_of(rows)
         for others, other_basis, names in sets:
             if basis == other_basis and (methods <= others or others <= methods):
                 names.append(name)
@@ -110,7 +110,9 @@ def _cell(findings: Findings, table: str, method: str, column: Column) -> Cell:
     row = _row(findings, table, method, column)
     if row is None:
         return Cell(NONE)
-    basis = _basis(findings.rows(table, figure=column.figure, breakdown=column.breakdown, group=column.group))
+    basis = basis_of(
+        findings.rows(table, figure=column.figure, breakdown=column.breakdown, group=column.group)
+    )
     other = [] if basis == (row["count"], row["pool"]) else [f"of {count(row['count'])} only"]
     mark = ""
     if method in findings.winners(table, column.figure, column.breakdown, column.group):
@@ -124,11 +126,6 @@ def figure_cell(row: Row, form: Form, mark: str = "", others: Sequence[str] = ()
     """Return a cell with a mean, its deviation over seeds and its interval."""
     text = " ".join(filter(None, [form.number(row["mean"]), form.deviation(row["deviation"])]))
     return Cell(text, [*filter(None, [form.interval(row["low"], row["high"])]), *others], mark)
-
-
-def _basis(rows: Sequence[Row]) -> tuple[int | None, int | None] | None:
-    """Return the most common number of queries with the size of the pool; None without rows."""
-    return Counter((row["count"], row["pool"]) for row in rows).most_common(1)[0][0] if rows else None
 
 
 def counted_text(findings: Findings, table: str, columns: Sequence[Column], *, pool: bool = True) -> str:
@@ -145,13 +142,13 @@ def counted_text(findings: Findings, table: str, columns: Sequence[Column], *, p
     bases: dict[tuple[int | None, int | None], list[Column]] = {}
     for column in columns:
         where = {"figure": column.figure, "breakdown": column.breakdown, "group": column.group}
-        basis = _basis(findings.rows(table, **where))
+        basis = basis_of(findings.rows(table, **where))
         if basis is not None:
             bases.setdefault(basis, []).append(column)
     texts = []
     for (number, notes), members in bases.items():
-        by_user = table == "rank" and all(column.figure.upper().startswith(("U", "N")) for column in members)
-        noun = "users" if by_user and len(bases) > 1 else COUNTED.get(table, "rows")
+        by_user = all(_is_by_user(findings, table, column, number) for column in members)
+        noun = "users" if by_user else COUNTED.get(table, "rows")
         text = f"{count(number)} {noun}" if number is not None else f"number of {noun} not known"
         if notes is not None and pool:
             text += f"; pool of {count(notes)} notes"
@@ -159,6 +156,13 @@ def counted_text(findings: Findings, table: str, columns: Sequence[Column], *, p
             text = f"{', '.join(line(column.title) for column in members)}: {text}"
         texts.append(text)
     return "; ".join(texts)
+
+
+def _is_by_user(findings: Findings, table: str, column: Column, number: int | None) -> bool:
+    """Tell whether a figure of rank is counted over users: it is no AUC and has another number than AUC."""
+    rows = findings.rows(table, figure="AUC", breakdown=column.breakdown, group=column.group)
+    basis = basis_of(rows)
+    return table == "rank" and column.figure != "AUC" and basis is not None and basis[0] != number
 
 
 def _reading(findings: Findings, table: str, columns: Sequence[Column], seeds: str = "") -> str:
