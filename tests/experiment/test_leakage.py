@@ -90,6 +90,12 @@ def test_a_split_without_validation_or_pairs_passes(world: Any):
     assert not any("validation" in check.name or "pairs" in check.name for check in checks)
 
 
+def test_parts_without_a_pair_pass(by_note: Any):
+    split, pairs = by_note
+    for empty in (PAIRS.empty_table(), pa.Table.from_batches([], PAIRS)):
+        assert failed(check_split(split, dict.fromkeys(pairs, empty), by="note", near_duplicates=None)) == {}
+
+
 # ---------------------------------------------------------------- leaks of a split by note
 
 

@@ -64,8 +64,8 @@ def check_split(
         split: the split.
         pairs: related pairs (schema PAIRS) by part, "train", "valid" and "test"; parts may be absent.
         by: "note" if the parts share no note, "time" if their clicks follow each other in time.
-        near_duplicates: Jaccard index, from 0.5 to 1, from which texts count as nearly equal; None leaves
-            them out, which takes most of the time.
+        near_duplicates: Jaccard index, from 0.5 to 1, from which texts count as nearly equal. To find them
+            takes most of the time; None leaves them out.
 
     Raises:
         ConfigError: if ``by`` or ``near_duplicates`` is not allowed.
@@ -140,7 +140,8 @@ def _pairs_of_own_notes(pairs: Mapping[str, pa.Table], parts: Mapping[str, Part]
             checks.append(_check(title, wrong, f"{_WORDS[name]} pairs", _pair_of(table), _MINE_AGAIN))
     if by == "note" and "valid" in pairs and "test" in pairs:
         queries = pairs["test"]["source"].unique()
-        chosen = pa.chunked_array([*pairs["valid"]["source"].chunks, *pairs["valid"]["target"].chunks])
+        ends = [*pairs["valid"]["source"].chunks, *pairs["valid"]["target"].chunks]
+        chosen = pa.chunked_array(ends, pa.string())
         wrong = _among(queries, chosen)
         title = "a note of the validation pairs among the test queries"
         checks.append(_check(title, wrong, "test queries", _id_of(queries), _MINE_AGAIN))
