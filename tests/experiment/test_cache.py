@@ -1,6 +1,7 @@
 """Results are computed once, and again only where what they are made of has changed."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ def counting(calls, **made_of):
 
 
 def test_a_result_is_computed_once_and_then_read(tmp_path):
-    calls = []
+    calls: list[Path] = []
     first = Cache(tmp_path).computed(counting(calls, alpha=0.1))
     again = Cache(tmp_path).computed(counting(calls, alpha=0.1))
     assert first == again == {"value": 1}
@@ -27,7 +28,7 @@ def test_a_result_is_computed_once_and_then_read(tmp_path):
 
 
 def test_another_option_is_another_result_beside_the_first(tmp_path):
-    calls = []
+    calls: list[Path] = []
     cache = Cache(tmp_path)
     cache.computed(counting(calls, alpha=0.1))
     cache.computed(counting(calls, alpha=0.2))
@@ -37,7 +38,10 @@ def test_another_option_is_another_result_beside_the_first(tmp_path):
 
 
 def test_the_order_of_options_does_not_count():
-    assert Task("a", "k", {"x": 1, "y": 2}, dict).digest() == Task("b", "k", {"y": 2, "x": 1}, dict).digest()
+    assert (
+        Task("a", "k", {"x": 1, "y": 2}, lambda _: {}).digest()
+        == Task("b", "k", {"y": 2, "x": 1}, lambda _: {}).digest()
+    )
 
 
 def test_a_killed_run_continues_in_its_folder(tmp_path):

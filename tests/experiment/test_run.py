@@ -11,7 +11,7 @@ from notellm.data.problems import Report
 from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, split_by_note
 from notellm.errors import DataError, StorageError
-from notellm.experiment import recall_part
+from notellm.experiment import recall_methods, recall_part
 from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.report import read_results
 from notellm.experiment.run import run_experiment
@@ -20,7 +20,9 @@ from notellm.lexical.terms import texts_of
 from notellm.recall import config
 from tests.sentence_encoder import write_sentence_encoder
 
-QUICK = {"seeds": 2, "max_steps": 2, "tagged_notes": 20, "resamples": 200, "min_users": 1, "rank": False}
+QUICK = ExperimentOptions(
+    seeds=2, max_steps=2, tagged_notes=20, resamples=200, min_users=1, rank=False, ablations=False
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,8 +53,8 @@ def finished(world, folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("experiment")
     (home / "encoder").mkdir()
     write_sentence_encoder(home / "encoder", texts_of(world.notes))
-    options = ExperimentOptions(**QUICK, ablations=False, sentence_encoder=str(home / "encoder"))
-    lines = []
+    options = dataclasses.replace(QUICK, sentence_encoder=str(home / "encoder"))
+    lines: list[str] = []
     results = run_experiment(folder, home / "report", options, progress=False, say=lines.append)
     return home, options, results, lines
 
@@ -97,7 +99,7 @@ def test_the_report_is_written_and_read_back(finished):
 
 def test_a_second_run_computes_nothing_and_finds_the_same(finished, folder):
     home, options, results, _ = finished
-    lines = []
+    lines: list[str] = []
     again = run_experiment(folder, home / "report", options, progress=False, say=lines.append)
     assert not [line for line in lines if line.startswith("[")]
     assert again.frames["figures"].equals(results.frames["figures"])
@@ -107,7 +109,7 @@ def test_a_second_run_computes_nothing_and_finds_the_same(finished, folder):
 def test_one_more_seed_computes_only_that_seed(finished, folder, tmp_path):
     home, options, _, _ = finished
     shutil.copytree(home / "report.runs", tmp_path / "report.runs")
-    lines = []
+    lines: list[str] = []
     more = dataclasses.replace(options, seeds=3)
     run_experiment(folder, tmp_path / "report", more, progress=False, say=lines.append)
     computed = [line.partition("] ")[2].partition(";")[0] for line in lines if line.startswith("[")]
@@ -122,7 +124,7 @@ def test_one_more_seed_computes_only_that_seed(finished, folder, tmp_path):
 def test_a_killed_experiment_goes_on(finished, folder, monkeypatch, tmp_path):
     _, options, results, _ = finished
     options = dataclasses.replace(options, seeds=1, sentence_encoder=None)
-    compute, calls = recall_part.compute_vectors, []
+    compute, calls = recall_methods.compute_vectors, []
 
     def killed(method, *args, **more):
         calls.append(method.key)
@@ -135,7 +137,7 @@ def test_a_killed_experiment_goes_on(finished, folder, monkeypatch, tmp_path):
         run_experiment(folder, tmp_path / "report", options, progress=False, say=lambda _: None)
     assert not (tmp_path / "report").exists()
     monkeypatch.setattr(recall_part, "compute_vectors", compute)
-    lines = []
+    lines: list[str] = []
     again = run_experiment(folder, tmp_path / "report", options, progress=False, say=lines.append)
     assert lines[0] == "2 of 3 results were computed before"
     rows = [figures(each, table="recall", method="TF-IDF") for each in (again, results)]
@@ -143,7 +145,7 @@ def test_a_killed_experiment_goes_on(finished, folder, monkeypatch, tmp_path):
 
 
 def test_a_budget_says_what_it_left_out(folder, tmp_path):
-    options = ExperimentOptions(**QUICK, ablations=True, budget="1s")
+    options = dataclasses.replace(QUICK, ablations=True, budget="1s")
     results = run_experiment(folder, tmp_path / "report", options, progress=False, say=lambda _: None)
     assert any("NoteLLM, alpha: 0" in line and "of the budget were left" in line for line in results.left_out)
     assert any("training notes, drawn at random" in line for line in results.left_out)
@@ -159,7 +161,7 @@ def test_without_times_the_rankers_are_left_out_with_the_reason(tmp_path, world)
         pl.Series([0] * world.clicks.num_rows).to_arrow().cast(world.clicks.schema.field("timestamp").type),
     )
     save_dataset(tmp_path / "data", world.notes, untimed, Report(), config={})
-    options = ExperimentOptions(**(QUICK | {"rank": True, "recall": False}), ablations=False)
+    options = dataclasses.replace(QUICK, rank=True, recall=False)
     with pytest.raises(DataError, match="The table of rankers was left out: "):
         run_experiment(tmp_path / "data", tmp_path / "report", options, progress=False, say=lambda _: None)
 
@@ -174,7 +176,7 @@ def test_a_leak_ends_the_experiment(world, tmp_path):
         run_experiment(
             tmp_path / "split",
             tmp_path / "report",
-            ExperimentOptions(**QUICK),
+            QUICK,
             progress=False,
             say=lambda _: None,
         )
@@ -184,7 +186,7 @@ def test_a_folder_of_others_is_never_replaced(folder, tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "thesis.txt").write_text("mine")
     with pytest.raises(StorageError, match=r"thesis\.txt"):
-        run_experiment(folder, tmp_path / "report", ExperimentOptions(**QUICK), progress=False)
+        run_experiment(folder, tmp_path / "report", QUICK, progress=False)
     assert (tmp_path / "report" / "thesis.txt").read_text() == "mine"
     assert not (tmp_path / "report.runs").exists()
 

@@ -87,7 +87,7 @@ def test_results_that_are_there_need_no_budget(tmp_path, clock, said, monkeypatc
 
 def test_what_cannot_be_computed_is_left_out_with_its_reason(tmp_path, clock, said, monkeypatch):
     plan = schedule(tmp_path, clock, said, monkeypatch)
-    task = Task("a", "kind", {}, dict, why_not=lambda: "the moon is full")
+    task = Task("a", "kind", {}, lambda _: {}, why_not=lambda: "the moon is full")
     assert plan.run([task]) == {}
     assert plan.left_out == ["a was left out: the moon is full."]
 

@@ -21,14 +21,12 @@ class Part:
     """An option and the values that it is given.
 
     Attributes:
-        name: the option, as the report names it.
-        option: its field in the options of NoteLLM, or of the related pairs.
+        option: the option's name in ``RecallOptions`` or ``PairOptions``.
         values: its values.
         names: what the report calls values that do not speak for themselves.
         of_pairs: whether it is an option of the related pairs.
     """
 
-    name: str
     option: str
     values: Sequence[Any]
     names: Mapping[Any, str] = field(default_factory=dict)
@@ -42,31 +40,29 @@ class Part:
 #: The weight of the generation loss and the share of notes with topics, as in the paper's figures; then what
 #: a user may turn; then what differs from the paper.
 PARTS = (
-    Part("alpha", "alpha", (0.0, 0.001, 0.01, 0.1, 1.0, 10.0)),
-    Part("topic share r", "topic_share", (0.0, 0.2, 0.4, 0.7, 1.0)),
-    Part("pairs in a batch B", "batch_pairs", (16, 32, 64, 128, 256)),
-    Part("dimensions d", "dim", (32, 64, 128, 256)),
-    Part("targets of a note t", "top", (3, 10, 30), of_pairs=True),
-    Part("highest score u", "upper", (1.0, 5.0, 30.0), of_pairs=True),
-    Part("lowest score l", "lower", (0.0, 0.01, 0.1), of_pairs=True),
-    Part("wording", "template", ("english", "chinese", "compact")),
-    Part("temperature", "learn_tau", (True, False), {True: "learnt", False: "fixed"}),
+    Part("alpha", (0.0, 0.001, 0.01, 0.1, 1.0, 10.0)),
+    Part("topic_share", (0.0, 0.2, 0.4, 0.7, 1.0)),
+    Part("batch_pairs", (16, 32, 64, 128, 256)),
+    Part("dim", (32, 64, 128, 256)),
+    Part("top", (3, 10, 30), of_pairs=True),
+    Part("upper", (1.0, 5.0, 30.0), of_pairs=True),
+    Part("lower", (0.0, 0.01, 0.1), of_pairs=True),
+    Part("template", ("english", "chinese", "compact")),
+    Part("learn_tau", (True, False), {True: "learnt", False: "fixed"}),
     Part(
-        "false negatives",
         "mask_false_negatives",
         (True, False),
         {True: "masked", False: "as negatives (paper)"},
     ),
     Part(
-        "popularity of negatives",
         "sampling_correction",
         (True, False),
         {True: "corrected", False: "not corrected (paper)"},
     ),
 )
 _OF_TINY = (
-    Part("layers of the backbone", "tiny_layers", (1, 2, 4)),
-    Part("hidden size of the backbone", "tiny_hidden", (128, 256, 512)),
+    Part("tiny_layers", (1, 2, 4)),
+    Part("tiny_hidden", (128, 256, 512)),
 )
 WITHOUT_CSFT, WITHOUT_GCL = "without CSFT", "without GCL"
 
@@ -92,7 +88,7 @@ def ablations(options: ExperimentOptions) -> list[RecallMethod]:
                     "notellm",
                     {} if part.of_pairs else given,
                     given if part.of_pairs else {},
-                    part=part.name,
+                    part=part.option,
                     setting=part.setting(value),
                 )
             )
@@ -102,7 +98,7 @@ def ablations(options: ExperimentOptions) -> list[RecallMethod]:
 def default_settings(options: ExperimentOptions) -> dict[str, str]:
     """Return the settings of the experiment itself by part: where the row of NoteLLM belongs."""
     defaults = _defaults(options)
-    return {"losses": "both"} | {part.name: part.setting(defaults[part.option]) for part in parts(options)}
+    return {"losses": "both"} | {part.option: part.setting(defaults[part.option]) for part in parts(options)}
 
 
 def parts(options: ExperimentOptions) -> tuple[Part, ...]:

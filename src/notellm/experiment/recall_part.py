@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from notellm.experiment.ablations import ablations, default_settings
 from notellm.experiment.breakdowns import query_groups
 from notellm.experiment.cache import Cache, Task
@@ -26,7 +24,7 @@ from notellm.experiment.results import Results
 from notellm.experiment.source import RecallData
 
 #: Ablations that come before further seeds of the table: those of the paper's own tables.
-_FIRST_PARTS = ("losses", "alpha", "topic share r")
+_FIRST_PARTS = ("losses", "alpha", "topic_share")
 _CLAIMED = "R@100"
 
 
@@ -166,7 +164,7 @@ class RecallPart:
     def _add_figures(self, results: Results, table: RecallTable) -> None:
         """Add the figures of the table, its breakdowns, and those of the ablations."""
         draws = {"resamples": self.options.resamples, "seed": self.options.seed}
-        groups, remarks = query_groups(table.queries, self.data.split, self.data.pairs["test"])
+        groups, remarks = query_groups(table.queries, self.data.split)
         results.notes += remarks
         notellm = table.named("NoteLLM")
         if self.options.recall:

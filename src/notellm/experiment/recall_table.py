@@ -203,17 +203,13 @@ def written_rows(
 
 #: The figures of an evaluation that tables show, by their names in it.
 _OF_CATEGORIES = {
-    "accuracy": "category accuracy",
-    "macro_f1": "category macro-F1",
-    "ill_formed": "category ill-formed",
-    "calibration_error": "category ECE",
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "top5": "top-5",
+    "calibration_error": "ECE",
+    "ill_formed": "ill-formed",
 }
-_OF_TOPICS = {
-    "f1": "topics F1",
-    "precision_at_1": "topics P@1",
-    "bleu4": "topics BLEU4",
-    "rouge_l": "topics RL",
-}
+_OF_TOPICS = {"f1": "F1", "precision_at_1": "P@1", "bleu4": "BLEU-4", "rouge_l": "RG-L"}
 
 
 def _sum_scorer(first: Scorer, second: Scorer, weight: float) -> Scorer:

@@ -27,6 +27,16 @@ _OPTIONS = {
     "content_tokens": "tokens of the content in the prompt",
     "topic_share": "share of notes that write topics, r",
     "bits": "bits of a code",
+    "losses": "losses that are trained",
+    "top": "related notes that a note keeps, t",
+    "upper": "highest score of a pair, u",
+    "lower": "lowest score of a pair, l",
+    "template": "wording of the prompt",
+    "learn_tau": "temperature",
+    "mask_false_negatives": "other related notes in a batch",
+    "sampling_correction": "popularity of negatives",
+    "tiny_layers": "layers of the tiny backbone",
+    "tiny_hidden": "hidden size of the tiny backbone",
 }
 _RANKING = re.compile(r"(u?auc|n?dcg)\b|ndcg@", re.IGNORECASE)
 _LOWER_IS_BETTER = re.compile(r"ill-?formed|\bece\b|error|brier|log ?loss|\bloss\b|perplexity", re.IGNORECASE)
