@@ -36,10 +36,11 @@ PLACES = {
     "pymilvus": {"store.index"},
     "rouge_score": {"evaluate"},
     "sacrebleu": {"evaluate"},
-    "safetensors": {"artifacts", "backbone", "rank", "recall"},
+    "safetensors": {"artifacts", "backbone", "experiment", "rank", "recall"},
+    "sentence_transformers": {"experiment"},
     "starlette": {"serve"},
     "tokenizers": {"backbone", "rank"},
-    "torch": {"backbone", "jobs", "rank", "recall"},
+    "torch": {"backbone", "experiment", "jobs", "rank", "recall"},
     "transformers": {"backbone", "cli", "jobs", "rank", "recall"},
     "typer": {"cli"},
     "uvicorn": {"serve"},
@@ -55,13 +56,14 @@ DISTRIBUTIONS = {
     "prometheus_client": "prometheus-client",
     "pydantic": "fastapi",
     "rouge_score": "rouge-score",
+    "sentence_transformers": "sentence-transformers",
     "sklearn": "scikit-learn",
     "starlette": "fastapi",
 }
 #: Extras for those who work on notellm.
 TOOLS = {"dev", "test"}
 #: Dependencies that no module imports: another package loads them, or a user does.
-NOT_IMPORTED = {"accelerate", "milvus-lite", "sentence-transformers", "tensorboard", "uvloop"}
+NOT_IMPORTED = {"accelerate", "milvus-lite", "tensorboard", "uvloop"}
 
 
 def imports() -> Iterator[tuple[str, str]]:

@@ -9,7 +9,6 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import notellm
 from notellm.record import versions
 
 #: Packages whose code no result of a cache depends on, and the modules of the last that compute them.
@@ -58,7 +57,7 @@ def code_fingerprint(without: tuple[str, ...] = _OTHER_CODE, but_with: tuple[str
         without: packages and modules that do not count, as the beginnings of their paths in the package.
         but_with: those of them that count nevertheless.
     """
-    package = Path(notellm.__file__).parent
+    package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted([*package.rglob("*.py"), *package.rglob("*.json")]):
         name = path.relative_to(package).as_posix()
