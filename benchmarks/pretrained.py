@@ -45,8 +45,8 @@ from notellm.evaluate.retrieval import (
     vector_scorer,
 )
 from notellm.evaluate.tables import intervals_json
-from notellm.experiment.recall_methods import EOL, MEAN, pooled_states
-from notellm.experiment.sentence import load_sentence_model, sentence_vectors, tune_sentence_model
+from notellm.experiment.recall.methods import EOL, MEAN, pooled_states
+from notellm.experiment.recall.sentence import load_sentence_model, sentence_vectors, tune_sentence_model
 from notellm.files import read_json, write_json
 from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs

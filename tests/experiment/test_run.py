@@ -11,9 +11,10 @@ from notellm.data.problems import Report
 from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, split_by_note
 from notellm.errors import DataError, StorageError
-from notellm.experiment import recall_methods, recall_part
 from notellm.experiment.options import ExperimentOptions
-from notellm.experiment.report import read_results
+from notellm.experiment.recall import methods as recall_methods
+from notellm.experiment.recall import part as recall_part
+from notellm.experiment.report.write import read_results
 from notellm.experiment.run import run_experiment
 from notellm.jobs.folders import save_dataset, save_split
 from notellm.lexical.terms import texts_of

@@ -13,7 +13,10 @@ from notellm.record import versions
 
 #: Packages whose code no result of a cache depends on, and the modules of the last that compute them.
 _OTHER_CODE = ("cli/", "serve/", "store/", "engine/", "experiment/")
-_COMPUTING = ("experiment/recall_methods.py", "experiment/sentence.py", "experiment/rank_methods.py")
+_COMPUTING = (
+    *("experiment/recall/methods.py", "experiment/recall/sentence.py"),
+    *("experiment/rank/methods.py", "experiment/rank/runs.py"),
+)
 
 
 def circumstances() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The experiment as a job: a folder of prepared data in, a report out.
 
-OUTPUT/       the report (``report.py``)
+OUTPUT/       the report (``report/``)
 OUTPUT.runs/  every result that took long (``cache.py``); a second run computes only what is missing
 """
 
@@ -14,15 +14,15 @@ from notellm.experiment.cache import Cache, Task
 from notellm.experiment.circumstances import circumstances
 from notellm.experiment.leakage import check_impressions, check_split, check_topics_hidden, require
 from notellm.experiment.options import ExperimentOptions
-from notellm.experiment.plot_style import check_matplotlib
-from notellm.experiment.rank_data import RankData
-from notellm.experiment.rank_part import RankPart
-from notellm.experiment.recall_methods import NOTELLM, recall_methods
-from notellm.experiment.recall_part import RecallPart
-from notellm.experiment.report import write_report
+from notellm.experiment.rank.data import RankData
+from notellm.experiment.rank.part import RankPart
+from notellm.experiment.recall.methods import NOTELLM, recall_methods
+from notellm.experiment.recall.part import RecallPart
+from notellm.experiment.recall.source import RecallData, load_recall_data
+from notellm.experiment.report.plot_style import check_matplotlib
+from notellm.experiment.report.write import write_report
 from notellm.experiment.results import Results
 from notellm.experiment.schedule import SHARES, Schedule, chosen_share, in_words
-from notellm.experiment.source import RecallData, load_recall_data
 from notellm.record import make_record
 
 #: Name of a public dataset with impressions, and the folder of its files.

@@ -1,0 +1,116 @@
+"""Variants of NoteLLM that differ from the experiment's in one option (NoteLLM, arXiv 2403.01744, section 5).
+
+A part is the option that varies, a setting is its value. The setting of the experiment itself is no variant:
+its row is that of NoteLLM in the recall table.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from notellm.experiment.options import ExperimentOptions
+from notellm.experiment.recall.methods import NOTELLM, RecallMethod
+from notellm.options import values_of
+from notellm.pairs.score import PairOptions
+from notellm.recall.config import TINY
+from notellm.recall.tiny import TinyOptions
+
+
+@dataclass(frozen=True)
+class Part:
+    """An option and the values that it is given.
+
+    Attributes:
+        option: the option's name in ``RecallOptions`` or ``PairOptions``.
+        values: its values.
+        names: what the report calls values that do not speak for themselves.
+        of_pairs: whether it is an option of the related pairs.
+    """
+
+    option: str
+    values: Sequence[Any]
+    names: Mapping[Any, str] = field(default_factory=dict)
+    of_pairs: bool = False
+
+    def setting(self, value: Any) -> str:
+        """Return the name of a value."""
+        return self.names.get(value, f"{value:g}" if isinstance(value, int | float) else str(value))
+
+
+#: The weight of the generation loss and the share of notes with topics, as in the paper's figures; then what
+#: a user may turn; then what differs from the paper.
+PARTS = (
+    Part("alpha", (0.0, 0.001, 0.01, 0.1, 1.0, 10.0)),
+    Part("topic_share", (0.0, 0.2, 0.4, 0.7, 1.0)),
+    Part("batch_pairs", (16, 32, 64, 128, 256)),
+    Part("dim", (32, 64, 128, 256)),
+    Part("top", (3, 10, 30), of_pairs=True),
+    Part("upper", (1.0, 5.0, 30.0), of_pairs=True),
+    Part("lower", (0.0, 0.01, 0.1), of_pairs=True),
+    Part("template", ("english", "chinese", "compact")),
+    Part("learn_tau", (True, False), {True: "learnt", False: "fixed"}),
+    Part(
+        "mask_false_negatives",
+        (True, False),
+        {True: "masked", False: "as negatives (paper)"},
+    ),
+    Part(
+        "sampling_correction",
+        (True, False),
+        {True: "corrected", False: "not corrected (paper)"},
+    ),
+)
+_OF_TINY = (
+    Part("tiny_layers", (1, 2, 4)),
+    Part("tiny_hidden", (128, 256, 512)),
+)
+WITHOUT_CSFT, WITHOUT_GCL = "without CSFT", "without GCL"
+
+
+def ablations(options: ExperimentOptions) -> list[RecallMethod]:
+    """Return the variants of NoteLLM: without one of its losses, then those of ``PARTS``."""
+    found = [
+        RecallMethod(
+            "without-csft", "NoteLLM", "notellm", {"alpha": 0.0}, part="losses", setting=WITHOUT_CSFT
+        ),
+        RecallMethod("without-gcl", "NoteLLM", "notellm", pairs=False, part="losses", setting=WITHOUT_GCL),
+    ]
+    defaults = _defaults(options)
+    for part in parts(options):
+        for value in part.values:
+            if value == defaults[part.option]:
+                continue
+            given = {part.option: value}
+            found.append(
+                RecallMethod(
+                    f"{part.option}-{value}",
+                    "NoteLLM",
+                    "notellm",
+                    {} if part.of_pairs else given,
+                    given if part.of_pairs else {},
+                    part=part.option,
+                    setting=part.setting(value),
+                )
+            )
+    return found
+
+
+def default_settings(options: ExperimentOptions) -> dict[str, str]:
+    """Return the settings of the experiment itself by part: where the row of NoteLLM belongs."""
+    defaults = _defaults(options)
+    return {"losses": "both"} | {part.option: part.setting(defaults[part.option]) for part in parts(options)}
+
+
+def parts(options: ExperimentOptions) -> tuple[Part, ...]:
+    """Return the options that vary: the size of the backbone only where it is made from the notes."""
+    return PARTS + (_OF_TINY if options.backbone == TINY else ())
+
+
+def _defaults(options: ExperimentOptions) -> dict[str, Any]:
+    """Return the values of all options that vary in the experiment itself."""
+    chosen = RecallMethod(NOTELLM, "NoteLLM", "notellm").recall_options(options, options.seed)
+    mining = PairOptions(min_users=options.min_users)
+    size = TinyOptions()
+    tiny = {"tiny_layers": size.layers, "tiny_hidden": size.hidden}
+    of_model = {name: value for name, value in vars(chosen).items() if value is not None}
+    return tiny | of_model | values_of(mining, PairOptions)
