@@ -12,6 +12,8 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, split_by_note
 from notellm.errors import DataError, StorageError
 from notellm.experiment.options import ExperimentOptions
+from notellm.experiment.rank import part as rank_part
+from notellm.experiment.rank.methods import rank_methods
 from notellm.experiment.recall import methods as recall_methods
 from notellm.experiment.recall import part as recall_part
 from notellm.experiment.report.write import read_results
@@ -155,16 +157,38 @@ def test_a_budget_says_what_it_left_out(folder, tmp_path):
     assert all(line in text for line in results.left_out[:3])
 
 
-def test_without_times_the_rankers_are_left_out_with_the_reason(tmp_path, world):
-    untimed = world.clicks.set_column(
-        world.clicks.schema.get_field_index("timestamp"),
-        "timestamp",
-        pl.Series([0] * world.clicks.num_rows).to_arrow().cast(world.clicks.schema.field("timestamp").type),
-    )
-    save_dataset(tmp_path / "data", world.notes, untimed, Report(), config={})
-    options = dataclasses.replace(QUICK, rank=True, recall=False)
-    with pytest.raises(DataError, match="The table of rankers was left out: "):
+def test_without_clicks_every_part_says_what_it_lacks(tmp_path, world):
+    save_dataset(tmp_path / "data", world.notes, world.clicks.slice(0, 0), Report(), config={})
+    options = dataclasses.replace(QUICK, rank=True)
+    with pytest.raises(DataError) as error:
         run_experiment(tmp_path / "data", tmp_path / "report", options, progress=False, say=lambda _: None)
+    assert "The table of related notes was left out: " in str(error.value)
+    assert "The table of rankers was left out: " in str(error.value)
+
+
+def test_rankers_are_compared_on_impressions_of_the_clicks(folder, tmp_path, monkeypatch):
+    def few(backbone, **options):
+        return rank_methods(
+            backbone,
+            only=["popularity", "binmf", "codes_only", "binllm"],
+            code_epochs=2,
+            out_of_fold=2,
+            answer_rows=100,
+            **options,
+        )
+
+    monkeypatch.setattr(rank_part, "rank_methods", few)
+    options = dataclasses.replace(QUICK, recall=False, rank=True, seeds=1)
+    results = run_experiment(folder, tmp_path / "report", options, progress=False, say=lambda _: None)
+    rows = figures(results, table="rank", group="all", figure="AUC")
+    assert sorted(rows["method"].to_list()) == ["BinLLM", "BinMF", "codes only", "item popularity"]
+    assert rows["count"].n_unique() == 1
+    assert figures(results, table="recall").is_empty()
+    assert {claim.claim for claim in results.claims} == {
+        "BinLLM is ahead of its codes alone",
+        "Text helps the codes",
+    }
+    assert "impressions" in results.facts
 
 
 def test_a_leak_ends_the_experiment(world, tmp_path):
@@ -173,7 +197,7 @@ def test_a_leak_ends_the_experiment(world, tmp_path):
         Part(world.notes, split.train.clicks), split.valid, split.test
     )  # train has the test notes, as a split by time; but its clicks are not earlier
     save_split(tmp_path / "split", leaking, Part(world.notes, world.clicks), config={}, seed=None)
-    with pytest.raises(DataError, match="after the cut"):
+    with pytest.raises(DataError, match="a training click that is not older than the first"):
         run_experiment(
             tmp_path / "split",
             tmp_path / "report",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from notellm.experiment.options import ExperimentOptions
-from notellm.experiment.recall.methods import NOTELLM, RecallMethod
+from notellm.experiment.recall.methods import CONTRASTIVE, NOTELLM, RecallMethod
 from notellm.options import values_of
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import TINY
@@ -71,7 +71,7 @@ def ablations(options: ExperimentOptions) -> list[RecallMethod]:
     """Return the variants of NoteLLM: without one of its losses, then those of ``PARTS``."""
     found = [
         RecallMethod(
-            "without-csft", "NoteLLM", "notellm", {"alpha": 0.0}, part="losses", setting=WITHOUT_CSFT
+            "without-csft", "NoteLLM", "notellm", dict(CONTRASTIVE), part="losses", setting=WITHOUT_CSFT
         ),
         RecallMethod("without-gcl", "NoteLLM", "notellm", pairs=False, part="losses", setting=WITHOUT_GCL),
     ]

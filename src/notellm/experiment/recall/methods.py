@@ -38,6 +38,8 @@ _VECTORS = "vectors.safetensors"
 _TOKENS = 128  # of a text that is read without training; the prompt of NoteLLM holds 100
 #: What a language model without training reads: the text alone, or the prompt of PromptEOL.
 MEAN, EOL = "{}", 'This sentence : "{}" means in one word:"'
+#: Options of NoteLLM that leave the generation loss out: then no note is read without its topics, either.
+CONTRASTIVE: Mapping[str, Any] = {"alpha": 0.0, "topic_share": 0.0}
 #: Keys of the methods that others are compared with, and of those that are derived from them.
 NOTELLM, UNTRAINED = "notellm", "untrained"
 
@@ -109,10 +111,10 @@ def recall_methods(options: ExperimentOptions) -> dict[str, RecallMethod]:
             RecallMethod("tuned-sentence", "SentenceBERT, tuned", "tuned sentence"),
         ]
     # The tiny backbone reads no instruction well, so its contrastive baseline has NoteLLM's own prompt.
-    contrastive = {"alpha": 0.0, **({"template": "prompteol"} if pretrained else {})}
+    contrastive = {**CONTRASTIVE, **({"template": "prompteol"} if pretrained else {})}
     found += [
         RecallMethod("contrastive", "PromptEOL+CSE (contrastive only)", "notellm", contrastive),
-        RecallMethod("repllama", "RepLLaMA", "notellm", {"alpha": 0.0, "template": "repllama"}),
+        RecallMethod("repllama", "RepLLaMA", "notellm", {**CONTRASTIVE, "template": "repllama"}),
         RecallMethod(NOTELLM, "NoteLLM", "notellm"),
     ]
     return {method.key: method for method in found}

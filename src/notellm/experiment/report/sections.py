@@ -170,6 +170,7 @@ def build_report(results: Results, drawings: Sequence[Drawing]) -> Report:
         _examples(results),
         _costs(findings),
         _left_out(results),
+        _notes(results),
         _how(results),
         _glossary(tables),
     ]
@@ -289,6 +290,12 @@ def _left_out(results: Results) -> Section:
     items = [[line(text)] for text in results.left_out]
     intro = "What was not computed, and why."
     return Section("left-out", "Left out", intro, [Bullets(items)] if items else [])
+
+
+def _notes(results: Results) -> Section:
+    items = [[line(text)] for text in results.notes]
+    intro = "What else a reader of the figures should know."
+    return Section("notes", "Notes", intro, [Bullets(items)] if items else [])
 
 
 def _how(results: Results) -> Section:

@@ -88,6 +88,7 @@ def read_results(folder: str | Path) -> Results:
             claims=[Claim(**each) for each in texts["claims"]],
             examples={kind: [_example(each) for each in found] for kind, found in texts["examples"].items()},
             left_out=list(texts["left_out"]),
+            notes=list(texts["notes"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
@@ -128,6 +129,7 @@ def _texts(results: Results) -> dict[str, Any]:
             kind: [dataclasses.asdict(each) for each in found] for kind, found in results.examples.items()
         },
         "left_out": results.left_out,
+        "notes": results.notes,
     }
     whole: dict[str, Any] = _storable(values)
     return whole
