@@ -68,13 +68,14 @@ def test_what_would_not_be_finished_within_the_budget_is_left_out(tmp_path, cloc
     long, short = tasks(clock, "abc"), tasks(clock, ["d"], seconds=10, kind="short")
     done = plan.run([*long, *short])
     assert list(done) == ["a", "b", "d"]  # c does not fit, the shorter d does
-    assert plan.left_out == ["c was left out: it takes about 2 min, and 50 s of the budget were left."]
+    assert plan.left_out == ["Did not fit into the budget (1, about 2 min more): c."]
+    assert said[-1] == "1 of 4 results did not fit into the budget, about 2 min more"
 
 
 def test_after_the_budget_nothing_is_begun(tmp_path, clock, said, monkeypatch):
     plan = schedule(tmp_path, clock, said, monkeypatch, budget=100)
     assert list(plan.run(tasks(clock, "abc"))) == ["a"]
-    assert len(plan.left_out) == 2
+    assert plan.left_out == ["Did not fit into the budget (2, about 3 min more): b; c."]
 
 
 def test_results_that_are_there_need_no_budget(tmp_path, clock, said, monkeypatch):
@@ -108,7 +109,7 @@ def test_times_in_words(seconds, words):
 
 
 def test_a_longer_budget_never_takes_fewer_notes():
-    pairs = [1_000, 480, 200, 60, 10]
+    pairs = dict(zip(SHARES, [1_000, 480, 200, 60, 10], strict=True))
     shares = [
         chosen_share(budget, fixed=20, trained=4, pairs=pairs, count=4)
         for budget in (1, 100, 300, 1_000, 3_000, 10_000)

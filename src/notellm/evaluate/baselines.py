@@ -23,6 +23,8 @@ from notellm.lexical.terms import texts_of
 
 #: Names of the simple methods in tables.
 CO_OCCURRENCE, TFIDF, BM25 = "item co-occurrence", "TF-IDF", "BM25"
+#: Popularity that is counted on the very clicks that it is measured on; no service could rank by it.
+OF_TEST_CLICKS = "popularity (of the test clicks)"
 
 
 def simple_scorers(test: Part, train: Part) -> dict[str, Scorer]:
@@ -46,7 +48,7 @@ def simple_scorers(test: Part, train: Part) -> dict[str, Scorer]:
             CO_OCCURRENCE: sparse_cosine_scorer(click_matrix(ids, train.clicks)),
         }
     else:
-        scorers = {"popularity (of the test clicks)": constant_scorer(popularity(ids, test.clicks))}
+        scorers = {OF_TEST_CLICKS: constant_scorer(popularity(ids, test.clicks))}
     scorers[TFIDF] = sparse_cosine_scorer(tfidf_matrix(test.notes, train.notes))
     scorers[BM25] = bm25_scorer(test.notes, train.notes)
     return scorers

@@ -25,6 +25,8 @@ from notellm.experiment.results import Results
 from notellm.experiment.schedule import SHARES, Schedule, chosen_share, in_words
 from notellm.record import make_record
 
+#: Fewest training notes that a budget chooses; models of fewer say nothing about more.
+_LEAST_NOTES = 500
 #: Name of a public dataset with impressions, and the folder of its files.
 Dataset = tuple[str, Path]
 
@@ -165,27 +167,27 @@ def _fitted(part: RecallPart, schedule: Schedule, say: Callable[[str], None]) ->
     """
     options, data = part.options, part.data
     say("with a budget, NoteLLM is first trained on a small share of the notes, to tell how long it takes")
-    sizes = [data.with_training_share(share, options.seed) for share in SHARES]
-    smallest = replace(part, data=sizes[-1])
-    task = smallest.task(recall_methods(options)[NOTELLM], options.seed)
+    count = data.split.train.notes.num_rows
+    shares = [share for share in SHARES if share * count >= _LEAST_NOTES] or [1.0]
+    sizes = {share: data.with_training_share(share, options.seed) for share in shares}
+    pairs = {share: size.pairs["train"].num_rows for share, size in sizes.items()}
+    share = shares[-1]
+    task = replace(part, data=sizes[share]).task(recall_methods(options)[NOTELLM], options.seed)
     figures = schedule.run([task]).get(task.name)
-    pairs = [size.pairs["train"].num_rows for size in sizes]
     trained = figures[0]["seconds"]["train"] if figures else None
-    if trained is None:  # unknown after a kill, or the budget is over
-        share = SHARES[-1]
-    else:
+    if trained is not None:  # known unless a kill came between
         fixed = part.cache.seconds(task) - trained
-        count = sum(each.kind in ("notellm", "tuned sentence") for each in recall_methods(options).values())
-        share = chosen_share(schedule.budget or 0.0, fixed, trained, pairs, count)
-        schedule.spent["notellm"] = [fixed + trained * pairs[SHARES.index(share)] / max(1, pairs[-1])]
+        methods = sum(each.kind in ("notellm", "tuned sentence") for each in recall_methods(options).values())
+        share = chosen_share(schedule.budget or 0.0, fixed, trained, pairs, methods)
+        schedule.spent["notellm"] = [fixed + trained * pairs[share] / max(1, pairs[shares[-1]])]
     if share < 1:
-        kept = sizes[SHARES.index(share)].split.train.notes.num_rows
+        kept = sizes[share].split.train.notes.num_rows
         schedule.left_out.append(
-            f"For the budget of {options.budget}, all trained methods learn from {kept:,} of "
-            f"{data.split.train.notes.num_rows:,} training notes, drawn at random."
+            f"For the budget of {options.budget}, all trained methods learn from {kept:,} of {count:,} "
+            "training notes, drawn at random."
         )
         say(schedule.left_out[-1])
-    return replace(part, data=sizes[SHARES.index(share)])
+    return replace(part, data=sizes[share])
 
 
 def _facts(data: RecallData) -> dict[str, str]:

@@ -5,7 +5,7 @@ finished in time is left out, and the next one is tried.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -65,6 +65,7 @@ class Schedule:
                 self.expect(task.kind, self.cache.seconds(task))
             else:
                 waiting.append(task)
+        late: list[Task] = []
         if done:
             self.say(f"{len(done)} of {len(tasks)} results were computed before")
         for number, task in enumerate(waiting):
@@ -75,19 +76,20 @@ class Schedule:
             if self.budget is not None:
                 time_left = self.budget - self.gone
                 if time_left <= 0 or (expected is not None and expected > time_left):
-                    self._leave_out(task, expected, time_left)
+                    late.append(task)
                     continue
             place = f"[{len(tasks) - len(waiting) + number + 1}/{len(tasks)}]"
             self.say(f"{place} {task.name}; {self._outlook(waiting[number:])}")
             done[task.name] = self.cache.computed(task), self.cache.place(task)
             self.expect(task.kind, self.cache.seconds(task))
+        if late:
+            expected_times = [self.estimate(task) for task in late]
+            known = sum(each for each in expected_times if each is not None)
+            more = f", about {in_words(known)} more" if known else ""
+            self.say(f"{len(late)} of {len(tasks)} results did not fit into the budget{more}")
+            names = "; ".join(task.name for task in late)
+            self.left_out.append(f"Did not fit into the budget ({len(late)}{more}): {names}.")
         return done
-
-    def _leave_out(self, task: Task, expected: float | None, time_left: float) -> None:
-        need = "" if expected is None else f"it takes about {in_words(expected)}, and "
-        rest = f"{in_words(max(0.0, time_left))} of the budget were left"
-        self.left_out.append(f"{task.name} was left out: {need}{rest}.")
-        self.say(self.left_out[-1])
 
     def _outlook(self, waiting: Sequence[Task]) -> str:
         """Return how much time has gone, how much is left, and when all will be done."""
@@ -117,7 +119,9 @@ SHARES = (1.0, 0.5, 0.25, 0.125, 0.0625)
 _FIRST = 0.5
 
 
-def chosen_share(budget: float, fixed: float, trained: float, pairs: Sequence[int], count: int) -> float:
+def chosen_share(
+    budget: float, fixed: float, trained: float, pairs: Mapping[float, int], count: int
+) -> float:
     """Return the largest share of the training notes with which the first results fit into half of a budget.
 
     The time of a training grows with the number of its pairs; the rest, such as embedding the pool, does not.
@@ -126,13 +130,14 @@ def chosen_share(budget: float, fixed: float, trained: float, pairs: Sequence[in
         budget: seconds.
         fixed: seconds of a result that do not depend on the share.
         trained: seconds of a training with the smallest share.
-        pairs: numbers of training pairs with each of ``SHARES``.
+        pairs: numbers of training pairs by share, the largest share first.
         count: number of trained methods in the tables with the first seed.
 
     Returns:
-        One of ``SHARES``; the smallest, if none fits.
+        One of the shares; the smallest, if none fits.
     """
-    for share, number in zip(SHARES, pairs, strict=True):
-        if count * (fixed + trained * number / max(1, pairs[-1])) <= _FIRST * budget:
+    smallest = min(pairs)
+    for share, number in pairs.items():
+        if count * (fixed + trained * number / max(1, pairs[smallest])) <= _FIRST * budget:
             return share
-    return SHARES[-1]
+    return smallest

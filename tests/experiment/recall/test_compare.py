@@ -83,7 +83,7 @@ def test_correction_never_makes_a_difference_more_significant():
     others = [Measured(str(seed), [result(seed, noise=0.4 + seed / 20)]) for seed in range(1, 6)]
     rows = difference_rows("recall", [against, *others], against, **DRAWS)
     assert {row["method"] for row in rows} == {each.name for each in others}
-    assert {row["comparisons"] for row in rows} == {len(rows)}
+    assert {row["comparisons"] for row in rows} == {len(others)}
     assert all(row["p_adjusted"] >= row["p"] for row in rows)
 
 

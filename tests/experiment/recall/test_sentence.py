@@ -44,7 +44,7 @@ def test_the_seed_decides_the_tuning(notes, pairs, tmp_path):
 
 def test_a_time_is_kept(encoder, notes, pairs, monkeypatch):
     now = iter(range(10_000))  # the start and each step ask the clock once
-    monkeypatch.setattr("notellm.experiment.sentence.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("notellm.experiment.recall.sentence.time.monotonic", lambda: next(now))
     assert tune_sentence_model(encoder, notes, pairs, seconds=7) == 7
     assert not encoder.training
     assert torch.isfinite(next(encoder.parameters())).all()

@@ -20,6 +20,7 @@ from notellm.experiment.rank.figures import (
 from notellm.experiment.rank.methods import RankMethod, rank_methods
 from notellm.experiment.rank.runs import RankRun, fit_rank_method
 from notellm.experiment.results import Results
+from notellm.jobs.evaluate_rank import NAME
 
 #: BinLLM, arXiv 2406.03210, Tables 2 to 4: AUC on ML-1M.
 _CLAIMS = (
@@ -57,7 +58,8 @@ class RankPart:
     def tasks(self) -> tuple[list[Task], list[Task]]:
         """Return what is to be computed: the table with the first seed, and the further seeds."""
         first, *further = self.options.training_seeds
-        methods = self._all()
+        # First what the others are compared with.
+        methods = sorted(self._all(), key=lambda each: each.name != NAME)
         return (
             [self._task(method, first) for method in methods],
             [self._task(method, seed) for seed in further for method in methods if method.seeded],
@@ -85,8 +87,8 @@ class RankPart:
         results.add("differences", differences)
         results.add("costs", cost_rows(runs))
         results.add("curves", curve_rows(runs))
-        if "BinLLM" in scores:
-            results.add("reliability", reliability_rows(self.data, scores["BinLLM"]))
+        if NAME in scores:
+            results.add("reliability", reliability_rows(self.data, scores[NAME]))
         results.claims += judged(self._findings(scores))
 
     def _findings(self, scores: Mapping[str, Sequence[Any]]) -> list[Finding]:

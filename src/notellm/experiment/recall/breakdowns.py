@@ -174,7 +174,7 @@ def _large_enough(found: dict[str, Groups], count: int, least: int) -> tuple[dic
                 f"Groups by {breakdown}: {', '.join(few)} left out; a group needs {least} of the {count:,} "
                 "queries."
             )
-        if kept:
+        if len(kept) > 1:
             result[breakdown] = kept
     return result, remarks
 

@@ -3,7 +3,7 @@
 A figure of a method is the mean over its seeds and over the queries. Its interval says how far it would move
 on other queries: queries are resampled, the figures of the seeds stay together. How far it moves with the
 seed is the standard deviation of the means of the seeds. Methods are compared on the same resamples, and the
-p-values of a table are corrected for their number (``statistics.holm``).
+p-values of all methods by one figure are corrected for their number (``statistics.holm``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,6 +40,11 @@ class Measured:
     def per_query(self, figure: str) -> Floats:
         """Return the values of a figure for each query, (queries,), means over the seeds."""
         return np.asarray(np.mean([run.per_query[figure] for run in self.runs], axis=0), np.float64)
+
+    @property
+    def figures(self) -> list[str]:
+        """Names of its figures, "R@k" by ascending k, then "MRR"."""
+        return list(self.runs[0].per_query)
 
     def row(self, table: str) -> dict[str, Any]:
         """Return what names the method in a frame of the results."""
@@ -121,7 +126,11 @@ def difference_rows(
     values = np.stack([method.per_query(name) - against.per_query(name) for method, name in cells], axis=1)
     resampled = _resampled(values, resamples, seed)
     low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    p = [bootstrap_p(column) for column in resampled.T]
+    p = np.array([bootstrap_p(column) for column in resampled.T])
+    adjusted = np.empty(len(p))
+    for figure in names:  # a family: all methods by one figure
+        family = [column for column, (_, name) in enumerate(cells) if name == figure]
+        adjusted[family] = holm(p[family])
     return [
         {
             **method.row(table),
@@ -130,11 +139,11 @@ def difference_rows(
             "difference": float(values[:, column].mean()),
             "low": float(low[column]),
             "high": float(high[column]),
-            "p": p[column],
-            "p_adjusted": float(adjusted),
-            "comparisons": len(cells),
+            "p": float(p[column]),
+            "p_adjusted": float(adjusted[column]),
+            "comparisons": len(others),
         }
-        for column, ((method, name), adjusted) in enumerate(zip(cells, holm(p), strict=True))
+        for column, (method, name) in enumerate(cells)
     ]
 
 

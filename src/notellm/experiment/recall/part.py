@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from notellm.evaluate.baselines import OF_TEST_CLICKS
 from notellm.experiment.cache import Cache, Task
 from notellm.experiment.claims import OF_RECALL, Finding, judged
 from notellm.experiment.options import ExperimentOptions
@@ -25,7 +26,6 @@ from notellm.experiment.results import Results
 
 #: Ablations that come before further seeds of the table: those of the paper's own tables.
 _FIRST_PARTS = ("losses", "alpha", "topic_share")
-_CLAIMED = "R@100"
 
 
 @dataclass
@@ -169,7 +169,8 @@ class RecallPart:
         notellm = table.named("NoteLLM")
         if self.options.recall:
             results.add("figures", figure_rows("recall", table.methods, groups, **draws))
-            best = max(table.methods, key=lambda each: float(each.per_query(_CLAIMED).mean()))
+            real = [each for each in table.methods if each.name != OF_TEST_CLICKS]
+            best = max(real, key=lambda each: float(each.per_query(_claimed(each)).mean()))
             for against in {each.name: each for each in (notellm, best) if each is not None}.values():
                 results.add("differences", difference_rows("recall", table.methods, against, **draws))
         if notellm is None or not table.variants:
@@ -222,10 +223,16 @@ class RecallPart:
         for claim in OF_RECALL:
             better, worse = table.named(claim.better), table.named(claim.worse)
             if better is not None and worse is not None:
-                first, second = better.per_query(_CLAIMED), worse.per_query(_CLAIMED)
-                findings.append(Finding(claim.claim, claim.paper, _CLAIMED, *paired(first, second, **draws)))
+                figure = _claimed(better)
+                first, second = better.per_query(figure), worse.per_query(figure)
+                findings.append(Finding(claim.claim, claim.paper, figure, *paired(first, second, **draws)))
         results.claims += judged(findings)
 
 
 _OF_HISTORY = {"eval_recall@10": "R@10", "eval_recall@100": "R@100", "eval_mrr": "MRR"}
 _WRITTEN = ("categories", "topics")
+
+
+def _claimed(method: Measured) -> str:
+    """Return the figure of the papers' claims: R@100, or the deepest one in a pool of fewer notes."""
+    return "R@100" if "R@100" in method.figures else method.figures[-2]

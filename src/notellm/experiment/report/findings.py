@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from notellm.evaluate.baselines import OF_TEST_CLICKS
 from notellm.experiment.report.words import Form, form_of, number_of, recall_depth
 from notellm.experiment.results import Results
 
@@ -139,13 +140,14 @@ class Findings:
     def winners(self, table: str, figure: str, breakdown: str = "", group: str = "all") -> list[str]:
         """Return the methods that share the best mean of a figure.
 
-        Only methods with the most common number of queries and size of the pool count.
+        Only methods with the most common number of queries and size of the pool count, and none that knows
+        the test clicks.
         """
         better = self.form(table, figure).better
         rows = [
             row
             for row in self.rows(table, figure=figure, breakdown=breakdown, group=group)
-            if row["mean"] is not None and math.isfinite(row["mean"])
+            if row["mean"] is not None and math.isfinite(row["mean"]) and row["method"] != OF_TEST_CLICKS
         ]
         if not better or len(rows) < 2:
             return []
