@@ -7,7 +7,7 @@ import pytest
 
 from notellm.errors import StorageError
 from notellm.experiment.cache import Cache, Task
-from notellm.experiment.circumstances import code_fingerprint
+from notellm.experiment.circumstances import code_fingerprint, model_state
 
 
 def counting(calls, **made_of):
@@ -59,7 +59,9 @@ def test_a_killed_run_continues_in_its_folder(tmp_path):
     assert cache.computed(Task("name", "kind", {"a": 1}, continued)) == {"found": "done"}
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", '{"figures": {}, "seconds": "long"}', '{"figures": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"figures": {}, "seconds": "long"}', '{"figures": 3}']
+)
 def test_a_damaged_result_is_an_error_that_names_it(tmp_path, content):
     cache = Cache(tmp_path)
     task = counting([], alpha=1)
@@ -82,3 +84,25 @@ def test_a_result_says_what_it_is_made_of(tmp_path):
 def test_the_fingerprint_of_the_code_leaves_out_what_results_do_not_depend_on():
     assert code_fingerprint() == code_fingerprint()
     assert code_fingerprint() != code_fingerprint((), ())
+
+
+def test_a_result_is_found_under_another_name_too(tmp_path):
+    calls: list[Path] = []
+    cache = Cache(tmp_path)
+    first = counting(calls, alpha=1)
+    cache.computed(first)
+    renamed = Task("Another name of it", "kind", first.made_of, first.compute)
+    assert cache.computed(renamed) == {"value": 1}
+    assert len(calls) == 1
+
+
+def test_the_state_of_a_model_changes_with_its_files(tmp_path):
+    (tmp_path / "model").mkdir()
+    weights = tmp_path / "model" / "weights"
+    weights.write_bytes(b"1")
+    before = model_state(str(tmp_path / "model"))
+    (tmp_path / "model").rename(tmp_path / "moved")
+    assert model_state(str(tmp_path / "moved")) == before
+    (tmp_path / "moved" / "weights").write_bytes(b"22")
+    assert model_state(str(tmp_path / "moved")) != before
+    assert model_state("org/name") == "org/name"

@@ -23,7 +23,7 @@ from notellm.recall import config
 from tests.sentence_encoder import write_sentence_encoder
 
 QUICK = ExperimentOptions(
-    seeds=2, max_steps=2, tagged_notes=20, resamples=200, min_users=1, rank=False, ablations=False
+    seeds=2, max_steps=2, tagged_notes=20, resamples=2_000, min_users=1, rank=False, ablations=False
 )
 
 

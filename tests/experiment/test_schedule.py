@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from notellm.errors import DataError
 from notellm.experiment.cache import Cache, Task
 from notellm.experiment.schedule import SHARES, Schedule, chosen_share, in_words
 
@@ -116,3 +117,22 @@ def test_a_longer_budget_never_takes_fewer_notes():
     ]
     assert all(first <= second for first, second in itertools.pairwise(shares))
     assert (shares[0], shares[-1]) == (SHARES[-1], 1.0)
+
+
+def test_one_result_that_fails_for_its_data_does_not_end_the_others(tmp_path, clock, said, monkeypatch):
+    def fails(_folder):
+        raise DataError("the train part has no related pairs")
+
+    plan = schedule(tmp_path, clock, said, monkeypatch)
+    done = plan.run([Task("bad", "kind", {"bad": 1}, fails), *tasks(clock, "ab")])
+    assert list(done) == ["a", "b"]
+    assert plan.left_out == ["bad was left out: the train part has no related pairs."]
+
+
+def test_results_come_in_the_order_of_the_tasks_whatever_was_computed_first(
+    tmp_path, clock, said, monkeypatch
+):
+    first, second, third = tasks(clock, "abc")
+    schedule(tmp_path, clock, said, monkeypatch).run([second])
+    done = schedule(tmp_path, clock, said, monkeypatch).run([first, second, third])
+    assert list(done) == ["a", "b", "c"]

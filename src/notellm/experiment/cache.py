@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notellm.errors import StorageError
-from notellm.experiment.circumstances import code_fingerprint
+from notellm.errors import DataError, StorageError
+from notellm.experiment.circumstances import code_fingerprint, made_by
 from notellm.files import read_json, write_json
 
 _RESULT = "result.json"
@@ -60,8 +60,12 @@ class Cache:
 
     def place(self, task: Task) -> Path:
         """Return the folder of a task's result."""
+        digest = task.digest()
+        # The same result may have been computed under another name.
+        for found in sorted(self.folder.glob(f"*-{digest}")):
+            return found
         name = re.sub(r"[^a-z0-9.]+", "-", task.name.lower()).strip("-")[:60]
-        return self.folder / f"{name}-{task.digest()}"
+        return self.folder / f"{name}-{digest}"
 
     def result(self, task: Task) -> dict[str, Any] | None:
         """Return the figures of a finished task; None if it is not finished.
@@ -89,17 +93,26 @@ class Cache:
         result = {
             "task": task.name,
             "made_of": task.made_of,
+            "made_by": made_by(),
             "seconds": time.monotonic() - begin,
             "figures": figures,
         }
         write_json(result, place / _RESULT, replace=True)
         return figures
 
+    def made_by(self, task: Task) -> str:
+        """Return the versions and the machine that computed a finished task, in words."""
+        found = self._read(task)
+        return "" if found is None else str(found.get("made_by", ""))
+
     def _read(self, task: Task) -> dict[str, Any] | None:
         file = self.place(task) / _RESULT
         if not file.is_file():
             return None
-        found = read_json(file)
+        try:
+            found = read_json(file)
+        except DataError:
+            found = None
         if not (
             isinstance(found, dict)
             and isinstance(found.get("figures"), dict)

@@ -19,6 +19,11 @@ _COMPUTING = (
 )
 
 
+def made_by() -> str:
+    """Return the machine and the versions that compute a result, in words."""
+    return f"{machine()}; {', '.join(f'{package} {number}' for package, number in versions().items())}"
+
+
 def circumstances() -> dict[str, str]:
     """Return command, machine, versions and code in words, by name."""
     command = [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv[0] else []
@@ -28,6 +33,19 @@ def circumstances() -> dict[str, str]:
         "versions": ", ".join(f"{package} {number}" for package, number in versions().items()),
         "code": code_fingerprint(),
     }
+
+
+def model_state(name_or_path: str | None) -> str:
+    """Return what tells one state of a model from another: of a folder or file its files with their times.
+
+    Of a model on the hub the name is all that is known here.
+    """
+    path = Path(name_or_path or "")
+    if name_or_path is None or not path.exists():
+        return str(name_or_path)
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file())
+    state = [f"{each.name} {each.stat().st_size} {each.stat().st_mtime_ns}" for each in files]
+    return hashlib.sha256("\n".join(state).encode()).hexdigest()[:16]
 
 
 def machine() -> str:

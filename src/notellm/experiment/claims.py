@@ -15,7 +15,7 @@ _ALPHA = 0.05
 
 
 @dataclass(frozen=True)
-class Finding:
+class Compared:
     """A claim with the difference that decides it.
 
     Attributes:
@@ -23,14 +23,14 @@ class Finding:
         paper: the paper's figures.
         figure: what is compared, as "R@100".
         difference: the difference that the claim says is positive, in shares, with its interval.
-        p: its two-sided p-value.
+        p: its two-sided p-value; None where there were too few queries to test.
     """
 
     claim: str
     paper: str
     figure: str
     difference: Interval
-    p: float
+    p: float | None
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,19 @@ OF_RECALL = (
 )
 
 
-def judged(findings: Sequence[Finding]) -> list[Claim]:
+def judged(compared: Sequence[Compared]) -> list[Claim]:
     """Return what these data say about claims, with p-values corrected for their number."""
-    adjusted = holm([each.p for each in findings])
-    return [
-        Claim(
-            each.claim,
-            each.paper,
-            f"{each.figure} {each.difference.percent():+.1f} points, p = {p:.2g} corrected",
-            _verdict(each.difference.mean, float(p)),
-        )
-        for each, p in zip(findings, adjusted, strict=True)
-    ]
+    adjusted = iter(holm([each.p for each in compared if each.p is not None]).tolist())
+    claims = []
+    for each in compared:
+        p = None if each.p is None else next(adjusted)
+        tested = "not tested, too few queries" if p is None else f"p = {p:.2g} corrected"
+        here = f"{each.figure} {each.difference.percent():+.1f} points, {tested}"
+        claims.append(Claim(each.claim, each.paper, here, _verdict(each.difference.mean, p)))
+    return claims
 
 
-def _verdict(difference: float, p: float) -> str:
-    if p >= _ALPHA or difference == 0:
+def _verdict(difference: float, p: float | None) -> str:
+    if p is None or p >= _ALPHA or difference == 0:
         return "cannot tell"
     return "holds" if difference > 0 else "does not hold"

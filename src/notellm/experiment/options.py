@@ -31,6 +31,8 @@ class ExperimentOptions:
         max_steps: training steps of every training; where given, it replaces the default.
         tagged_notes: largest number of notes whose topics and categories are written and measured.
         min_users: related pairs of fewer users are neither trained on nor targets.
+        rank_rows: largest number of impressions on which rankers are measured, and chosen by; users are
+            drawn.
         resamples: number of bootstrap resamples.
         budget: time that the experiment may take, such as 2h, 90m or 1h30m. Sizes are chosen to fit, and the
             report says what was left out. None computes everything.
@@ -49,7 +51,8 @@ class ExperimentOptions:
     max_steps: int | None = option(None, least=1)
     tagged_notes: int = option(1_000, least=0)
     min_users: int = option(2, least=1)
-    resamples: int = option(10_000, least=100)
+    rank_rows: int = option(20_000, least=100)
+    resamples: int = option(10_000, least=2_000)
     budget: str | None = option(None)
     seed: int = option(0, least=0)
 

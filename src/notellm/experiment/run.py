@@ -4,25 +4,30 @@ OUTPUT/       the report (``report/``)
 OUTPUT.runs/  every result that took long (``cache.py``); a second run computes only what is missing
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from notellm.artifacts.replace import check_replaceable
 from notellm.errors import DataError
 from notellm.experiment.cache import Cache, Task
-from notellm.experiment.circumstances import circumstances
+from notellm.experiment.circumstances import circumstances, made_by
 from notellm.experiment.leakage import check_impressions, check_split, check_topics_hidden, require
 from notellm.experiment.options import ExperimentOptions
-from notellm.experiment.rank.data import RankData
+from notellm.experiment.rank.data import RankData, has_impressions
 from notellm.experiment.rank.part import RankPart
+from notellm.experiment.recall.ablations import ablations
 from notellm.experiment.recall.methods import NOTELLM, recall_methods
 from notellm.experiment.recall.part import RecallPart
+from notellm.experiment.recall.sentence import load_sentence_model
 from notellm.experiment.recall.source import RecallData, load_recall_data
 from notellm.experiment.report.plot_style import check_matplotlib
 from notellm.experiment.report.write import write_report
 from notellm.experiment.results import Results
 from notellm.experiment.schedule import SHARES, Schedule, chosen_share, in_words
+from notellm.jobs.folders import PARTS, is_split
 from notellm.record import make_record
 
 #: Fewest training notes that a budget chooses; models of fewer say nothing about more.
@@ -81,43 +86,48 @@ def run_experiment(
     parts = _Parts()
     switches = {"trust_remote_code": trust_remote_code, "progress": progress}
     problems: list[str] = []
+    if chosen.sentence_encoder is not None:
+        load_sentence_model(chosen.sentence_encoder)  # reports mistakes before the long work
     if chosen.recall or chosen.ablations:
         try:
             data = _recall_data(source, chosen)
         except DataError as error:
             problems.append(f"The table of related notes was left out: {error}.")
         else:
-            checks = [*check_split(data.split, data.pairs, by=data.by), check_topics_hidden()]
-            results.checks += checks
-            require(checks)
+            results.checks += check_split(data.split, data.pairs, by=data.by)
+            results.checks += [check_topics_hidden(template) for template in _templates(chosen)]
             parts.recall = RecallPart(data, chosen, cache, **switches)
-            if schedule.budget is not None:
-                parts.recall = _fitted(parts.recall, schedule, say)
-            results.facts |= _facts(parts.recall.data)
     if chosen.rank:
         try:
             impressions = _rank_data(source, chosen)
         except DataError as error:
             problems.append(f"The table of rankers was left out: {error}.")
         else:
-            checks = check_impressions(impressions.train, impressions.valid, impressions.test)
-            results.checks += checks
-            require(checks)
+            results.checks += check_impressions(impressions.train, impressions.valid, impressions.test)
             parts.rank = RankPart(impressions, chosen, cache, **switches)
-            rows = ", ".join(
-                f"{getattr(impressions, part).num_rows:,} {part}" for part in ("train", "valid", "test")
-            )
-            results.facts["impressions"] = rows
+            results.facts["impressions"] = _sizes(impressions, "", PARTS)
+            results.notes += _how_impressions_came(source)
     if parts.recall is None and parts.rank is None:
         raise DataError(" ".join(problems))
     for problem in problems:
         say(problem)
-    done = schedule.run(_in_order(parts))
+    require(results.checks)
+    if parts.recall is not None:
+        if schedule.budget is not None:
+            parts.recall = _fitted(parts.recall, schedule, say)
+        results.facts |= _facts(parts.recall.data)
+    tasks = _in_order(parts)
+    done = schedule.run(tasks)
     say("measuring")
     for part in (parts.recall, parts.rank):
         if part is not None:
             part.collect(results, done)
     results.left_out += [*problems, *schedule.left_out]
+    others = Counter(cache.made_by(task) for task in tasks if task.name in done)
+    others.pop(made_by(), None)
+    results.notes += [
+        f"{count} results were computed earlier by: {other}." for other, count in others.items()
+    ]
     results.facts |= circumstances() | {"time": f"{in_words(schedule.gone)} for what had not been computed"}
     record = make_record(
         kind="report",
@@ -141,8 +151,42 @@ def _recall_data(source: str | Path | Dataset, options: ExperimentOptions) -> Re
 
 def _rank_data(source: str | Path | Dataset, options: ExperimentOptions) -> RankData:
     if isinstance(source, tuple):
-        return RankData.from_dataset(*source)
-    return RankData.from_folder(source, seed=options.seed)
+        data = RankData.from_dataset(*source)
+    else:
+        data = RankData.from_folder(source, seed=options.seed)
+    return data.limited(options.rank_rows, seed=options.seed)
+
+
+def _how_impressions_came(source: str | Path | Dataset) -> list[str]:
+    """Return how impressions were made of clicks, in a sentence; nothing where there were impressions."""
+    if isinstance(source, tuple) or has_impressions(source):
+        return []
+    part = " of the train part" if is_split(source) else ""
+    how = (
+        f"Impressions were made of the clicks{part}: each click is beside notes that the user did not click, "
+        "those that were viewed, or else drawn by popularity. Impressions of your own, with notes that were "
+        "shown and not clicked, say more."
+    )
+    return [how]
+
+
+def _templates(options: ExperimentOptions) -> list[str]:
+    """Return the wordings with which topics are written in this experiment."""
+    methods = [*recall_methods(options).values(), *(ablations(options) if options.ablations else [])]
+    chosen = [
+        method.recall_options(options, options.seed).resolved().template
+        for method in methods
+        if method.writes
+    ]
+    return sorted({str(template) for template in chosen})
+
+
+def _sizes(data: Any, attribute: str, parts: Sequence[str]) -> str:
+    """Return the rows of the parts of some data in words."""
+    tables = {part: getattr(data, part) for part in parts}
+    if attribute:
+        tables = {part: getattr(table, attribute) for part, table in tables.items()}
+    return ", ".join(f"{table.num_rows:,} {part}" for part, table in tables.items())
 
 
 def _in_order(parts: _Parts) -> list[Task]:
@@ -174,9 +218,10 @@ def _fitted(part: RecallPart, schedule: Schedule, say: Callable[[str], None]) ->
     share = shares[-1]
     task = replace(part, data=sizes[share]).task(recall_methods(options)[NOTELLM], options.seed)
     figures = schedule.run([task]).get(task.name)
-    trained = figures[0]["seconds"]["train"] if figures else None
-    if trained is not None:  # known unless a kill came between
-        fixed = part.cache.seconds(task) - trained
+    if figures:
+        # After a kill the time of the training alone is not known.
+        trained = figures[0]["seconds"]["train"] or part.cache.seconds(task)
+        fixed = max(0.0, part.cache.seconds(task) - trained)
         methods = sum(each.kind in ("notellm", "tuned sentence") for each in recall_methods(options).values())
         share = chosen_share(schedule.budget or 0.0, fixed, trained, pairs, methods)
         schedule.spent["notellm"] = [fixed + trained * pairs[share] / max(1, pairs[shares[-1]])]
@@ -192,8 +237,10 @@ def _fitted(part: RecallPart, schedule: Schedule, say: Callable[[str], None]) ->
 
 def _facts(data: RecallData) -> dict[str, str]:
     """Return the sizes of the data of the recall table in words."""
-    parts: Sequence[str] = ("train", "valid", "test")
-    notes = ", ".join(f"{getattr(data.split, part).notes.num_rows:,} {part}" for part in parts)
-    pairs = ", ".join(f"{data.pairs[part].num_rows:,} {part}" for part in parts)
+    pairs = ", ".join(f"{data.pairs[part].num_rows:,} {part}" for part in PARTS)
     how = "no test note is in train" if data.by == "note" else "test clicks are later than train clicks"
-    return {"split": f"by {data.by}: {how}", "notes": notes, "related pairs": pairs}
+    return {
+        "split": f"by {data.by}: {how}",
+        "notes": _sizes(data.split, "notes", PARTS),
+        "related pairs": pairs,
+    }

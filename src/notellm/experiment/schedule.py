@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from notellm.errors import DataError
 from notellm.experiment.cache import Cache, Task
 
 
@@ -55,7 +56,7 @@ class Schedule:
         """Compute the tasks.
 
         Returns:
-            The figures and the folder of every finished task, by its name.
+            The figures and the folder of every finished task by its name, in the order of the tasks.
         """
         done: dict[str, tuple[dict[str, Any], Path]] = {}
         waiting = []
@@ -80,7 +81,12 @@ class Schedule:
                     continue
             place = f"[{len(tasks) - len(waiting) + number + 1}/{len(tasks)}]"
             self.say(f"{place} {task.name}; {self._outlook(waiting[number:])}")
-            done[task.name] = self.cache.computed(task), self.cache.place(task)
+            try:
+                done[task.name] = self.cache.computed(task), self.cache.place(task)
+            except DataError as error:  # other results need not suffer from it
+                self.left_out.append(f"{task.name} was left out: {error}.")
+                self.say(self.left_out[-1])
+                continue
             self.expect(task.kind, self.cache.seconds(task))
         if late:
             expected_times = [self.estimate(task) for task in late]
@@ -89,7 +95,7 @@ class Schedule:
             self.say(f"{len(late)} of {len(tasks)} results did not fit into the budget{more}")
             names = "; ".join(task.name for task in late)
             self.left_out.append(f"Did not fit into the budget ({len(late)}{more}): {names}.")
-        return done
+        return {task.name: done[task.name] for task in tasks if task.name in done}
 
     def _outlook(self, waiting: Sequence[Task]) -> str:
         """Return how much time has gone, how much is left, and when all will be done."""

@@ -7,6 +7,9 @@ from notellm.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 
+#: Fewest queries, or users, on which a difference is tested: of one or two a resample never changes the sign.
+LEAST = 20
+
 
 def bootstrap_p(resampled: npt.ArrayLike) -> float:
     """Return the two-sided p of "there is no difference", from differences of resamples.

@@ -280,6 +280,11 @@ class TestFigures:
         assert count == len(rows) > 6
         assert differences == []
 
+    @pytest.fixture(autouse=True)
+    def _few_users(self, monkeypatch):
+        """Test differences on the few users of these data, too."""
+        monkeypatch.setattr("notellm.experiment.rank.figures.LEAST", 1)
+
     def test_differences_are_paired_and_corrected_by_figure(self, data):
         runs = {
             "BinLLM": [scores_of(data, signal=4)],
@@ -287,8 +292,9 @@ class TestFigures:
             "poor": [scores_of(data, seed=7)],
         }
         rows = rank_figures(data, runs, resamples=200)[1]
-        by_place = {(row["method"], row["figure"]): row for row in rows}
-        assert {row["against"] for row in rows} == {"BinLLM"}
+        best = "BinLLM" if "BinLLM" not in {row["method"] for row in rows} else "close"
+        assert {row["against"] for row in rows} == {"BinLLM", best}
+        by_place = {(row["method"], row["figure"]): row for row in rows if row["against"] == "BinLLM"}
         assert {name for name, _ in by_place} == {"close", "poor"}
         for name in ("close", "poor"):
             expected = ranking_difference(data.test, runs[name][0], runs["BinLLM"][0])
@@ -302,17 +308,20 @@ class TestFigures:
             assert [row["comparisons"] for row in family] == [2, 2]
             expected_p = holm([row["p"] for row in family])
             np.testing.assert_array_equal([row["p_adjusted"] for row in family], expected_p)
-        assert {row["against"] for row in rank_figures(data, runs, against="poor", resamples=9)[1]} == {
-            "poor"
-        }
+        others = rank_figures(data, runs, against="poor", resamples=9)[1]
+        assert {row["against"] for row in others} == {"poor", best}
 
     def test_identical_methods_differ_by_nothing(self, data):
         seeds = [scores_of(data, seed=seed, signal=1) for seed in range(3)]
-        rows = rank_figures(data, {"BinLLM": seeds, "twin": [*seeds]}, resamples=100)[1]
+        rows = rank_figures(data, {"BinLLM": seeds[:1], "twin": seeds[:1]}, resamples=100)[1]
         assert [row["figure"] for row in rows] == ["AUC", "UAUC", "NDCG@10"]
         for row in rows:
             assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
             assert (row["p"], row["p_adjusted"], row["comparisons"]) == (1, 1, 1)
+        for row in rank_figures(data, {"BinLLM": seeds, "twin": [*seeds]}, resamples=400)[1]:
+            assert row["difference"] == 0
+            assert row["low"] < 0 < row["high"]  # other seeds might have been drawn
+            assert row["p"] > 0.5
 
     def test_seeds_are_averaged_and_their_deviation_is_told(self, data):
         seeds = [scores_of(data, seed=seed, signal=1) for seed in range(3)]
@@ -357,6 +366,12 @@ class TestFigures:
         liked = data.test.filter(data.test["label"])
         rows = rank_figures(replace(data, test=liked), {"BinLLM": [np.zeros(liked.num_rows)]}, resamples=5)[0]
         assert {row["figure"] for row in rows} == {"NDCG@10"}
+
+    def test_too_few_users_are_not_tested(self, data, monkeypatch):
+        monkeypatch.setattr("notellm.experiment.rank.figures.LEAST", 10_000)
+        runs = {name: [scores_of(data, seed=seed)] for seed, name in enumerate(("BinLLM", "other"))}
+        rows = rank_figures(data, runs, resamples=30)[1]
+        assert {(row["p"], row["p_adjusted"]) for row in rows} == {(None, None)}
 
     def test_scores_that_do_not_fit_are_refused(self, data):
         with pytest.raises(DataError, match="the scores of mine have shape"):

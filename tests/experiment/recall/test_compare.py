@@ -10,7 +10,7 @@ from notellm.evaluate.retrieval import evaluate_related, paired_difference, vect
 from notellm.experiment.recall.compare import Measured, difference_rows, figure_rows, paired
 
 NOTES = [f"n{i}" for i in range(60)]
-DRAWS = {"resamples": 500, "seed": 0}
+DRAWS: dict[str, int] = {"resamples": 500, "seed": 0}
 
 
 def result(seed, noise=0.5):
@@ -94,12 +94,51 @@ def test_methods_of_other_queries_are_refused():
         figure_rows("recall", [Measured("a", [found]), Measured("b", [other])], {}, **DRAWS)
 
 
-def test_two_methods_are_compared_by_their_values():
-    draw = np.random.default_rng(0)
-    first = draw.random(200)
-    interval, p = paired(first + 0.1, first, **DRAWS)
-    assert interval.low == pytest.approx(interval.high)
-    assert interval.mean == pytest.approx(0.1)
+def test_two_methods_are_compared_on_the_same_queries():
+    good, bad = Measured("good", [result(0, noise=0.3)]), Measured("bad", [result(0, noise=1.5)])
+    interval, p = paired(good, bad, "MRR", **DRAWS)
+    assert interval.mean == pytest.approx(good.mean("MRR") - bad.mean("MRR"))
+    assert interval.low > 0
+    assert p is not None
     assert p < 0.01
-    _, chance = paired(draw.random(200), draw.random(200), **DRAWS)
-    assert chance > 0.01
+    back, same = paired(bad, good, "MRR", **DRAWS)
+    assert back.mean == pytest.approx(-interval.mean)
+    assert same == p
+
+
+def test_a_difference_within_the_spread_of_the_seeds_is_not_told():
+    """Two methods whose seeds differ more than they do: one seed of each looks like a difference."""
+    first = Measured("first", [result(0, noise=0.2), result(1, noise=1.2)])
+    second = Measured("second", [result(2, noise=0.3), result(3, noise=1.3)])
+    seeds, p = paired(first, second, "MRR", **DRAWS)
+    alone, _ = paired(Measured("a", first.runs[:1]), Measured("b", second.runs[:1]), "MRR", **DRAWS)
+    assert seeds.high - seeds.low > alone.high - alone.low
+    assert p is not None
+    assert p > 0.05
+
+
+def test_too_few_queries_are_not_tested():
+    few = evaluate_related(
+        vector_scorer(np.random.default_rng(0).normal(size=(60, 4))),
+        NOTES,
+        NOTES[:3],
+        NOTES[3:6],
+        progress=False,
+    )
+    other = evaluate_related(
+        vector_scorer(np.random.default_rng(1).normal(size=(60, 4))),
+        NOTES,
+        NOTES[:3],
+        NOTES[3:6],
+        progress=False,
+    )
+    rows = difference_rows("recall", [Measured("a", [few])], Measured("b", [other]), **DRAWS)
+    assert {(row["p"], row["p_adjusted"]) for row in rows} == {(None, None)}
+
+
+def test_a_variant_that_equals_the_method_is_compared_like_any_other():
+    found = result(0)
+    rows = difference_rows(
+        "ablation", [Measured("a", [found], "upper", "5")], Measured("a", [found]), **DRAWS
+    )
+    assert {row["difference"] for row in rows} == {0}

@@ -55,18 +55,24 @@ def test_without_co_occurrence_the_combination_ranks_as_the_vectors(data, bench,
     clicked = set(data.split.train.clicks["note_id"].to_pylist())
     cold = [row for row, query in enumerate(table.queries) if query not in clicked]
     warm = [row for row, query in enumerate(table.queries) if query in clicked]
-    alone, together = (table.named(name).per_query("MRR") for name in ("NoteLLM", WARM))
+    alone, together = (table.named(name).runs[0].per_query["MRR"] for name in ("NoteLLM", WARM))
     assert cold
     assert np.array_equal(alone[cold], together[cold])
     assert together[warm].mean() > alone[warm].mean()  # the vectors are noise, the log is not
     assert len(ids) == data.split.test.notes.num_rows
 
 
+def test_few_validation_queries_choose_nothing(data, bench, monkeypatch):
+    monkeypatch.setattr("notellm.experiment.recall.table._LEAST_QUERIES", 10_000)
+    table = bench.table([(METHOD, [vectors_of(data, 0)])])
+    (note,) = [each for each in table.notes if each.startswith(WARM)]
+    assert "co-occurrence 1, the default, since the validation part has" in note
+
+
 def test_noise_is_not_preferred_to_the_log(table):
     (note,) = [each for each in table.notes if each.startswith(WARM)]
-    assert "weight of the co-occurrence 4" in note
-    together = table.named(WARM).per_query("R@10").mean()
-    assert together > table.named("NoteLLM").per_query("R@10").mean()
+    assert "co-occurrence 4, fitted on the validation notes" in note
+    assert table.named(WARM).mean("R@10") > table.named("NoteLLM").mean("R@10")
     assert table.named(CO_OCCURRENCE) is not None
 
 

@@ -56,9 +56,9 @@ class RankData:
             DataError: as :meth:`from_tables`; or if the folder is none of these, or has no clicks.
         """
         path = Path(folder)
-        files = [path / f"{part}.parquet" for part in PARTS]
-        if (path / NOTES_FILE).is_file() and all(file.is_file() for file in files):
-            return cls.from_tables(load_dataset(path).notes, *map(read_parquet, files))
+        if has_impressions(path):
+            tables = (read_parquet(path / f"{part}.parquet") for part in PARTS)
+            return cls.from_tables(load_dataset(path).notes, *tables)
         parts = parts_of_clicks(path, valid=valid, test=test, seed=seed, progress=False)
         return cls.from_tables(parts.notes, parts.train, parts.valid, parts.test)
 
@@ -122,6 +122,12 @@ class RankData:
         """Rows and fingerprint of every table by name, as in a record."""
         tables = {"notes": self.notes, "train": self.train, "valid": self.valid, "test": self.test}
         return {name: describe(table) for name, table in tables.items()}
+
+
+def has_impressions(folder: str | Path) -> bool:
+    """Return whether a folder holds notes and impressions in three parts."""
+    names = (NOTES_FILE, *(f"{part}.parquet" for part in PARTS))
+    return all((Path(folder) / name).is_file() for name in names)
 
 
 def _some_users(table: pa.Table, most: int, seed: int) -> pa.Table:

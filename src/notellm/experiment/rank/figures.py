@@ -2,8 +2,8 @@
 
 Everything resamples users, since the rows of a user are not independent: a resample draws as many users as
 there are, and the rows of a user count as often as the user was drawn. All methods and seeds see the same
-draws. A figure of several seeds is the mean of their figures, in each resample as well, so its interval says
-how it would move on other users; ``deviation`` says how it moves with the seed. The figures are defined in
+draws. Of several seeds a resample draws as many with replacement, for each method apart. So an interval says
+how a figure would move on other users and with other seeds. The figures are defined in
 ``evaluate/ranking.py``. Users are taken in the order of their ids, so the order of the rows does not count.
 """
 
@@ -20,7 +20,7 @@ from notellm.evaluate.ranking import checked_scores, cold_groups
 from notellm.evaluate.ranking_figures import auc_by_group, ndcg_by_group, user_weights, weighted_aucs
 from notellm.experiment.rank.data import RankData
 from notellm.experiment.rank.runs import RankRun
-from notellm.experiment.statistics import bootstrap_p, holm
+from notellm.experiment.statistics import LEAST, bootstrap_p, holm
 from notellm.jobs.evaluate_rank import NAME
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -51,7 +51,8 @@ def rank_figures(
     Args:
         data: the impressions.
         runs: by name of the method the scores (rows,) of the test rows, one array for each seed.
-        against: the reference; without it in ``runs`` there are no differences.
+        against: a reference, beside the method of the best AUC; without it in ``runs`` there are no
+            differences from it.
         resamples: number of bootstrap resamples.
         seed: seed of the resamples.
 
@@ -68,11 +69,11 @@ def rank_figures(
         raise ConfigError(f"resamples is {resamples}: give 1 or more")
     scores = _checked(runs, data.test.num_rows)
     user, label = _users(data.test), data.test["label"].to_numpy().astype(np.bool_)
-    groups: dict[tuple[str, str], Mask] = {("", "all"): np.ones(len(label), np.bool_)}
-    groups |= {("warm", name): mask for name, mask in cold_groups(data.train, data.test).items()}
+    masks: dict[tuple[str, str], Mask] = {("", "all"): np.ones(len(label), np.bool_)}
+    masks |= {("warm", name): mask for name, mask in cold_groups(data.train, data.test).items()}
     figures: list[Row] = []
     differences: list[Row] = []
-    for (breakdown, group), chosen in groups.items():
+    for (breakdown, group), chosen in masks.items():
         if not chosen.any():
             continue
         sample = _Sample(user[chosen], label[chosen], resamples, seed)
@@ -84,8 +85,12 @@ def rank_figures(
             for figure, values in by_figure.items():
                 count = sample.counts[figure]
                 figures.append(place | {"method": name, "figure": figure, "count": count} | _mean(values))
-        if group == "all" and against in found:
-            differences = _differences(found, against)
+        if group == "all":
+            defined = [name for name, of_figure in found.items() if "AUC" in of_figure]
+            best = sorted(defined, key=lambda name: -float(found[name]["AUC"][0].mean()))[:1]
+            for reference in dict.fromkeys((against, *best)):
+                if reference in found:
+                    differences += _differences(found, reference, len(np.unique(user)))
     return figures, differences
 
 
@@ -199,7 +204,7 @@ class _Sample:
 def _mean(values: Resampled) -> Row:
     """Return mean, interval and deviation of a figure."""
     by_seed = values[0]
-    mean, low, high = _interval(values.mean(axis=1))
+    mean, low, high = _interval(_over_seeds(values))
     deviation = float(by_seed.std(ddof=1)) if len(by_seed) > 1 else None
     return {"mean": mean, "low": low, "high": high, "deviation": deviation, "seeds": len(by_seed)}
 
@@ -213,25 +218,36 @@ def _interval(values: Floats) -> tuple[float, float | None, float | None]:
     return float(values[0]), float(low), float(high)
 
 
-def _differences(found: Mapping[str, Mapping[str, Resampled]], against: str) -> list[Row]:
+def _differences(found: Mapping[str, Mapping[str, Resampled]], against: str, users: int) -> list[Row]:
     """Return the differences of all methods from the reference, the corrected p of each figure together."""
     rows: list[Row] = []
     for figure, reference in found[against].items():
         family: list[Row] = []
-        for name, by_figure in found.items():
-            if name == against:
+        for number, (name, by_figure) in enumerate(found.items(), start=1):
+            if name == against or figure not in by_figure:
                 continue
-            values = by_figure[figure].mean(axis=1) - reference.mean(axis=1)
+            values = _over_seeds(by_figure[figure], number) - _over_seeds(reference)
             difference, low, high = _interval(values)
             row: Row = {"table": TABLE, "method": name, "against": against, "figure": figure}
-            row |= {"difference": difference, "low": low, "high": high, "p": bootstrap_p(values[1:])}
+            p = bootstrap_p(values[1:]) if users >= LEAST else None
+            row |= {"difference": difference, "low": low, "high": high, "p": p, "comparisons": len(found) - 1}
             family.append(row)
-        adjusted = holm([row["p"] for row in family])
-        rows += [
-            row | {"p_adjusted": float(p), "comparisons": len(family)}
-            for row, p in zip(family, adjusted, strict=True)
-        ]
+        adjusted = iter(holm([row["p"] for row in family if row["p"] is not None]).tolist())
+        rows += [row | {"p_adjusted": None if row["p"] is None else next(adjusted)} for row in family]
     return rows
+
+
+def _over_seeds(values: Resampled, number: int = 0) -> Floats:
+    """Return the mean over the seeds of the figure and of every resample, (1 + resamples,).
+
+    Args:
+        values: the figure of each seed, then that of every resample.
+        number: of the method, so that methods draw their seeds independently of each other.
+    """
+    resamples, seeds = len(values) - 1, values.shape[1]
+    draws = np.random.default_rng([seeds, number]).integers(0, seeds, (resamples, seeds))
+    resampled = np.take_along_axis(values[1:], draws, axis=1).mean(axis=1)
+    return np.concatenate([values[:1].mean(axis=1), resampled])
 
 
 def _checked(runs: Mapping[str, Sequence[npt.ArrayLike]], rows: int) -> dict[str, list[Floats]]:

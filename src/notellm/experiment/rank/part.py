@@ -1,5 +1,6 @@
 """The part of an experiment about rankers: its tasks, and what its results say."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 
 from notellm.evaluate.bootstrap import Interval
 from notellm.experiment.cache import Cache, Task
-from notellm.experiment.circumstances import code_fingerprint
-from notellm.experiment.claims import Comparison, Finding, judged
+from notellm.experiment.circumstances import code_fingerprint, model_state
+from notellm.experiment.claims import Compared, Comparison, judged
 from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.rank.data import RankData
 from notellm.experiment.rank.figures import (
@@ -89,16 +90,13 @@ class RankPart:
         results.add("curves", curve_rows(runs))
         if NAME in scores:
             results.add("reliability", reliability_rows(self.data, scores[NAME]))
-        results.claims += judged(self._findings(scores))
+        results.claims += judged(_compared(differences))
 
-    def _findings(self, scores: Mapping[str, Sequence[Any]]) -> list[Finding]:
-        """Return the claims of BinLLM whose methods were measured, with the differences that decide them."""
-        found = []
-        for claim in _CLAIMS:
-            if claim.better in scores and claim.worse in scores:
-                both = {name: scores[name] for name in (claim.better, claim.worse)}
-                found.append(_finding(self.data, claim, both, self.options))
-        return found
+    @property
+    def _folder(self) -> Path:
+        """Folder of the runs, which share their codes; another one for other code, or another backbone."""
+        made_by = f"{code_fingerprint()} {model_state(self.options.backbone)}"
+        return self.cache.folder / f"rank-{hashlib.sha256(made_by.encode()).hexdigest()[:12]}"
 
     def _all(self) -> list[RankMethod]:
         return list(rank_methods(self.options.backbone, layers=self.options.layers).values())
@@ -116,6 +114,7 @@ class RankPart:
             "method": asdict(method),
             "seed": seed,
             "max_steps": self.options.max_steps,
+            "backbone": model_state(self.options.backbone),
             "data": dict(self.data.described),
         }
         return Task(name, f"rank {method.kind}", made_of, compute)
@@ -126,20 +125,23 @@ class RankPart:
             method,
             self.data,
             seed,
-            self.cache.folder / f"rank-{code_fingerprint()}",
+            self._folder,
             max_steps=self.options.max_steps,
             trust_remote_code=self.trust_remote_code,
             progress=self.progress,
         )
 
 
-def _finding(
-    data: RankData, claim: Comparison, scores: Mapping[str, Sequence[Any]], options: ExperimentOptions
-) -> Finding:
-    """Return a claim with the difference in AUC that decides it."""
-    _, differences = rank_figures(
-        data, scores, against=claim.worse, resamples=options.resamples, seed=options.seed
-    )
-    row = next(each for each in differences if each["figure"] == "AUC")
-    difference = Interval(row["difference"], row["low"], row["high"])
-    return Finding(claim.claim, claim.paper, "AUC", difference, row["p"])
+def _compared(differences: Sequence[Mapping[str, Any]]) -> list[Compared]:
+    """Return the claims of BinLLM whose methods were compared, with the differences that decide them."""
+    rows = {(row["method"], row["against"]): row for row in differences if row["figure"] == "AUC"}
+    found = []
+    for claim in _CLAIMS:
+        if (row := rows.get((claim.better, claim.worse))) is not None:
+            difference = Interval(row["difference"], row["low"], row["high"])
+        elif (row := rows.get((claim.worse, claim.better))) is not None:
+            difference = Interval(-row["difference"], -row["high"], -row["low"])
+        else:
+            continue
+        found.append(Compared(claim.claim, claim.paper, "AUC", difference, row["p"]))
+    return found

@@ -17,7 +17,7 @@ from notellm.recall.tiny import TinyOptions
 
 
 @dataclass(frozen=True)
-class Part:
+class Sweep:
     """An option and the values that it is given.
 
     Attributes:
@@ -39,36 +39,36 @@ class Part:
 
 #: The weight of the generation loss and the share of notes with topics, as in the paper's figures; then what
 #: a user may turn; then what differs from the paper.
-PARTS = (
-    Part("alpha", (0.0, 0.001, 0.01, 0.1, 1.0, 10.0)),
-    Part("topic_share", (0.0, 0.2, 0.4, 0.7, 1.0)),
-    Part("batch_pairs", (16, 32, 64, 128, 256)),
-    Part("dim", (32, 64, 128, 256)),
-    Part("top", (3, 10, 30), of_pairs=True),
-    Part("upper", (1.0, 5.0, 30.0), of_pairs=True),
-    Part("lower", (0.0, 0.01, 0.1), of_pairs=True),
-    Part("template", ("english", "chinese", "compact")),
-    Part("learn_tau", (True, False), {True: "learnt", False: "fixed"}),
-    Part(
+SWEEPS = (
+    Sweep("alpha", (0.0, 0.001, 0.01, 0.1, 1.0, 10.0)),
+    Sweep("topic_share", (0.0, 0.2, 0.4, 0.7, 1.0)),
+    Sweep("batch_pairs", (16, 32, 64, 128, 256)),
+    Sweep("dim", (32, 64, 128, 256)),
+    Sweep("top", (3, 10, 30), of_pairs=True),
+    Sweep("upper", (1.0, 5.0, 30.0), of_pairs=True),
+    Sweep("lower", (0.0, 0.01, 0.1), of_pairs=True),
+    Sweep("template", ("english", "chinese", "compact")),
+    Sweep("learn_tau", (True, False), {True: "learnt", False: "fixed"}),
+    Sweep(
         "mask_false_negatives",
         (True, False),
         {True: "masked", False: "as negatives (paper)"},
     ),
-    Part(
+    Sweep(
         "sampling_correction",
         (True, False),
         {True: "corrected", False: "not corrected (paper)"},
     ),
 )
 _OF_TINY = (
-    Part("tiny_layers", (1, 2, 4)),
-    Part("tiny_hidden", (128, 256, 512)),
+    Sweep("tiny_layers", (1, 2, 4)),
+    Sweep("tiny_hidden", (128, 256, 512)),
 )
 WITHOUT_CSFT, WITHOUT_GCL = "without CSFT", "without GCL"
 
 
 def ablations(options: ExperimentOptions) -> list[RecallMethod]:
-    """Return the variants of NoteLLM: without one of its losses, then those of ``PARTS``."""
+    """Return the variants of NoteLLM: without one of its losses, then those of ``SWEEPS``."""
     found = [
         RecallMethod(
             "without-csft", "NoteLLM", "notellm", dict(CONTRASTIVE), part="losses", setting=WITHOUT_CSFT
@@ -76,20 +76,20 @@ def ablations(options: ExperimentOptions) -> list[RecallMethod]:
         RecallMethod("without-gcl", "NoteLLM", "notellm", pairs=False, part="losses", setting=WITHOUT_GCL),
     ]
     defaults = _defaults(options)
-    for part in parts(options):
-        for value in part.values:
-            if value == defaults[part.option]:
+    for sweep in sweeps(options):
+        for value in sweep.values:
+            if value == defaults[sweep.option]:
                 continue
-            given = {part.option: value}
+            given = {sweep.option: value}
             found.append(
                 RecallMethod(
-                    f"{part.option}-{value}",
+                    f"{sweep.option}-{value}",
                     "NoteLLM",
                     "notellm",
-                    {} if part.of_pairs else given,
-                    given if part.of_pairs else {},
-                    part=part.option,
-                    setting=part.setting(value),
+                    {} if sweep.of_pairs else given,
+                    given if sweep.of_pairs else {},
+                    part=sweep.option,
+                    setting=sweep.setting(value),
                 )
             )
     return found
@@ -98,17 +98,19 @@ def ablations(options: ExperimentOptions) -> list[RecallMethod]:
 def default_settings(options: ExperimentOptions) -> dict[str, str]:
     """Return the settings of the experiment itself by part: where the row of NoteLLM belongs."""
     defaults = _defaults(options)
-    return {"losses": "both"} | {part.option: part.setting(defaults[part.option]) for part in parts(options)}
+    return {"losses": "both"} | {
+        sweep.option: sweep.setting(defaults[sweep.option]) for sweep in sweeps(options)
+    }
 
 
-def parts(options: ExperimentOptions) -> tuple[Part, ...]:
+def sweeps(options: ExperimentOptions) -> tuple[Sweep, ...]:
     """Return the options that vary: the size of the backbone only where it is made from the notes."""
-    return PARTS + (_OF_TINY if options.backbone == TINY else ())
+    return SWEEPS + (_OF_TINY if options.backbone == TINY else ())
 
 
 def _defaults(options: ExperimentOptions) -> dict[str, Any]:
     """Return the values of all options that vary in the experiment itself."""
-    chosen = RecallMethod(NOTELLM, "NoteLLM", "notellm").recall_options(options, options.seed)
+    chosen = RecallMethod(NOTELLM, "NoteLLM", "notellm").recall_options(options, options.seed).resolved()
     mining = PairOptions(min_users=options.min_users)
     size = TinyOptions()
     tiny = {"tiny_layers": size.layers, "tiny_hidden": size.hidden}

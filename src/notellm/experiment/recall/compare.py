@@ -1,9 +1,9 @@
 """Comparing methods of retrieval on the same queries, over several training seeds.
 
-A figure of a method is the mean over its seeds and over the queries. Its interval says how far it would move
-on other queries: queries are resampled, the figures of the seeds stay together. How far it moves with the
-seed is the standard deviation of the means of the seeds. Methods are compared on the same resamples, and the
-p-values of all methods by one figure are corrected for their number (``statistics.holm``).
+A figure of a method is the mean over its seeds and over the queries. Intervals and p-values say how far a
+figure or a difference would move on other queries and, for methods with several seeds, with other seeds:
+both are resampled, the same queries for all methods. The p-values of all methods by one figure are corrected
+for their number (``statistics.holm``). Fewer than ``LEAST`` queries are not tested.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +16,12 @@ import numpy.typing as npt
 from notellm.errors import DataError
 from notellm.evaluate.bootstrap import DRAWS, Interval
 from notellm.evaluate.retrieval import RetrievalResult
-from notellm.experiment.statistics import bootstrap_p, holm
+from notellm.experiment.statistics import LEAST, bootstrap_p, holm
 
 Floats = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measured:
     """A method measured on the queries of a table, once for each training seed.
 
@@ -37,14 +37,14 @@ class Measured:
     part: str = ""
     setting: str = ""
 
-    def per_query(self, figure: str) -> Floats:
-        """Return the values of a figure for each query, (queries,), means over the seeds."""
-        return np.asarray(np.mean([run.per_query[figure] for run in self.runs], axis=0), np.float64)
-
     @property
     def figures(self) -> list[str]:
         """Names of its figures, "R@k" by ascending k, then "MRR"."""
         return list(self.runs[0].per_query)
+
+    def mean(self, figure: str) -> float:
+        """Return the mean of a figure over seeds and queries."""
+        return float(np.mean([run.per_query[figure].mean() for run in self.runs]))
 
     def row(self, table: str) -> dict[str, Any]:
         """Return what names the method in a frame of the results."""
@@ -74,31 +74,29 @@ def figure_rows(
     _check_comparable(methods)
     if not methods:
         return []
-    count = methods[0].runs[0].queries
-    everything = {"": {"all": np.ones(count, np.bool_)}}
+    everything = {"": {"all": np.ones(methods[0].runs[0].queries, np.bool_)}}
     rows = []
     for breakdown, parts in {**everything, **groups}.items():
         for group, mask in parts.items():
-            names = list(methods[0].runs[0].per_query)
-            values = np.stack([each.per_query(name)[mask] for each in methods for name in names], axis=1)
-            low, high = np.quantile(_resampled(values, resamples, seed), [0.025, 0.975], axis=0)
-            for column, (method, name) in enumerate((each, name) for each in methods for name in names):
-                of_seeds = [float(run.per_query[name][mask].mean()) for run in method.runs]
-                rows.append(
-                    {
-                        **method.row(table),
-                        "breakdown": breakdown,
-                        "group": group,
-                        "figure": name,
-                        "mean": float(values[:, column].mean()),
-                        "low": float(low[column]),
-                        "high": float(high[column]),
-                        "deviation": float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else None,
-                        "seeds": len(of_seeds),
-                        "count": int(mask.sum()),
-                        "pool": method.runs[0].pool,
-                    }
-                )
+            for method, resampled in zip(methods, _resampled(methods, mask, resamples, seed), strict=True):
+                low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
+                for column, name in enumerate(method.figures):
+                    of_seeds = [float(run.per_query[name][mask].mean()) for run in method.runs]
+                    rows.append(
+                        {
+                            **method.row(table),
+                            "breakdown": breakdown,
+                            "group": group,
+                            "figure": name,
+                            "mean": float(np.mean(of_seeds)),
+                            "low": float(low[column]),
+                            "high": float(high[column]),
+                            "deviation": float(np.std(of_seeds, ddof=1)) if len(of_seeds) > 1 else None,
+                            "seeds": len(of_seeds),
+                            "count": int(mask.sum()),
+                            "pool": method.runs[0].pool,
+                        }
+                    )
     return rows
 
 
@@ -117,53 +115,79 @@ def difference_rows(
     Raises:
         DataError: if the methods were measured on different queries.
     """
-    _check_comparable([against, *methods])
-    others = [each for each in methods if each != against]
-    if not others:
-        return []
-    names = list(against.runs[0].per_query)
-    cells = [(method, name) for method in others for name in names]
-    values = np.stack([method.per_query(name) - against.per_query(name) for method, name in cells], axis=1)
-    resampled = _resampled(values, resamples, seed)
-    low, high = np.quantile(resampled, [0.025, 0.975], axis=0)
-    p = np.array([bootstrap_p(column) for column in resampled.T])
-    adjusted = np.empty(len(p))
-    for figure in names:  # a family: all methods by one figure
-        family = [column for column, (_, name) in enumerate(cells) if name == figure]
-        adjusted[family] = holm(p[family])
-    return [
-        {
-            **method.row(table),
-            "against": against.name,
-            "figure": name,
-            "difference": float(values[:, column].mean()),
-            "low": float(low[column]),
-            "high": float(high[column]),
-            "p": float(p[column]),
-            "p_adjusted": float(adjusted[column]),
-            "comparisons": len(others),
-        }
-        for column, (method, name) in enumerate(cells)
-    ]
+    others = [each for each in methods if each.row("") != against.row("")]
+    _check_comparable([against, *others])
+    rows: list[dict[str, Any]] = []
+    reference, *resampled = _resampled([against, *others], None, resamples, seed)
+    for column, figure in enumerate(against.figures):  # a family: all methods by one figure
+        family = []
+        for method, values in zip(others, resampled, strict=True):
+            difference, p = _tested(method, against, figure, values[:, column] - reference[:, column])
+            family.append(
+                {
+                    **method.row(table),
+                    "against": against.name,
+                    "figure": figure,
+                    "difference": difference.mean,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "p": p,
+                    "comparisons": len(others),
+                }
+            )
+        known = [row["p"] for row in family if row["p"] is not None]
+        adjusted = iter(holm(known).tolist())
+        rows += [row | {"p_adjusted": None if row["p"] is None else next(adjusted)} for row in family]
+    return rows
 
 
-def paired(first: Floats, second: Floats, *, resamples: int, seed: int) -> tuple[Interval, float]:
-    """Return the mean of first - second over queries with its interval, and its two-sided p-value.
+def paired(
+    first: Measured, second: Measured, figure: str, *, resamples: int, seed: int
+) -> tuple[Interval, float | None]:
+    """Return the mean of one method less another with its interval, and its two-sided p-value.
 
     Args:
-        first: (queries,) values of one method.
-        second: (queries,) values of the other.
+        first: one method.
+        second: the other one, measured on the same queries.
+        figure: name of the figure that is compared.
         resamples: number of bootstrap resamples.
         seed: seed of the draws.
+
+    Returns:
+        The difference, and its p-value; None if there are too few queries to test.
     """
-    values = (first - second)[:, None]
-    means = _resampled(values, resamples, seed)[:, 0]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high)), bootstrap_p(means)
+    column = first.figures.index(figure)
+    better, worse = _resampled([first, second], None, resamples, seed)
+    return _tested(first, second, figure, better[:, column] - worse[:, column])
 
 
-def _resampled(values: Floats, resamples: int, seed: int) -> Floats:
-    """Return the means of resampled rows, (resamples, columns), of values (rows, columns)."""
+def _tested(
+    first: Measured, second: Measured, figure: str, resampled: Floats
+) -> tuple[Interval, float | None]:
+    """Return a difference with its interval and p-value, from its resampled values (resamples,)."""
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    interval = Interval(first.mean(figure) - second.mean(figure), float(low), float(high))
+    return interval, bootstrap_p(resampled) if first.runs[0].queries >= LEAST else None
+
+
+def _resampled(
+    methods: Sequence[Measured], mask: npt.NDArray[np.bool_] | None, resamples: int, seed: int
+) -> list[Floats]:
+    """Return the resampled means of each method, (resamples, figures); queries, and seeds, are resampled.
+
+    Args:
+        methods: the methods.
+        mask: (queries,) which queries count; None for all.
+        resamples: number of resamples.
+        seed: seed of the draws.
+    """
+    columns = [
+        run.per_query[name] if mask is None else run.per_query[name][mask]
+        for method in methods
+        for run in method.runs
+        for name in method.figures
+    ]
+    values = np.stack(columns, axis=1).astype(np.float64)  # queries x (methods, seeds, figures)
     count = len(values)
     generator = np.random.default_rng(seed)
     means = np.empty((resamples, values.shape[1]))
@@ -171,11 +195,19 @@ def _resampled(values: Floats, resamples: int, seed: int) -> Floats:
     for start in range(0, resamples, step):
         size = min(step, resamples - start)
         drawn = generator.integers(0, count, (size, count))
-        # How often each row is drawn; one matrix product then gives the means of all columns.
+        # How often each query is drawn; one matrix product then gives the means of all columns.
         offsets = drawn + count * np.arange(size)[:, None]
         times = np.bincount(offsets.ravel(), minlength=size * count).reshape(size, count)
         means[start : start + size] = times @ values / count
-    return means
+    result, first = [], 0
+    for method in methods:
+        seeds, figures = len(method.runs), len(method.figures)
+        own = means[:, first : first + seeds * figures].reshape(resamples, seeds, figures)
+        first += seeds * figures
+        if seeds > 1:
+            own = np.take_along_axis(own, generator.integers(0, seeds, (resamples, seeds, 1)), axis=1)
+        result.append(own.mean(axis=1))
+    return result
 
 
 def _check_comparable(methods: Sequence[Measured]) -> None:

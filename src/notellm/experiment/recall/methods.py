@@ -15,10 +15,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from notellm.backbone.encoder import TextEncoder
 from notellm.backbone.tokenizer import cut_texts
+from notellm.errors import StorageError
+from notellm.experiment.circumstances import model_state
 from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.recall.sentence import load_sentence_model, sentence_vectors, tune_sentence_model
 from notellm.experiment.recall.source import RecallData
@@ -34,7 +37,7 @@ from notellm.record import read_record
 
 Kind = Literal["notellm", "states", "sentence", "tuned sentence"]
 
-_VECTORS = "vectors.safetensors"
+_VECTORS, _MODEL = "vectors.safetensors", "model"
 _TOKENS = 128  # of a text that is read without training; the prompt of NoteLLM holds 100
 #: What a language model without training reads: the text alone, or the prompt of PromptEOL.
 MEAN, EOL = "{}", 'This sentence : "{}" means in one word:"'
@@ -70,26 +73,35 @@ class RecallMethod:
     setting: str = ""
 
     @property
+    def writes(self) -> bool:
+        """Whether it learns to write topics and categories."""
+        return self.kind == "notellm" and self.options.get("alpha") != 0
+
+    @property
     def is_seeded(self) -> bool:
         """Whether its result depends on a training seed."""
         return self.kind in ("notellm", "tuned sentence")
 
     def made_of(self, options: ExperimentOptions, seed: int) -> dict[str, Any]:
         """Return what its result depends on beside the data and the code, as JSON values."""
-        made: dict[str, Any] = {"kind": self.kind, "mining": dict(self.mining), "pairs": self.pairs}
+        made: dict[str, Any] = {"kind": self.kind, "pairs": self.pairs}
         if self.kind == "notellm":
-            made |= {"options": asdict(self.recall_options(options, seed)), "notes": options.tagged_notes}
+            chosen = self.recall_options(options, seed).resolved(pairs=self.pairs)
+            made |= {"options": asdict(chosen), "model": model_state(options.backbone)}
+            if self.writes:
+                made["tagged"] = [options.tagged_notes, options.seed]
         elif self.kind == "states":
-            made |= {"options": dict(self.options), "model": options.backbone, "layers": options.layers}
+            made |= {"options": dict(self.options), "layers": options.layers}
+            made["model"] = model_state(options.backbone)
         else:
-            made["model"] = options.sentence_encoder
+            made["model"] = model_state(options.sentence_encoder)
         if self.kind == "tuned sentence":
             made |= {"seed": seed, "max_steps": options.max_steps}
         return made
 
     def recall_options(self, options: ExperimentOptions, seed: int) -> RecallOptions:
         """Return the options of its NoteLLM."""
-        return replace(options.recall_options(seed), **self.options).resolved(pairs=self.pairs)
+        return replace(options.recall_options(seed), **self.options)
 
 
 def recall_methods(options: ExperimentOptions) -> dict[str, RecallMethod]:
@@ -120,6 +132,15 @@ def recall_methods(options: ExperimentOptions) -> dict[str, RecallMethod]:
     return {method.key: method for method in found}
 
 
+def mined_for(method: RecallMethod, data: RecallData) -> RecallData:
+    """Return the data with the training pairs of a method.
+
+    Raises:
+        DataError: if its options leave no pair.
+    """
+    return data.with_mining(replace(data.mining, **method.mining)) if method.mining else data
+
+
 def compute_vectors(
     method: RecallMethod,
     data: RecallData,
@@ -147,11 +168,9 @@ def compute_vectors(
         "seconds" by what they were spent on, "steps", "history" of the validation figures, and what was
         written ("categories", "topics", "reliability"), where there is any.
     """
-    if method.mining:
-        data = data.with_mining(replace(data.mining, **method.mining))
+    data = mined_for(method, data)
     parts = {"valid": data.split.valid.notes, "test": data.split.test.notes}
     figures: dict[str, Any] = {}
-    begin = time.monotonic()
     if method.kind == "notellm":
         vectors, figures = _train(
             method,
@@ -169,12 +188,15 @@ def compute_vectors(
             pooling=str(method.options["pooling"]),
             trust_remote_code=trust_remote_code,
         )
+        begin = time.monotonic()
         wording = str(method.options["wording"])
         vectors = {
             name: pooled_states(encoder, notes, wording, progress=progress) for name, notes in parts.items()
         }
+        figures["seconds"] = {"embed": time.monotonic() - begin}
     else:
         model = load_sentence_model(filled(options.sentence_encoder))
+        begin, trained = time.monotonic(), 0.0
         if method.kind == "tuned sentence":
             train_notes, pairs = data.split.train.notes, data.pairs["train"]
             figures["steps"] = tune_sentence_model(
@@ -186,11 +208,12 @@ def compute_vectors(
                 seed=seed,
                 progress=progress,
             )
-            figures["seconds"] = {"train": time.monotonic() - begin}
+            trained = time.monotonic() - begin
         vectors = {name: sentence_vectors(model, notes, progress=progress) for name, notes in parts.items()}
-    spent = figures.setdefault("seconds", {})
-    spent.setdefault("embed", time.monotonic() - begin - sum(spent.values()))
+        figures["seconds"] = {"train": trained, "embed": time.monotonic() - begin - trained}
     save_file({name: np.ascontiguousarray(array) for name, array in vectors.items()}, folder / _VECTORS)
+    # An experiment trains many models, and pretrained ones are large.
+    shutil.rmtree(folder / _MODEL, ignore_errors=True)
     return figures
 
 
@@ -216,10 +239,18 @@ def read_vectors(folder: Path) -> dict[str, np.ndarray]:
     """Return the vectors that :func:`compute_vectors` wrote.
 
     Returns:
-        "valid" and "test", float32 (notes, dim); of a NoteLLM also "untrained valid" and "untrained test",
-        which it had before its training.
+        "valid" and "test", float32 (notes, dim); of a NoteLLM also "untrained test", which it had before its
+        training.
+
+    Raises:
+        StorageError: if they are missing or damaged.
     """
-    return dict(load_file(folder / _VECTORS))
+    try:
+        return dict(load_file(folder / _VECTORS))
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"{folder / _VECTORS} is missing or damaged; remove {folder} to compute it again"
+        ) from error
 
 
 def _train(
@@ -232,12 +263,9 @@ def _train(
     trust_remote_code: bool,
     progress: bool,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Train a NoteLLM; return its vectors before and after training, and its figures.
-
-    The model is removed afterwards: an experiment trains many, and a pretrained one is large.
-    """
+    """Train a NoteLLM; return its vectors before and after training, and its figures."""
     train, valid, test = data.split.train, data.split.valid, data.split.test
-    output = folder / "model"
+    output = folder / _MODEL
     begin = time.monotonic()
     resumed = output.is_dir() or bool(unfinished_parts(output.with_name(f"{output.name}.run")))
     if output.is_dir():  # the process was killed after the training
@@ -269,15 +297,13 @@ def _train(
         "history": metrics.get("history", []),
         "lexical_share": model.lexical_share,
     }
-    # A model without the generation loss has not learnt to write.
-    if options.tagged_notes and method.options.get("alpha") != 0:
+    if options.tagged_notes and method.writes:
         figures |= _written(model, data, options, baselines=method.key == NOTELLM, progress=progress)
     if method.key == NOTELLM:
         before = build_untrained(
             output, train.notes, train.clicks, trust_remote_code=trust_remote_code, progress=progress
         )
         vectors[f"{UNTRAINED} test"] = before.encode(test.notes, progress=progress)
-    shutil.rmtree(output)
     return vectors, figures
 
 

@@ -1,13 +1,14 @@
 """The part of an experiment about related notes: its tasks, and what its results say."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from notellm.errors import DataError
 from notellm.evaluate.baselines import OF_TEST_CLICKS
 from notellm.experiment.cache import Cache, Task
-from notellm.experiment.claims import OF_RECALL, Finding, judged
+from notellm.experiment.claims import OF_RECALL, Compared, judged
 from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.recall.ablations import ablations, default_settings
 from notellm.experiment.recall.breakdowns import query_groups
@@ -17,12 +18,15 @@ from notellm.experiment.recall.methods import (
     NOTELLM,
     RecallMethod,
     compute_vectors,
+    mined_for,
     read_vectors,
     recall_methods,
 )
 from notellm.experiment.recall.source import RecallData
 from notellm.experiment.recall.table import Bench, RecallTable, Vectors, written_rows
 from notellm.experiment.results import Results
+from notellm.experiment.statistics import LEAST
+from notellm.record import fingerprint
 
 #: Ablations that come before further seeds of the table: those of the paper's own tables.
 _FIRST_PARTS = ("losses", "alpha", "topic_share")
@@ -92,14 +96,31 @@ class RecallPart:
                 return "it is tuned for as long as NoteLLM is trained, and how long that took is not known"
             return None
 
-        made_of = method.made_of(self.options, seed) | {"data": self._fingerprints}
+        made_of = method.made_of(self.options, seed) | {"data": self._read_by(method)}
+        if method.kind == "tuned sentence" and self.options.max_steps is None:
+            made_of["as_long_as"] = self.task(recall_methods(self.options)[NOTELLM], seed).digest()
         return Task(name, method.kind, made_of, compute, why_not)
 
+    def _read_by(self, method: RecallMethod) -> dict[str, str]:
+        """Return the fingerprints of the tables that a method reads, by name."""
+        if method.kind in ("states", "sentence"):
+            return {name: self._fingerprints[name] for name in ("valid notes", "test notes")}
+        found = dict(self._fingerprints)
+        if method.mining:
+            try:
+                found["train pairs"] = fingerprint(mined_for(method, self.data).pairs["train"])
+            except DataError:  # said again when its turn comes
+                found["train pairs"] = "none"
+        return found
+
     def _training_seconds(self, seed: int) -> float | None:
-        """Return how long NoteLLM was trained with a seed; None if that is not known."""
+        """Return how long NoteLLM was trained with a seed, or else with another one; None if not known."""
         method = recall_methods(self.options)[NOTELLM]
-        found = self.cache.result(self.task(method, seed))
-        return None if found is None else found["seconds"]["train"]
+        for each in (seed, *self.options.training_seeds):
+            found = self.cache.result(self.task(method, each))
+            if found is not None and found["seconds"]["train"] is not None:
+                return float(found["seconds"]["train"])
+        return None
 
     def collect(self, results: Results, done: Mapping[str, tuple[dict[str, Any], Path]]) -> None:
         """Measure what was computed, and add it to the results.
@@ -164,13 +185,15 @@ class RecallPart:
     def _add_figures(self, results: Results, table: RecallTable) -> None:
         """Add the figures of the table, its breakdowns, and those of the ablations."""
         draws = {"resamples": self.options.resamples, "seed": self.options.seed}
-        groups, remarks = query_groups(table.queries, self.data.split)
+        groups, remarks = query_groups(table.queries, replace(self.data.split, train=self.data.known_train))
         results.notes += remarks
+        if len(table.queries) < LEAST:
+            results.notes.append(f"With fewer than {LEAST} queries differences are not tested.")
         notellm = table.named("NoteLLM")
         if self.options.recall:
             results.add("figures", figure_rows("recall", table.methods, groups, **draws))
             real = [each for each in table.methods if each.name != OF_TEST_CLICKS]
-            best = max(real, key=lambda each: float(each.per_query(_claimed(each)).mean()))
+            best = max(real, key=lambda each: each.mean(_claimed(each)))
             for against in {each.name: each for each in (notellm, best) if each is not None}.values():
                 results.add("differences", difference_rows("recall", table.methods, against, **draws))
         if notellm is None or not table.variants:
@@ -219,14 +242,14 @@ class RecallPart:
     def _add_claims(self, results: Results, table: RecallTable) -> None:
         """Judge the claims of NoteLLM whose methods were measured."""
         draws = {"resamples": self.options.resamples, "seed": self.options.seed}
-        findings = []
+        compared = []
         for claim in OF_RECALL:
             better, worse = table.named(claim.better), table.named(claim.worse)
             if better is not None and worse is not None:
                 figure = _claimed(better)
-                first, second = better.per_query(figure), worse.per_query(figure)
-                findings.append(Finding(claim.claim, claim.paper, figure, *paired(first, second, **draws)))
-        results.claims += judged(findings)
+                difference, p = paired(better, worse, figure, **draws)
+                compared.append(Compared(claim.claim, claim.paper, figure, difference, p))
+        results.claims += judged(compared)
 
 
 _OF_HISTORY = {"eval_recall@10": "R@10", "eval_recall@100": "R@100", "eval_mrr": "MRR"}

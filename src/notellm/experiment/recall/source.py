@@ -28,7 +28,9 @@ class RecallData:
         pairs: related pairs of each part, by its name.
         by: "note" if no test note is in train, else "time".
         mining: how the training pairs were mined.
-        share: share of the training notes that are used; the others are left out, as if they did not exist.
+        share: share of the training notes from which models learn.
+        known: the whole train part, which simple methods and groups of queries know; None for that of the
+            split.
     """
 
     split: Split
@@ -36,6 +38,12 @@ class RecallData:
     by: Literal["note", "time"]
     mining: PairOptions
     share: float = 1.0
+    known: Part | None = None
+
+    @property
+    def known_train(self) -> Part:
+        """The whole train part, however small the share from which models learn."""
+        return self.known or self.split.train
 
     def fingerprints(self) -> dict[str, str]:
         """Return the fingerprints of all tables, by name."""
@@ -57,7 +65,8 @@ class RecallData:
         notes = notes.take(drawn)
         kept = pc.is_in(clicks["note_id"], value_set=notes["note_id"].combine_chunks())
         train = Part(notes, clicks.filter(kept))
-        smaller = replace(self, split=replace(self.split, train=train), share=share)
+        split = replace(self.split, train=train)
+        smaller = replace(self, split=split, share=share, known=self.known_train)
         return smaller.with_mining(self.mining)
 
     def with_mining(self, mining: PairOptions) -> "RecallData":

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from notellm.data.matrices import click_matrix
 from notellm.evaluate.baselines import BM25, CO_OCCURRENCE, simple_scorers
@@ -35,6 +36,7 @@ from notellm.recall.trainer import Validation
 _KS = (10, 100, 1000)
 HYBRID, WARM = "NoteLLM and words (hybrid)", "NoteLLM and co-occurrence"
 #: Weights of the cosine of co-occurrence beside the cosine of the vectors that are tried.
+_LEAST_QUERIES = 50  # of the validation part, to fit on; as of the share of the words
 _WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 
 Vectors = Mapping[str, npt.NDArray[np.float32]]
@@ -75,7 +77,7 @@ class Bench:
         self.data = data
         self.ids = data.split.test.notes["note_id"]
         self.queries, self.targets = targets_from_pairs(data.pairs["test"], min_users=min_users)
-        self.simple = simple_scorers(data.split.test, data.split.train)
+        self.simple = simple_scorers(data.split.test, data.known_train)
         # Among as many candidates every method finds the target.
         self.ks = [k for k in _KS if k < len(self.ids) - 1] or [1]
 
@@ -118,7 +120,9 @@ class Bench:
         """Add NoteLLM with words, and with co-occurrence where training has clicks on the notes."""
         valid = self.data.split.valid.notes
         fitted = [self._fitted_share(each) for each in seeds]
-        table.notes.append(f"{HYBRID}: share of the words {_listed(fitted)}, fitted on validation notes.")
+        enough = self._valid_queries >= _LEAST_QUERIES
+        how = "fitted on the validation notes" if enough else f"the default, {self._why_default}"
+        table.notes.append(f"{HYBRID}: share of the words {_listed(fitted)}, {how}.")
         words = self.simple[BM25]
         runs = [
             self.measure(HYBRID, hybrid_scorer(scorer, words, share))
@@ -127,16 +131,23 @@ class Bench:
         table.methods.append(Measured(HYBRID, runs))
         if CO_OCCURRENCE not in self.simple:
             return
-        together = sparse_cosine_scorer(click_matrix(valid["note_id"], self.data.split.train.clicks))
+        together = sparse_cosine_scorer(click_matrix(valid["note_id"], self.data.known_train.clicks))
         weights = [self._fitted_weight(vector_scorer(each["valid"]), together) for each in seeds]
-        table.notes.append(
-            f"{WARM}: weight of the co-occurrence {_listed(weights)}, fitted on validation notes."
-        )
+        table.notes.append(f"{WARM}: weight of the cosine of the co-occurrence {_listed(weights)}, {how}.")
         runs = [
             self.measure(WARM, _sum_scorer(scorer, self.simple[CO_OCCURRENCE], weight))
             for scorer, weight in zip(scorers, weights, strict=True)
         ]
         table.methods.append(Measured(WARM, runs))
+
+    @property
+    def _valid_queries(self) -> int:
+        """Number of queries of the validation part."""
+        return int(pc.count_distinct(self.data.pairs["valid"]["source"]).as_py())
+
+    @property
+    def _why_default(self) -> str:
+        return f"since the validation part has {self._valid_queries} queries, fewer than {_LEAST_QUERIES}"
 
     def _fitted_share(self, vectors: Vectors) -> float:
         """Return the share of the words, fitted on the validation notes; the default without them."""
@@ -150,7 +161,7 @@ class Bench:
     def _fitted_weight(self, vectors: Scorer, together: Scorer) -> float:
         """Return the weight of the co-occurrence with the best mean of figures on the validation notes."""
         pairs: pa.Table = self.data.pairs["valid"]
-        if not pairs.num_rows:
+        if self._valid_queries < _LEAST_QUERIES:
             return 1.0
         queries, targets = targets_from_pairs(pairs, min_users=1)
         ids = self.data.split.valid.notes["note_id"]
