@@ -94,6 +94,15 @@ class Method:
 
 #: Eight layers of a small language model; adapters of the last two are trained on stored states.
 _SMALL: dict[str, Any] = {"layers": 8, "train_layers": 2, "lora": True}
+#: The same without writing, at rates chosen on validation notes (README, "Training a pretrained backbone").
+_CONTRASTIVE: dict[str, Any] = {
+    **_SMALL,
+    "alpha": 0.0,
+    "topic_share": 0.0,
+    "learning_rate": 1e-3,
+    "head_learning_rate": 2e-3,
+    "evaluations": 6,
+}
 
 
 def methods(steps: Mapping[str, int]) -> dict[str, Method]:
@@ -115,6 +124,13 @@ def methods(steps: Mapping[str, int]) -> dict[str, Method]:
             ),
             f"{weights}-notellm": Method(
                 f"NoteLLM, {name}, 8 layers, trained", "notellm", weights, 600, _SMALL
+            ),
+            f"{weights}-contrastive": Method(
+                f"NoteLLM, {name}, 8 layers, contrastive, higher rates",
+                "notellm",
+                weights,
+                300,
+                _CONTRASTIVE,
             ),
         }
     return {

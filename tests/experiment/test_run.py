@@ -39,7 +39,7 @@ def _small_backbone():
 
 @pytest.fixture(scope="module")
 def world():
-    return sample_world(notes=300, users=150, clicks=5_000, bots=0, seed=4)
+    return sample_world(notes=200, users=100, clicks=3_500, bots=0, seed=4)
 
 
 @pytest.fixture(scope="module")
