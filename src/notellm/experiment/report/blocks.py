@@ -54,8 +54,8 @@ class Heading:
 MARKS = {
     "best": ("★", "best of its column"),
     "level": ("≈", "cannot be told from the best"),
-    "ahead": ("▲", "better, by more than chance explains"),
-    "behind": ("▼", "worse, by more than chance explains"),
+    "ahead": ("▲", "better, by more than the chance of the queries explains"),
+    "behind": ("▼", "worse, by more than the chance of the queries explains"),
     "same": ("≈", "cannot be told apart"),
 }
 

@@ -224,7 +224,8 @@ def _ablations(findings: Findings, drawings: Sequence[Drawing]) -> Section:
     intro = (
         "What does each choice contribute? One option at a time is varied and compared with its "
         "reference, everything else stays as it is. A setting may help recall and harm writing, so both "
-        "are shown."
+        "are shown. Each setting is one training: another seed would move its figures as well, which the "
+        "intervals do not hold."
     )
     return Section(f"{ABLATION}s", "Ablations", intro, blocks)
 
