@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_by_note
 from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
+from notellm.jobs import runs
 from notellm.jobs import train_recall as job_module
 from notellm.jobs.runs import discard_unfinished
 from notellm.jobs.train_recall import (
@@ -24,6 +27,7 @@ from notellm.jobs.train_recall import (
     build_untrained,
     train_recall,
 )
+from notellm.options import filled
 from notellm.pairs.local import mine_pairs
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
@@ -71,10 +75,11 @@ def test_defaults_come_with_the_kind_of_backbone():
 
 
 def test_the_size_of_the_tiny_backbone_is_an_option():
-    for name, value in (("tiny_layers", 3), ("tiny_hidden", 64)):
-        assert getattr(RecallOptions(**{name: value}).resolved(), name) == value
+    given: dict[str, Any] = {"tiny_layers": 3, "tiny_hidden": 64}
+    for name, value in given.items():
+        assert getattr(replace(RecallOptions(), **{name: value}).resolved(), name) == value
         with pytest.raises(ConfigError, match=f"{name} is {value}, but the backbone is 'some/model'"):
-            RecallOptions(backbone="some/model", **{name: value}).resolved()
+            replace(RecallOptions(backbone="some/model"), **{name: value}).resolved()
     with pytest.raises(ConfigError, match="tiny_hidden is 100; it must be a multiple of 8"):
         RecallOptions(tiny_hidden=100).resolved()
     with pytest.raises(ConfigError, match=r"tiny_layers is 0.*tiny_hidden is 0; it must be at least 8"):
@@ -117,12 +122,18 @@ def test_without_a_size_the_tiny_backbone_has_its_measured_one(notes):
 
 @pytest.mark.parametrize("changed", [{"tiny_layers": 1}, {"tiny_hidden": 32}, {"learn_tau": False}])
 def test_a_run_is_not_resumed_with_another_size(notes, pairs, tmp_path, changed, monkeypatch):
-    given = {"max_steps": 2, "batch_pairs": 4, "dim": 8, "writing_epochs": 0, "tiny_hidden": 16}
+    given: dict[str, Any] = {
+        "max_steps": 2,
+        "batch_pairs": 4,
+        "dim": 8,
+        "writing_epochs": 0,
+        "tiny_hidden": 16,
+    }
 
     def killed(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(job_module.Run, "save", killed)
+    monkeypatch.setattr(runs.Run, "save", killed)
     with pytest.raises(KeyboardInterrupt):
         train_recall(notes, pairs, tmp_path / "model", options=RecallOptions(**given), progress=False)
     (name,) = changed
@@ -141,7 +152,7 @@ def test_a_learnt_tau_outlives_the_training_of_the_output_head(notes, pairs, tmp
     options = RecallOptions(tiny_hidden=16, max_steps=3, batch_pairs=4, dim=8, head_learning_rate=0.1)
     trained = train_recall(notes, pairs, tmp_path / "model", options=options, progress=False)
     assert read_json(tmp_path / "model" / "record.json")["metrics"]["writing_steps"] == 3
-    assert abs(float(trained.tau.detach()) - options.resolved().tau) > 0.01
+    assert abs(float(trained.tau.detach()) - filled(options.resolved().tau)) > 0.01
 
 
 @pytest.mark.parametrize("phase", [".", WRITING])
