@@ -284,7 +284,7 @@ def report(bench: Bench, rows: Mapping[str, Mapping[str, Any]]) -> Iterable[str]
                 str(row["costs"]["steps"] or ""),
                 f"{row['costs']['training_cpu_seconds']:,.0f}",
                 f"{row['costs']['notes_per_cpu_second']:,.0f}",
-                f"{row['costs']['peak_memory_mib']:,.0f}",
+                f"{row['costs']['peak_memory_mib']:,.0f}" if row["costs"]["peak_memory_mib"] else "",
                 row["code"],
             ]
             for row in rows.values()
