@@ -1,5 +1,6 @@
 """The rank methods of an experiment: their rows, fits that resume, figures and differences."""
 
+import shutil
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -211,6 +212,7 @@ class TestFits:
     def test_a_killed_fit_resumes_to_the_same_scores(self, fit, tmp_path, monkeypatch):
         """Killed in the second of two steps: the codes, the first step and a checkpoint are there."""
         whole = fit("two_step", folder=tmp_path / "whole")
+        shutil.copytree(tmp_path / "whole" / "codes", tmp_path / "killed" / "codes")
         measured, measure = [], BinLLMTrainer.measure
 
         def killed(self):
