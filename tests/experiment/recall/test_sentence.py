@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from notellm.errors import ModelError
 from notellm.experiment.recall.sentence import load_sentence_model, sentence_vectors, tune_sentence_model
@@ -48,6 +49,16 @@ def test_a_time_is_kept(encoder, notes, pairs, monkeypatch):
     assert tune_sentence_model(encoder, notes, pairs, seconds=7) == 7
     assert not encoder.training
     assert torch.isfinite(next(encoder.parameters())).all()
+
+
+def test_weights_that_are_a_pickle_are_not_read(notes, tmp_path):
+    write_sentence_encoder(tmp_path, texts_of(notes))
+    weights = load_file(tmp_path / "model.safetensors")
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    load_sentence_model(str(tmp_path))  # the others are there, too
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="no sentence-transformers model at"):
+        load_sentence_model(str(tmp_path))
 
 
 def test_a_missing_model_is_one_clear_error(tmp_path):

@@ -24,7 +24,7 @@ _BATCH, _RATE, _WARM_UP, _WEIGHT_DECAY = 64, 2e-5, 0.1, 0.01
 
 
 def load_sentence_model(name_or_path: str) -> Any:
-    """Open a sentence-transformers model: a name on the hub, or a folder.
+    """Open a sentence-transformers model: a name on the hub, or a folder; weights in safetensors alone.
 
     Raises:
         MissingDependencyError: if the package is not installed.
@@ -37,7 +37,10 @@ def load_sentence_model(name_or_path: str) -> Any:
             "sentence encoders need sentence-transformers: pip install 'notellm[sentence-transformers]'"
         ) from error
     try:
-        return SentenceTransformer(name_or_path, trust_remote_code=False)
+        # Other weights are pickles, which can run code.
+        return SentenceTransformer(
+            name_or_path, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
     except Exception as error:  # a damaged or missing model fails in many ways
         raise ModelError(
             f"no sentence-transformers model at {name_or_path}: {first_line(error)}; give its name on the "
