@@ -1,6 +1,7 @@
 """The schedule computes by priority, says what is left, and keeps to its budget."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -136,3 +137,23 @@ def test_results_come_in_the_order_of_the_tasks_whatever_was_computed_first(
     schedule(tmp_path, clock, said, monkeypatch).run([second])
     done = schedule(tmp_path, clock, said, monkeypatch).run([first, second, third])
     assert list(done) == ["a", "b", "c"]
+
+
+def interrupting(task):
+    def interrupt(_folder):
+        raise KeyboardInterrupt
+
+    return replace(task, compute=interrupt)
+
+
+def test_an_interrupt_ends_the_computing_and_keeps_what_is_finished(tmp_path, clock, said, monkeypatch):
+    first, second, third = tasks(clock, "abc")
+    plan = schedule(tmp_path, clock, said, monkeypatch)
+    assert list(plan.run([first, interrupting(second), third])) == ["a"]
+    assert plan.left_out == ["Not computed before the interrupt (2, about 3 min more): b; c."]
+    assert said[-1] == "interrupted: the report is of 1 of 3 results; once more ends it"
+
+
+def test_an_interrupt_before_anything_is_finished_ends_the_experiment(tmp_path, clock, said, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        schedule(tmp_path, clock, said, monkeypatch).run([interrupting(tasks(clock, "a")[0])])

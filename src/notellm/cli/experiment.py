@@ -42,7 +42,7 @@ def experiment(
     """Run the papers' comparisons on your data: tables, ablations, statistics and one report.
 
     What takes long is kept in OUTPUT.runs: a killed experiment continues there, and a further one computes
-    only what is missing.
+    only what is missing. Ctrl-C writes the report of what is finished.
     """
     from notellm.experiment.run import run_experiment
 

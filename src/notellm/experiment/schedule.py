@@ -1,7 +1,8 @@
 """Computing the results of an experiment one after the other, within a budget.
 
 How long a result takes is known from finished ones of its kind. With a budget, a result that would not be
-finished in time is left out, and the next one is tried.
+finished in time is left out, and the next one is tried. An interrupt (Ctrl-C) ends the computing, and what is
+finished is reported.
 """
 
 import time
@@ -57,6 +58,9 @@ class Schedule:
 
         Returns:
             The figures and the folder of every finished task by its name, in the order of the tasks.
+
+        Raises:
+            KeyboardInterrupt: if it is interrupted before any task is finished.
         """
         done: dict[str, tuple[dict[str, Any], Path]] = {}
         waiting = []
@@ -87,15 +91,25 @@ class Schedule:
                 self.left_out.append(f"{task.name} was left out: {error}.")
                 self.say(self.left_out[-1])
                 continue
+            except KeyboardInterrupt:
+                if not done:
+                    raise
+                self._leave_out(waiting[number:], "Not computed before the interrupt")
+                self.say(f"interrupted: the report is of {len(done)} of {len(tasks)} results; once more ends it")
+                break
             self.expect(task.kind, self.cache.seconds(task))
         if late:
-            expected_times = [self.estimate(task) for task in late]
-            known = sum(each for each in expected_times if each is not None)
-            more = f", about {in_words(known)} more" if known else ""
+            more = self._leave_out(late, "Did not fit into the budget")
             self.say(f"{len(late)} of {len(tasks)} results did not fit into the budget{more}")
-            names = "; ".join(task.name for task in late)
-            self.left_out.append(f"Did not fit into the budget ({len(late)}{more}): {names}.")
         return {task.name: done[task.name] for task in tasks if task.name in done}
+
+    def _leave_out(self, tasks: Sequence[Task], why: str) -> str:
+        """Name tasks that are not computed; return how long they would take, as ", about 12 min more"."""
+        known = sum(each for task in tasks if (each := self.estimate(task)) is not None)
+        more = f", about {in_words(known)} more" if known else ""
+        names = "; ".join(task.name for task in tasks)
+        self.left_out.append(f"{why} ({len(tasks)}{more}): {names}.")
+        return more
 
     def _outlook(self, waiting: Sequence[Task]) -> str:
         """Return how much time has gone, how much is left, and when all will be done."""
