@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from notellm.errors import StorageError
 from notellm.experiment.cache import Cache, Task
 from notellm.experiment.circumstances import code_fingerprint, model_state
+from notellm.experiment.memory import reset_peak
 
 
 def counting(calls, **made_of):
@@ -23,7 +25,8 @@ def test_a_result_is_computed_once_and_then_read(tmp_path):
     calls: list[Path] = []
     first = Cache(tmp_path).computed(counting(calls, alpha=0.1))
     again = Cache(tmp_path).computed(counting(calls, alpha=0.1))
-    assert first == again == {"value": 1}
+    assert first == again
+    assert first.figures == {"value": 1}
     assert len(calls) == 1
 
 
@@ -34,7 +37,7 @@ def test_another_option_is_another_result_beside_the_first(tmp_path):
     cache.computed(counting(calls, alpha=0.2))
     assert len(calls) == 2
     assert len({folder.name for folder in calls}) == 2
-    assert cache.computed(counting(calls, alpha=0.1)) == {"value": 1}
+    assert cache.computed(counting(calls, alpha=0.1)).figures == {"value": 1}
 
 
 def test_the_order_of_options_does_not_count():
@@ -56,7 +59,7 @@ def test_a_killed_run_continues_in_its_folder(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cache.computed(Task("name", "kind", {"a": 1}, killed))
     assert cache.result(Task("name", "kind", {"a": 1}, killed)) is None
-    assert cache.computed(Task("name", "kind", {"a": 1}, continued)) == {"found": "done"}
+    assert cache.computed(Task("name", "kind", {"a": 1}, continued)).figures == {"found": "done"}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_a_result_is_found_under_another_name_too(tmp_path):
     first = counting(calls, alpha=1)
     cache.computed(first)
     renamed = Task("Another name of it", "kind", first.made_of, first.compute)
-    assert cache.computed(renamed) == {"value": 1}
+    assert cache.computed(renamed).figures == {"value": 1}
     assert len(calls) == 1
 
 
@@ -106,3 +109,19 @@ def test_the_state_of_a_model_changes_with_its_files(tmp_path):
     (tmp_path / "moved" / "weights").write_bytes(b"22")
     assert model_state(str(tmp_path / "moved")) != before
     assert model_state("org/name") == "org/name"
+
+
+def test_the_peak_of_memory_is_that_of_the_result_alone(tmp_path):
+    if not reset_peak():
+        pytest.skip("the system does not tell the peak of a part of a process")
+
+    def task(name, size):
+        return Task(name, "kind", {"name": name}, lambda _: {"sum": int(np.ones(size, np.uint8).sum())})
+
+    cache = Cache(tmp_path)
+    large = cache.computed(task("large", 200 << 20)).peak_memory_mib
+    small = cache.computed(task("small", 1 << 20)).peak_memory_mib
+    assert large is not None
+    assert small is not None
+    assert large - small > 150
+    assert cache.computed(task("large", 200 << 20)).peak_memory_mib == large  # it is kept

@@ -49,7 +49,7 @@ def schedule(tmp_path, clock, said, monkeypatch, **options):
 def test_without_a_budget_everything_is_computed_in_order(tmp_path, clock, said, monkeypatch):
     done = schedule(tmp_path, clock, said, monkeypatch).run(tasks(clock, "abc"))
     assert list(done) == ["a", "b", "c"]
-    assert [figures["name"] for figures, _ in done.values()] == ["a", "b", "c"]
+    assert [each.figures["name"] for each in done.values()] == ["a", "b", "c"]
     assert said[0].startswith("[1/3] a; 0 s gone; how much is left is known after")
     assert said[1].startswith("[2/3] b; 2 min gone, about 3 min left, done about ")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from notellm.errors import DataError, StorageError
 from notellm.experiment.circumstances import code_fingerprint, made_by
+from notellm.experiment.memory import peak_mib, reset_peak
 from notellm.files import read_json, write_json
 
 _RESULT = "result.json"
@@ -48,6 +49,25 @@ class Task:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A result that was computed.
+
+    Attributes:
+        figures: what ``Task.compute`` returned.
+        folder: the folder of its files.
+        seconds: how long the last process that worked on it took.
+        made_by: versions and machine, in words.
+        peak_memory_mib: largest resident memory of that process meanwhile; None where it is not known.
+    """
+
+    figures: Mapping[str, Any]
+    folder: Path
+    seconds: float
+    made_by: str = ""
+    peak_memory_mib: float | None = None
+
+
 class Cache:
     """The folder of all results.
 
@@ -67,56 +87,42 @@ class Cache:
         name = re.sub(r"[^a-z0-9.]+", "-", task.name.lower()).strip("-")[:60]
         return self.folder / f"{name}-{digest}"
 
-    def result(self, task: Task) -> dict[str, Any] | None:
-        """Return the figures of a finished task; None if it is not finished.
+    def result(self, task: Task) -> Finished | None:
+        """Return what became of a task; None if it is not finished.
 
         Raises:
             StorageError: if the result is damaged.
         """
-        found = self._read(task)
-        return None if found is None else dict(found["figures"])
-
-    def seconds(self, task: Task) -> float:
-        """Return how long the last process that worked on a finished task took."""
-        found = self._read(task)
-        return 0.0 if found is None else float(found["seconds"])
-
-    def computed(self, task: Task) -> dict[str, Any]:
-        """Return the figures of a task; compute them if it is not finished."""
-        finished = self.result(task)
-        if finished is not None:
-            return finished
         place = self.place(task)
-        place.mkdir(parents=True, exist_ok=True)
-        begin = time.monotonic()
-        figures = dict(task.compute(place))
-        result = {
-            "task": task.name,
-            "made_of": task.made_of,
-            "made_by": made_by(),
-            "seconds": time.monotonic() - begin,
-            "figures": figures,
-        }
-        write_json(result, place / _RESULT, replace=True)
-        return figures
-
-    def made_by(self, task: Task) -> str:
-        """Return the versions and the machine that computed a finished task, in words."""
-        found = self._read(task)
-        return "" if found is None else str(found.get("made_by", ""))
-
-    def _read(self, task: Task) -> dict[str, Any] | None:
-        file = self.place(task) / _RESULT
+        file = place / _RESULT
         if not file.is_file():
             return None
         try:
             found = read_json(file)
-        except DataError:
-            found = None
-        if not (
-            isinstance(found, dict)
-            and isinstance(found.get("figures"), dict)
-            and isinstance(found.get("seconds"), int | float)
-        ):
-            raise StorageError(f"{file} is damaged; remove {file.parent} to compute it again")
-        return found
+            seconds = float(found["seconds"])
+            return Finished(
+                dict(found["figures"]),
+                place,
+                seconds,
+                str(found.get("made_by", "")),
+                found.get("peak_memory_mib"),
+            )
+        except (DataError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise StorageError(f"{file} is damaged; remove {place} to compute it again") from error
+
+    def computed(self, task: Task) -> Finished:
+        """Return what became of a task; compute it if it is not finished."""
+        if (finished := self.result(task)) is not None:
+            return finished
+        place = self.place(task)
+        place.mkdir(parents=True, exist_ok=True)
+        is_measured = reset_peak()
+        begin = time.monotonic()
+        figures = dict(task.compute(place))
+        finished = Finished(
+            figures, place, time.monotonic() - begin, made_by(), peak_mib() if is_measured else None
+        )
+        about = {"task": task.name, "made_of": task.made_of, "made_by": finished.made_by}
+        spent = {"seconds": finished.seconds, "peak_memory_mib": finished.peak_memory_mib}
+        write_json({**about, **spent, "figures": figures}, place / _RESULT, replace=True)
+        return finished

@@ -123,7 +123,7 @@ def run_experiment(
         if part is not None:
             part.collect(results, done)
     results.left_out += [*problems, *schedule.left_out]
-    others = Counter(cache.made_by(task) for task in tasks if task.name in done)
+    others = Counter(each.made_by for each in done.values())
     others.pop(made_by(), None)
     results.notes += [
         f"{count} results were computed earlier by: {other}." for other, count in others.items()
@@ -217,11 +217,11 @@ def _fitted(part: RecallPart, schedule: Schedule, say: Callable[[str], None]) ->
     pairs = {share: size.pairs["train"].num_rows for share, size in sizes.items()}
     share = shares[-1]
     task = replace(part, data=sizes[share]).task(recall_methods(options)[NOTELLM], options.seed)
-    figures = schedule.run([task]).get(task.name)
-    if figures:
+    found = schedule.run([task]).get(task.name)
+    if found is not None:
         # After a kill the time of the training alone is not known.
-        trained = figures[0]["seconds"]["train"] or part.cache.seconds(task)
-        fixed = max(0.0, part.cache.seconds(task) - trained)
+        trained = found.figures["seconds"]["train"] or found.seconds
+        fixed = max(0.0, found.seconds - trained)
         methods = sum(each.kind in ("notellm", "tuned sentence") for each in recall_methods(options).values())
         share = chosen_share(schedule.budget or 0.0, fixed, trained, pairs, methods)
         schedule.spent["notellm"] = [fixed + trained * pairs[share] / max(1, pairs[shares[-1]])]

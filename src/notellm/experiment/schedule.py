@@ -9,11 +9,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Any
 
 from notellm.errors import DataError
-from notellm.experiment.cache import Cache, Task
+from notellm.experiment.cache import Cache, Finished, Task
 
 
 @dataclass
@@ -53,21 +51,21 @@ class Schedule:
         known = self.spent.get(task.kind)
         return sum(known) / len(known) if known else None
 
-    def run(self, tasks: Sequence[Task]) -> dict[str, tuple[dict[str, Any], Path]]:
+    def run(self, tasks: Sequence[Task]) -> dict[str, Finished]:
         """Compute the tasks.
 
         Returns:
-            The figures and the folder of every finished task by its name, in the order of the tasks.
+            Every finished task by its name, in the order of the tasks.
 
         Raises:
             KeyboardInterrupt: if it is interrupted before any task is finished.
         """
-        done: dict[str, tuple[dict[str, Any], Path]] = {}
+        done: dict[str, Finished] = {}
         waiting = []
         for task in tasks:
             if (finished := self.cache.result(task)) is not None:
-                done[task.name] = finished, self.cache.place(task)
-                self.expect(task.kind, self.cache.seconds(task))
+                done[task.name] = finished
+                self.expect(task.kind, finished.seconds)
             else:
                 waiting.append(task)
         late: list[Task] = []
@@ -86,7 +84,7 @@ class Schedule:
             place = f"[{len(tasks) - len(waiting) + number + 1}/{len(tasks)}]"
             self.say(f"{place} {task.name}; {self._outlook(waiting[number:])}")
             try:
-                done[task.name] = self.cache.computed(task), self.cache.place(task)
+                done[task.name] = self.cache.computed(task)
             except DataError as error:  # other results need not suffer from it
                 self.left_out.append(f"{task.name} was left out: {error}.")
                 self.say(self.left_out[-1])
@@ -95,9 +93,11 @@ class Schedule:
                 if not done:
                     raise
                 self._leave_out(waiting[number:], "Not computed before the interrupt")
-                self.say(f"interrupted: the report is of {len(done)} of {len(tasks)} results; once more ends it")
+                self.say(
+                    f"interrupted: the report is of {len(done)} of {len(tasks)} results; once more ends it"
+                )
                 break
-            self.expect(task.kind, self.cache.seconds(task))
+            self.expect(task.kind, done[task.name].seconds)
         if late:
             more = self._leave_out(late, "Did not fit into the budget")
             self.say(f"{len(late)} of {len(tasks)} results did not fit into the budget{more}")

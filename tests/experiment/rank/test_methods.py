@@ -391,7 +391,7 @@ class TestFigures:
         made = {
             "figures": figures,
             "differences": differences,
-            "costs": cost_rows(runs),
+            "costs": cost_rows(runs, {name: [100.0] * len(each) for name, each in runs.items()}),
             "curves": curve_rows(runs),
             "reliability": reliability_rows(data, [run.scores for run in runs["BinLLM"]]),
         }

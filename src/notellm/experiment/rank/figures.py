@@ -130,12 +130,20 @@ def reliability_rows(
     ]
 
 
-def cost_rows(runs: Mapping[str, Sequence[RankRun]]) -> list[Row]:
-    """Return what each run took, as rows of ``results.COSTS``; runs by name of the method."""
+def cost_rows(
+    runs: Mapping[str, Sequence[RankRun]], peaks: Mapping[str, Sequence[float | None]]
+) -> list[Row]:
+    """Return what each run took, as rows of ``results.COSTS``.
+
+    Args:
+        runs: by name of the method, the runs of its seeds.
+        peaks: the same with the peak memory of each run in MiB, None where it is not known.
+    """
     return [
         {"table": TABLE, "method": name, "seed": run.seed, "steps": run.steps, "seconds": run.seconds}
+        | {"peak_memory_mib": peak}
         for name, of_seeds in runs.items()
-        for run in of_seeds
+        for run, peak in zip(of_seeds, peaks[name], strict=True)
         if run.seconds is not None or run.steps is not None
     ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from notellm.evaluate.bootstrap import Interval
-from notellm.experiment.cache import Cache, Task
+from notellm.experiment.cache import Cache, Finished, Task
 from notellm.experiment.circumstances import code_fingerprint, model_state
 from notellm.experiment.claims import Compared, Comparison, judged
 from notellm.experiment.options import ExperimentOptions
@@ -66,18 +66,20 @@ class RankPart:
             [self._task(method, seed) for seed in further for method in methods if method.seeded],
         )
 
-    def collect(self, results: Results, done: Mapping[str, tuple[dict[str, Any], Path]]) -> None:
+    def collect(self, results: Results, done: Mapping[str, Finished]) -> None:
         """Measure what was computed, and add it to the results.
 
         Args:
             results: the results of the experiment.
-            done: figures and folder of every finished task by its name.
+            done: every finished task by its name.
         """
         runs: dict[str, list[RankRun]] = {}
-        for name in done:
+        peaks: dict[str, list[float | None]] = {}
+        for name, finished in done.items():
             if name in self._methods:
                 method, seed = self._methods[name]
                 runs.setdefault(method.name, []).append(self._fit(method, seed))
+                peaks.setdefault(method.name, []).append(finished.peak_memory_mib)
         if not runs:
             return
         scores = {name: [run.scores for run in of_seeds] for name, of_seeds in runs.items()}
@@ -86,7 +88,7 @@ class RankPart:
         )
         results.add("figures", figures)
         results.add("differences", differences)
-        results.add("costs", cost_rows(runs))
+        results.add("costs", cost_rows(runs, peaks))
         results.add("curves", curve_rows(runs))
         if NAME in scores:
             results.add("reliability", reliability_rows(self.data, scores[NAME]))

@@ -7,7 +7,7 @@ from typing import Any
 
 from notellm.errors import DataError
 from notellm.evaluate.baselines import OF_TEST_CLICKS
-from notellm.experiment.cache import Cache, Task
+from notellm.experiment.cache import Cache, Finished, Task
 from notellm.experiment.claims import OF_RECALL, Compared, judged
 from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.recall.ablations import ablations, default_settings
@@ -118,28 +118,29 @@ class RecallPart:
         method = recall_methods(self.options)[NOTELLM]
         for each in (seed, *self.options.training_seeds):
             found = self.cache.result(self.task(method, each))
-            if found is not None and found["seconds"]["train"] is not None:
-                return float(found["seconds"]["train"])
+            if found is not None and found.figures["seconds"]["train"] is not None:
+                return float(found.figures["seconds"]["train"])
         return None
 
-    def collect(self, results: Results, done: Mapping[str, tuple[dict[str, Any], Path]]) -> None:
+    def collect(self, results: Results, done: Mapping[str, Finished]) -> None:
         """Measure what was computed, and add it to the results.
 
         Args:
             results: the results of the experiment.
-            done: figures and folder of every finished task by its name.
+            done: every finished task by its name.
         """
-        figures: dict[str, list[dict[str, Any]]] = {}
+        figures: dict[str, list[Mapping[str, Any]]] = {}
         vectors: dict[str, list[Vectors]] = {}
         costs, curves = [], []
-        for name, (found, folder) in done.items():
+        for name, finished in done.items():
             if name not in self._methods:
                 continue
             method, seed = self._methods[name]
+            found = finished.figures
             figures.setdefault(method.key, []).append(found)
-            vectors.setdefault(method.key, []).append(read_vectors(folder))
+            vectors.setdefault(method.key, []).append(read_vectors(finished.folder))
             place = self._place(method) | {"seed": seed if method.is_seeded else None}
-            costs.append(place | self._cost(found))
+            costs.append(place | self._cost(found) | {"peak_memory_mib": finished.peak_memory_mib})
             curves += [
                 place | {"step": entry["step"], "figure": figure, "value": entry[key]}
                 for entry in found.get("history", [])

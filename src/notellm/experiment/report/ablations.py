@@ -103,4 +103,7 @@ def cost_grid(findings: Findings) -> Grid | None:
             values += [count(row["notes_per_second"]), count(row["peak_memory_mib"])]
             rows.append(TableRow([Cell(line(name)), *map(Cell, values)]))
     head = ["method", "runs", "steps", "time", "notes a second", "peak memory, MiB"]
-    return Grid("Means over the runs of a method.", head, rows)
+    caption = (
+        "Means over the runs of a method. Memory is that of the whole process, libraries and data included."
+    )
+    return Grid(caption, head, rows)
