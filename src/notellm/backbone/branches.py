@@ -14,7 +14,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.batch import pad
 from notellm.backbone.load import evaluation_mode, hidden_states
-from notellm.backbone.shared import last_feed_forward_at
+from notellm.backbone.wanted import last_layer_at
 
 _MASKED = float("-inf")
 _DEEPEST = 64  # tokens of a continuation that a sliding window leaves room for
@@ -67,7 +67,7 @@ class Branches:
                 model.base_model(input_ids=first, past_key_values=self._cache, use_cache=True)
                 self._cache.batch_repeat_interleave(len(rows))
                 read, ends = read - shared, ends - shared
-            with last_feed_forward_at(model, torch.stack([read, ends], dim=1)):
+            with last_layer_at(model, rows.repeat(2), torch.cat([read, ends])):
                 states = model.base_model(
                     input_ids=batch["input_ids"][:, shared:],
                     attention_mask=batch["attention_mask"],

@@ -18,13 +18,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from notellm.backbone.layers import transformer_layers
 from notellm.backbone.load import evaluation_mode
+from notellm.backbone.wanted import last_layer_at, spread
 
 _NAME = "notellm_shared_beginning"
 #: The implementation of scaled_dot_product_attention on the CPU, which also returns the log of the sums of
@@ -60,8 +59,6 @@ _current: ContextVar[_Reading | None] = ContextVar("reading", default=None)
 #: By the id of a configuration whose attention is switched: its own one, and how many threads switched it.
 _switched: dict[int, tuple[str, int]] = {}
 _switching = Lock()
-#: Tokens that the last feed-forward part computes in this thread; see `last_feed_forward_at`.
-_wanted: ContextVar[Tensor | None] = ContextVar("wanted", default=None)
 
 
 def can_share(model: PreTrainedModel) -> bool:
@@ -134,7 +131,8 @@ def _attending_to(model: PreTrainedModel, reading: _Reading) -> Iterator[None]:
         config._attn_implementation = _NAME  # noqa: SLF001 - layers look up their attention by this name
     token = _current.set(reading)
     try:
-        with last_feed_forward_at(model, reading.ends[:, None]):
+        rows = torch.arange(len(reading.ends), device=reading.ends.device)
+        with last_layer_at(model, rows, reading.ends):
             yield
     finally:
         _current.reset(token)
@@ -144,69 +142,6 @@ def _attending_to(model: PreTrainedModel, reading: _Reading) -> Iterator[None]:
             if threads == 1:  # the last one
                 config._attn_implementation = own  # noqa: SLF001
                 del _switched[id(config)]
-
-
-@contextmanager
-def last_feed_forward_at(model: PreTrainedModel, positions: Tensor) -> Iterator[None]:
-    """Let the feed-forward part of the last layer compute some tokens only; other states are wrong meanwhile.
-
-    A model whose layers have no such part computes all tokens.
-
-    Args:
-        model: the model.
-        positions: (n, m) int64, the tokens of each sequence whose last hidden states are needed.
-    """
-    hooks = [hook for part in _last_feed_forward(model) for hook in _at_positions(part, positions)]
-    token = _wanted.set(positions)
-    try:
-        yield
-    finally:
-        _wanted.reset(token)
-        for hook in hooks:
-            hook.remove()
-
-
-def _last_feed_forward(model: PreTrainedModel) -> list[nn.Module]:
-    """Return the feed-forward part of the last layer in a list; the list is empty if there is none."""
-    layers = transformer_layers(model)
-    part = None if layers is None else getattr(layers[-1], "mlp", None)
-    return [] if part is None else [part]
-
-
-def _at_positions(part: nn.Module, positions: Tensor) -> list[RemovableHandle]:
-    """Let a module compute only some tokens of each sequence, (n, m); its output is 0 for all others."""
-    rows = torch.arange(len(positions), device=positions.device)[:, None]
-    lengths: list[int] = []
-
-    # Other threads may run the module meanwhile, and meet these hooks.
-    def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        if _wanted.get() is not positions:
-            return None
-        lengths.append(inputs[0].shape[1])
-        return inputs[0][rows, positions], *inputs[1:]
-
-    def after(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if _wanted.get() is not positions:
-            return None
-        if not isinstance(output, Tensor):
-            raise TypeError(f"{type(part).__name__} returns a {type(output).__name__}")
-        return _spread(output, rows, positions, lengths.pop())
-
-    return [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
-
-
-def _spread(values: Tensor, rows: Tensor, positions: Tensor, length: int) -> Tensor:
-    """Put values of m tokens a sequence, (n, m, ...), into zeros for all tokens, (n, length, ...).
-
-    Args:
-        values: (n, m, ...).
-        rows: (n, 1) int64, the number of each sequence.
-        positions: (n, m) int64, which tokens they are.
-        length: number of tokens.
-    """
-    result = values.new_zeros(len(values), length, *values.shape[2:])
-    result[rows, positions] = values
-    return result
 
 
 def _attention(
@@ -245,7 +180,7 @@ def _attention(
         rows = torch.arange(len(query), device=query.device)
         mask = None if attention_mask is None else attention_mask[rows, :, ends][:, :, None]
         only = _attend(beginning, layer, query[rows, :, ends][:, :, None], key, value, mask, scaling)
-        return _spread(only, rows[:, None], ends[:, None], query.shape[2]), None
+        return spread(only[:, 0], rows, ends, (len(query), query.shape[2])), None
     return _attend(beginning, layer, query, key, value, attention_mask, scaling), None
 
 

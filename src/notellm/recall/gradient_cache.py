@@ -46,8 +46,11 @@ class GradientCache:
         with torch.no_grad():
             for chunk in self.chunks:
                 self._states.append(_random_state(self._device))
-                vector_inputs = (chunk[name] for name in MODEL_INPUTS[:3])
-                output: NoteLLMOutput = model(*vector_inputs, states=chunk.get(STATES))
+                # With the labels, though only vectors are needed: the tokens that are read, and so what
+                # dropout draws, depend on them.
+                output: NoteLLMOutput = model(
+                    *(chunk[name] for name in MODEL_INPUTS), states=chunk.get(STATES)
+                )
                 vectors.append(output.vectors)
         self.vectors, self.tau = torch.cat(vectors).requires_grad_(), output.tau.requires_grad_()
         self.vectors.grad, self.tau.grad = torch.zeros_like(self.vectors), torch.zeros_like(self.tau)

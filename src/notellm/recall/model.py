@@ -11,13 +11,13 @@ W is one linear layer to ``dim`` dimensions; the similarity of notes is the cosi
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
-import scipy.sparse as sp
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -29,9 +29,8 @@ from notellm.backbone.batch import by_length, length_batches
 from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import evaluation_mode, hidden_states, label_logits
 from notellm.backbone.shared import can_share, end_states, read_beginning
-from notellm.backbone.tiny import train_tokenizer
 from notellm.backbone.tokenizer import end_texts
-from notellm.data.matrices import click_matrix
+from notellm.backbone.wanted import can_skip, last_layer_at
 from notellm.data.note import Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.lexical.hybrid import DEFAULT_SHARE
@@ -44,7 +43,8 @@ from notellm.recall.checkpoint import (
     write_projection,
 )
 from notellm.recall.config import NoteLLMConfig, checked_config
-from notellm.recall.learnt import outputs_of, read_learnt, tasks_of
+from notellm.recall.corpus import backbone_of_corpus
+from notellm.recall.learnt import read_learnt, tasks_of
 from notellm.recall.losses import generation_loss
 from notellm.recall.projection import drawn_rows, principal_components, write_start
 from notellm.recall.prompt import (
@@ -55,8 +55,11 @@ from notellm.recall.prompt import (
     load_template,
     template_from_dict,
 )
-from notellm.recall.tiny import TinyOptions, build_tiny
+from notellm.recall.tiny import TinyOptions
 from notellm.recall.writing import WritesTags
+
+#: Output tokens whose logits are computed at once.
+_LABELS = 512
 
 
 @dataclass
@@ -125,6 +128,7 @@ class NoteLLM(WritesTags, PromptedModel):
         self.learnt: frozenset[Task] | None = None
         self.split: SplitModel | None = None
         self._shares: bool | None = None  # whether the backbone can share a beginning; tried once
+        self._skips: bool | None = None  # whether its last layer can skip tokens
         self.no_tagger()
 
     # ---------------------------------------------------------------- building
@@ -167,32 +171,16 @@ class NoteLLM(WritesTags, PromptedModel):
         size = tiny or TinyOptions()
         config = checked_config({"template": "compact", "max_length": min(256, size.max_length), **options})
         wording = load_template(config.template)
-        texts = [" ".join((note.title, *note.topics, note.content)) for note in rows]
-        if not any(text.strip() for text in texts):
-            raise DataError("the notes hold no text to build a backbone from; give notes with titles")
-        # The tokenizer also learns the wording and the categories, twice, so that their words become tokens.
-        categories = sorted({note.category for note in rows if note.category})
-        phrases = [
-            text
-            for task in (wording.category, wording.topics)
-            for text in (task.prompt, task.guidance, *categories)
-        ]
-        tokenizer = train_tokenizer(
-            [*texts, *phrases, *phrases], vocabulary=size.vocabulary, new_tokens=[EMB_TOKEN]
+        backbone, tokenizer = backbone_of_corpus(
+            notes, wording, config, size, clicks=clicks, taught=taught, seed=seed
         )
-        builder = PromptBuilder(tokenizer, wording, config)
-        cut = builder.cut(rows)
-        rendered = [builder.render(note) for note in cut]
-        clicked = None if clicks is None else _clicked(notes, clicks)
-        outputs = outputs_of(builder, cut)
-        backbone = build_tiny(tokenizer, rendered, outputs, size, clicked=clicked, taught=taught, seed=seed)
         torch.manual_seed(seed + 1)
         model = cls(backbone, tokenizer, config)
         drawn = [rows[row] for row in drawn_rows(len(rows), seed)]
         texts = model.prompts(drawn)
         if len(set(texts)) > 1:  # a single text has no principal components: the projection stays random
             write_start(model.projection, principal_components(model.prompt_states(texts), config.dim))
-        model.learnt = tasks_of(cut)  # a tiny backbone knows nothing but these notes
+        model.learnt = tasks_of(model.prompt.cut(rows))  # a tiny backbone knows nothing but these notes
         return model
 
     # ---------------------------------------------------------------- computing
@@ -215,28 +203,42 @@ class NoteLLM(WritesTags, PromptedModel):
             states: (n, length, hidden), what the lower layers of ``split`` give for the tokens; None computes
                 all layers.
         """
-        vectors, total, count = [], input_ids.new_zeros((), dtype=torch.float32), 0
-        groups = by_length(attention_mask)
+        has_label = torch.zeros_like(attention_mask, dtype=torch.bool)
+        if labels is not None:  # the state at token t predicts token t + 1
+            has_label[:, :-1] = labels[:, 1:] != IGNORED
+        is_read = has_label.clone()
+        is_read[torch.arange(len(position), device=position.device), position] = True
+        groups, skips = by_length(attention_mask), self._can_skip()
+        vectors, to_label, wanted = [], [], []
         for rows, width in groups:
             tokens, mask = input_ids[rows, :width], attention_mask[rows, :width]
-            if states is None or self.split is None:
-                last = hidden_states(self.backbone, tokens, mask)
-            else:
-                last = self.split.upper(tokens, mask, states[rows, :width])
-            index = torch.arange(len(rows), device=rows.device)
-            vectors.append(self.to_vectors(last[index, position[rows]]))  # (group, dim)
-            if labels is None:
-                continue
-            # The state at token t predicts token t + 1. Logits are computed for tokens with a label only.
-            targets = labels[rows, 1:width]
-            has_label = targets != IGNORED
-            wanted = targets[has_label]  # (labels,)
-            logits = label_logits(self.backbone, last[:, :-1][has_label])  # (labels, vocabulary)
-            total = total + generation_loss(logits, wanted)
-            count += len(wanted)
+            row, place = is_read[rows, :width].nonzero(as_tuple=True)
+            with last_layer_at(self.backbone, row, place) if skips else nullcontext():
+                if states is None or self.split is None:
+                    last = hidden_states(self.backbone, tokens, mask)
+                else:
+                    last = self.split.upper(tokens, mask, states[rows, :width])
+            last = last[row, place]  # (read tokens, hidden)
+            vectors.append(self.to_vectors(last[place == position[rows][row]]))  # (group, dim)
+            if labels is not None:
+                labelled = has_label[rows][row, place]
+                to_label.append(last[labelled])
+                wanted.append(labels[rows][row[labelled], place[labelled] + 1])
         original_order = torch.argsort(torch.cat([rows for rows, _ in groups]))
-        label_count = torch.tensor(float(count), device=input_ids.device)
-        return NoteLLMOutput(torch.cat(vectors)[original_order], total, label_count, self.tau.clone())
+        total = input_ids.new_zeros((), dtype=torch.float32)
+        if labels is not None:
+            of_labels, tokens = torch.cat(to_label), torch.cat(wanted)
+            for start in range(0, max(1, len(tokens)), _LABELS):
+                logits = label_logits(self.backbone, of_labels[start : start + _LABELS])
+                total = total + generation_loss(logits, tokens[start : start + _LABELS])
+        count = has_label.sum().float()
+        return NoteLLMOutput(torch.cat(vectors)[original_order], total, count, self.tau.clone())
+
+    def _can_skip(self) -> bool:
+        """Return whether the last layer may compute only the tokens whose state is needed; tried once."""
+        if self._skips is None:
+            self._skips = can_skip(self.backbone)
+        return self._skips
 
     @torch.inference_mode()
     def encode(
@@ -386,13 +388,6 @@ class NoteLLM(WritesTags, PromptedModel):
         self.lexical_share = read_share(saved)
         self.learnt = read_learnt(saved.get("learnt"))
         self.find_tagger(folder)
-
-
-def _clicked(notes: Notes, clicks: pa.Table) -> sp.csr_matrix:
-    """Return who clicked which note as a (users, notes) matrix of ones."""
-    if not isinstance(notes, pa.Table):
-        raise ConfigError("clicks name notes by their ids: give the notes as a table with note_id")
-    return sp.csr_matrix(click_matrix(notes.column("note_id"), clicks).T)
 
 
 def _are_texts(notes: Notes | Sequence[str]) -> bool:
