@@ -159,6 +159,7 @@ def serve(
             help="Flush each write to disk before it is answered; otherwise a power failure loses some.",
         ),
     ] = True,
+    click_days: Annotated[float, typer.Option(help="Days for which clicks of users are kept.", min=1)] = 90,
     quiet: Quiet = False,
 ) -> None:
     """Serve a store over HTTP, with a web page. API keys: NOTELLM_WRITE_KEYS, NOTELLM_READ_KEYS.
@@ -189,6 +190,7 @@ def serve(
         token=token,
         sync=sync,
         trust_remote_code=trusts_code(),
+        click_days=click_days,
         progress=not quiet,
     )
     run.serve(

@@ -15,11 +15,12 @@ from typing import Any, Self
 
 from notellm.data.note import Note
 from notellm.engine import reading, searching
+from notellm.engine.clicking import forget_user, write_clicks
 from notellm.engine.health import why_not_writable
 from notellm.engine.live import Paths, State
 from notellm.engine.opening import open_state
 from notellm.engine.reloading import reload_state
-from notellm.engine.requests import Related, RelatedQuery, Tags, Write, Written
+from notellm.engine.requests import Clicked, Forgotten, Related, RelatedQuery, Tags, Write, Written
 from notellm.engine.tagging import write_tags
 from notellm.engine.writing import apply_writes
 from notellm.errors import NotellmError
@@ -27,6 +28,7 @@ from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
 from notellm.recall.tagging.tagger import LEAST
 from notellm.recommend.recommender import Recommendations
+from notellm.store.clicks import MAX_AGE, Click
 from notellm.store.index.base import Index
 from notellm.store.rows import StoredNote
 
@@ -62,6 +64,7 @@ class Engine:
         token: str = "",
         sync: bool = True,
         trust_remote_code: bool = False,
+        click_days: float | None = MAX_AGE.days,
         progress: bool = False,
     ) -> Self:
         """Open a store together with the model that made its vectors.
@@ -75,6 +78,7 @@ class Engine:
             sync: flush every write to disk before it is answered. Without it a power failure loses the last
                 writes.
             trust_remote_code: as in ``NoteLLM.from_pretrained``; it applies to reloads, too.
+            click_days: days for which clicks are kept; None keeps all.
             progress: show progress bars while much is computed.
 
         Raises:
@@ -85,7 +89,7 @@ class Engine:
             ConfigError: if the kind of index is unknown.
         """
         ranker_path = None if ranker is None else str(ranker)
-        paths = Paths(str(store), str(model), ranker_path, index, token, sync, trust_remote_code)
+        paths = Paths(str(store), str(model), ranker_path, index, token, sync, trust_remote_code, click_days)
         state, seconds = open_state(paths, progress=progress)
         engine = cls(state, progress=progress)
         engine.seconds = seconds
@@ -100,6 +104,8 @@ class Engine:
             else:
                 state.live.home.close(state.live.index)
             state.live.store.close()
+        with state.click_lock:
+            state.clicks.close()
 
     # ---------------------------------------------------------------- writing
 
@@ -115,6 +121,29 @@ class Engine:
             StorageError: if the store or the index could not be written; repeat the same writes.
         """
         return apply_writes(self._state, writes)
+
+    def click(self, requests: Sequence[Sequence[Click]]) -> list[Clicked | NotellmError]:
+        """Write what users did, the clicks of all requests in one commit.
+
+        When the method returns, the clicks are durable, and the next recommendation for their users counts
+        them. A click that the log has already is not written again.
+
+        Returns:
+            The outcome of each request; one with a click that is not allowed has an error, and none of its
+            clicks is written.
+
+        Raises:
+            StorageError: if the log could not be written; repeat the same requests.
+        """
+        return write_clicks(self._state, requests)
+
+    def forget_user(self, user_id: str) -> Forgotten:
+        """Remove all clicks of a user from the store, from the files of earlier versions as well.
+
+        Raises:
+            StorageError: if this could not be completed; repeat it.
+        """
+        return forget_user(self._state, user_id)
 
     def writable(self) -> str | None:
         """Return why a write would fail now, as far as that is known; None if no reason is known.
@@ -195,12 +224,16 @@ class Engine:
     def recommend(self, user_id: str | None = None, **options: Any) -> Recommendations:
         """Recommend notes to a user; the options are those of `Recommender.recommend`.
 
+        Without a history in the arguments it is that of the ranker with the user's clicks since, and all
+        notes that the user viewed, clicked, liked or disliked are left out (``users.py``). A user of whom
+        nothing is known gets popular notes.
+
         A hidden or expired note is neither recommended nor given as a reason; the reason is None then.
 
         Raises:
             ConfigError: if an option is not allowed.
             NotFoundError: if there is no ranker.
-            DataError: if the user or a note is unknown, or nothing is left to recommend.
+            DataError: if a note is unknown, or nothing is left to recommend.
         """
         return reading.recommend(self._state, user_id, **options)
 

@@ -11,12 +11,14 @@ from threading import Lock, RLock
 import numpy as np
 
 from notellm.data.note import Note
+from notellm.engine.users import LiveUsers
 from notellm.errors import NotFoundError
 from notellm.lexical.index import LexicalIndex
 from notellm.lexical.terms import text_of
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.recommend.recommender import Recommender, blend_doubt
+from notellm.store.clicks import MAX_AGE, ClickLog
 from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
 from notellm.store.notes import NoteStore
@@ -34,6 +36,7 @@ class Paths:
     token: str
     sync: bool = True
     trust_remote_code: bool = False
+    click_days: float | None = MAX_AGE.days
 
     def home(self, fingerprint: str) -> IndexHome:
         """Return the place of the index for a model.
@@ -115,8 +118,11 @@ class State:
     Args:
         live: what answers.
         paths: where its parts come from.
+        clicks: the log of what users did.
 
     Attributes:
+        users: the latest clicks of each user, as the log has them.
+        click_lock: held while clicks are written.
         write_lock: held by every write, and by a reload while it replaces ``live``.
         touched: ids written since a reload began to build; None if no reload is running.
         in_doubt: ids of failed writes, which the store may have all the same.
@@ -126,9 +132,12 @@ class State:
         unheard: ids written since the tagger learnt from the store, oldest first (``tagging.py``).
     """
 
-    def __init__(self, live: Live, paths: Paths) -> None:
+    def __init__(self, live: Live, paths: Paths, clicks: ClickLog) -> None:
         self.live = live
         self.paths = paths
+        self.clicks = clicks
+        self.users = LiveUsers.from_log(clicks)
+        self.click_lock = Lock()
         self.write_lock = RLock()
         self.touched: set[str] | None = None
         self.in_doubt: set[str] = set()

@@ -4,11 +4,13 @@ import gc
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from time import perf_counter
 
 from notellm.engine.live import Live, Paths, State, keep_texts, recommender_of
 from notellm.engine.tagging import prepare_tagger
 from notellm.lexical.index import LexicalIndex
+from notellm.store.clicks import ClickLog
 from notellm.store.notes import NoteStore
 from notellm.store.rows import notes_of
 
@@ -21,7 +23,8 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         progress: show progress bars.
 
     Returns:
-        The state, and the seconds that "model", "ranker", "store", "index", "words" and "tags" took.
+        The state, and the seconds that "model", "ranker", "store", "index", "words", "tags" and "clicks"
+        took.
 
     Raises:
         NotellmError: as ``Engine.open``.
@@ -53,10 +56,13 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         home.drop_others()
         prepare_tagger(model, notes, progress=progress)
         timer.end("tags")
+        age = None if paths.click_days is None else timedelta(days=paths.click_days)
+        state = State(live, paths, ClickLog.open(paths.store, sync=paths.sync, max_age=age))
+        timer.end("clicks")
     except BaseException:
         store.close()
         raise
-    return State(live, paths), timer.seconds
+    return state, timer.seconds
 
 
 class _Timer:

@@ -1,12 +1,14 @@
 """Reads of an engine besides related notes: finding notes, ranking, recommending, and users."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from notellm.engine.live import Live, State
+from notellm.engine.users import Known
 from notellm.errors import DataError, NotFoundError
 from notellm.rank.scorer import Ranking
 from notellm.recommend.recommender import Recommendations, Recommender
@@ -41,6 +43,8 @@ def rank(
     """Order candidates for a user; see ``Engine.rank``."""
     notes = state.live.notes
     ranker = recommender(state).ranker
+    if user_id is not None and history is None:
+        history = _history(state, user_id)
     pairs = ((note_id, notes.get(note_id)) for note_id in candidates)
     shown = [note_id for note_id, note in pairs if note is None or is_visible(note)]
     if candidates and not shown:
@@ -53,8 +57,19 @@ def rank(
             return recommender(state).ranker.rank(user_id, shown, history=history)
 
 
-def recommend(state: State, user_id: str | None, **options: Any) -> Recommendations:
+def recommend(
+    state: State,
+    user_id: str | None,
+    *,
+    history: Sequence[str] | None = None,
+    exclude: Collection[str] = (),
+    **options: Any,
+) -> Recommendations:
     """Recommend notes to a user; see ``Engine.recommend``."""
+    if user_id is not None and history is None:
+        history = _history(state, user_id)
+        exclude = {*exclude, *state.users.known(user_id).seen}
+    options |= {"history": history, "exclude": exclude}
     try:
         result = recommender(state).recommend(user_id, **options)
     except (DataError, KeyError):
@@ -68,18 +83,32 @@ def recommend(state: State, user_id: str | None, **options: Any) -> Recommendati
 def find_users(state: State, text: str, *, limit: int) -> list[tuple[str, int]]:
     """Return users whose id holds a text; see ``Engine.users``."""
     wanted = text.casefold().strip()
-    histories = recommender(state).ranker.histories
-    matches = ((user, len(notes)) for user, notes in histories.items() if wanted in user.casefold())
-    return [pair for _, pair in zip(range(limit), matches, strict=False)]
+    users = dict.fromkeys((*recommender(state).ranker.histories, *state.users))
+    matches = (user for user in users if wanted in user.casefold())
+    return [(user, len(known_user(state, user).history)) for user in islice(matches, limit)]
 
 
 def opened_notes(state: State, user_id: str, *, limit: int) -> list[StoredNote]:
     """Return the notes that a user opened last; see ``Engine.opened``."""
     histories = recommender(state).ranker.histories
-    if user_id not in histories:
-        raise NotFoundError(f"the user {user_id!r} is not among the {len(histories):,} users of the ranker")
-    latest = map(state.live.notes.get, dict.fromkeys(reversed(histories[user_id])))
+    if user_id not in histories and user_id not in state.users:
+        raise NotFoundError(
+            f"the user {user_id!r} is not among the {len(histories):,} users of the ranker, and has no click"
+        )
+    latest = map(state.live.notes.get, reversed(known_user(state, user_id).history))
     return [note for note in latest if note is not None and is_visible(note)][:limit]
+
+
+def _history(state: State, user_id: str) -> list[str] | None:
+    """Return the notes of the store that a user opened, oldest first; None if the ranker knows as much."""
+    if user_id in state.users:
+        return [note_id for note_id in known_user(state, user_id).history if note_id in state.live.notes]
+    return None if recommender(state).ranker.knows(user_id) else []
+
+
+def known_user(state: State, user_id: str) -> Known:
+    """Return what the ranker and the log know of a user, who may be unknown to both."""
+    return state.users.known(user_id, recommender(state).ranker.histories.get(user_id, ()))
 
 
 def recommender(state: State) -> Recommender:

@@ -58,6 +58,35 @@ class Written:
     existed: bool
 
 
+@dataclass(frozen=True)
+class Clicked:
+    """The outcome of writing clicks.
+
+    Attributes:
+        written: clicks that are in the log now, and were not before.
+        repeated: clicks that were in the log already.
+        unknown_notes: notes of the clicks that the store does not have, each once.
+    """
+
+    written: int
+    repeated: int
+    unknown_notes: list[str]
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """What is left of a user who was forgotten.
+
+    Attributes:
+        clicks: clicks that were removed from the log.
+        in_ranker: whether the ranker was trained with clicks of the user, and so remembers a history or has a
+            code of theirs until another one is trained without them.
+    """
+
+    clicks: int
+    in_ranker: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class RelatedQuery:
     """A query for related notes, by the id of a note or by a text.

@@ -124,6 +124,12 @@ class Ranker:
             )
         return self._table
 
+    def knows(self, user_id: str) -> bool:
+        """Return whether the ranker was trained with rows of a user: it has their history or their code."""
+        if user_id in self.histories:
+            return True
+        return self.codes is not None and bool(self.codes.users.rows([user_id])[0] >= 0)
+
     def forget(self, note_id: str) -> None:
         """Drop what is kept of a note that has changed, so that it is read again at its next use."""
         self.texts.forget(note_id)

@@ -248,8 +248,7 @@ class Recommender:
             return list(history)
         if user_id is None:
             return []
-        codes = self.ranker.codes
-        if user_id not in self.ranker.histories and (codes is None or codes.users.rows([user_id])[0] < 0):
+        if not self.ranker.knows(user_id):
             raise NotFoundError(
                 f"the user {user_id!r} is not among the {len(self.ranker.histories):,} users of the ranker; "
                 "give a history, or no user for popular notes"

@@ -23,6 +23,7 @@ from notellm.serve.routes.rank import add_rank_routes
 from notellm.serve.routes.reading import reading_posts
 from notellm.serve.routes.recall import add_recall_routes
 from notellm.serve.routes.state import add_state_routes
+from notellm.serve.routes.users import add_user_routes
 from notellm.serve.service import Service
 from notellm.version import __version__
 
@@ -70,6 +71,7 @@ def create_app(
     add_note_routes(api, service)
     add_recall_routes(api, service)
     add_rank_routes(api, service)
+    add_user_routes(api, service)
     return Guard(
         RelatedById(api, service),
         keys=known,

@@ -1,7 +1,7 @@
 """What a service needs around an engine: queues, counters, readiness, the map, and reloading.
 
-Related notes, writes, tags and ranking each have a separate queue (`batching.py`), so that a long ranking
-does not delay a search.
+Related notes, writes, tags, ranking and clicks each have a separate queue (`batching.py`), so that a long
+ranking does not delay a search.
 """
 
 import asyncio
@@ -10,17 +10,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from notellm.engine.engine import Engine
-from notellm.engine.requests import Related, RelatedQuery, Tags, TagsQuery, Write, Written
+from notellm.engine.requests import Clicked, Related, RelatedQuery, Tags, TagsQuery, Write, Written
 from notellm.errors import NotellmError
 from notellm.serve.batching import Batcher, Gatherer
 from notellm.serve.failures import without_paths
 from notellm.serve.log import log
 from notellm.serve.map import NoteMap
 from notellm.serve.metrics import Metrics
+from notellm.store.clicks import Click
 from notellm.version import __version__
 
 #: For each queue, the most questions that are computed together, and the most that may wait.
 _RELATED, _WRITES, _TAGS, _RANKING = (64, 256), (64, 256), (16, 64), (8, 32)
+_CLICKS = (256, 1024)
 #: Seconds between two commits: a commit costs about as much for one write as for fifty (benchmarks.service).
 _WRITE_PAUSE = 0.01
 #: A quick index (`Index.is_quick`) answers requests for at most this many results in the event loop.
@@ -55,7 +57,16 @@ class Service:
         )
         self.tags: Batcher[TagsQuery, Tags] = self._batcher("tags", self._tag, _TAGS)
         self.ranking: Batcher[Callable[[], Any], Any] = self._batcher("ranking", _each, _RANKING)
-        self._batchers: list[Batcher[Any, Any]] = [self.related, self.writes, self.tags, self.ranking]
+        self.clicks: Batcher[list[Click], Clicked] = self._batcher(
+            "clicks", engine.click, _CLICKS, pause=_WRITE_PAUSE
+        )
+        self._batchers: list[Batcher[Any, Any]] = [
+            self.related,
+            self.writes,
+            self.tags,
+            self.ranking,
+            self.clicks,
+        ]
         for batcher in self._batchers:
             self.metrics.gauge(f"notellm_waiting_{batcher.name}", "Requests that wait", batcher.__len__)
         self.metrics.gauge("notellm_notes", "Notes in the store", lambda: len(engine.notes))

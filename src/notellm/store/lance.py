@@ -51,9 +51,13 @@ def index_ids(table: Any) -> None:
 
 
 def among(note_ids: Sequence[str]) -> str:
-    """Return a condition in SQL that names notes. In a text only the quote has a meaning: it is doubled."""
-    quoted = ", ".join("'" + note_id.replace("'", "''") + "'" for note_id in note_ids)
-    return f"note_id IN ({quoted})"
+    """Return a condition in SQL that names notes."""
+    return f"note_id IN ({', '.join(map(quoted, note_ids))})"
+
+
+def quoted(text: str) -> str:
+    """Return a text as SQL writes it. Only the quote has a meaning in it: it is doubled."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager

@@ -1,14 +1,10 @@
-"""Routes of rank: the order of candidates for a user, recommendations, and users."""
+"""Routes of rank: the order of candidates for a user, and recommendations."""
 
-import asyncio
-from typing import Annotated
-
-from fastapi import FastAPI, Path, Query, Response
+from fastapi import FastAPI, Response
 
 from notellm.serve.answers import brief_json, json_answer, reason_json
 from notellm.serve.routes.reading import only_reads
 from notellm.serve.schemas import rank as schemas
-from notellm.serve.schemas.common import ListLimit, UserId
 from notellm.serve.service import Service
 
 
@@ -59,18 +55,3 @@ def add_rank_routes(api: FastAPI, service: Service) -> None:
             if (note := notes.get(note_id)) is not None  # it may have been removed since
         ]
         return json_answer({"basis": result.basis, "recommended": recommended})
-
-    @api.get("/v1/users", response_model=schemas.UsersAnswer, tags=["rank"])
-    async def users(
-        q: Annotated[str, Query(max_length=200, description="Part of a user's id.")] = "",
-        limit: ListLimit = 20,
-    ) -> Response:
-        """Find users that the ranker knows."""
-        pairs = await asyncio.to_thread(engine.users, q, limit=limit)
-        return json_answer({"users": [{"user_id": user, "opened": count} for user, count in pairs]})
-
-    @api.get("/v1/users/{user_id:path}", response_model=schemas.UserAnswer, tags=["rank"])
-    async def user(user_id: Annotated[UserId, Path()]) -> Response:
-        """Return the notes that a user opened last, without those that are hidden or expired now."""
-        recent = [brief_json(note) for note in engine.opened(user_id)]
-        return json_answer({"user_id": user_id, "recent": recent})

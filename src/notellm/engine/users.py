@@ -1,0 +1,100 @@
+"""What users did since the ranker was trained: the latest clicks of each, from the log of the store.
+
+A user's history is what the ranker remembers, then the notes clicked or liked since, oldest first; a note
+that was opened again counts where it was opened last. A disliked note is no history. All notes that the user
+viewed, clicked, liked or disliked have been seen, and are not recommended.
+"""
+
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import polars as pl
+import pyarrow as pa
+
+from notellm.store.clicks import Click, ClickLog
+
+#: Latest clicks of a user that are held in memory; older ones are in the log alone.
+MOST = 200
+_OPENED = ("click", "like")
+_COLUMNS = ("user_id", "timestamp", "note_id", "event")
+#: Time in microseconds since 1970, note and event of a click.
+_Entry = tuple[int, str, str]
+_EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a user.
+
+    Attributes:
+        history: notes that the user opened, oldest first.
+        seen: all notes that the user has seen.
+    """
+
+    history: list[str]
+    seen: frozenset[str]
+
+
+class LiveUsers:
+    """The latest clicks of all users. One thread changes them, any thread may read them."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[_Entry]] = {}
+
+    @classmethod
+    def from_log(cls, log: ClickLog) -> "LiveUsers":
+        """Read the latest clicks of each user from a log.
+
+        Raises:
+            StorageError: if it cannot be read.
+        """
+        users = cls()
+        batches = list(log.batches(_COLUMNS))
+        if not batches:
+            return users
+        rows = pl.DataFrame(pa.Table.from_batches(batches))
+        rows = rows.with_columns(pl.col("timestamp").dt.epoch("us")).sort("user_id", "timestamp")
+        for (user_id,), group in rows.group_by("user_id", maintain_order=True):
+            latest = group.tail(MOST)
+            columns = (latest[name].to_list() for name in _COLUMNS[1:])
+            users._entries[str(user_id)] = list(zip(*columns, strict=True))
+        return users
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, user_id: object) -> bool:
+        return user_id in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(list(self._entries))
+
+    def add(self, clicks: Iterable[Click]) -> None:
+        """Add clicks with their times."""
+        for click in clicks:
+            time = 0 if click.timestamp is None else (click.timestamp - _EPOCH) // _MICROSECOND
+            entry = time, click.note_id, click.event
+            entries = list(self._entries.get(click.user_id, ()))  # readers keep the former list
+            insort(entries, entry)
+            self._entries[click.user_id] = entries[-MOST:]
+
+    def forget(self, user_id: str) -> None:
+        """Forget a user."""
+        self._entries.pop(user_id, None)
+
+    def known(self, user_id: str, before: Sequence[str] = ()) -> Known:
+        """Return what is known of a user.
+
+        Args:
+            user_id: the user, who may be unknown.
+            before: the history that the ranker remembers, oldest first.
+        """
+        entries = self._entries.get(user_id, [])
+        last_said = {note_id: event for _, note_id, event in entries if event in ("like", "dislike")}
+        disliked = {note_id for note_id, event in last_said.items() if event == "dislike"}
+        opened = [*before, *(note_id for _, note_id, event in entries if event in _OPENED)]
+        latest = list(dict.fromkeys(reversed(opened)))[::-1]
+        seen = frozenset([*before, *(note_id for _, note_id, _ in entries)])
+        return Known([note_id for note_id in latest if note_id not in disliked], seen)
