@@ -6,11 +6,13 @@ viewed, clicked, liked or disliked have been seen, and are not recommended.
 """
 
 from bisect import insort
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 
-import polars as pl
 import pyarrow as pa
 
 from notellm.store.clicks import Click, ClickLog
@@ -21,6 +23,7 @@ _OPENED = ("click", "like")
 _COLUMNS = ("user_id", "timestamp", "note_id", "event")
 #: Time in microseconds since 1970, note and event of a click.
 _Entry = tuple[int, str, str]
+_first = itemgetter(0)
 _EPOCH, _MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
@@ -51,15 +54,14 @@ class LiveUsers:
             StorageError: if it cannot be read.
         """
         users = cls()
-        batches = list(log.batches(_COLUMNS))
-        if not batches:
+        if not (batches := list(log.batches(_COLUMNS))):
             return users
-        rows = pl.DataFrame(pa.Table.from_batches(batches))
-        rows = rows.with_columns(pl.col("timestamp").dt.epoch("us")).sort("user_id", "timestamp")
-        for (user_id,), group in rows.group_by("user_id", maintain_order=True):
-            latest = group.tail(MOST)
-            columns = (latest[name].to_list() for name in _COLUMNS[1:])
-            users._entries[str(user_id)] = list(zip(*columns, strict=True))
+        rows = pa.Table.from_batches(batches)
+        rows = rows.sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
+        times = rows["timestamp"].cast(pa.int64()).to_pylist()
+        entries = zip(times, rows["note_id"].to_pylist(), rows["event"].to_pylist(), strict=True)
+        for user_id, group in groupby(zip(rows["user_id"].to_pylist(), entries, strict=True), _first):
+            users._entries[user_id] = [entry for _, entry in deque(group, MOST)]
         return users
 
     def __len__(self) -> int:

@@ -1,20 +1,22 @@
-"""The connection to a service, and the errors that it answers with."""
+"""A typed Python client of the service (`notellm serve`).
+
+    with Client("http://127.0.0.1:8000", key="...") as client:
+        client.publish("n1", title="Cold brew at the camp site", topics=["camping"])
+        for note in client.related("n1", k=5):
+            print(note.score, note.note_id, note.title)
+
+A busy service (status 429 or 503) says how long to wait; the client waits and repeats the request a few
+times. Repeating a call does no harm. The only dependency is httpx2: pip install 'notellm[client]'.
+"""
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
-from notellm.client.answers import (
-    LikelyTag,
-    Ranked,
-    Recommended,
-    RecommendedNote,
-    RelatedNote,
-    WrittenTags,
-)
 from notellm.errors import MissingDependencyError, NotellmError
 
 try:
@@ -37,6 +39,98 @@ class ServiceError(NotellmError, RuntimeError):
         super().__init__(message)
         self.status = status
         self.code = code
+
+
+@dataclass(frozen=True)
+class FoundNote:
+    """A note that was found, and the score by which it was ordered."""
+
+    note_id: str
+    score: float
+    title: str
+    category: str
+
+
+@dataclass(frozen=True)
+class RelatedNote(FoundNote):
+    """A related note; its score is the weighted mean of its cosine and of BM25 (None without words)."""
+
+    cosine: float
+    lexical: float | None
+
+
+@dataclass(frozen=True)
+class RecommendedNote(FoundNote):
+    """A recommended note; only differences between scores mean something.
+
+    Attributes:
+        reason: the id of the opened note that led to this one; None for a popular note, and if the opened
+            note is hidden, expired or removed.
+    """
+
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """Recommended notes, best first, and what the recommendations are based on."""
+
+    notes: list[RecommendedNote]
+    basis: str
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Candidates, best first, their P(enjoy), and what is known about the user.
+
+    Attributes:
+        left_out: candidates that are hidden or expired and therefore not ranked.
+    """
+
+    note_ids: list[str]
+    scores: list[float]
+    basis: str
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LikelyTag:
+    """A topic or a category that a text may have.
+
+    Attributes:
+        name: the name.
+        probability: how likely a person would give it to the text; None if the model writes freely.
+        neighbours: of a topic, ids and titles of visible notes that carry it, the nearest first.
+    """
+
+    name: str
+    probability: float | None
+    neighbours: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WrittenTags:
+    """The category and the topics of a text.
+
+    Attributes:
+        category: the category; None if none is likely enough, or none is known or learnt.
+        topics: the topics to publish, likeliest first.
+        not_learnt: which of "category" and "topics" the model has not learnt.
+        category_probability: the probability of the category; None without one.
+        categories: the likeliest categories, likeliest first.
+        topic_details: the topics with their probabilities and neighbours.
+        more_topics: further topics, which are less likely.
+        reasons: for each entry of ``not_learnt``, a sentence that says why.
+    """
+
+    category: str | None
+    topics: list[str]
+    not_learnt: list[str] = field(default_factory=list)
+    category_probability: float | None = None
+    categories: list[LikelyTag] = field(default_factory=list)
+    topic_details: list[LikelyTag] = field(default_factory=list)
+    more_topics: list[LikelyTag] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
 
 
 class Client:
@@ -109,13 +203,10 @@ class Client:
         return bool(self._ask("PUT", _path(note_id), body)["created"])
 
     def publish_many(self, notes: Sequence[Mapping[str, Any]]) -> int:
-        """Publish up to 256 notes together: either all are written, or none is.
+        """Publish up to 256 notes together, all or none, and return how many of them are new.
 
         Args:
             notes: mappings with ``note_id`` and the fields of :meth:`publish`.
-
-        Returns:
-            How many notes are new.
         """
         rows = [{n: _time(v) for n, v in note.items()} for note in notes]
         return int(self._ask("POST", "/v1/notes", {"notes": rows})["created"])
@@ -126,11 +217,7 @@ class Client:
         self._ask("PATCH", _path(note_id), given)
 
     def remove(self, *note_ids: str) -> int:
-        """Remove notes; ids that do not exist are ignored.
-
-        Returns:
-            How many of the notes existed.
-        """
+        """Remove notes, and return how many of them existed."""
         return int(self._ask("POST", "/v1/notes/remove", {"note_ids": list(note_ids)})["removed"])
 
     def note(self, note_id: str) -> dict[str, Any]:
@@ -242,28 +329,21 @@ class Client:
         if where is not None:
             body["filter"] = {n: _time(v) for n, v in where.items()}
         answer = self._ask("POST", "/v1/recommend", body)
-        notes = [
-            RecommendedNote(**{**row, "reason": None if row["reason"] is None else row["reason"]["note_id"]})
-            for row in answer["recommended"]
-        ]
-        return Recommended(notes, answer["basis"])
+        rows = ({**row, "reason": (row["reason"] or {}).get("note_id")} for row in answer["recommended"])
+        return Recommended([RecommendedNote(**row) for row in rows], answer["basis"])
 
     def click(self, clicks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Tell what users did; recommendations for them count it at once.
+        """Tell what users did, and return how many clicks were "written" and "repeated", and "unknown_notes".
 
         Args:
-            clicks: for each click ``user_id``, ``note_id``, and optionally ``event`` ("view", "click", "like"
-                or "dislike"), ``time``, ``click_id`` and ``request_id``. Give a ``click_id`` or a ``time``,
-                and the same clicks may be sent again.
-
-        Returns:
-            How many were "written", how many "repeated", and the "unknown_notes" among them.
+            clicks: each with ``user_id``, ``note_id`` and, if wanted, ``event``, ``time``, ``click_id`` and
+                ``request_id``. One with a ``click_id`` or a ``time`` is kept once, however often it is sent.
         """
         rows = [{name: _time(value) for name, value in click.items()} for click in clicks]
         return self._ask("POST", "/v1/clicks", {"clicks": rows})
 
     def forget_user(self, user_id: str) -> dict[str, Any]:
-        """Remove all clicks of a user: how many "clicks", and whether they are still "in_ranker"."""
+        """Remove a user's clicks: how many "clicks" there were, and whether the user is still "in_ranker"."""
         return self._ask("DELETE", "/v1/users/" + quote(user_id, safe=""))
 
     def state(self) -> dict[str, Any]:
