@@ -99,6 +99,23 @@ def test_the_report_is_written_and_read_back(finished):
     assert any(line.startswith("[1/") and "NoteLLM, seed 0" in line for line in lines)
 
 
+def test_without_texts_no_title_is_in_any_file_of_the_report(finished, folder, world):
+    home, options, results, _ = finished
+    shutil.copytree(home / "report.runs", home / "shared.runs", dirs_exist_ok=True)
+    quiet = dataclasses.replace(options, texts=False)
+    shared = run_experiment(folder, home / "shared", quiet, progress=False, say=lambda _: None)
+    assert shared.frames["figures"].equals(results.frames["figures"])
+    titles = [title.encode() for title in world.notes["title"].to_pylist()]
+
+    def told(report):
+        content = [file.read_bytes() for file in (home / report).rglob("*") if file.is_file()]
+        return sum(any(title in each for each in content) for title in titles)
+
+    assert told("report") > 10
+    assert told("shared") == 0
+    assert shared.frames["map"].height == results.frames["map"].height
+
+
 def test_a_second_run_computes_nothing_and_finds_the_same(finished, folder):
     home, options, results, _ = finished
     lines: list[str] = []

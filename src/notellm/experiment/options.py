@@ -34,6 +34,8 @@ class ExperimentOptions:
         rank_rows: largest number of impressions on which rankers are measured, and chosen by; users are
             drawn.
         resamples: number of bootstrap resamples.
+        texts: show texts of notes in the report, as examples and beside the points of the map; without them
+            it holds figures and ids alone, and can be shared where the notes cannot.
         budget: time that the experiment may take, such as 2h, 90m or 1h30m. Sizes are chosen to fit, and the
             report says what was left out. None computes everything.
         seed: seed of the split, and the first of the training seeds.
@@ -53,6 +55,7 @@ class ExperimentOptions:
     min_users: int = option(2, least=1)
     rank_rows: int = option(20_000, least=100)
     resamples: int = option(10_000, least=2_000)
+    texts: bool = option(True, flag="--texts/--no-texts")
     budget: str | None = option(None)
     seed: int = option(0, least=0)
 

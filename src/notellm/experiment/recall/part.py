@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from notellm.errors import DataError
 from notellm.evaluate.baselines import OF_TEST_CLICKS
 from notellm.experiment.cache import Cache, Finished, Task
@@ -161,8 +163,11 @@ class RecallPart:
         if notellm is not None and table.scorer is not None:
             test, pairs = self.data.split.test.notes, self.data.pairs["test"]
             seed = self.options.seed
-            results.examples = examples_of(notellm.runs[0], table.scorer, test, pairs, seed=seed)
             results.frames["map"] = map_of(vectors[NOTELLM][0]["test"], test, seed=seed)
+            if self.options.texts:
+                results.examples = examples_of(notellm.runs[0], table.scorer, test, pairs, seed=seed)
+            else:
+                results.frames["map"] = results.frames["map"].with_columns(title=pl.lit(""))
         results.notes += table.notes
 
     def _place(self, method: RecallMethod) -> dict[str, Any]:
