@@ -60,6 +60,36 @@ def test_the_next_recommendation_counts_a_click(client, engine):
     )
 
 
+def test_a_new_user_gets_popular_notes_and_the_newest_on_every_third_place(places, tmp_path):
+    with served(places.copied(tmp_path).engine()) as http:
+
+        def publish(note_id, **fields):
+            body = {"title": f"Just now {note_id}", "category": "New", **fields}
+            assert http.put(f"/v1/notes/{note_id}", json=body).status_code == 200
+
+        def found(**body):
+            answer = http.post("/v1/recommend", json={"user_id": "new", "k": 9, **body}).json()
+            return answer["basis"], [note["note_id"] for note in answer["recommended"]]
+
+        basis, popular = found(rerank=False)
+        assert basis == "popular notes, not ranked"
+        for days in (2, 5, 8, -1):  # one is too old, and one is not published yet
+            publish(f"d{days}", published_at=(NOW - timedelta(days=days)).isoformat())
+        publish("hidden", published_at=NOW.isoformat(), hidden=True)
+        basis, mixed = found(rerank=False)
+        assert basis == "popular and fresh notes, not ranked"
+        assert mixed == [*popular[:2], "d2", *popular[2:4], "d5", *popular[4:7]]
+        basis, ranked = found()
+        assert basis == "popular and fresh notes, ranked for a typical user"
+        assert (ranked[2], ranked[5]) == ("d2", "d5")
+        assert found(k=2)[0].startswith("popular notes")
+        *others, newest, older = found(filter={"categories": ["New"]}, rerank=False)[1]
+        assert (set(others), newest, older) == ({"d8", "d-1"}, "d2", "d5")
+        http.delete("/v1/notes/d2")
+        http.post("/v1/clicks", json={"clicks": [{"user_id": "new", "note_id": "d5", "event": "view"}]})
+        assert found(rerank=False) == ("popular notes, not ranked", popular)
+
+
 def test_clicks_follow_the_history_that_the_ranker_remembers(client, engine):
     user, own = next((user, own) for user, own in engine.ranker.histories.items() if len(own) > 5)
     before = recommended(client, user, k=5)

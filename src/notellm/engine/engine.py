@@ -226,7 +226,7 @@ class Engine:
 
         Without a history in the arguments it is that of the ranker with the user's clicks since, and all
         notes that the user viewed, clicked, liked or disliked are left out (``users.py``). A user of whom
-        nothing is known gets popular notes.
+        nothing is known gets popular notes, and on every third place a fresh one.
 
         A hidden or expired note is neither recommended nor given as a reason; the reason is None then.
 

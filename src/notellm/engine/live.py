@@ -4,13 +4,15 @@
 index that belong together, even while a reload replaces them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from threading import Lock, RLock
 
 import numpy as np
 
 from notellm.data.note import Note
+from notellm.engine.newest import Newest
 from notellm.engine.users import LiveUsers
 from notellm.errors import NotFoundError
 from notellm.lexical.index import LexicalIndex
@@ -23,6 +25,9 @@ from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
 from notellm.store.notes import NoteStore
 from notellm.store.rows import StoredNote
+
+#: How long after its publication a note is fresh, and shown to users of whom nothing is known.
+FRESH_FOR = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ class Live:
         index: the index of the store's vectors.
         notes: all notes of the store by id; writes change it.
         lexical: their texts, for hybrid search; writes change it.
+        newest: their times of publication; writes change it.
         recommender: index and ranker together; None without a ranker.
     """
 
@@ -103,6 +109,7 @@ class Live:
     index: Index
     notes: dict[str, StoredNote]
     lexical: LexicalIndex
+    newest: Newest
     recommender: Recommender | None
 
     def unknown_note(self, note_id: str) -> NotFoundError:
@@ -166,9 +173,19 @@ def keep_texts(lexical: LexicalIndex, notes: Iterable[StoredNote]) -> None:
 
 
 def recommender_of(
-    ranker: Ranker | None, index: Index, notes: Mapping[str, StoredNote], fingerprint: str, paths: Paths
+    ranker: Ranker | None,
+    index: Index,
+    notes: Mapping[str, StoredNote],
+    newest: Newest,
+    fingerprint: str,
+    paths: Paths,
 ) -> Recommender | None:
     """Return a recommender over live notes and the vectors of a model; None without a ranker."""
     if ranker is None:
         return None
-    return Recommender(index, ranker.with_notes(notes), made_by=fingerprint, names=paths.names)
+
+    def fresh() -> Iterator[str]:
+        now = datetime.now(UTC)
+        return newest.between(now - FRESH_FOR, now)
+
+    return Recommender(index, ranker.with_notes(notes), made_by=fingerprint, names=paths.names, fresh=fresh)

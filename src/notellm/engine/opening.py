@@ -8,6 +8,7 @@ from datetime import timedelta
 from time import perf_counter
 
 from notellm.engine.live import Live, Paths, State, keep_texts, recommender_of
+from notellm.engine.newest import Newest
 from notellm.engine.tagging import prepare_tagger
 from notellm.lexical.index import LexicalIndex
 from notellm.store.clicks import ClickLog
@@ -45,12 +46,13 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
             home = paths.home(fingerprint)
             index = home.open(rows, progress=progress)
             notes = {note.note_id: note for note in notes_task.result()}
-        recommender = recommender_of(ranker, index, notes, fingerprint, paths)
+        newest = Newest(notes.values())
+        recommender = recommender_of(ranker, index, notes, newest, fingerprint, paths)
         timer.end("index")
         lexical = LexicalIndex()
         keep_texts(lexical, notes.values())
         timer.end("words")
-        live = Live(model, fingerprint, store, home, index, notes, lexical, recommender)
+        live = Live(model, fingerprint, store, home, index, notes, lexical, newest, recommender)
         # Only now that all of this model's data was read may the data of other models go.
         store.drop_others()
         home.drop_others()

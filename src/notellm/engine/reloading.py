@@ -83,16 +83,18 @@ def _exchange(
         index.remove(missing)
         notes = dict(old.notes)
         replace_notes(notes, late_notes, missing)
-        recommender = recommender_of(ranker, index, notes, home.fingerprint, paths)
+        recommender = recommender_of(ranker, index, notes, old.newest, home.fingerprint, paths)
         store = old.store
         # The new table comes last, when nothing else can fail: if it were left behind, it would miss writes.
         if is_other_model:
             pieces = [_without(rows, touched), late_rows]
             store = _replaced_store(old.store, model, home.fingerprint, pieces, len(notes), sync=paths.sync)
-        lexical = old.lexical  # texts do not depend on the model
+        lexical, newest = old.lexical, old.newest  # texts and times do not depend on the model
         keep_texts(lexical, late_notes.values())
         lexical.remove(missing)
-        state.live = Live(model, home.fingerprint, store, home, index, notes, lexical, recommender)
+        newest.upsert(late_notes.values())
+        newest.remove(missing)
+        state.live = Live(model, home.fingerprint, store, home, index, notes, lexical, newest, recommender)
         state.paths = paths
         state.hear(touched)
         state.in_doubt, state.failure = set(), None

@@ -5,12 +5,14 @@
     recommended = candidates by P(enjoy), or by the ranker's blend of P(enjoy) and similarity
 
 Recall searches an index of NoteLLM vectors, so a new note can be recommended as soon as it is in the index. A
-user without a history gets the popular notes as candidates: those that most users liked.
+user without a history gets popular notes, those that most users liked, and on every third place a fresh one
+where the recommender knows which notes are fresh: the newest first.
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +32,10 @@ from notellm.store.index.filters import Filter
 from notellm.store.rows import StoredNote, rows_of
 from notellm.vectors import read_vectors
 
+#: Of a list without a history, a fresh note has each place whose number is a multiple of this.
+_FRESH_PLACE = 3
+_MOST_FRESH = 1_000  # fresh notes that are looked at, newest first
+
 
 @dataclass(frozen=True)
 class Recommendations:
@@ -40,7 +46,7 @@ class Recommendations:
         scores: float32 (n,). With ranking P(enjoy), or the score of the ranker's blend, of which only
             differences have a meaning. Without ranking the similarity to the opened note, or for popular
             notes the number of users who liked them.
-        reasons: the opened note that led to each recommended note; None for a popular note.
+        reasons: the opened note that led to each recommended note; None for a popular or a fresh note.
         basis: what the answer is based on, such as "related to 3 opened notes, ranked by code and history".
     """
 
@@ -58,6 +64,7 @@ class Recommender:
         ranker: ranker that orders the candidates; it must know the notes of the index.
         made_by: fingerprint of the model that made the vectors of the index; None if unknown.
         names: what messages call the ranker and the vectors, such as their paths.
+        fresh: returns the notes that are fresh, newest first; None if that is not known.
 
     Attributes:
         doubts: what may be wrong with these parts, in sentences; usually empty.
@@ -73,9 +80,11 @@ class Recommender:
         *,
         made_by: str | None = None,
         names: tuple[str, str] = ("the ranker", "these vectors"),
+        fresh: Callable[[], Iterable[str]] | None = None,
     ) -> None:
         self.index = index
         self.ranker = ranker
+        self._fresh = fresh
         doubt = blend_doubt(ranker, made_by, names)
         self.doubts = [] if doubt is None else [doubt]
         self._likes = Counter(note_id for history in ranker.histories.values() for note_id in history)
@@ -178,29 +187,37 @@ class Recommender:
         seen = {*opened, *exclude}
         sources = self._sources(opened, chosen.last)
         reasons: list[str | None]
+        fresh: list[str] = []
         if sources:
             candidates, scores, reasons = _near_any(self.index, sources, seen, chosen, where)
             origin = f"related to {len(sources)} opened note{'s' if len(sources) > 1 else ''}"
         else:
-            candidates = self._popular_notes(seen, chosen.recall_k, where)
+            fresh = self._fresh_notes(seen, chosen.k // _FRESH_PLACE, where)
+            popular = self._popular_notes({*seen, *fresh}, chosen.recall_k, where)
+            candidates = [*popular, *fresh]
             scores = np.array([self._likes[note_id] for note_id in candidates], dtype=np.float32)
             reasons = [None] * len(candidates)
-            origin = "popular notes"
+            origin = "popular and fresh notes" if fresh else "popular notes"
         if not candidates:
             raise DataError(
                 f"nothing is left to recommend: all {len(self.index):,} notes within reach have been seen, "
                 "are excluded or are filtered out; exclude fewer, or raise recall_k, per_note or last"
             )
         if not chosen.rerank:
-            k = chosen.k
-            return Recommendations(candidates[:k], scores[:k], reasons[:k], f"{origin}, not ranked")
+            best = _with_fresh(np.arange(len(candidates)), len(fresh))[: chosen.k]
+            return Recommendations(
+                [candidates[i] for i in best],
+                scores[best],
+                [reasons[i] for i in best],
+                f"{origin}, not ranked",
+            )
         scores, basis = self.ranker.scores(user_id, candidates, history=history)
         ranked = "for a typical user" if basis == "nothing" else f"by {basis}"
         if sources and self.ranker.blend is not None:
             similarities = self.index.vectors(sources) @ self.index.vectors(candidates).T
             scores = self.ranker.blend.scores(similarities, scores)
             ranked += ", blended with similarity"
-        best = np.argsort(-scores, kind="stable")[: chosen.k]
+        best = _with_fresh(np.argsort(-scores, kind="stable"), len(fresh))[: chosen.k]
         return Recommendations(
             [candidates[i] for i in best],
             scores[best],
@@ -219,22 +236,42 @@ class Recommender:
 
         If fewer notes are liked than asked for, other notes follow in the order of the index.
         """
+        popular = self._visible((note_id for note_id in self._popular if note_id not in seen), limit, where)
+        if len(popular) >= limit:
+            return popular
+        ((others,), _) = self.index.search(
+            self._any_query(), limit, where=where or Filter(), exclude=[{*seen, *popular}]
+        )
+        return popular + others[: limit - len(popular)]
+
+    def _visible(self, note_ids: Iterable[str], limit: int, where: Filter | None) -> list[str]:
+        """Return the first of some notes that are visible and pass a filter, in their order."""
         rule = where or Filter()
-        any_query = np.zeros((1, self.index.dim), dtype=np.float32)
-        any_query[0, 0] = 1.0
-        allowed = [n for n in self._popular if n not in seen and (rule.allow is None or n in rule.allow)]
-        popular: list[str] = []
+        allowed = [note_id for note_id in note_ids if rule.allow is None or note_id in rule.allow]
+        found: list[str] = []
         for start in range(0, len(allowed), 2 * limit):
             piece = allowed[start : start + 2 * limit]
             ((visible,), _) = self.index.search(
-                any_query, len(piece), where=replace(rule, allow=frozenset(piece))
+                self._any_query(), len(piece), where=replace(rule, allow=frozenset(piece))
             )
             shown = set(visible)
-            popular += [note_id for note_id in piece if note_id in shown]
-            if len(popular) >= limit:
-                return popular[:limit]
-        ((others,), _) = self.index.search(any_query, limit, where=rule, exclude=[{*seen, *popular}])
-        return popular + others[: limit - len(popular)]
+            found += [note_id for note_id in piece if note_id in shown]
+            if len(found) >= limit:
+                break
+        return found[:limit]
+
+    def _any_query(self) -> np.ndarray:
+        """Return a query, (1, d) float32, for searches whose order does not matter."""
+        query = np.zeros((1, self.index.dim), dtype=np.float32)
+        query[0, 0] = 1.0
+        return query
+
+    def _fresh_notes(self, seen: Collection[str], limit: int, where: Filter | None) -> list[str]:
+        """Return the newest of the visible fresh notes that the user has not seen."""
+        if self._fresh is None or not limit:
+            return []
+        allowed = (note_id for note_id in self._fresh() if note_id not in seen)
+        return self._visible(islice(allowed, _MOST_FRESH), limit, where)
 
     def _opened(self, user_id: str | None, history: Sequence[str] | None) -> list[str]:
         """Return the notes that the user opened, oldest first."""
@@ -254,6 +291,20 @@ class Recommender:
                 "give a history, or no user for popular notes"
             )
         return list(self.ranker.histories.get(user_id, ()))
+
+
+def _with_fresh(order: np.ndarray, fresh: int) -> np.ndarray:
+    """Put fresh notes on every third place.
+
+    Args:
+        order: the candidates' rows, best first.
+        fresh: number of fresh candidates, the last ones; they come newest first, whatever their score.
+    """
+    count = len(order)
+    others = [row for row in order.tolist() if row < count - fresh]
+    for nth in range(fresh):
+        others.insert(min(len(others), _FRESH_PLACE * (nth + 1) - 1), count - fresh + nth)
+    return np.array(others, np.int64)
 
 
 def blend_doubt(ranker: Ranker, made_by: str | None, names: tuple[str, str]) -> str | None:
