@@ -64,10 +64,11 @@ class RecommendedNote(FoundNote):
     """A recommended note; only differences between scores mean something.
 
     Attributes:
-        reason: the id of the opened note that led to this one; None for a popular note, and if the opened
-            note is hidden, expired or removed.
+        source: "recall" for a note near an opened one, "popular" or "fresh".
+        reason: the id of that opened note; None without one, or if it is hidden, expired or removed.
     """
 
+    source: str
     reason: str | None
 
 
@@ -312,12 +313,11 @@ class Client:
         per_note: int | None = None,
         rerank: bool = True,
     ) -> Recommended:
-        """Recommend notes for a user, or for a history; popular notes if neither is given.
+        """Recommend notes for a user, or for a history; popular and fresh notes without either.
 
         Args:
             user_id: the user.
-            history: the notes that the user opened, oldest first; None takes the history that the service
-                has.
+            history: the notes that the user opened, oldest first; None takes what the service knows.
             k: how many notes to recommend.
             exclude: ids of notes that are not recommended.
             where: what the notes must fulfil, as in :meth:`related`.
@@ -329,7 +329,7 @@ class Client:
         if where is not None:
             body["filter"] = {n: _time(v) for n, v in where.items()}
         answer = self._ask("POST", "/v1/recommend", body)
-        rows = ({**row, "reason": (row["reason"] or {}).get("note_id")} for row in answer["recommended"])
+        rows = [{**row, "reason": (row["reason"] or {}).get("note_id")} for row in answer["recommended"]]
         return Recommended([RecommendedNote(**row) for row in rows], answer["basis"])
 
     def click(self, clicks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def test_the_next_recommendation_counts_a_click(client, engine):
     assert answer == {"written": 1, "repeated": 0, "unknown_notes": []}
     found = client.recommend("new-1")
     assert found.basis.startswith("related to 1 opened note, ranked by")
-    assert {note.reason for note in found.notes} == {notes[3]}
+    assert {(note.source, note.reason) for note in found.notes} == {("recall", notes[3])}
     assert notes[3] not in recommended(client, "new-1")
     assert recommended(client, "new-1", rerank=False) == recommended(
         client, None, history=[notes[3]], rerank=False
@@ -69,6 +69,9 @@ def test_a_new_user_gets_popular_notes_and_the_newest_on_every_third_place(place
 
         def found(**body):
             answer = http.post("/v1/recommend", json={"user_id": "new", "k": 9, **body}).json()
+            for place, note in enumerate(answer["recommended"], start=1):
+                is_fresh = note["note_id"] in ("d2", "d5")
+                assert note["source"] == ("fresh" if is_fresh else "popular"), place
             return answer["basis"], [note["note_id"] for note in answer["recommended"]]
 
         basis, popular = found(rerank=False)

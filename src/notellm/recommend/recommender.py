@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,9 @@ from notellm.vectors import read_vectors
 _FRESH_PLACE = 3
 _MOST_FRESH = 1_000  # fresh notes that are looked at, newest first
 
+#: Where a recommended note comes from: near an opened note, liked by most, or published lately.
+Source = Literal["recall", "popular", "fresh"]
+
 
 @dataclass(frozen=True)
 class Recommendations:
@@ -47,12 +50,14 @@ class Recommendations:
             differences have a meaning. Without ranking the similarity to the opened note, or for popular
             notes the number of users who liked them.
         reasons: the opened note that led to each recommended note; None for a popular or a fresh note.
+        sources: where each note comes from: "recall", "popular" or "fresh".
         basis: what the answer is based on, such as "related to 3 opened notes, ranked by code and history".
     """
 
     note_ids: list[str]
     scores: np.ndarray
     reasons: list[str | None]
+    sources: list[Source]
     basis: str
 
 
@@ -205,12 +210,8 @@ class Recommender:
             )
         if not chosen.rerank:
             best = _with_fresh(np.arange(len(candidates)), len(fresh))[: chosen.k]
-            return Recommendations(
-                [candidates[i] for i in best],
-                scores[best],
-                [reasons[i] for i in best],
-                f"{origin}, not ranked",
-            )
+            basis = f"{origin}, not ranked"
+            return _recommended(best, candidates, scores, reasons, len(fresh), basis)
         scores, basis = self.ranker.scores(user_id, candidates, history=history)
         ranked = "for a typical user" if basis == "nothing" else f"by {basis}"
         if sources and self.ranker.blend is not None:
@@ -218,12 +219,7 @@ class Recommender:
             scores = self.ranker.blend.scores(similarities, scores)
             ranked += ", blended with similarity"
         best = _with_fresh(np.argsort(-scores, kind="stable"), len(fresh))[: chosen.k]
-        return Recommendations(
-            [candidates[i] for i in best],
-            scores[best],
-            [reasons[i] for i in best],
-            f"{origin}, ranked {ranked}",
-        )
+        return _recommended(best, candidates, scores, reasons, len(fresh), f"{origin}, ranked {ranked}")
 
     def _sources(self, opened: Sequence[str], last: int) -> list[str]:
         """Return the last opened notes that the index holds, latest first, each once."""
@@ -291,6 +287,23 @@ class Recommender:
                 "give a history, or no user for popular notes"
             )
         return list(self.ranker.histories.get(user_id, ()))
+
+
+def _recommended(
+    best: np.ndarray,
+    candidates: Sequence[str],
+    scores: np.ndarray,
+    reasons: Sequence[str | None],
+    fresh: int,
+    basis: str,
+) -> Recommendations:
+    """Return the best candidates, of which the last ``fresh`` are fresh notes."""
+    first_fresh = len(candidates) - fresh
+    sources: list[Source] = [
+        "recall" if reasons[i] is not None else "popular" if i < first_fresh else "fresh" for i in best
+    ]
+    chosen, why = [candidates[i] for i in best], [reasons[i] for i in best]
+    return Recommendations(chosen, scores[best], why, sources, basis)
 
 
 def _with_fresh(order: np.ndarray, fresh: int) -> np.ndarray:

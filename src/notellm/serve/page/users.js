@@ -30,6 +30,8 @@ const WORDS = {
   "recommendations.none": ["There is nothing to recommend.", "没有可推荐的笔记。"],
   "recommendations.because": ["Because of: {title}", "因为：{title}"],
   "recommendations.popular": ["Popular", "热门"],
+  "recommendations.fresh": ["New", "最新"],
+  "recommendations.recall": ["Related to a note that is no longer shown", "与已下架的笔记相关"],
 };
 
 const PANEL = `
@@ -87,7 +89,7 @@ function drawRecommended({ basis: words, recommended }, box) {
   const widths = shares(recommended.map((note) => note.score));
   box.append(...recommended.map((note, i) => {
     const reason = note.reason
-      ? t("recommendations.because", { title: titleOf(note.reason) }) : t("recommendations.popular");
+      ? t("recommendations.because", { title: titleOf(note.reason) }) : t(`recommendations.${note.source}`);
     return noteItem(note, { share: widths[i], reason });
   }));
   return recommended.length ? basis(words) : t("recommendations.none");

@@ -47,6 +47,7 @@ export const WORDS = {
 // The server describes in English what recommendations are based on; these are its phrases.
 export const BASIS = [
   [/related to ([\d,]+) opened notes?/, "与打开过的 $1 篇笔记相关"],
+  [/popular and fresh notes/, "热门和最新的笔记"],
   [/popular notes/, "热门笔记"],
   [/not ranked/, "未排序"],
   [/ranked for a typical user/, "按普通用户的喜好排序"],

@@ -48,10 +48,10 @@ def add_rank_routes(api: FastAPI, service: Service) -> None:
             )
         )
         notes = engine.notes
-        rows = zip(result.note_ids, result.scores.tolist(), result.reasons, strict=True)
+        rows = zip(result.note_ids, result.scores.tolist(), result.reasons, result.sources, strict=True)
         recommended = [
-            {**brief_json(note), "score": score, "reason": reason_json(notes, reason)}
-            for note_id, score, reason in rows
+            {**brief_json(note), "score": score, "source": source, "reason": reason_json(notes, reason)}
+            for note_id, score, reason, source in rows
             if (note := notes.get(note_id)) is not None  # it may have been removed since
         ]
         return json_answer({"basis": result.basis, "recommended": recommended})

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from notellm.recommend.options import RecommendOptions
+from notellm.recommend.recommender import Source
 from notellm.serve.schemas.common import MOST_IDS, FilterBody, NoteId, NoteIds, Strict, UserId
 from notellm.serve.schemas.recall import FoundNote
 
@@ -41,7 +42,7 @@ class RankAnswer(BaseModel):
 
 
 class RecommendBody(Strict):
-    """The user, or the history, to recommend for; with neither, popular notes are recommended."""
+    """The user, or the history, to recommend for; with neither, popular and fresh notes are recommended."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"history": ["n1"], "k": 5}]})
 
@@ -72,8 +73,11 @@ class RecommendedNote(FoundNote):
     """A recommended note."""
 
     score: float = Field(description="Only differences between scores mean something.")
+    source: Source = Field(
+        description="Near an opened note, liked by most users, or published in the last days."
+    )
     reason: Reason | None = Field(
-        description="null for a popular note, and if the opened note is hidden, expired or removed."
+        description="null for a popular or a fresh note, and if the opened one is hidden, expired or removed."
     )
 
 
