@@ -127,6 +127,15 @@ def test_a_repeated_request_changes_nothing(client, engine):
     assert [client.click(timed)["written"] for _ in range(3)] == [1, 0, 0]
 
 
+def test_a_thousand_clicks_fit_into_a_request_and_no_more(client, http):
+    clicks = [
+        {"user_id": f"many-{i % 7}", "note_id": f"n{i}", "time": (NOW - timedelta(seconds=i)).isoformat()}
+        for i in range(1_000)
+    ]
+    assert client.click(clicks)["written"] == 1_000
+    assert http.post("/v1/clicks", json={"clicks": [*clicks, clicks[0]]}).status_code == 422
+
+
 def test_clicks_on_unknown_notes_are_kept_and_told(client):
     answer = client.click([{"user_id": "new-3", "note_id": "not-yet", "request_id": "r1"}])
     assert answer == {"written": 1, "repeated": 0, "unknown_notes": ["not-yet"]}

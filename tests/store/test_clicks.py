@@ -123,6 +123,21 @@ def test_it_is_tidied_now_and_then(place, monkeypatch):
     assert log._table.stats()["fragment_stats"]["num_fragments"] < 5
 
 
+def test_clicks_are_acknowledged_though_tidying_fails(place, monkeypatch, caplog):
+    monkeypatch.setattr(clicks, "_TIDIED_AT", 2)
+
+    def fails(*_):
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("notellm.store.upkeep.optimize", fails)
+    log = ClickLog.open(place)
+    for click in some(5):
+        assert log.append([click]) != [None]
+    log.close()
+    assert caplog.text.count("not tidied") == 3
+    assert len(ClickLog.open(place)) == 5
+
+
 def test_a_forgotten_user_leaves_no_trace_in_any_file(place):
     log = ClickLog.open(place)
     for i in range(5):
@@ -191,6 +206,20 @@ def test_a_torn_newest_version_gives_way_to_the_one_before(place):
     assert "the last acknowledged write is lost" in again.report[0]
 
 
+def test_a_damaged_file_is_named_with_what_to_do(place):
+    log = ClickLog.open(place)
+    log.append(some(2))
+    log.close()
+    for path in (place / "clicks.lance" / "data").iterdir():
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(
+        StorageError, match=r"has the checksum .* or remove clicks.lance and checksums_clicks"
+    ):
+        ClickLog.open(place)
+
+
 def test_no_acknowledged_click_is_lost_by_a_kill(place):
     """A process writes clicks, tells each that is acknowledged, and is killed."""
     program = f"""
@@ -230,3 +259,6 @@ def test_known_ids_are_known_before_and_after_they_are_sorted(monkeypatch):
         assert all(f"c{i}" in known for i in range(start + 7))
         assert f"c{start + 7}" not in known
     assert "" not in KnownIds()
+    more = KnownIds(f"c{i}" for i in range(50))
+    assert all(f"c{i}" in more for i in range(50))
+    assert "c50" not in more

@@ -99,13 +99,13 @@ class Engine:
         """Save the index if it is one that is saved, and release the store. Nothing is lost without this."""
         state = self._state
         with state.write_lock:
+            with state.click_lock:
+                state.clicks.close()
             if state.in_doubt:
                 state.live.index.close()
             else:
                 state.live.home.close(state.live.index)
-            state.live.store.close()
-        with state.click_lock:
-            state.clicks.close()
+            state.live.store.close()  # last, since it lets other processes write
 
     # ---------------------------------------------------------------- writing
 
@@ -280,7 +280,7 @@ class Engine:
     @property
     def report(self) -> Sequence[str]:
         """What was repaired when the store was opened, in sentences; usually empty."""
-        return self._state.live.store.report
+        return [*self._state.live.store.report, *self._state.clicks.report]
 
     @property
     def doubts(self) -> Sequence[str]:

@@ -10,17 +10,17 @@ dropped when the log is tidied. The process that may write to the store may writ
 """
 
 import hashlib
+import logging
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from notellm.data.ids import check_ids
@@ -29,6 +29,8 @@ from notellm.errors import DataError, StorageError
 from notellm.store import upkeep
 from notellm.store.durable import TableFiles
 from notellm.store.lance import connect, quoted, storage_errors
+
+log = logging.getLogger("notellm.store")
 
 #: What a user can do with a note, as the log calls it.
 EVENTS = ("view", "click", "like", "dislike")
@@ -124,17 +126,17 @@ class ClickLog:
             StorageError: if the log is damaged or cannot be read.
         """
         store = str(uri)
-        files = None if "://" in store else TableFiles(Path(store), NAME, NAME, sync=sync)
-        log = cls(store, files, max_age=max_age, writable=True)
+        files = _files(store, sync=sync)
+        opened = cls(store, files, max_age=max_age, writable=True)
         if _exists(store, files):
             if files is not None:
                 with storage_errors(store):
-                    log.report = files.settle(log._try)
+                    opened.report = files.settle(opened._try)
             with storage_errors(store):
-                log._table = connect(store).open_table(NAME)
-            log._keep()
-            log._known.add(log._ids())
-        return log
+                opened._table = connect(store).open_table(NAME)
+            opened._keep()
+            opened._learn_ids()
+        return opened
 
     @classmethod
     def for_reading(cls, uri: str | Path) -> Self:
@@ -144,19 +146,19 @@ class ClickLog:
             StorageError: if it is damaged or cannot be read.
         """
         store = str(uri)
-        files = None if "://" in store else TableFiles(Path(store), NAME, NAME)
-        log = cls(store, files, max_age=None, writable=False)
+        files = _files(store)
+        opened = cls(store, files, max_age=None, writable=False)
         if _exists(store, files):
             if files is not None and (trouble := files.trouble()) is not None and not trouble.torn:
                 raise files.damaged(trouble)
             with storage_errors(store):
-                log._table = connect(store).open_table(NAME)
-        return log
+                opened._table = connect(store).open_table(NAME)
+        return opened
 
     def close(self) -> None:
         """Join small files, so that the next start is fast."""
         if self._writable and self._writes:
-            self.tidy()
+            self._try_to_tidy()
         if self._files is not None:
             self._files.close()
 
@@ -210,7 +212,7 @@ class ClickLog:
             self._known.add([str(click.click_id) for click in written])
             self._writes += 1
             if self._writes >= _TIDIED_AT:
-                self.tidy()
+                self._try_to_tidy()
         return new
 
     def forget(self, user_id: str) -> int:
@@ -263,6 +265,14 @@ class ClickLog:
                 self._files.tidy()
         self._writes = 0
 
+    def _try_to_tidy(self) -> None:
+        """Tidy the log. A failure leaves it as it was, so it is only told, and tried again later."""
+        self._writes = 0
+        try:
+            self.tidy()
+        except StorageError as error:
+            log.warning("the clicks were not tidied, which will be tried again later: %s", error)
+
     def check(self, clicks: Sequence[Click]) -> None:
         """Refuse clicks that :meth:`append` would refuse.
 
@@ -306,7 +316,7 @@ class ClickLog:
                 self._table.checkout_latest()
         if self._table is not None:
             self._keep()
-            self._known.add(self._ids())
+            self._learn_ids()
         self._is_in_doubt = False
 
     # ---------------------------------------------------------------- reading
@@ -337,8 +347,17 @@ class ClickLog:
         rows = pa.Table.from_batches(self.batches(), schema=CLICK_LOG) if self._table is not None else None
         return CLICK_LOG.empty_table() if rows is None else rows.sort_by("timestamp")
 
-    def _ids(self) -> list[str]:
-        return [each for batch in self.batches(["click_id"]) for each in batch.column(0).to_pylist()]
+    def _learn_ids(self) -> None:
+        """Know the ids of all clicks of the log."""
+        self._known = KnownIds(each for batch in self.batches(["click_id"]) for each in batch[0].to_pylist())
+
+
+def _files(store: str, *, sync: bool = True) -> TableFiles | None:
+    """Return the files of a local log; None in object storage."""
+    if "://" in store:
+        return None
+    remedy = "remove clicks.lance and checksums_clicks.jsonl there, which loses the clicks"
+    return TableFiles(Path(store), NAME, NAME, sync=sync, remedy=remedy)
 
 
 def _exists(store: str, files: TableFiles | None) -> bool:
@@ -352,10 +371,13 @@ class KnownIds:
     """A set of ids that takes 8 bytes for each: their digests, sorted, and the latest ones in a set.
 
     Two of ten million ids have one digest with a chance of 3 in a million.
+
+    Args:
+        ids: the first ids.
     """
 
-    def __init__(self) -> None:
-        self._sorted: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self._sorted = np.unique(np.fromiter(map(_digest, ids), np.uint64))
         self._recent: set[int] = set()
 
     def add(self, ids: Sequence[str]) -> None:

@@ -50,13 +50,17 @@ class TableFiles:
         name: name of the table; its folder is ``NAME.lance``.
         model: fingerprint in the names of the record and of the folder for torn files.
         sync: flush every commit to disk.
+        remedy: what a damaged table without a backup needs, as an imperative; None: build the store again.
     """
 
-    def __init__(self, store: Path, name: str, model: str, *, sync: bool = True) -> None:
+    def __init__(
+        self, store: Path, name: str, model: str, *, sync: bool = True, remedy: str | None = None
+    ) -> None:
         self.table = store / f"{name}.lance"
         self.aside = store / f"torn_{model}"
         self._store = store
         self._sync = sync
+        self._remedy = remedy or f"remove it and build it again from its notes: notellm store build {store}"
         self._reader = ManifestReader(self.table)
         self._record = Record(store / f"checksums_{model}.jsonl")
         self._checked: set[str] = set()  # files that are known to be whole
@@ -204,7 +208,7 @@ class TableFiles:
             else:
                 if damaged:
                     raise self.damaged(_worst(damaged))
-                raise StorageError(f"{self.table} holds no version; run notellm store build")
+                raise StorageError(f"{self.table} holds no version; {self._remedy}")
             if damaged:
                 report += self._pass_over(damaged)
             if self._name(path) in self._record.entries:
@@ -221,7 +225,7 @@ class TableFiles:
         """Return the error that names a damaged file."""
         return StorageError(
             f"{self.table / trouble.file} {trouble.reason}: the store is damaged; restore it from a backup, "
-            f"or remove it and build it again from its notes: notellm store build {self._store}"
+            f"or {self._remedy}"
         )
 
     def index_trouble(self) -> Trouble | None:
