@@ -11,6 +11,7 @@ from notellm.data.problems import Report
 from notellm.data.sample_world import sample_world
 from notellm.data.split import Part, split_by_note
 from notellm.errors import DataError, StorageError
+from notellm.experiment.memory import reset_peak
 from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.rank import part as rank_part
 from notellm.experiment.rank.methods import rank_methods
@@ -207,7 +208,8 @@ def test_rankers_are_compared_on_impressions_of_the_clicks(folder, tmp_path, mon
     options = dataclasses.replace(QUICK, recall=False, rank=True, seeds=1)
     results = run_experiment(folder, tmp_path / "report", options, progress=False, say=lambda _: None)
     rows = figures(results, table="rank", group="all", figure="AUC")
-    assert sorted(rows["method"].to_list()) == ["BinLLM", "BinMF", "codes only", "item popularity"]
+    assert rows["method"].to_list() == ["item popularity", "BinMF", "codes only", "BinLLM"]
+    assert results.frames["costs"]["peak_memory_mib"].is_not_null().all() == reset_peak()
     assert rows["count"].n_unique() == 1
     assert figures(results, table="recall").is_empty()
     assert {claim.claim for claim in results.claims} == {

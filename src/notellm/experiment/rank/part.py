@@ -73,13 +73,15 @@ class RankPart:
             results: the results of the experiment.
             done: every finished task by its name.
         """
-        runs: dict[str, list[RankRun]] = {}
+        # In the order of the paper's table, whatever was computed first.
+        runs: dict[str, list[RankRun]] = {method.name: [] for method in self._all()}
         peaks: dict[str, list[float | None]] = {}
         for name, finished in done.items():
             if name in self._methods:
                 method, seed = self._methods[name]
-                runs.setdefault(method.name, []).append(self._fit(method, seed))
+                runs[method.name].append(self._fit(method, seed))
                 peaks.setdefault(method.name, []).append(finished.peak_memory_mib)
+        runs = {name: of_seeds for name, of_seeds in runs.items() if of_seeds}
         if not runs:
             return
         scores = {name: [run.scores for run in of_seeds] for name, of_seeds in runs.items()}
