@@ -409,7 +409,9 @@ def test_without_a_positive_row_nothing_can_be_dated():
 @pytest.mark.parametrize("name", builtin_templates())
 def test_no_template_of_ours_tells_the_topics_that_it_asks_for(name: str):
     check = check_topics_hidden(name)
-    assert check == Check("a topic in the prompt that asks for it", True, "0 of 20 prompts")
+    assert check == Check(
+        f"a topic in the prompt of the template {name} that asks for it", True, "0 of 20 prompts"
+    )
 
 
 @pytest.mark.parametrize("field", ["{topics}", "({topics})", "#{topics}"])
@@ -419,7 +421,7 @@ def test_a_template_that_tells_them_is_found(field: str):
     check = check_topics_hidden(replace(english, topics=task))
     assert not check.passed
     assert check.detail.startswith("20 of 20 prompts, such as ('zyx0', 'qvw0 jkz0'); take the topics out")
-    with pytest.raises(DataError, match="a topic in the prompt that asks for it"):
+    with pytest.raises(DataError, match="a topic in the prompt of the template .* that asks for it"):
         require([check])
 
 

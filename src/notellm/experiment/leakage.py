@@ -269,7 +269,11 @@ def check_topics_hidden(template: Template | str | Path = "english") -> Check:
     )
     fix = f"take the topics out of the topics prompt of the template {wording.name!r}"
     return _check(
-        "a topic in the prompt that asks for it", wrong, "prompts", lambda row: str(topics[row]), fix
+        f"a topic in the prompt of the template {wording.name} that asks for it",
+        wrong,
+        "prompts",
+        lambda row: str(topics[row]),
+        fix,
     )
 
 

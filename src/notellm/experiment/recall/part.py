@@ -184,7 +184,7 @@ class RecallPart:
         embedded = self.data.split.valid.notes.num_rows + self.data.split.test.notes.num_rows
         return {
             "steps": found.get("steps"),
-            "seconds": spent.get("train"),
+            "seconds": spent.get("train") or None,  # a method without training took none
             "notes_per_second": embedded / spent["embed"] if spent.get("embed") else None,
         }
 
