@@ -421,7 +421,7 @@ def test_a_template_that_tells_them_is_found(field: str):
     check = check_topics_hidden(replace(english, topics=task))
     assert not check.passed
     assert check.detail.startswith("20 of 20 prompts, such as ('zyx0', 'qvw0 jkz0'); take the topics out")
-    with pytest.raises(DataError, match="a topic in the prompt of the template .* that asks for it"):
+    with pytest.raises(DataError, match=r"a topic in the prompt of the template .* that asks for it"):
         require([check])
 
 
