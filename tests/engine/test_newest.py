@@ -1,6 +1,7 @@
 """Notes by their time of publication stay in order, whatever comes and goes."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,8 @@ def note(note_id, hour):
 
 @given(CHANGES, st.integers(0, 5), st.integers(0, 5))
 def test_the_order_is_that_of_all_notes_sorted(changes, first, last):
-    newest, hours = Newest(), {}
+    newest = Newest()
+    hours: dict[str, Any] = {}
     for note_id, hour in changes:
         if hour == "gone":
             newest.remove([note_id])
