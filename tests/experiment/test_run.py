@@ -154,14 +154,17 @@ def test_a_killed_experiment_goes_on(finished, folder, monkeypatch, tmp_path):
     shutil.copytree(home / "report.runs", tmp_path / "report.runs")
     calls: list[tuple[str, int]] = []
 
+    class KilledError(BaseException):
+        """Ends the process at once, unlike Ctrl-C."""
+
     def killed(method, data, options, seed, folder, **more):
         if calls:
-            raise KeyboardInterrupt
+            raise KilledError
         return repeated(home, calls)(method, data, options, seed, folder, **more)
 
     more = dataclasses.replace(options, seeds=3)
     monkeypatch.setattr(recall_part, "compute_vectors", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KilledError):
         run_experiment(folder, tmp_path / "report", more, progress=False, say=lambda _: None)
     assert not (tmp_path / "report").exists()
     monkeypatch.setattr(recall_part, "compute_vectors", repeated(home, calls))
@@ -170,6 +173,22 @@ def test_a_killed_experiment_goes_on(finished, folder, monkeypatch, tmp_path):
     assert lines[0] == "10 of 13 results were computed before"
     assert len(calls) == len(set(calls)) == 4
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_ctrl_c_reports_what_is_finished_and_the_rest_goes_on_later(finished, folder, monkeypatch, tmp_path):
+    home, options, results, _ = finished
+    shutil.copytree(home / "report.runs", tmp_path / "report.runs")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    more = dataclasses.replace(options, seeds=3)
+    monkeypatch.setattr(recall_part, "compute_vectors", interrupted)
+    found = run_experiment(folder, tmp_path / "report", more, progress=False, say=lambda _: None)
+    assert found.frames["figures"].equals(results.frames["figures"])
+    assert found.left_out[0].startswith("Not computed before the interrupt (4, about ")
+    assert "NoteLLM, seed 2" in found.left_out[0]
+    assert "Not computed before the interrupt" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_a_budget_says_what_it_left_out(folder, tmp_path):

@@ -95,6 +95,8 @@ def test_every_route_asks_for_the_key_that_it_needs(engine):
         ("put", "/v1/notes/{note_id}"),
         ("patch", "/v1/notes/{note_id}"),
         ("delete", "/v1/notes/{note_id}"),
+        ("post", "/v1/clicks"),
+        ("delete", "/v1/users/{user_id}"),
         ("post", "/v1/reload"),
     }
 
@@ -499,7 +501,11 @@ def test_the_log_is_json_and_holds_nothing_of_what_was_asked(engine, monkeypatch
         assert client.get("/v1/related", params={"note_id": MARK}).status_code == 200
         assert client.post("/v1/related", json={"title": MARK}).status_code == 200
         assert client.post("/v1/tags", json={"title": MARK}).status_code == 200
-        assert client.post("/v1/recommend", json={"user_id": MARK}).status_code == 404
+        assert client.post("/v1/recommend", json={"history": ["x" + MARK]}).status_code == 404
+        click = {"user_id": MARK, "note_id": MARK, "click_id": MARK}
+        assert client.post("/v1/clicks", json={"clicks": [click]}).status_code == 200
+        assert client.post("/v1/recommend", json={"user_id": MARK}).status_code == 200
+        assert client.delete(f"/v1/users/{MARK}").status_code == 200
         assert client.get(f"/v1/users/{MARK}").status_code == 404
         assert client.get("/v1/related", params={"note_id": MARK, "k": MARK}).status_code == 422
         assert client.get(f"/{MARK}").status_code == 404
@@ -523,7 +529,7 @@ def test_the_log_is_json_and_holds_nothing_of_what_was_asked(engine, monkeypatch
     assert MARK not in text
     lines = [json.loads(line) for line in text.splitlines()]
     requests = [line for line in lines if line["event"] == "request"]
-    assert len(requests) == 16
+    assert len(requests) == 19
     (refused,) = [line for line in lines if line["level"] == "warning"]
     assert refused["event"] == "connections refused"
     assert refused["reasons"] == {"not_http": 1}

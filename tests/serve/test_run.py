@@ -157,7 +157,7 @@ def test_an_ipv6_address_is_written_in_brackets_and_is_one_of_its_own_names(plac
         assert "[::1]" in answer.json()["error"]["message"]
     (started,) = lines_of(capfd, "starting")
     assert started["address"] == f"[::1]:{port}"
-    assert set(started["seconds"]) == {"model", "ranker", "store", "index", "words", "tags"}
+    assert set(started["seconds"]) == {"model", "ranker", "store", "index", "words", "tags", "clicks"}
     assert not engine.progress  # a reload's bar would wait for whoever reads the log
     assert started["connections"] >= started["connections_per_address"] > 0
 
@@ -354,7 +354,7 @@ def test_what_is_accepted_is_written_before_it_ends(places, tmp_path, process, c
     lines = [json.loads(line) for line in errors.splitlines()]
     assert [lines[0]["event"], lines[-1]["event"]] == ["starting", "stopped"]
     took = lines[0]["seconds"]
-    assert set(took) == {"imports", "model", "ranker", "store", "index", "words", "tags"}
+    assert set(took) == {"imports", "model", "ranker", "store", "index", "words", "tags", "clicks"}
     assert all(seconds >= 0 for seconds in took.values())
     assert took["imports"] > 0
     accepted = [line for line in lines if line.get("method") == "PUT" and line["status"] == 200]
