@@ -235,7 +235,12 @@ class NoteLLM(WritesTags, PromptedModel):
         return NoteLLMOutput(torch.cat(vectors)[original_order], total, count, self.tau.clone())
 
     def _can_skip(self) -> bool:
-        """Return whether the last layer may compute only the tokens whose state is needed; tried once."""
+        """Return whether the last layer may compute only the tokens whose state is needed; tried once.
+
+        A layer that is computed again in the backward pass would compute all tokens there.
+        """
+        if self.backbone.is_activation_checkpointing:
+            return False
         if self._skips is None:
             self._skips = can_skip(self.backbone)
         return self._skips
