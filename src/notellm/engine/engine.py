@@ -6,7 +6,8 @@
     engine.recommend("user-7", k=10)
 
 `requests.py` has the queries and answers, `live.py` the shared state. The work behind the methods is in
-`opening.py`, `writing.py`, `health.py`, `searching.py`, `tagging.py`, `reading.py` and `reloading.py`.
+`opening.py`, `writing.py`, `health.py`, `searching.py`, `tagging.py`, `reading.py`, `clicking.py` and
+`reloading.py`; `users.py` and `newest.py` hold what is known of users, and the order of publication.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -83,7 +83,8 @@ def recommend(
 def find_users(state: State, text: str, *, limit: int) -> list[tuple[str, int]]:
     """Return users whose id holds a text; see ``Engine.users``."""
     wanted = text.casefold().strip()
-    users = dict.fromkeys((*recommender(state).ranker.histories, *state.users))
+    histories = recommender(state).ranker.histories
+    users = chain(histories, (user for user in state.users if user not in histories))
     matches = (user for user in users if wanted in user.casefold())
     return [(user, len(known_user(state, user).history)) for user in islice(matches, limit)]
 
