@@ -8,7 +8,8 @@ import pytest
 
 from notellm.errors import DataError, StorageError
 from notellm.store import clicks
-from notellm.store.clicks import CLICK_LOG, Click, ClickLog, KnownIds
+from notellm.store.clicks import CLICK_LOG, Click, ClickLog
+from notellm.store.known_ids import KnownIds
 from notellm.store.tables import remove_store
 
 NOW = datetime.now(UTC)
@@ -88,7 +89,7 @@ def test_without_id_and_time_every_click_is_another_one(place):
     [
         (Click("u1", "n1", "bought"), "the event 'bought'; it must be one of view, click, like, dislike"),
         (Click("u1", "n1", timestamp=datetime(2026, 1, 1)), "needs a zone"),  # noqa: DTZ001 - the mistake
-        (Click("u1", "n1", timestamp=NOW + timedelta(days=2)), "lies in the future"),
+        (Click("u1", "n1", timestamp=NOW + timedelta(days=2)), "in the future"),
         (Click("u1", "n1", timestamp=ago(days=91)), "clicks are kept for 90 days"),
         (Click("", "n1"), "an id is any text"),
         (Click("u1", "n\n1"), "an id is any text"),
@@ -153,6 +154,42 @@ def test_a_forgotten_user_leaves_no_trace_in_any_file(place):
     log.append([Click("kept-1", "n9")])
     log.close()
     assert len(ClickLog.open(place)) == 16
+
+
+def test_what_an_earlier_attempt_to_forget_left_is_removed_by_the_next_one(place, monkeypatch):
+    log = ClickLog.open(place)
+    log.append([*some(3, user="kept"), *some(2, user="someone-private")])
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    def holds():
+        return [
+            path for path in place.rglob("*") if path.is_file() and b"someone-private" in path.read_bytes()
+        ]
+
+    with monkeypatch.context() as broken:
+        broken.setattr("notellm.store.durable.os.fsync", full)
+        with pytest.raises(StorageError, match="No space left"):
+            log.forget("someone-private")
+    assert holds()
+    assert log.forget("someone-private") == 0
+    assert not holds()
+    assert len(log) == 3
+
+
+def test_a_user_of_a_failed_write_is_forgotten(place, monkeypatch):
+    log = ClickLog.open(place)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("notellm.store.durable.os.fsync", full)
+        with pytest.raises(StorageError, match="No space left"):
+            log.append(some(2, user="someone-private"))
+    assert log.forget("someone-private") == 2
+    assert len(log) == 0
 
 
 def test_a_quote_in_the_id_of_a_forgotten_user_is_a_letter(place):
@@ -252,7 +289,7 @@ def test_a_store_with_clicks_can_be_removed(place):
 
 
 def test_known_ids_are_known_before_and_after_they_are_sorted(monkeypatch):
-    monkeypatch.setattr(clicks, "_RECENT", 10)
+    monkeypatch.setattr("notellm.store.known_ids._RECENT", 10)
     known = KnownIds()
     for start in range(0, 100, 7):
         known.add([f"c{i}" for i in range(start, start + 7)])

@@ -26,7 +26,7 @@ def write_clicks(state: State, requests: Sequence[Sequence[Click]]) -> list[Clic
                 outcomes.append(Clicked(len(clicks), 0, list(unknown)))
                 counts.append(len(clicks))
                 accepted += clicks
-        written = state.clicks.append(accepted) if accepted else []
+        written = state.clicks.append(accepted, checked=True) if accepted else []
         state.users.add(click for click in written if click is not None)
     start = 0
     for i, (outcome, count) in enumerate(zip(outcomes, counts, strict=True)):

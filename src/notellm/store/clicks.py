@@ -14,13 +14,12 @@ import logging
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import pyarrow as pa
 
 from notellm.data.ids import check_ids
@@ -28,6 +27,7 @@ from notellm.data.schema import TIME
 from notellm.errors import DataError, StorageError
 from notellm.store import upkeep
 from notellm.store.durable import TableFiles
+from notellm.store.known_ids import KnownIds
 from notellm.store.lance import connect, quoted, storage_errors
 
 log = logging.getLogger("notellm.store")
@@ -51,7 +51,6 @@ MAX_AGE = timedelta(days=90)
 
 _AHEAD = timedelta(days=1)  # how far a client's clock may be ahead
 _TIDIED_AT = 500  # writes after which the log is tidied
-_RECENT = 1 << 16  # ids kept in a set before they join the sorted ones
 _BATCH = 65_536  # rows read at once
 
 
@@ -132,6 +131,8 @@ class ClickLog:
             if files is not None:
                 with storage_errors(store):
                     opened.report = files.settle(opened._try)
+                for sentence in opened.report:
+                    log.warning("%s", sentence)
             with storage_errors(store):
                 opened._table = connect(store).open_table(NAME)
             opened._keep()
@@ -173,8 +174,12 @@ class ClickLog:
 
     # ---------------------------------------------------------------- writing
 
-    def append(self, clicks: Sequence[Click]) -> list[Click | None]:
+    def append(self, clicks: Sequence[Click], *, checked: bool = False) -> list[Click | None]:
         """Write clicks in one commit: all of them, or none if there is an error.
+
+        Args:
+            clicks: the clicks.
+            checked: whether they have passed :meth:`check` already.
 
         Returns:
             The clicks as they were written, with id and time; None for one that the log has already.
@@ -187,7 +192,8 @@ class ClickLog:
         self._check_writable()
         now = datetime.now(UTC)
         complete = [click.complete(now) for click in clicks]
-        self.check(complete)
+        if not checked:
+            self.check(clicks)
         self._settle()
         new: list[Click | None] = []
         ids = set()
@@ -224,14 +230,17 @@ class ClickLog:
             StorageError: if this could not be completed; repeat it.
         """
         self._check_writable()
+        self._settle()
         if self._table is None:
             return 0
         with storage_errors(self.uri):
             count = int(self._table.count_rows(f"user_id = {quoted(user_id)}"))
-            others = self._table.search().where(f"user_id != {quoted(user_id)}").limit(None)
-            self._table = connect(self.uri).create_table(
-                NAME, others.to_batches(_BATCH), schema=CLICK_LOG, mode="overwrite"
-            )
+            if count:
+                others = self._table.search().where(f"user_id != {quoted(user_id)}").limit(None)
+                self._table = connect(self.uri).create_table(
+                    NAME, others.to_batches(_BATCH), schema=CLICK_LOG, mode="overwrite"
+                )
+        # Also without a click: an earlier attempt may have failed after it.
         self._keep()
         with storage_errors(self.uri), warnings.catch_warnings():
             # LanceDB warns that readers of an earlier version fail: that version has the user.
@@ -280,9 +289,9 @@ class ClickLog:
             DataError: as :meth:`append`.
         """
         now = datetime.now(UTC)
-        for name in ("user_id", "note_id", "click_id"):
-            given = [getattr(click, name) for click in clicks]
-            check_ids(pa.array([each for each in given if each is not None], pa.string()))
+        given = [each for click in clicks for each in (click.user_id, click.note_id, click.click_id)]
+        given += [click.request_id or None for click in clicks]
+        check_ids(pa.array([each for each in given if each is not None], pa.string()))
         for click in clicks:
             if (problem := self._problem(click, now)) is not None:
                 raise DataError(f"the click of {click.user_id!r} on the note {click.note_id!r} has {problem}")
@@ -296,7 +305,7 @@ class ClickLog:
         if time.tzinfo is None:
             return f"{said}, which needs a zone, such as +00:00"
         if time > now + _AHEAD:
-            return f"{said}, which lies in the future"
+            return f"{said}, in the future"
         if self.max_age is not None and time < now - self.max_age:
             return f"{said}; clicks are kept for {self.max_age.days} days"
         return None
@@ -365,36 +374,3 @@ def _exists(store: str, files: TableFiles | None) -> bool:
         if files is not None:
             return files.table.is_dir() and files.exists()
         return NAME in connect(store).list_tables(limit=10_000).tables
-
-
-class KnownIds:
-    """A set of ids that takes 8 bytes for each: their digests, sorted, and the latest ones in a set.
-
-    Two of ten million ids have one digest with a chance of 3 in a million.
-
-    Args:
-        ids: the first ids.
-    """
-
-    def __init__(self, ids: Iterable[str] = ()) -> None:
-        self._sorted = np.unique(np.fromiter(map(_digest, ids), np.uint64))
-        self._recent: set[int] = set()
-
-    def add(self, ids: Sequence[str]) -> None:
-        """Add ids."""
-        self._recent.update(map(_digest, ids))
-        if len(self._recent) > _RECENT:
-            new = np.fromiter(self._recent, np.uint64, len(self._recent))
-            self._sorted = np.union1d(self._sorted, new)
-            self._recent = set()
-
-    def __contains__(self, click_id: str) -> bool:
-        digest = _digest(click_id)
-        if digest in self._recent:
-            return True
-        place = int(np.searchsorted(self._sorted, np.uint64(digest)))
-        return place < len(self._sorted) and int(self._sorted[place]) == digest
-
-
-def _digest(click_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(click_id.encode(), digest_size=8).digest(), "big")
