@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--backbone", default=TINY, help="a pretrained backbone instead of the tiny one")
     parser.add_argument("--layers", type=int, help="keep only its first layers")
     parser.add_argument("--batch", type=int, help="notes in a batch of training")
+    parser.add_argument("--learning-rate", type=float, help="learning rate of the transformer's layers")
     parser.add_argument("--tagged-notes", type=int, default=_TAGGED, help="test notes to tag at most")
     parser.add_argument("--name", default="tagging", help="name of the results")
     chosen = parser.parse_args()
@@ -124,6 +125,7 @@ def main() -> None:
                 backbone=chosen.backbone,
                 layers=chosen.layers,
                 batch_pairs=chosen.batch,
+                learning_rate=chosen.learning_rate,
                 max_steps=chosen.max_steps,
                 seed=seed,
             )
