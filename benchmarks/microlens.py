@@ -28,7 +28,7 @@ from notellm.evaluate.tagging_topics import TopicResult
 from notellm.files import read_json, write_json
 from notellm.jobs.evaluate_recall import HYBRID, Evaluation, evaluate_recall
 from notellm.jobs.evaluate_tagging import NAME
-from notellm.jobs.train_recall import build_recall_model
+from notellm.jobs.recall_model import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import RecallOptions

@@ -14,7 +14,7 @@ from benchmarks.training import MIN_USERS, load, train
 from notellm.data.split import split_by_time
 from notellm.files import read_json
 from notellm.jobs.evaluate_recall import evaluate_recall
-from notellm.jobs.train_recall import build_recall_model
+from notellm.jobs.recall_model import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import RecallOptions

@@ -48,7 +48,7 @@ from notellm.evaluate.tables import intervals_json
 from notellm.experiment.recall.methods import EOL, MEAN, pooled_states
 from notellm.experiment.recall.sentence import load_sentence_model, sentence_vectors, tune_sentence_model
 from notellm.files import read_json, write_json
-from notellm.jobs.train_recall import build_recall_model
+from notellm.jobs.recall_model import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import TINY, RecallOptions

@@ -18,8 +18,8 @@ from benchmarks.common import table
 from benchmarks.training import MIN_USERS, load
 from notellm.data.split import split_by_note
 from notellm.evaluate.retrieval import evaluate_related, targets_from_pairs, vector_scorer
+from notellm.jobs.recall_model import build_recall_model
 from notellm.jobs.runs import Run
-from notellm.jobs.train_recall import build_recall_model
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
 from notellm.recall.config import RecallOptions

@@ -19,6 +19,7 @@ from notellm.data.schema import IMPRESSIONS, NOTES
 from notellm.data.split import split_by_note
 from notellm.errors import ConfigError
 from notellm.files import read_json
+from notellm.jobs import recall_model
 from notellm.jobs import train_recall as job
 from notellm.jobs.train_rank import train_rank
 from notellm.pairs.local import mine_pairs
@@ -37,7 +38,7 @@ def train(data: Path, output: Path, batch: int) -> None:
         max_steps=2, batch_pairs=batch, evaluations=2, alpha=0.0, writing_epochs=0.0, dim=16
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "TinyOptions", lambda: SMALL)
+        patch.setattr(recall_model, "TinyOptions", lambda: SMALL)
         job.train_recall(notes, pairs, output, options=options, validation=Validation(*held_out))
 
 

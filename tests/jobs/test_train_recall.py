@@ -17,16 +17,11 @@ from notellm.data.sample_world import sample_world
 from notellm.data.split import split_by_note
 from notellm.errors import ConfigError, StorageError
 from notellm.files import read_json
-from notellm.jobs import runs
+from notellm.jobs import recall_model, runs
 from notellm.jobs import train_recall as job_module
+from notellm.jobs.recall_model import build_recall_model, build_untrained
 from notellm.jobs.runs import discard_unfinished
-from notellm.jobs.train_recall import (
-    WRITING,
-    _hide_answers,
-    build_recall_model,
-    build_untrained,
-    train_recall,
-)
+from notellm.jobs.train_recall import WRITING, _hide_answers, train_recall
 from notellm.options import filled
 from notellm.pairs.local import mine_pairs
 from notellm.recall.config import RecallOptions
@@ -257,7 +252,7 @@ def hide(notes, validation=None, seed=0):
 
 @pytest.fixture
 def _small(monkeypatch):
-    monkeypatch.setattr(job_module, "TinyOptions", lambda: SMALL)
+    monkeypatch.setattr(recall_model, "TinyOptions", lambda: SMALL)
 
 
 def answers(table):

@@ -15,7 +15,8 @@ from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, Llama
 from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import LoraOptions, add_lora, load_backbone
 from notellm.errors import ConfigError, ModelError, StorageError
-from notellm.jobs.train_recall import build_recall_model, train_recall
+from notellm.jobs.recall_model import build_recall_model
+from notellm.jobs.train_recall import train_recall
 from notellm.recall.config import NoteLLMConfig, RecallOptions
 from notellm.recall.frozen_states import FOLDER, compute_states
 from notellm.recall.model import NoteLLM

@@ -13,7 +13,8 @@ from notellm.data.note import notes_from_table
 from notellm.data.schema import CLICKS
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import read_json
-from notellm.jobs.train_recall import build_recall_model, train_recall
+from notellm.jobs.recall_model import build_recall_model
+from notellm.jobs.train_recall import train_recall
 from notellm.recall import projection as module
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM

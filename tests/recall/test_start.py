@@ -14,8 +14,9 @@ from notellm.artifacts.manifest import MANIFEST, write_manifest
 from notellm.data.schema import CLICKS
 from notellm.errors import ConfigError, ModelError
 from notellm.jobs import train_recall as job_module
+from notellm.jobs.recall_model import build_recall_model, build_untrained
 from notellm.jobs.runs import START_FOLDER, Run
-from notellm.jobs.train_recall import build_recall_model, build_untrained, train_recall
+from notellm.jobs.train_recall import train_recall
 from notellm.recall import start as module
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
@@ -104,7 +105,7 @@ def test_what_is_kept_changes_nothing(kind: Any, start: Any, tmp_path: Path):
     without, _ = start(None, kind)
     kept, found = start(tmp_path / "new" / START, kind)
     assert found == kind
-    np.testing.assert_allclose(weights(kept), weights(without), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(weights(kept), weights(without), rtol=1e-4, atol=1e-4)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [START]  # no states are left
 
 
@@ -145,7 +146,7 @@ def test_a_start_of_something_else_is_not_taken(
         computed.again()
         found, _ = start(file, **other)
         assert computed.calls
-        np.testing.assert_allclose(weights(found), weights(start(None, **other)[0]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weights(found), weights(start(None, **other)[0]), rtol=1e-4, atol=1e-4)
 
 
 def test_a_start_of_another_backbone_is_not_taken(
@@ -295,4 +296,4 @@ def test_of_several_processes_the_first_one_alone_keeps_the_start(
     monkeypatch.setenv("RANK", "0")
     first = build_recall_model(options(checkpoints), notes, run=run)
     assert (run.folder / START_FOLDER / START).is_file()
-    np.testing.assert_allclose(weights(first), weights(second), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(weights(first), weights(second), rtol=1e-4, atol=1e-4)

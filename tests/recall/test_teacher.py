@@ -11,8 +11,9 @@ from notellm.backbone.encoder import TextEncoder
 from notellm.data.note import Note, notes_from_table
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.files import read_json
-from notellm.jobs import train_recall as job_module
-from notellm.jobs.train_recall import build_recall_model, train_recall
+from notellm.jobs import recall_model
+from notellm.jobs.recall_model import build_recall_model
+from notellm.jobs.train_recall import train_recall
 from notellm.recall import teacher as module
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
@@ -99,7 +100,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_module, "TinyOptions", lambda: SMALL)
+    monkeypatch.setattr(recall_model, "TinyOptions", lambda: SMALL)
 
 
 @pytest.mark.usefixtures("_small")

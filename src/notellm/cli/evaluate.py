@@ -46,7 +46,7 @@ def evaluate(
     from notellm.artifacts.replace import check_replaceable
     from notellm.jobs.evaluate_recall import evaluate_recall
     from notellm.jobs.folders import load_pairs, load_split
-    from notellm.jobs.train_recall import build_untrained
+    from notellm.jobs.recall_model import build_untrained
 
     if output is not None:
         check_replaceable(output, "report", force=force)

@@ -17,9 +17,10 @@ from notellm.jobs.build_store import build_store
 from notellm.jobs.evaluate_rank import evaluate_rank
 from notellm.jobs.evaluate_recall import evaluate_recall
 from notellm.jobs.folders import load_pairs, load_split, mine_folder, save_dataset, save_split
+from notellm.jobs.recall_model import build_recall_model
 from notellm.jobs.runs import discard_unfinished
 from notellm.jobs.train_rank import train_rank
-from notellm.jobs.train_recall import build_recall_model, train_recall
+from notellm.jobs.train_recall import train_recall
 from notellm.pairs.score import PairOptions
 from notellm.rank.config import RankOptions
 from notellm.recall.config import RecallOptions

@@ -75,7 +75,8 @@ class Run:
 
         Args:
             options: the resolved options, a dataclass.
-            data: tables by name; None where there is none, and a mapping for tables that belong together.
+            data: tables by name; None where there is none, a mapping for tables that belong together,
+                and a mapping with the "fingerprint" of a model.
         """
         self.started = {"config": asdict(options), "data": _described(data)}
 
@@ -149,8 +150,8 @@ class Run:
 
 def _described(data: Any) -> Any:
     """Return the fingerprints of tables, in the structure in which the tables were passed."""
-    if data is None:
-        return None
+    if data is None or isinstance(data, str):
+        return data
     if isinstance(data, pa.Table):
         return describe(data)
     return {name: _described(value) for name, value in data.items()}

@@ -4,34 +4,25 @@ The run's working folder is described in ``jobs/runs.py``.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
-from notellm.backbone.frozen import SplitModel
-from notellm.backbone.load import LoraOptions
 from notellm.backbone.processes import is_main_process, process_count
 from notellm.data.same_text import equal_texts
-from notellm.errors import ConfigError
 from notellm.jobs.card import model_card
+from notellm.jobs.recall_model import build_recall_model, labels_of
 from notellm.jobs.runs import START_FOLDER, Run, train_or_resume, training_options
 from notellm.options import filled, values_of
-from notellm.recall.config import TINY, LossOptions, NoteLLMConfig, RecallOptions
+from notellm.recall.config import TINY, LossOptions, RecallOptions
 from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
-from notellm.recall.start import START, load_start, start_projection
-from notellm.recall.teacher import FOLDER as TEACHER
-from notellm.recall.teacher import teacher_vectors
-from notellm.recall.tiny import TinyOptions
+from notellm.recall.start import START
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
-from notellm.record import read_record
 
 #: Folder of the checkpoints of the training of the output head.
 WRITING = "writing"
@@ -85,7 +76,11 @@ def train_recall(
     chosen = (options or RecallOptions()).resolved(pairs=pairs is not None)
     run = Run(output, "model", force=force)
     measured = None if validation is None else {"notes": validation.notes, "pairs": validation.pairs}
-    run.describe(chosen, {"notes": notes, "pairs": pairs, "clicks": clicks, "validation": measured})
+    data: dict[str, Any] = {"notes": notes, "pairs": pairs, "clicks": clicks, "validation": measured}
+    if chosen.warm_start is not None:
+        start_model = NoteLLM.from_saved(chosen.warm_start, trust_remote_code=trust_remote_code)
+        data["start"] = {"fingerprint": start_model.fingerprint()}
+    run.describe(chosen, data)
     run.check_unfinished(resume=resume, steps=(".", WRITING))
 
     held_out, taught = _hide_answers(notes, validation, chosen.seed)
@@ -114,7 +109,7 @@ def train_recall(
             with_pairs=pairs is not None,
             progress=progress,
         )
-    model.settings.categories = _labels(notes)[1]
+    model.settings.categories = labels_of(notes)[1]
     model.fit_tagger(notes, held_out, seed=chosen.seed, progress=progress)
     if model.tagger is not None:
         metrics["tagger"] = model.tagger.to_json()
@@ -189,158 +184,6 @@ def _learn_to_write(
     trainer = NoteLLMTrainer(model, arguments, notes=notes, pairs=None)
     train_or_resume(trainer)
     return steps
-
-
-def build_recall_model(
-    options: RecallOptions,
-    notes: pa.Table,
-    clicks: pa.Table | None = None,
-    *,
-    run: Run | None = None,
-    start: Path | None = None,
-    trust_remote_code: bool = False,
-    progress: bool = False,
-) -> NoteLLM:
-    """Build the untrained model of a run: a tiny one initialised from the notes, or a pretrained backbone.
-
-    Args:
-        options: options of the run.
-        notes: notes to train on.
-        clicks: clicks on the notes; the projection of a pretrained backbone starts from them, too.
-        run: the run, in whose folder a teacher's vectors and the start of a projection are kept until its
-            result is written. None keeps nothing.
-        start: a file of the start of the projection, which is then not computed.
-        progress: show a progress bar while hidden states or a teacher's vectors are computed.
-        trust_remote_code: as in ``NoteLLM.from_pretrained``.
-
-    Raises:
-        ConfigError: if an option is not allowed.
-        ModelError: if the backbone or the teacher cannot be loaded, or ``start`` does not belong to it.
-        DataError: if there are no notes, or they have no text.
-        StorageError: if the start or a teacher's vectors cannot be kept.
-    """
-    chosen = options.resolved()
-    typical_topics, categories = _labels(notes)
-    config = values_of(chosen, NoteLLMConfig) | {"typical_topics": typical_topics, "categories": categories}
-    if chosen.backbone == TINY:
-        said = None
-        if chosen.teacher is not None:
-            said = _said_by_teacher(
-                chosen, notes, run, trust_remote_code=trust_remote_code, progress=progress
-            )
-        return NoteLLM.from_corpus(
-            notes, clicks=clicks, taught=said, tiny=_tiny_size(chosen), seed=chosen.seed, **config
-        )
-    if is_saved := NoteLLM.is_saved(chosen.backbone):
-        _check_keeps_projection(chosen)
-    torch.manual_seed(chosen.seed)  # for the projection, the embedding of [EMB] and the adapters
-    model = NoteLLM.from_pretrained(
-        chosen.backbone,
-        lora=LoraOptions(last_layers=chosen.train_layers) if chosen.lora else None,
-        layers=chosen.layers,
-        trust_remote_code=trust_remote_code,
-        # Small steps would not move trained weights in bfloat16; autocast computes in it anyway.
-        dtype="bfloat16" if chosen.bf16 and chosen.lora else "float32",
-        **config,
-    )
-    if chosen.train_layers is not None:
-        SplitModel(model.backbone, chosen.train_layers)  # refuses what it cannot split, before long work
-    if is_saved:
-        return model
-    if start is not None:
-        load_start(model.projection, start)
-        return model
-    kept = None if run is None else run.keep()
-    file = None if kept is None else kept / START_FOLDER / START
-    start_projection(
-        model, notes, chosen.projection, clicks=clicks, seed=chosen.seed, file=file, progress=progress
-    )
-    return model
-
-
-def _tiny_size(options: RecallOptions) -> TinyOptions:
-    """Return the size of the tiny backbone of a run."""
-    size = TinyOptions()
-    hidden = options.tiny_hidden or size.hidden
-    return replace(
-        size,
-        layers=options.tiny_layers or size.layers,
-        hidden=hidden,
-        intermediate=size.intermediate * hidden // size.hidden,
-    )
-
-
-def _said_by_teacher(
-    options: RecallOptions, notes: pa.Table, run: Run | None, *, trust_remote_code: bool, progress: bool
-) -> np.ndarray:
-    """Return the teacher's vectors of notes, (n, k) float32; they are kept with the run."""
-    kept = None if run is None else run.keep()
-    with TemporaryDirectory() if kept is None else nullcontext(kept) as folder:
-        return teacher_vectors(
-            filled(options.teacher),
-            notes,
-            Path(folder) / TEACHER,
-            layers=options.teacher_layers,
-            seed=options.seed,
-            trust_remote_code=trust_remote_code,
-            progress=progress,
-        )
-
-
-def build_untrained(
-    model: str | Path,
-    notes: pa.Table,
-    clicks: pa.Table,
-    *,
-    trust_remote_code: bool = False,
-    progress: bool = False,
-) -> NoteLLM:
-    """Build what a saved model was before its training, as a baseline.
-
-    The start of its projection is read from the model's folder. Models without that file (of an older
-    notellm, with the tiny backbone, or with a random projection) are built again from the notes.
-
-    Args:
-        model: the directory that :func:`train_recall` wrote.
-        notes: the notes that it was trained on.
-        clicks: the clicks on these notes; not used if it was trained without clicks.
-        trust_remote_code: as in ``NoteLLM.from_pretrained``.
-        progress: show a progress bar while hidden states are computed.
-
-    Raises:
-        DataError: if the directory has no record.
-        ModelError: if the backbone cannot be loaded, or does not fit the start.
-    """
-    record = read_record(model)
-    start = Path(model) / START
-    return build_recall_model(
-        RecallOptions(**record["config"]),
-        notes,
-        clicks if record["data"].get("clicks") else None,
-        start=start if start.is_file() else None,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-    )
-
-
-def _check_keeps_projection(options: RecallOptions) -> None:
-    """Refuse to start the projection of a saved model anew.
-
-    Raises:
-        ConfigError: if a start is asked for.
-    """
-    if options.projection is not None:
-        raise ConfigError(
-            f"projection is {options.projection!r}, but {options.backbone} is a saved NoteLLM, which keeps "
-            "its own; leave projection out, or name a causal language model"
-        )
-
-
-def _labels(notes: pa.Table) -> tuple[int, list[str]]:
-    """Return the median number of topics, of the notes that have topics, and the categories."""
-    counts = sorted(len(topics) for topics in notes.column("topics").to_pylist() if topics)
-    typical_topics = counts[len(counts) // 2] if counts else 3
-    return typical_topics, sorted({name for name in notes.column("category").to_pylist() if name})
 
 
 def _updates(options: RecallOptions, notes: pa.Table, pairs: pa.Table | None) -> int:

@@ -125,6 +125,11 @@ _PRETRAINED: dict[str, Any] = {
     "learning_rate": 1e-4,
     "tau": 3.0,
 }
+#: Options of a new model, which one that training goes on from has already.
+_OF_A_NEW_MODEL = (
+    *("layers", "projection", "teacher", "teacher_layers"),
+    *("tiny_layers", "tiny_hidden", "template"),
+)
 _FULL_LEARNING_RATE = 3e-6  # of the authors' script, which trains every weight
 
 
@@ -151,6 +156,8 @@ class RecallOptions(ModelOptions, LossOptions):
             (``recall/tiny.py``).
         tiny_hidden: width of the tiny backbone's hidden states, a multiple of 8; its feed-forward parts are
             twice as wide. None takes the measured default.
+        warm_start: a saved NoteLLM of this kind of backbone, whose weights, tokenizer and prompt the training
+            goes on from; None starts anew. Sizes that it was made with cannot be chosen again.
         template: wording of the prompt: a name in ``recall/templates`` or the path of a JSON file; tiny:
             compact, pretrained: english.
         lora: train low-rank adapters instead of every weight; the default for pretrained backbones.
@@ -172,6 +179,7 @@ class RecallOptions(ModelOptions, LossOptions):
     teacher_layers: int | None = option(None, least=1)
     tiny_layers: int | None = option(None, least=1)
     tiny_hidden: int | None = option(None, least=8)
+    warm_start: str | None = option(None)
     template: str | None = option(None)
     lora: bool | None = option(None, flag="--lora/--full")
     epochs: float | None = option(None, above=0)
@@ -199,6 +207,8 @@ class RecallOptions(ModelOptions, LossOptions):
         defaults = dict(_TINY if tiny else _PRETRAINED)
         if tiny and not pairs:
             defaults |= _TINY_WRITING
+        if self.warm_start is not None:
+            del defaults["tau"], defaults["template"]  # the model has its own
         if not tiny and self.lora is False:
             defaults["learning_rate"] = _FULL_LEARNING_RATE
         missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
@@ -236,6 +246,12 @@ class RecallOptions(ModelOptions, LossOptions):
                 f"teacher_layers is {chosen.teacher_layers}, but there is no teacher to cut; give teacher, "
                 "too, or leave teacher_layers out"
             )
+        more += [
+            f"{name} is {getattr(chosen, name)!r}, but the training goes on from {chosen.warm_start}, which "
+            f"has its own; leave {name} out, or leave warm_start out"
+            for name in _OF_A_NEW_MODEL
+            if chosen.warm_start is not None and getattr(chosen, name) is not None
+        ]
         more += [
             f"{name} is {getattr(chosen, name)}, but the backbone is {chosen.backbone!r}, whose size is its "
             f"own; leave {name} out, or leave backbone out for the tiny one"

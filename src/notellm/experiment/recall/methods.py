@@ -26,8 +26,9 @@ from notellm.experiment.options import ExperimentOptions
 from notellm.experiment.recall.sentence import load_sentence_model, sentence_vectors, tune_sentence_model
 from notellm.experiment.recall.source import RecallData
 from notellm.jobs.evaluate_tagging import evaluate_tagging
+from notellm.jobs.recall_model import build_untrained
 from notellm.jobs.runs import unfinished_parts
-from notellm.jobs.train_recall import build_untrained, train_recall
+from notellm.jobs.train_recall import train_recall
 from notellm.lexical.terms import texts_of
 from notellm.options import filled
 from notellm.recall.config import TINY, RecallOptions
