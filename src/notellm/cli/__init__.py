@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from notellm.cli import evaluate, experiment, prepare, rank, recall, recommend, serve
+from notellm.cli import evaluate, experiment, prepare, rank, recall, recommend, renew, serve
 from notellm.cli.common import printable, trusted
 from notellm.errors import NotellmError
 from notellm.version import __version__
@@ -27,7 +27,16 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _group in (prepare, recall, rank, recommend, serve, evaluate, experiment):  # in the order of --help
+for _group in (
+    prepare,
+    recall,
+    rank,
+    recommend,
+    serve,
+    renew,
+    evaluate,
+    experiment,
+):  # in the order of --help
     app.add_typer(_group.commands)
 
 

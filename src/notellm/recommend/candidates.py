@@ -108,8 +108,8 @@ def impressions_from_candidates(
     draw = np.random.default_rng(seed)
     source_rows: list[int] = []
     note_rows: list[int] = []
-    offers = _offers(positives["history"], vectors, recall_k=recall_k, last=last)
-    bar = tqdm(offers, total=len(positives), unit="click", desc="candidates", disable=not progress)
+    found = offers(positives["history"], vectors, recall_k=recall_k, last=last)
+    bar = tqdm(found, total=len(positives), unit="click", desc="candidates", disable=not progress)
     for row, (_, near) in enumerate(bar):
         if note[row] not in near.rows:
             continue
@@ -182,7 +182,7 @@ def candidate_lists(
     rows = impressions.take(pa.array(drawn))
     note = _rows(rows["note_id"], pa.array(ids, pa.string()))
     lists: list[CandidateList] = []
-    for row, (opened, near) in enumerate(_offers(rows["history"], vectors, recall_k=recall_k, last=last)):
+    for row, (opened, near) in enumerate(offers(rows["history"], vectors, recall_k=recall_k, last=last)):
         if note[row] in near.rows and len(lists) < _MOST_LISTS:
             lists.append(
                 CandidateList(
@@ -212,7 +212,7 @@ def blend_for(ranker: Ranker, lists: Sequence[CandidateList], *, progress: bool 
     return fit_blend(features, [candidates.clicked for candidates in lists])
 
 
-def _offers(
+def offers(
     histories: pa.ChunkedArray, vectors: Vectors, *, recall_k: int, last: int
 ) -> Iterator[tuple[np.ndarray, Near]]:
     """Yield for each history the rows of its last notes, latest first, and the candidates they bring."""

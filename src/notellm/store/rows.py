@@ -90,10 +90,15 @@ def is_visible(note: StoredNote) -> bool:
     return not note.hidden and (note.expires_at is None or microseconds(note.expires_at) > base.now())
 
 
+def visible_rows(rows: pa.Table) -> pa.Table:
+    """Return the rows of notes that are neither hidden nor expired now."""
+    expires = pc.fill_null(rows.column("expires_at").cast(pa.int64()), np.iinfo(np.int64).max)
+    return rows.filter(pc.and_(pc.invert(rows.column("hidden")), pc.greater(expires, base.now())))
+
+
 def visible_vectors(rows: pa.Table) -> tuple[list[str], np.ndarray]:
     """Return ids and vectors, (n, d) float32, of the rows that are neither hidden nor expired now."""
-    expires = pc.fill_null(rows.column("expires_at").cast(pa.int64()), np.iinfo(np.int64).max)
-    visible = rows.filter(pc.and_(pc.invert(rows.column("hidden")), pc.greater(expires, base.now())))
+    visible = visible_rows(rows)
     dim = visible.schema.field("vector").type.list_size
     return visible.column("note_id").to_pylist(), vector_matrix(visible.column("vector"), dim)
 

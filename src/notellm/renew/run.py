@@ -1,0 +1,253 @@
+"""Renew the models of a store, step by step; each step is kept, so a killed renewal goes on where it was.
+
+    snapshot -> recall -> ranker -> comparison, decision -> exchange, switch
+
+``work.py`` describes the folder in which this happens.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from notellm.artifacts.manifest import MANIFEST
+from notellm.artifacts.write import write_folder
+from notellm.data.split import Part, Split
+from notellm.errors import DataError, StorageError
+from notellm.jobs.build_store import build_store
+from notellm.jobs.folders import load_split, save_split
+from notellm.recall.model import NoteLLM
+from notellm.renew.comparison import compare, queries_of
+from notellm.renew.decision import Decision, decide, stays
+from notellm.renew.exchange import complete, go_back, take_over
+from notellm.renew.models import Models
+from notellm.renew.options import RenewOptions
+from notellm.renew.service import Service
+from notellm.renew.snapshot import take_snapshot
+from notellm.renew.training import train_model, train_ranker
+from notellm.renew.work import WorkFolder
+from notellm.store.lance import lock_for_writing, unlock
+from notellm.store.notes import NoteStore
+
+_STEPS = 5
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """The outcome of a renewal.
+
+    Attributes:
+        decision: whether the new models took over, and why.
+        file: the JSON file in which the decision is kept.
+    """
+
+    decision: Decision
+    file: Path
+
+
+class Renewal:
+    """Renews the models that serve a store.
+
+    Args:
+        store: the store, whose log is trained on.
+        serving: the models that serve it.
+        work: the working folder.
+        service: the running service; None if the store is not served now.
+        trust_remote_code: as in ``NoteLLM.from_pretrained``.
+        progress: show progress bars.
+        say: prints a line.
+    """
+
+    def __init__(
+        self,
+        store: str,
+        serving: Models,
+        work: Path,
+        *,
+        service: Service | None = None,
+        trust_remote_code: bool = False,
+        progress: bool = True,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self._store = store
+        self._serving = serving
+        self._work = WorkFolder(work)
+        self._service = service
+        self._trusts = trust_remote_code
+        self._progress = progress
+        self._say = say
+        self._seconds: dict[str, float] = {}
+
+    def renew(self, options: RenewOptions, *, candidate: Models | None = None) -> Renewed:
+        """Train on the log, compare with the serving models, and let the new ones serve if not worse.
+
+        Args:
+            options: options of the renewal.
+            candidate: models that were trained elsewhere, to be compared instead of newly trained ones;
+                without a ranker one is trained if the serving model has one. They are copied.
+
+        Raises:
+            DataError: if the store's vectors come from another model than the serving one, or the log is too
+                short to train on.
+            StorageError: if another renewal is running, another process writes to a store for which no
+                service is named, or something cannot be read or written.
+            NotellmError: if a model cannot be opened.
+        """
+        with self._work.locked():
+            complete(self._serving, self._work)
+            self._check_reach()
+            decision = self._decided(options, candidate)
+            if decision.takes_over:
+                decision = self._taken_over(decision)
+            return Renewed(decision, self._work.finish(decision))
+
+    def back(self) -> None:
+        """Let the former models serve again; the present ones become the former ones.
+
+        Raises:
+            NotFoundError: if there are no former models.
+            StorageError: as :meth:`renew`, and if the service cannot switch; the present models stay then.
+        """
+        with self._work.locked():
+            self._check_reach()
+            if not complete(self._serving, self._work):
+                go_back(self._serving, self._work)
+            if (error := self._switch()) is not None:
+                go_back(self._serving, self._work)
+                raise StorageError(
+                    f"the service could not switch to the former models, so nothing has changed: {error}"
+                )
+
+    # ---------------------------------------------------------------- the steps
+
+    def _check_reach(self) -> None:
+        """Refuse a store that cannot be switched in the end, before the long work."""
+        if self._service is None:
+            unlock(lock_for_writing(self._store))
+        else:
+            self._service.state()
+
+    def _decided(self, options: RenewOptions, candidate: Models | None) -> Decision:
+        """Train and compare, or return the decision of a renewal that was killed after it."""
+        if (made := self._work.decision()) is not None:
+            self._say("an unfinished renewal goes on after its decision")
+            return made
+        started = {
+            "store": self._store,
+            "options": asdict(options),
+            "serving": self._serving.identities(),
+            "candidate": None if candidate is None else candidate.identities(),
+        }
+        goes_on = self._work.begin(started)
+        if goes_on:
+            self._say("an unfinished renewal goes on")
+        elif goes_on is None:
+            self._say("an unfinished renewal was begun with other options or models; a new one begins")
+        decision = self._compared(options, candidate)
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        self._work.decide(decision, {**started, "at": at, "seconds": self._seconds})
+        return decision
+
+    def _compared(self, options: RenewOptions, candidate: Models | None) -> Decision:
+        """Train the models that are not there yet, and compare them with those that serve."""
+        serving, renewed = self._serving, self._work.models(self._serving)
+        made_by = NoteStore.for_reading(self._store).model
+        if made_by != serving.fingerprint():
+            raise DataError(
+                f"the store {self._store} has vectors of the model {made_by}, but {serving.model} is "
+                f"{serving.fingerprint()}; give the model that serves it"
+            )
+        with self._step(1, "snapshot of the store"):
+            snapshot = self._snapshot(options)
+        clicks = snapshot.train.clicks.num_rows, snapshot.test.clicks.num_rows
+        self._say(
+            f"      {snapshot.train.notes.num_rows:,} notes and {clicks[0]:,} clicks to train on, "
+            f"{clicks[1]:,} clicks of the newest {options.test_days:g} days to compare on"
+        )
+        notes, trained = snapshot.test.notes.num_rows, serving.trained_notes()
+        if notes < options.least_notes * trained:
+            return stays(
+                f"the store shows {notes:,} notes, and the serving model was trained on {trained:,}: fewer "
+                f"than {100 * options.least_notes:g} % are left; if that is right, lower least_notes"
+            )
+        queries = queries_of(snapshot, users=options.users, seed=options.seed)
+        if len(queries.relevant) < options.least_users:
+            return stays(
+                f"{len(queries.relevant):,} users opened notes before the newest {options.test_days:g} days "
+                f"and others in them, too few to compare on ({options.least_users:,} are needed); raise "
+                "test_days, or lower least_users"
+            )
+        shared: dict[str, Any] = {"trust_remote_code": self._trusts, "progress": self._progress}
+        with self._step(2, "recall"):
+            _copy(candidate, renewed)
+            train_model(snapshot.train, renewed.model, serving, options, **shared)
+        opened = (
+            NoteLLM.from_saved(each.model, trust_remote_code=self._trusts) for each in (serving, renewed)
+        )
+        before, after = (model.settings.dim for model in opened)
+        if before != after:
+            return stays(
+                f"the vectors of the new model have {after} dimensions, those that serve {before}: a model "
+                "of another size is no renewal; build another store with it"
+            )
+        if renewed.ranker is not None:
+            with self._step(3, "ranker"):
+                train_ranker(snapshot.train, renewed.model, renewed.ranker, serving, options, **shared)
+        with self._step(4, f"comparison on {len(queries.relevant):,} of {queries.found:,} users"):
+            figures = compare(serving, renewed, snapshot, queries, seed=options.seed, **shared)
+        return decide(figures, margin=options.margin)
+
+    def _snapshot(self, options: RenewOptions) -> Split:
+        """Return the snapshot of the renewal, which is taken once."""
+        folder = self._work.snapshot
+        if not folder.is_dir():
+            split = take_snapshot(self._store, window_days=options.window_days, test_days=options.test_days)
+            log = Part(split.test.notes, split.train.clicks)
+            save_split(folder, split, log, config=asdict(options), seed=options.seed)
+        return load_split(folder)
+
+    def _taken_over(self, decision: Decision) -> Decision:
+        """Exchange the models, and let the service or the store switch to them; go back if that fails."""
+        if self._work.models(self._serving).model.is_dir():  # else they were exchanged before a kill
+            take_over(self._serving, self._work)
+        with self._step(5, "the new models take over"):
+            error = self._switch()
+        if error is None:
+            return decision
+        go_back(self._serving, self._work)
+        return stays(f"the service could not switch to the new models, so the former ones are back: {error}")
+
+    def _switch(self) -> str | None:
+        """Let the service switch to the models in its directories; return why it could not, or None.
+
+        A store that is not served gets the vectors of the model here.
+        """
+        if self._service is not None:
+            return self._service.reload()
+        model = NoteLLM.from_saved(self._serving.model, trust_remote_code=self._trusts)
+        build_store(self._store, model, progress=self._progress)
+        return None
+
+    @contextmanager
+    def _step(self, number: int, what: str) -> Iterator[None]:
+        """Say which step runs, and keep how long it took."""
+        self._say(f"[{number}/{_STEPS}] {what}")
+        start = time.perf_counter()
+        yield
+        self._seconds[what.split(" ", 1)[0]] = round(time.perf_counter() - start, 2)
+
+
+def _copy(candidate: Models | None, renewed: Models) -> None:
+    """Copy models that were trained elsewhere into the working folder, if there are any."""
+    if candidate is None:
+        return
+    places = renewed.all()
+    for kind, source in candidate.all().items():
+        if kind in places and not places[kind].is_dir():
+            with write_folder(places[kind], kind) as aside:
+                without = shutil.ignore_patterns(MANIFEST)  # the copy gets its own
+                shutil.copytree(source, aside, dirs_exist_ok=True, ignore=without)

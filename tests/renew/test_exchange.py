@@ -1,0 +1,141 @@
+"""Models change places whole, whatever happens in between."""
+
+from pathlib import Path
+
+import pytest
+
+from notellm.artifacts.write import write_folder
+from notellm.errors import NotFoundError, StorageError
+from notellm.files import write_json
+from notellm.renew.exchange import complete, go_back, take_over
+from notellm.renew.models import Models
+from notellm.renew.work import WorkFolder
+
+
+def make(path, kind, name):
+    """Write a directory with a record that says which one it is."""
+    with write_folder(path, kind) as aside:
+        write_json({"name": name, "fingerprint": name}, aside / "record.json")
+
+
+def there(folder):
+    """What lies in each directory, by its name."""
+    return {
+        path.parent.relative_to(folder).as_posix(): path.read_text().split('"name": "')[1].split('"')[0]
+        for path in sorted(folder.glob("**/record.json"))
+    }
+
+
+@pytest.fixture
+def places(tmp_path):
+    serving = Models(tmp_path / "model", tmp_path / "ranker")
+    work = WorkFolder(tmp_path / "work")
+    for kind, path in serving.all().items():
+        make(path, kind, f"first {kind}")
+        make(work.models(serving).all()[kind], kind, f"second {kind}")
+    return serving, work
+
+
+TAKEN_OVER = {
+    "model": "second model",
+    "model.former": "first model",
+    "ranker": "second ranker",
+    "ranker.former": "first ranker",
+}
+BACK = {
+    "model": "first model",
+    "model.former": "second model",
+    "ranker": "first ranker",
+    "ranker.former": "second ranker",
+}
+
+
+def test_new_models_take_over_and_the_former_ones_come_back(places, tmp_path):
+    serving, work = places
+    take_over(serving, work)
+    assert there(tmp_path) == TAKEN_OVER
+    go_back(serving, work)
+    assert there(tmp_path) == BACK
+    go_back(serving, work)
+    assert there(tmp_path) == TAKEN_OVER
+    assert complete(serving, work) is False
+
+
+def test_only_one_former_model_is_kept(places, tmp_path):
+    serving, work = places
+    take_over(serving, work)
+    for kind, path in work.models(serving).all().items():
+        make(path, kind, f"third {kind}")
+    take_over(serving, work)
+    assert there(tmp_path) == {
+        name: each.replace("second", "third") if "former" not in name else each.replace("first", "second")
+        for name, each in TAKEN_OVER.items()
+    }
+
+
+class KilledError(BaseException):
+    """Stands for a kill, which nothing catches."""
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_an_exchange_that_is_killed_at_any_rename_is_completed(places, tmp_path, monkeypatch, back):
+    serving, work = places
+    if back:
+        take_over(serving, work)
+    wanted = BACK if back else TAKEN_OVER
+    rename, kills = Path.rename, 0
+    for last in range(30):
+        left = last
+
+        def killed(self, target):
+            nonlocal left
+            if self.parent in (tmp_path, work.path):  # not the whole writes of files
+                if left == 0:
+                    raise KilledError
+                left -= 1
+            return rename(self, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "rename", killed)
+            try:
+                (go_back if back else take_over)(serving, work)
+            except KilledError:
+                kills += 1
+            else:
+                break
+        monkeypatch.setattr(Path, "rename", rename)
+        assert complete(serving, work) is back
+        assert there(tmp_path) == wanted
+        # The other way round, for the next kill.
+        if back:
+            go_back(serving, work)
+        else:
+            go_back(serving, work)
+            for kind, path in work.models(serving).all().items():
+                serving.beside(".former").all()[kind].rename(path)
+    assert kills == (6 if back else 4)  # each directory is moved two or three times
+
+
+def test_without_a_former_model_there_is_no_way_back(places, tmp_path):
+    serving, work = places
+    before = there(tmp_path)
+    with pytest.raises(NotFoundError, match=r"no former model in .*model\.former"):
+        go_back(serving, work)
+    assert there(tmp_path) == before
+
+
+def test_what_notellm_did_not_write_is_not_removed(places, tmp_path):
+    serving, work = places
+    (tmp_path / "model.former").mkdir()
+    (tmp_path / "model.former" / "mine.txt").write_text("mine")
+    with pytest.raises(StorageError, match=r"mine\.txt"):
+        take_over(serving, work)
+    assert (tmp_path / "model.former" / "mine.txt").read_text() == "mine"
+    assert there(tmp_path)["model"] == "first model"
+
+
+def test_without_a_ranker_the_model_alone_changes_places(places, tmp_path):
+    serving, work = places
+    take_over(Models(serving.model, None), work)
+    assert there(tmp_path)["model"] == "second model"
+    assert there(tmp_path)["ranker"] == "first ranker"
