@@ -32,6 +32,7 @@ HistoryFile = Annotated[
     Path | None,
     typer.Option(help="A text file with one note id per line, instead of --history; ids may hold commas."),
 ]
+StorePlace = Annotated[str, typer.Argument(help="A directory, or a URI of object storage.")]
 NewerNotes = Annotated[
     Path | None, typer.Option(help="A dataset folder or notes file, for newer notes than the ranker's.")
 ]
@@ -177,15 +178,20 @@ def load_model(path: str) -> Any:
     return NoteLLM.from_saved(path, trust_remote_code=trusts_code())
 
 
-def load_notes(path: Path) -> Any:
-    """Load the notes of a dataset folder, or of a notes file, which are cleaned."""
+def load_notes(path: Path, *, states: bool = False) -> Any:
+    """Load the notes of a dataset folder, or of a notes file, which are cleaned.
+
+    Args:
+        path: the folder or file.
+        states: also load which notes are hidden or expire, if the folder is an exported store.
+    """
     from notellm.data.read import read_notes
     from notellm.data.schema import CLICKS
     from notellm.data.validate import validate
-    from notellm.jobs.folders import load_dataset
+    from notellm.jobs.folders import load_dataset, load_stored_notes
 
     if path.is_dir():
-        return load_dataset(path).notes
+        return load_stored_notes(path) if states else load_dataset(path).notes
     notes, _, report = validate(read_notes(path).table, CLICKS.empty_table())
     if len(report):
         show(report)
