@@ -75,6 +75,12 @@ def warn(doubt: str | None) -> None:
         print(f"doubtful: {text}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
+def show_guesses(report: Any) -> None:
+    """Print the options that state what reading guessed, if there is any."""
+    if report.options:
+        show(f"to state what was guessed: {' '.join(report.options)}")
+
+
 def show_report(report: Any, output: Path | None, *, force: bool) -> None:
     """Print the report of an evaluation, and save it if a folder is asked for."""
     show(report.text())
@@ -102,6 +108,30 @@ def show_dropped(dropped: Mapping[str, int]) -> None:
     """Print how many rows were left out, one problem a line."""
     for problem, count in dropped.items():
         show(f"left out: {count:,} rows, {problem}")
+
+
+def columns_of(entries: Sequence[str], flag: str) -> dict[str, str]:
+    """Return the names of columns in a file by the names that notellm uses, from entries OURS=THEIRS.
+
+    Args:
+        entries: the entries.
+        flag: the option that they were given with.
+
+    Raises:
+        ConfigError: if an entry has another form, or one of our names is given twice.
+    """
+    names: dict[str, str] = {}
+    for entry in entries:
+        ours, equals, theirs = entry.partition("=")
+        if not (ours and equals and theirs):
+            raise ConfigError(f"{flag} is {entry!r}; write OURS=THEIRS, for example note_id=item_id")
+        if names.get(ours, theirs) != theirs:
+            raise ConfigError(
+                f"{flag} gives {ours} twice, {names[ours]!r} and {theirs!r}; say of which table with "
+                f"--notes-column {ours}=... and --clicks-column {ours}=..."
+            )
+        names[ours] = theirs
+    return names
 
 
 _TITLE_LENGTH = 70  # characters
