@@ -6,7 +6,7 @@ be replaced is decided in ``notellm.artifacts.replace``.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,27 @@ def read_parquet(
     except (pa.ArrowException, OSError) as error:  # damaged pages raise an OSError
         raise DataError(f"{source} is not a readable Parquet file, or is damaged: {error}") from error
     return table.replace_schema_metadata()
+
+
+def parquet_batches(
+    path: str | Path, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield a Parquet file in batches, of which one at a time is in memory.
+
+    Args:
+        path: the file.
+        rows: most rows of a batch.
+        columns: columns to read; None for all.
+
+    Raises:
+        DataError: if it is not Parquet, or is damaged.
+    """
+    names = None if columns is None else list(columns)
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        yield from file.iter_batches(rows, columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file, or is damaged: {error}") from error
 
 
 def write_json(value: Any, path: str | Path, *, replace: bool = False) -> None:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from notellm.artifacts.parquet import parquet_record
 from notellm.errors import DataError, StorageError
-from notellm.files import read_json, write_json
+from notellm.files import parquet_batches, read_json, write_json
 from notellm.version import __version__
 
 RECORD = "record.json"
@@ -157,13 +157,12 @@ def describe_parquet(path: Path, schema: pa.Schema) -> dict[str, Any]:
         path: a file that notellm wrote a moment ago.
         schema: names and types of the columns that count; the file may have more.
     """
-    file = pq.ParquetFile(path)
 
     def column(name: str) -> Iterator[pa.ChunkedArray]:
-        for batch in file.iter_batches(_ROWS, columns=[name]):
+        for batch in parquet_batches(path, _ROWS, [name]):
             yield pa.chunked_array([batch.column(0)])
 
-    rows = file.metadata.num_rows
+    rows = pq.read_metadata(path).num_rows
     return {"rows": rows, "fingerprint": fingerprint_of_columns(column, schema, rows)}
 
 

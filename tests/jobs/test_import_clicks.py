@@ -178,6 +178,19 @@ def test_events_that_others_wrote_are_checked(place, tmp_path):
         bring(place, tmp_path / "n.parquet")
 
 
+def test_damaged_events_are_named(place, tmp_path):
+    path = tmp_path / "events.parquet"
+    rows = [(f"c{i}", f"u{i}", f"n{i % 10}", NOW, "click", "") for i in range(2_000)]
+    columns = zip(*rows, strict=True)
+    write_parquet(pa.table(dict(zip(CLICK_LOG.names, columns, strict=True)), schema=CLICK_LOG), path)
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"events\.parquet is not a readable Parquet file, or is damaged"):
+        bring(place, path)
+    assert rows_in(place) == []
+
+
 def test_a_file_without_times_is_refused(place, tmp_path):
     path = csv_of(tmp_path / "c.csv", "u1,n1", "u1,n2", "u2,n1", header="user_id,note_id")
     with pytest.raises(DataError, match=r"only their order.*--column timestamp="):

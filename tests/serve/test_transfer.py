@@ -3,6 +3,7 @@
 import re
 import shlex
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -97,7 +98,8 @@ def test_an_export_is_one_state_while_the_service_is_written_to(places, tmp_path
             for number in range(3):
                 before = acknowledged[0]
                 while acknowledged[0] < before + 2:
-                    pass
+                    assert writer.is_alive()
+                    time.sleep(0.01)
                 before = acknowledged[0]
                 assert run("store", "export", own.store, "-o", tmp_path / f"out{number}", "-q") == 0
                 part = load_dataset(tmp_path / f"out{number}")

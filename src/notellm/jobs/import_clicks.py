@@ -26,6 +26,7 @@ from notellm.data.read import read_log
 from notellm.data.schema import CLICKS, TIME
 from notellm.data.validate import clean_log
 from notellm.errors import ConfigError, DataError
+from notellm.files import parquet_batches
 from notellm.jobs.folders import EVENTS_FILE
 from notellm.jobs.prepare_options import LogOptions
 from notellm.store.clicks import CLICK_LOG, EVENTS, MAX_AGE, Click, ClickLog
@@ -172,7 +173,7 @@ def _is_log(path: Path) -> bool:
 
 def _events(path: Path, batch: int) -> Iterator[pa.Table]:
     """Yield the rows of an exported log."""
-    for rows in pq.ParquetFile(path).iter_batches(batch):
+    for rows in parquet_batches(path, batch):
         for name in CLICK_LOG.names:
             if rows.column(name).null_count:
                 raise DataError(f"{path} has a row without {name}, which the log of a store needs; add it")

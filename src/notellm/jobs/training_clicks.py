@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from notellm.data.problems import Report, Tally
 from notellm.data.schema import CLICKS
+from notellm.files import parquet_batches
 
 _BATCH = 1 << 16
 _SHOWN = ("user_id", "note_id")
@@ -34,7 +34,7 @@ def training_clicks(events: Path, note_ids: pa.ChunkedArray, report: Report) -> 
     has_views, disliked = _last_words(events)
     liked, not_enjoyed, unknown, repeated = Tally(), Tally(), Tally(), Tally()
     repeats = _Repeats()
-    for batch in pq.ParquetFile(events).iter_batches(_BATCH, columns=CLICKS.names):
+    for batch in parquet_batches(events, _BATCH, CLICKS.names):
         rows = pa.Table.from_batches([batch]).select(CLICKS.names)
         is_unknown = ~_is_in(rows["note_id"], note_ids)
         unknown.add(rows, is_unknown, _SHOWN)
@@ -43,7 +43,8 @@ def training_clicks(events: Path, note_ids: pa.ChunkedArray, report: Report) -> 
         is_bad = _is_in(_pairs(rows), disliked) & ~_is(event, "view") | _is(event, "dislike")
         not_enjoyed.add(rows, is_bad, (*_SHOWN, "event"))
         liked.add(rows, _is(event, "like") & ~is_bad, _SHOWN)
-        event = pc.if_else(pa.array(is_bad), "view", pc.replace_substring(event, "like", "click"))
+        event = pc.if_else(pc.equal(event, "like"), "click", event)
+        event = pc.if_else(pa.array(is_bad), "view", event)
         rows = rows.set_column(CLICKS.get_field_index("event"), CLICKS.field("event"), event)
         if not has_views:
             rows = rows.filter(pa.array(~is_bad))
@@ -63,7 +64,7 @@ def _last_words(events: Path) -> tuple[bool, pa.Array]:
     """Return whether a log has views, and the pairs of users and notes whose last word is a dislike."""
     has_views = False
     disliked: set[str] = set()
-    for batch in pq.ParquetFile(events).iter_batches(_BATCH, columns=[*_SHOWN, "event"]):
+    for batch in parquet_batches(events, _BATCH, [*_SHOWN, "event"]):
         rows = pa.Table.from_batches([batch])
         has_views = has_views or bool(_is(rows["event"], "view").any())
         said = rows.filter(pc.is_in(rows["event"], pa.array(["like", "dislike"])))
