@@ -76,6 +76,7 @@ bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
 	@$(BIN)/python -m benchmarks.service --work build/catalogue
 	@$(BIN)/python -m benchmarks.durability --work build/catalogue
 	@$(BIN)/python -m benchmarks.index --work build/catalogue
+	@$(BIN)/python -m benchmarks.moving
 
 clean: ## remove what the targets made, but results
 	@rm -rf .venv $(LOWEST) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

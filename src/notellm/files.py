@@ -6,7 +6,7 @@ be replaced is decided in ``notellm.artifacts.replace``.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,15 @@ def _metadata(record: Mapping[str, Any] | None) -> dict[bytes, str] | None:
     return None if record is None else {RECORD_KEY: json_text(record)}
 
 
-def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table:
+def read_parquet(
+    path: str | Path, columns: list[str] | None = None, *, optional: Sequence[str] = ()
+) -> pa.Table:
     """Read a Parquet file, without its record.
 
     Args:
         path: the file.
         columns: columns to read; None for all.
+        optional: further columns to read, if the file has all of them.
 
     Raises:
         StorageError: if there is no such file, or it cannot be opened.
@@ -83,6 +86,8 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table
             raise DataError(
                 f"{source} has no column {missing[0]!r}; its columns are {', '.join(schema.names)}"
             )
+        if columns is not None and set(optional) <= set(schema.names):
+            columns = [*columns, *optional]
         table = pq.read_table(source, columns=columns, page_checksum_verification=True)
         table.validate(full=True)  # otherwise text that is not UTF-8 fails later
     except PermissionError as error:
@@ -90,6 +95,27 @@ def read_parquet(path: str | Path, columns: list[str] | None = None) -> pa.Table
     except (pa.ArrowException, OSError) as error:  # damaged pages raise an OSError
         raise DataError(f"{source} is not a readable Parquet file, or is damaged: {error}") from error
     return table.replace_schema_metadata()
+
+
+def parquet_batches(
+    path: str | Path, rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Yield a Parquet file in batches, of which one at a time is in memory.
+
+    Args:
+        path: the file.
+        rows: most rows of a batch.
+        columns: columns to read; None for all.
+
+    Raises:
+        DataError: if it is not Parquet, or is damaged.
+    """
+    names = None if columns is None else list(columns)
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        yield from file.iter_batches(rows, columns=names)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file, or is damaged: {error}") from error
 
 
 def write_json(value: Any, path: str | Path, *, replace: bool = False) -> None:

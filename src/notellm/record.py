@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from notellm.artifacts.parquet import parquet_record
 from notellm.errors import DataError, StorageError
-from notellm.files import read_json, write_json
+from notellm.files import parquet_batches, read_json, write_json
 from notellm.version import __version__
 
 RECORD = "record.json"
 _BLOCK = 1 << 20
+_ROWS = 1 << 13  # read at once from a file; texts may be long
 _PACKAGES = (
     "numpy",
     "scipy",
@@ -146,6 +148,22 @@ def _blocks(column: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
 def describe(table: pa.Table) -> dict[str, Any]:
     """Return how a record names a table among its data: ``rows`` and ``fingerprint``."""
     return {"rows": table.num_rows, "fingerprint": fingerprint(table)}
+
+
+def describe_parquet(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    """Return what :func:`describe` says of the columns of a Parquet file, read in pieces.
+
+    Args:
+        path: a file that notellm wrote a moment ago.
+        schema: names and types of the columns that count; the file may have more.
+    """
+
+    def column(name: str) -> Iterator[pa.ChunkedArray]:
+        for batch in parquet_batches(path, _ROWS, [name]):
+            yield pa.chunked_array([batch.column(0)])
+
+    rows = pq.read_metadata(path).num_rows
+    return {"rows": rows, "fingerprint": fingerprint_of_columns(column, schema, rows)}
 
 
 def make_record(

@@ -27,6 +27,7 @@ from notellm.data.problems import Report
 from notellm.errors import ConfigError, DataError, StorageError
 from notellm.jobs.prepare import Sources, clean, read_sources
 from notellm.jobs.prepare_options import PrepareOptions
+from notellm.options import annotation
 from tests.data.cells.reading import array_of
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "forms.md").read_text(encoding="utf-8")
@@ -118,7 +119,7 @@ def options_of(text):
         else:
             assert name in known, f"--{name} is no option of prepare"
             value = words.pop(0)
-            kind = PrepareOptions.__annotations__[name]
+            kind = annotation(PrepareOptions, name)
             if "list" in str(kind):
                 values.setdefault(name, []).append(value)
             else:

@@ -32,6 +32,7 @@ HistoryFile = Annotated[
     Path | None,
     typer.Option(help="A text file with one note id per line, instead of --history; ids may hold commas."),
 ]
+StorePlace = Annotated[str, typer.Argument(help="A directory, or a URI of object storage.")]
 NewerNotes = Annotated[
     Path | None, typer.Option(help="A dataset folder or notes file, for newer notes than the ranker's.")
 ]
@@ -74,6 +75,12 @@ def warn(doubt: str | None) -> None:
         print(f"doubtful: {text}".encode(encoding, "backslashreplace").decode(encoding), file=sys.stderr)
 
 
+def show_guesses(report: Any) -> None:
+    """Print the options that state what reading guessed, if there is any."""
+    if report.options:
+        show(f"to state what was guessed: {' '.join(report.options)}")
+
+
 def show_report(report: Any, output: Path | None, *, force: bool) -> None:
     """Print the report of an evaluation, and save it if a folder is asked for."""
     show(report.text())
@@ -101,6 +108,30 @@ def show_dropped(dropped: Mapping[str, int]) -> None:
     """Print how many rows were left out, one problem a line."""
     for problem, count in dropped.items():
         show(f"left out: {count:,} rows, {problem}")
+
+
+def columns_of(entries: Sequence[str], flag: str) -> dict[str, str]:
+    """Return the names of columns in a file by the names that notellm uses, from entries OURS=THEIRS.
+
+    Args:
+        entries: the entries.
+        flag: the option that they were given with.
+
+    Raises:
+        ConfigError: if an entry has another form, or one of our names is given twice.
+    """
+    names: dict[str, str] = {}
+    for entry in entries:
+        ours, equals, theirs = entry.partition("=")
+        if not (ours and equals and theirs):
+            raise ConfigError(f"{flag} is {entry!r}; write OURS=THEIRS, for example note_id=item_id")
+        if names.get(ours, theirs) != theirs:
+            raise ConfigError(
+                f"{flag} gives {ours} twice, {names[ours]!r} and {theirs!r}; say of which table with "
+                f"--notes-column {ours}=... and --clicks-column {ours}=..."
+            )
+        names[ours] = theirs
+    return names
 
 
 _TITLE_LENGTH = 70  # characters
@@ -177,15 +208,20 @@ def load_model(path: str) -> Any:
     return NoteLLM.from_saved(path, trust_remote_code=trusts_code())
 
 
-def load_notes(path: Path) -> Any:
-    """Load the notes of a dataset folder, or of a notes file, which are cleaned."""
+def load_notes(path: Path, *, states: bool = False) -> Any:
+    """Load the notes of a dataset folder, or of a notes file, which are cleaned.
+
+    Args:
+        path: the folder or file.
+        states: also load which notes are hidden or expire, if the folder is an exported store.
+    """
     from notellm.data.read import read_notes
     from notellm.data.schema import CLICKS
     from notellm.data.validate import validate
-    from notellm.jobs.folders import load_dataset
+    from notellm.jobs.folders import load_dataset, load_stored_notes
 
     if path.is_dir():
-        return load_dataset(path).notes
+        return load_stored_notes(path) if states else load_dataset(path).notes
     notes, _, report = validate(read_notes(path).table, CLICKS.empty_table())
     if len(report):
         show(report)

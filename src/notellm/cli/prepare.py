@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from notellm.cli.common import Force, Output, Quiet, Seed, examples, group, show
+from notellm.cli.common import Force, Output, Quiet, Seed, columns_of, examples, group, show, show_guesses
 from notellm.cli.options import with_options
 from notellm.data.datasets.table import CLICK_NAMES
 from notellm.errors import ConfigError
@@ -118,7 +118,10 @@ def prepare(
     if output is not None:
         check_replaceable(output, "dataset", force=force)
     tables = {"": column, "notes": notes_column, "clicks": clicks_column, "topics": topics_column}
-    columns = {table: _columns(entries or [], table) for table, entries in tables.items()}
+    columns = {
+        table: columns_of(entries or [], f"--{table}-column" if table else "--column")
+        for table, entries in tables.items()
+    }
     if dataset is not None:
         given: dict[str, object] = {"clicks": clicks, "topics": topics, "hashtags": hashtags or None}
         given |= {f"{table}-column".lstrip("-"): named or None for table, named in columns.items()}
@@ -164,13 +167,8 @@ def prepare(
         force=force,
     )
     show(report)
-    _show_guesses(report)
+    show_guesses(report)
     show(f"{good_notes.num_rows:,} notes, {len(good_clicks):,} clicks -> {output}")
-
-
-def _show_guesses(report: Any) -> None:
-    if report.options:
-        show(f"to state what was guessed: {' '.join(report.options)}")
 
 
 def _show_sample(raw: Any) -> None:
@@ -185,7 +183,7 @@ def _show_sample(raw: Any) -> None:
             show(f"  {', '.join(f'{name} {_brief(value)}' for name, value in row.items())}")
     show("")
     show(raw.report)
-    _show_guesses(raw.report)
+    show_guesses(raw.report)
     show(
         f"nothing was written: this is what the first {raw.notes.num_rows:,} notes and "
         f"{len(raw.log):,} clicks say"
@@ -276,20 +274,3 @@ def pairs(
         report += report_of(counts, options, f"{name} clicks: timestamp".strip())
     if len(report):
         show(report)
-
-
-def _columns(entries: list[str], table: str) -> dict[str, str]:
-    """Return the column names in a file by the names that notellm uses."""
-    flag = f"--{table}-column" if table else "--column"
-    names: dict[str, str] = {}
-    for entry in entries:
-        ours, equals, theirs = entry.partition("=")
-        if not (ours and equals and theirs):
-            raise ConfigError(f"{flag} is {entry!r}; write OURS=THEIRS, for example note_id=item_id")
-        if names.get(ours, theirs) != theirs:
-            raise ConfigError(
-                f"{flag} gives {ours} twice, {names[ours]!r} and {theirs!r}; say of which table with "
-                f"--notes-column {ours}=... and --clicks-column {ours}=..."
-            )
-        names[ours] = theirs
-    return names

@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
+from notellm.cli import transfer
 from notellm.cli.common import (
     Force,
     Output,
     Quiet,
+    StorePlace,
     examples,
     group,
     hide_loading_bars,
@@ -29,9 +31,9 @@ store = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
 )
+store.add_typer(transfer.commands)
 commands.add_typer(store, name="store")
 
-StorePlace = Annotated[str, typer.Argument(help="A directory, or a URI of object storage.")]
 Model = Annotated[str, typer.Option(help="The model directory.")]
 
 
@@ -54,7 +56,7 @@ def build(
     """Make a store, add notes to it, or give its notes the vectors of another model."""
     from notellm.jobs.build_store import build_store
 
-    table = None if notes is None else load_notes(notes)
+    table = None if notes is None else load_notes(notes, states=True)
     loaded = load_model(model)
     if vectors is not None and table is None:
         raise ConfigError("--vectors are those of --notes; give both")

@@ -4,6 +4,7 @@ The work is done on codes and times; each distinct id is looked at once.
 """
 
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from notellm.data.log import NO_TIME, ClickLog, Coded, Times, only_order
 from notellm.data.problems import Report
 
-EVENTS = ("view", "click")
+EVENTS = ("click", "view")
 
 _SHOWN = ("user_id", "note_id")
 _NAMED = 5  # names of events that the report shows
@@ -26,22 +27,24 @@ _Rows = npt.NDArray[np.integer[Any]]
 
 def clean_clicks(
     log: ClickLog,
-    notes: pa.Table,
+    notes: pa.Table | None,
     *,
     first: int,
     last: int,
     max_user_clicks: int | None,
     report: Report,
+    known_events: Sequence[str] = EVENTS,
 ) -> ClickLog:
     """Return the clean rows of a log, grouped by user in order of appearance and sorted by time in them.
 
     Args:
         log: the raw log.
-        notes: the clean notes.
+        notes: the clean notes; None keeps clicks on any note.
         first: earlier times are wrong; microseconds since 1970.
         last: later ones are.
         max_user_clicks: largest number of clicks of a user; None keeps all.
         report: receives what was dropped or repaired.
+        known_events: the events that are kept, at least two.
     """
     users = _without_broken(log.users, "clicks: user_id", report)
     names = _without_broken(log.notes, "clicks: note_id", report)
@@ -67,10 +70,11 @@ def clean_clicks(
         drop(_of(codes[rows], _equal(values, ""), missing=True), "empty id", column)
     action = "rows dropped; --event =click counts them"
     drop(_of(event[rows], _equal(events.values, ""), missing=True), "missing event", "event", action)
-    unknown = _of(event[rows], ~_is_in(events.values, pa.array(EVENTS)), missing=False)
+    unknown = _of(event[rows], ~_is_in(events.values, pa.array(known_events)), missing=False)
     named = _counted(events.values, event[rows][unknown])
     name = shlex.quote(f"{named.partition(' (')[0]}=click")
-    action = f"rows dropped; click and view count, and --event {name} counts others"
+    counting = f"{', '.join(known_events[:-1])} and {known_events[-1]}"
+    action = f"rows dropped; {counting} count, and --event {name} counts others"
     drop(unknown, "unknown event", "event", action, named)
     drop(time[rows] == NO_TIME, "missing time", "timestamp")
 
@@ -92,8 +96,9 @@ def clean_clicks(
         action = f"all rows of {np.count_nonzero(bots):,} users dropped; --user-limit raises the limit"
         drop(bots[user[rows]], f"user with over {max_user_clicks:,} clicks", "user_id", action)
 
-    known = _is_in(names.values, notes.column("note_id"))
-    drop(~known[note[rows]], "click on an unknown note", "note_id")
+    if notes is not None:
+        known = _is_in(names.values, notes.column("note_id"))
+        drop(~known[note[rows]], "click on an unknown note", "note_id")
 
     kept = np.zeros(len(log), np.bool_)
     kept[rows] = True

@@ -6,8 +6,11 @@ Readers and ``validate`` each return a report; ``+`` joins two.
 """
 
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 #: One row per kind of problem.
@@ -41,6 +44,32 @@ class Problem:
     action: str
     option: str = ""
     informs: bool = False
+
+
+@dataclass
+class Tally:
+    """How many rows of a table that comes in pieces have a problem, and the first of them.
+
+    Attributes:
+        count: number of rows.
+        example: the first of them, by some of its columns; "" if there is none.
+    """
+
+    count: int = 0
+    example: str = ""
+
+    def add(self, rows: pa.Table, bad: npt.NDArray[np.bool_], columns: Sequence[str]) -> None:
+        """Count the bad ones of some rows.
+
+        Args:
+            rows: the rows.
+            bad: (n,) which of them have the problem.
+            columns: names of the columns that an example shows.
+        """
+        if not self.count and bad.any():
+            row = rows.slice(int(bad.argmax()), 1).select(list(columns)).to_pylist()[0]
+            self.example = ", ".join(f"{name} {value}" for name, value in row.items())
+        self.count += int(np.count_nonzero(bad))
 
 
 @dataclass(frozen=True)

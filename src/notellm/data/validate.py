@@ -10,6 +10,7 @@ clicks (bots), and rows on unknown notes. The rest is grouped by user in order o
 time within a user.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from notellm.data.problems import Report
 from notellm.errors import ConfigError, DataError
 
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+_AHEAD = timedelta(days=1)  # how far a clock may be ahead
 
 
 def validate(notes: pa.Table, clicks: pa.Table, **options: Any) -> tuple[pa.Table, pa.Table, Report]:
@@ -94,7 +96,7 @@ def clean(
         if value is not None and value < 1:
             raise ConfigError(f"{name} is {value}; it must be at least 1")
     first = _utc(earliest)
-    last = datetime.now(UTC) + timedelta(days=1) if latest is None else _utc(latest)
+    last = datetime.now(UTC) + _AHEAD if latest is None else _utc(latest)
     if first >= last:
         raise ConfigError(f"earliest is {first}; it must be before latest, {last}")
 
@@ -128,6 +130,33 @@ def clean(
     if len(log) and not len(good_clicks):
         raise DataError(_why_no_click(len(log), good_notes, report, read or Report()))
     return good_notes, good_clicks, report
+
+
+def clean_log(
+    log: ClickLog, events: Sequence[str], *, max_user_clicks: int | None = 5_000
+) -> tuple[ClickLog, Report]:
+    """Clean a raw log as :func:`clean` does, without notes: clicks on any note are kept.
+
+    Args:
+        log: the raw log.
+        events: the events that are kept, at least two.
+        max_user_clicks: as for :func:`clean`.
+
+    Returns:
+        The log and the report.
+    """
+    report = Report()
+    last = _micro(datetime.now(UTC) + _AHEAD)
+    good = clean_clicks(
+        log,
+        None,
+        first=_micro(_EARLIEST),
+        last=last,
+        max_user_clicks=max_user_clicks,
+        report=report,
+        known_events=events,
+    )
+    return good, report
 
 
 def _micro(time: datetime) -> int:

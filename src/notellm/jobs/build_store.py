@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from notellm.data.ids import check_ids
 from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
+from notellm.jobs.folders import has_states
 from notellm.recall.made_by import check_maker, maker_of
 from notellm.recall.model import NoteLLM
 from notellm.store.notes import NoteStore
@@ -55,8 +56,9 @@ def build_store(
         uri: the store.
         model: model whose vectors the store will hold.
         notes: notes table (schema ``data.schema.NOTES``). New notes are added, and notes whose text or
-            attributes differ are replaced; hidden notes stay hidden and expiry times stay. None takes the
-            notes of the store.
+            attributes differ are replaced; hidden notes stay hidden and expiry times stay, unless the table
+            has the columns ``hidden`` and ``expires_at``, as an export has. None takes the notes of the
+            store.
         vectors: file of the vectors of these notes by this model, from ``recall.embed.embed_to_parquet``;
             None computes them here.
         progress: show a progress bar.
@@ -73,15 +75,20 @@ def build_store(
     if notes is None and not models:
         raise ConfigError(f"{uri} is not a store yet; give the notes that it is to hold")
     new_notes = [] if notes is None else _stored(notes)
+    states = notes is not None and has_states(notes)
     ready = {} if vectors is None else _read_vectors(vectors, new_notes, fingerprint)
     if fingerprint in models:
-        return _add(NoteStore.open(uri, fingerprint), model, new_notes, ready, progress=progress)
+        return _add(
+            NoteStore.open(uri, fingerprint), model, new_notes, ready, states=states, progress=progress
+        )
     before: dict[str, StoredNote] = {}
     if models:
         store = NoteStore.open(uri, models[-1])
         before = {note.note_id: note for note in notes_of(store.read())}
         store.close()
-    merged = before | {note.note_id: _keeping_state(before.get(note.note_id), note) for note in new_notes}
+    if not states:
+        new_notes = [_keeping_state(before.get(note.note_id), note) for note in new_notes]
+    merged = before | {note.note_id: note for note in new_notes}
     rows = _embedded(model, list(merged.values()), ready, progress=progress)
     store = NoteStore.create(uri, fingerprint, rows, dim=model.settings.dim)
     try:
@@ -100,13 +107,15 @@ def _add(
     notes: list[StoredNote],
     ready: dict[str, np.ndarray],
     *,
+    states: bool,
     progress: bool,
 ) -> Built:
     """Add notes to the store of this model, and close it."""
     try:
         before = {note.note_id: note for note in notes_of(store.read())}
-        merged = [_keeping_state(before.get(note.note_id), note) for note in notes]
-        changed = [note for note in merged if before.get(note.note_id) != note]
+        if not states:
+            notes = [_keeping_state(before.get(note.note_id), note) for note in notes]
+        changed = [note for note in notes if before.get(note.note_id) != note]
         for rows in _embedded(model, changed, ready, progress=progress):
             store.write(rows)
         computed = sum(note.note_id not in ready for note in changed)
@@ -136,13 +145,15 @@ def _embedded(
 
 
 def _stored(notes: pa.Table) -> list[StoredNote]:
-    """Return the notes of a table as the store holds them, visible and without expiry time."""
+    """Return the notes of a table as the store holds them: visible, unless the table says otherwise."""
     missing = [name for name in NOTES.names if name not in notes.column_names]
     if missing:
         raise DataError(f"the notes have no column {missing[0]!r}; validate() adds the optional columns")
     count = notes.num_rows
+    check_ids(notes["note_id"])  # here, since notes are embedded before they are written
+    if has_states(notes):
+        return notes_of(notes)
     rows = notes.select(NOTES.names)
-    check_ids(rows["note_id"])  # here, since notes are embedded before they are written
     rows = rows.append_column("hidden", pa.array([False] * count, pa.bool_()))
     return notes_of(rows.append_column("expires_at", pa.nulls(count, pa.timestamp("us", tz="UTC"))))
 

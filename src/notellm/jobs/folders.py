@@ -37,6 +37,11 @@ from notellm.record import (
 )
 
 NOTES_FILE, CLICKS_FILE, PAIRS_FILE = "notes.parquet", "clicks.parquet", "pairs.parquet"
+PROBLEMS_FILE = "problems.parquet"
+#: What an exported store has besides: its vectors, and its log of clicks as it is.
+VECTORS_FILE, EVENTS_FILE = "vectors.parquet", "events.parquet"
+#: Columns of the notes of an exported store, beside those of NOTES.
+STATES = ("hidden", "expires_at")
 PARTS = ("train", "valid", "test")
 
 
@@ -72,22 +77,37 @@ def save_dataset(
         if isinstance(clicks, ClickLog)
         else describe(clicks)
     )
-    counts: Counter[str] = Counter()  # a problem may be of several columns
-    for problem in report.problems:
-        counts[problem.problem] += problem.count
-    record = make_record(
-        kind="dataset",
-        config=config,
-        data={"notes": describe(notes), "clicks": described},
-        seed=seed,
-        metrics=dict(counts),
-    )
     with write_folder(folder, "dataset", force=force) as aside:
         write_parquet(notes, aside / NOTES_FILE)
         pieces = clicks.pieces() if isinstance(clicks, ClickLog) else [clicks]
         write_parquet_pieces(pieces, aside / CLICKS_FILE)
-        write_parquet(report.table(), aside / "problems.parquet")
-        write_record(aside, record)
+        data = {"notes": describe(notes), "clicks": described}
+        return write_account(aside, report, config=config, data=data, seed=seed)
+
+
+def write_account(
+    folder: Path,
+    report: Report,
+    *,
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Write the record and the table of problems of a dataset folder, and return the record.
+
+    Args:
+        folder: the folder, within ``artifacts.write_folder``.
+        report: problems that were found and repaired.
+        config: as for :func:`save_dataset`.
+        data: what ``record.describe`` says of the notes and of the clicks.
+        seed: as for :func:`save_dataset`.
+    """
+    counts: Counter[str] = Counter()  # a problem may be of several columns
+    for problem in report.problems:
+        counts[problem.problem] += problem.count
+    record = make_record(kind="dataset", config=config, data=data, seed=seed, metrics=dict(counts))
+    write_parquet(report.table(), folder / PROBLEMS_FILE)
+    write_record(folder, record)
     return record
 
 
@@ -98,15 +118,34 @@ def load_dataset(folder: str | Path) -> Part:
         DataError: if the folder is not a dataset folder.
     """
     path = Path(folder)
-    if not (path / NOTES_FILE).is_file():
-        raise DataError(
-            f"{path} is not a dataset folder (it has no {NOTES_FILE}); make one with: notellm prepare"
-        )
-    notes = read_parquet(path / NOTES_FILE, NOTES.names)
+    notes = read_parquet(_notes_file(folder), NOTES.names)
     clicks = CLICKS.empty_table()
     if (path / CLICKS_FILE).is_file():
         clicks = read_parquet(path / CLICKS_FILE, CLICKS.names)
     return Part(notes, clicks)
+
+
+def _notes_file(folder: str | Path) -> Path:
+    path = Path(folder) / NOTES_FILE
+    if not path.is_file():
+        raise DataError(
+            f"{folder} is not a dataset folder (it has no {NOTES_FILE}); make one with: notellm prepare"
+        )
+    return path
+
+
+def load_stored_notes(folder: str | Path) -> pa.Table:
+    """Read the notes of a dataset folder, with the columns ``STATES`` if it is an exported store.
+
+    Raises:
+        DataError: if the folder is not a dataset folder.
+    """
+    return read_parquet(_notes_file(folder), NOTES.names, optional=STATES)
+
+
+def has_states(notes: pa.Table) -> bool:
+    """Tell whether a notes table says which notes are hidden, and when they expire."""
+    return set(STATES) <= set(notes.column_names)
 
 
 def save_split(

@@ -1,7 +1,7 @@
 """The options of ``notellm prepare``; imports nothing heavy, so that a command line can read them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from notellm.data.cells.options import CellOptions, Markup
@@ -14,8 +14,8 @@ TABLES = ("notes", "clicks", "topics")
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
-    """How tables are read and cleaned; what is left out is guessed, and reported with the option for it.
+class LogOptions:
+    """How a log of clicks is read and cleaned; what is left out is guessed, and reported with its option.
 
     Attributes:
         separator: text between the cells of delimited files, such as ";" or tab; of one table: clicks=tab.
@@ -25,14 +25,10 @@ class PrepareOptions:
         encoding: encoding of text files, such as utf-8 or cp1252; of one table: notes=cp1252. Repeatable.
         time_format: form of times: day-first, month-first, excel, year, s, ms, us, ns, or a strptime format
             such as "%d.%m.%Y %H:%M"; of one table: clicks=day-first. Repeatable.
-        topic_separator: character between the topics of a cell; "none" if a cell holds one topic.
         missing: words that stand for a missing value, separated by commas; "" for none.
-        markup: HTML in texts: text (entities are decoded, tags are taken out) or keep.
         header: whether the first row of delimited files names the columns; without, columns are "#1", "#2".
         min_rating: the smallest rating that counts as a click.
         event: NAME=click, NAME=view or NAME=drop: what an event of another name counts as. Repeatable.
-        order: what the order of the rows of a log without times says: rows (a user's rows follow each other
-            in time) or none.
         user_limit: users with more clicks than this are dropped as bots; 0 keeps all.
     """
 
@@ -40,13 +36,10 @@ class PrepareOptions:
     quoting: list[str] | None = option(None)
     encoding: list[str] | None = option(None)
     time_format: list[str] | None = option(None)
-    topic_separator: str | None = option(None)
     missing: str = option(CellOptions.missing)
-    markup: Markup = option("text")
     header: bool = option(True, flag="--header/--no-header")
     min_rating: float | None = option(None)
     event: list[str] | None = option(None)
-    order: Order | None = option(None)
     user_limit: int = option(5_000, least=0)
 
     def of(self, table: str, columns: Mapping[str, str], rows: int | None = None) -> ReadOptions:
@@ -66,8 +59,6 @@ class PrepareOptions:
             raise ConfigError(f"quoting is {quoting!r}; it must be double, backslash or none")
         return ReadOptions(
             missing=self.missing,
-            markup=self.markup,
-            topic_separator=self.topic_separator,
             time_format=_stated("time_format", self.time_format, table),
             separator=_stated("separator", self.separator, table),
             quoting=cast("Quoting | None", quoting),
@@ -77,8 +68,29 @@ class PrepareOptions:
             rows=rows,
             min_rating=self.min_rating if table == "clicks" else None,
             events=_events(self.event or []) if table == "clicks" else {},
-            order=self.order if table == "clicks" else None,
         )
+
+
+@dataclass(frozen=True)
+class PrepareOptions(LogOptions):
+    """How tables are read and cleaned; what is left out is guessed, and reported with the option for it.
+
+    Attributes:
+        topic_separator: character between the topics of a cell; "none" if a cell holds one topic.
+        markup: HTML in texts: text (entities are decoded, tags are taken out) or keep.
+        order: what the order of the rows of a log without times says: rows (a user's rows follow each other
+            in time) or none.
+    """
+
+    topic_separator: str | None = option(None)
+    markup: Markup = option("text")
+    order: Order | None = option(None)
+
+    def of(self, table: str, columns: Mapping[str, str], rows: int | None = None) -> ReadOptions:
+        """Return the options with which one table is read, as ``LogOptions.of`` does."""
+        read = super().of(table, columns, rows)
+        order = self.order if table == "clicks" else None
+        return replace(read, markup=self.markup, topic_separator=self.topic_separator, order=order)
 
 
 def _stated(name: str, values: list[str] | None, table: str) -> str | None:

@@ -16,6 +16,8 @@ _LOCK = ".writer.lock"
 #: Bytes that LanceDB keeps in memory of indexes and of manifests, for all stores of a process together. With
 #: its own limits of several GiB, memory would grow with every write.
 _INDEX_CACHE, _MANIFEST_CACHE = 32 << 20, 16 << 20
+#: Bytes that LanceDB reads ahead of a slow reader of a whole table; by itself it reads 2 GiB ahead.
+_READ_AHEAD = 128 << 20
 _RUST_SOURCE = re.compile(r",? ?/\S+\.rs:\d+(:\d+)?")  # a position in LanceDB's sources
 
 
@@ -26,6 +28,7 @@ def lancedb() -> Any:
         MissingDependencyError: if it is not installed.
     """
     os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of what is intended, such as replacing a table
+    os.environ.setdefault("LANCE_DEFAULT_IO_BUFFER_SIZE", str(_READ_AHEAD))
     try:
         import lancedb as module  # noqa: PLC0415 - an optional package
         import lancedb.index  # noqa: PLC0415 - an optional package
@@ -75,8 +78,12 @@ def storage_errors(store: str) -> Iterator[None]:
         raise StorageError(f"the store {store} cannot be used: {reason}") from error
 
 
-def lock_for_writing(store: str) -> FileLock | None:
+def lock_for_writing(store: str, *, remedy: str = "stop it first") -> FileLock | None:
     """Take the right to write to a store, which ends with the process at the latest.
+
+    Args:
+        store: URI of the store.
+        remedy: what a user can do if another process has it.
 
     Returns:
         The lock; None in object storage, where there is none.
@@ -91,7 +98,7 @@ def lock_for_writing(store: str) -> FileLock | None:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise StorageError(f"another process writes to the store {store}; stop it first") from error
+        raise StorageError(f"another process writes to the store {store}; {remedy}") from error
     except OSError as error:
         raise StorageError(f"cannot write to the store {store}: {error.strerror or error}") from error
     return lock

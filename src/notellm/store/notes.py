@@ -11,7 +11,7 @@ file; in object storage the user has to see to it.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -358,6 +358,11 @@ class NoteStore:
         if "vector" in rows.column_names:
             check_stored_vectors(rows, self.dim, self.uri)
         return rows.replace_schema_metadata()
+
+    def batches(self, columns: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        """Yield columns of all notes in batches of at most ``rows`` rows; vectors are not checked."""
+        with storage_errors(self.uri):
+            yield from self._table.search().select(list(columns)).limit(None).to_batches(rows)
 
     def get(self, note_ids: Collection[str]) -> pa.Table:
         """Return the rows of notes, in any order. Ids that the store does not have are ignored."""
