@@ -20,7 +20,7 @@ PLACES = {
     "charset_normalizer": {"data"},
     "faiss": {"store.index"},
     "fastapi": {"serve"},
-    "filelock": {"artifacts", "recall", "store"},
+    "filelock": {"artifacts", "recall", "renew", "store"},
     "gguf": {"backbone"},
     "grpc": {"store.index"},
     "httptools": {"serve"},

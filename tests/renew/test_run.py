@@ -21,6 +21,7 @@ from notellm.files import json_text, read_json
 from notellm.recall.model import NoteLLM
 from notellm.record import RECORD, read_record
 from notellm.renew import run as module
+from notellm.renew.comparison import compare
 from notellm.renew.decision import Decision
 from notellm.renew.models import Models
 from notellm.renew.run import Renewal
@@ -233,7 +234,9 @@ def test_a_running_service_switches_without_a_failed_request(served, tmp_path):
     given = candidate(served, tmp_path / "given")
     engine = Engine.open(served.store, served.models.model)
     ids = list(engine.notes)
-    failed, asked, stop = [], [], threading.Event()
+    failed: list[str] = []
+    asked: list[int] = []
+    stop = threading.Event()
 
     def ask(client):
         while not stop.is_set():
@@ -277,7 +280,6 @@ def test_models_that_the_service_cannot_open_give_way_to_the_former_ones(served,
 
 def test_the_models_are_compared_on_the_same_users_and_only_on_what_they_opened_later(served, monkeypatch):
     seen = {}
-    compare = module.compare
 
     def watched(*arguments, **options):
         seen["queries"], seen["snapshot"] = arguments[3], arguments[2]

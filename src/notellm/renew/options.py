@@ -12,7 +12,7 @@ class RenewOptions:
     """How a renewal trains, compares and decides.
 
     Attributes:
-        window_days: days of the log that count, up to its newest click; older clicks are not read.
+        window_days: days up to now whose clicks count.
         test_days: newest days of the log. Nothing is trained on them; both models are compared on them.
         start: "warm" goes on from the serving model and keeps its tokenizer; "new" trains from nothing, so
             that the tiny backbone gets a tokenizer of the present notes.

@@ -16,10 +16,9 @@ from typing import Any
 
 from notellm.artifacts.manifest import MANIFEST
 from notellm.artifacts.write import write_folder
-from notellm.data.split import Part, Split
+from notellm.data.split import Split
 from notellm.errors import DataError, StorageError
 from notellm.jobs.build_store import build_store
-from notellm.jobs.folders import load_split, save_split
 from notellm.recall.model import NoteLLM
 from notellm.renew.comparison import compare, queries_of
 from notellm.renew.decision import Decision, decide, stays
@@ -203,12 +202,13 @@ class Renewal:
 
     def _snapshot(self, options: RenewOptions) -> Split:
         """Return the snapshot of the renewal, which is taken once."""
-        folder = self._work.snapshot
-        if not folder.is_dir():
-            split = take_snapshot(self._store, window_days=options.window_days, test_days=options.test_days)
-            log = Part(split.test.notes, split.train.clicks)
-            save_split(folder, split, log, config=asdict(options), seed=options.seed)
-        return load_split(folder)
+        return take_snapshot(
+            self._store,
+            self._work.snapshot,
+            window_days=options.window_days,
+            test_days=options.test_days,
+            progress=self._progress,
+        )
 
     def _taken_over(self, decision: Decision) -> Decision:
         """Exchange the models, and let the service or the store switch to them; go back if that fails."""

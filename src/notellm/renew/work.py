@@ -1,7 +1,7 @@
 """The working folder of renewals: what a renewal was begun with, its snapshot, new models and decision.
 
 renewal.json    what the unfinished renewal was begun with
-snapshot/       a split folder
+snapshot/       the exported store
 model/ ranker/  new models; those that did not take over stay until the next renewal
 decision.json   the decision of the unfinished renewal, then decisions/TIME.json
 exchange.json   the journal of an exchange
@@ -121,7 +121,7 @@ class WorkFolder:
             StorageError: if something there is not notellm's to remove.
         """
         self.clear_models()
-        remove_folder(self.snapshot, "split")
+        remove_folder(self.snapshot, "dataset")
         for name in ("model.run", "ranker.run"):
             if (run := self.path / name).is_dir():
                 check_run_folder(run)
