@@ -29,7 +29,8 @@ from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
 from notellm.recall.tagging.tagger import LEAST
 from notellm.recommend.recommender import Recommendations
-from notellm.store.clicks import MAX_AGE, Click
+from notellm.store.clicks import Click
+from notellm.store.event_log import MAX_AGE
 from notellm.store.index.base import Index
 from notellm.store.rows import StoredNote
 

@@ -20,7 +20,8 @@ from notellm.lexical.terms import text_of
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.recommend.recommender import Recommender, blend_doubt
-from notellm.store.clicks import MAX_AGE, ClickLog
+from notellm.store.clicks import ClickLog
+from notellm.store.event_log import MAX_AGE
 from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
 from notellm.store.notes import NoteStore
