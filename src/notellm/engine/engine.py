@@ -7,7 +7,8 @@
 
 `requests.py` has the queries and answers, `live.py` the shared state. The work behind the methods is in
 `opening.py`, `writing.py`, `health.py`, `searching.py`, `tagging.py`, `reading.py`, `clicking.py` and
-`reloading.py`; `users.py` and `newest.py` hold what is known of users, and the order of publication.
+`reloading.py`; `users.py`, `tracing.py`, `click_through.py` and `newest.py` hold what is known of users, what
+they were recommended, what they opened of it, and the order of publication.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from notellm.engine.opening import open_state
 from notellm.engine.reloading import reload_state
 from notellm.engine.requests import Clicked, Forgotten, Related, RelatedQuery, Tags, Write, Written
 from notellm.engine.tagging import write_tags
+from notellm.engine.tracing import ShownLists
 from notellm.engine.writing import apply_writes
 from notellm.errors import NotellmError
 from notellm.rank.scorer import Ranker, Ranking
@@ -80,7 +82,7 @@ class Engine:
             sync: flush every write to disk before it is answered. Without it a power failure loses the last
                 writes.
             trust_remote_code: as in ``NoteLLM.from_pretrained``; it applies to reloads, too.
-            click_days: days for which clicks are kept; None keeps all.
+            click_days: days for which clicks and recommended lists are kept; None keeps all.
             progress: show progress bars while much is computed.
 
         Raises:
@@ -98,11 +100,15 @@ class Engine:
         return engine
 
     def close(self) -> None:
-        """Save the index if it is one that is saved, and release the store. Nothing is lost without this."""
+        """Write the last recommended lists, save the index if it is one that is saved, and release the store.
+
+        Without this nothing is lost but lists that were recommended in the last second.
+        """
         state = self._state
         with state.write_lock:
             with state.click_lock:
                 state.clicks.close()
+            state.shown.close()
             if state.in_doubt:
                 state.live.index.close()
             else:
@@ -140,7 +146,7 @@ class Engine:
         return write_clicks(self._state, requests)
 
     def forget_user(self, user_id: str) -> Forgotten:
-        """Remove all clicks of a user from the store, from the files of earlier versions as well.
+        """Remove all clicks of a user and all lists recommended to them, from files of earlier versions, too.
 
         Raises:
             StorageError: if this could not be completed; repeat it.
@@ -224,7 +230,11 @@ class Engine:
         return reading.rank(self._state, user_id, candidates, history=history)
 
     def recommend(self, user_id: str | None = None, **options: Any) -> Recommendations:
-        """Recommend notes to a user; the options are those of `Recommender.recommend`.
+        """Recommend notes to a user; the options are those of `Recommender.recommend`, and ``record``.
+
+        The list gets a ``request_id``, by which clicks name it (``Click.request_id``), and is written to the
+        store's log of shown lists about a second later (``tracing.py``). With ``record=False`` it is not, and
+        does not count in the click-through: for lists that no user sees.
 
         Without a history in the arguments it is that of the ranker with the user's clicks since, and all
         notes that the user viewed, clicked, liked or disliked are left out (``users.py``). A user of whom
@@ -282,7 +292,13 @@ class Engine:
     @property
     def report(self) -> Sequence[str]:
         """What was repaired when the store was opened, in sentences; usually empty."""
-        return [*self._state.live.store.report, *self._state.clicks.report]
+        state = self._state
+        return [*state.live.store.report, *state.clicks.report, *state.shown.report]
+
+    @property
+    def shown(self) -> ShownLists:
+        """The lists that were recommended, and their click-through."""
+        return self._state.shown
 
     @property
     def doubts(self) -> Sequence[str]:

@@ -1,0 +1,245 @@
+"""Click-through of recommendations: how many notes that were shown were opened, by source and by position.
+
+    click-through = notes clicked or liked in the list that showed them / notes shown
+
+A click belongs to the hour of its list. A (list, note) counts once, however often it is opened. The latest
+100,000 lists are held in memory to find those that clicks name, about 0.5 KB for a list of 20 notes. Counts
+are held for each hour of the last 7 days, by 3 sources and 21 positions at most, and since the start.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from sys import intern
+from threading import Lock
+from typing import Literal, Self, TypeAlias
+
+import polars as pl
+
+from notellm.store.clicks import Click, ClickLog
+from notellm.store.shown import ShownList, ShownLog
+
+#: Days of which :meth:`ClickThrough.last_days` tells.
+DAYS = 7
+#: The last position that is counted by itself; those after it are counted together.
+LAST_POSITION = 20
+#: Events that open a note.
+OPENED = ("click", "like")
+#: What became of a click that names a list: it counted; the note counted already; no list that is remembered
+#: has this id; the list does not have the note; the list was another user's.
+Outcome = Literal["counted", "repeated", "unknown_request", "unknown_note", "other_user"]
+OUTCOMES: tuple[Outcome, ...] = ("counted", "repeated", "unknown_request", "unknown_note", "other_user")
+
+#: Source and position of notes that are counted together.
+Cell: TypeAlias = tuple[str, str]
+
+_REMEMBERED = 100_000  # lists
+_HOUR = 3600
+_LATER = f"{LAST_POSITION + 1}+"
+_COLUMNS = ("request_id", "user_id", "timestamp", "note_ids", "sources")
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Notes that were shown, and how many of them were opened."""
+
+    shown: int
+    clicked: int
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """A list that clicks may name; ``clicked`` has a bit for each position whose note was opened."""
+
+    user_id: str
+    hour: int
+    note_ids: tuple[str, ...]
+    sources: tuple[str, ...]
+    clicked: int = 0
+
+
+class ClickThrough:
+    """The click-through of the lists of an engine. Threads may share it.
+
+    Attributes:
+        shown: notes shown since the start, by source and position.
+        clicked: those of them that were opened since the start, whenever they were shown.
+        outcomes: what became of the clicks since the start that name a list.
+    """
+
+    def __init__(self) -> None:
+        self.shown: Counter[Cell] = Counter()
+        self.clicked: Counter[Cell] = Counter()
+        self.outcomes: Counter[Outcome] = Counter(dict.fromkeys(OUTCOMES, 0))
+        self._lists: dict[str, _Remembered] = {}  # oldest first
+        self._patterns: dict[tuple[str, ...], tuple[str, ...]] = {}  # lists with equal sources share them
+        self._hours: dict[int, tuple[Counter[Cell], Counter[Cell]]] = {}  # shown and clicked, oldest first
+        self._lock = Lock()
+
+    @classmethod
+    def from_logs(cls, shown: ShownLog, clicks: ClickLog) -> Self:
+        """Read the last days from the logs of a store; nothing counts as shown since the start.
+
+        Raises:
+            StorageError: if a log cannot be read.
+        """
+        found = cls()
+        since = datetime.now(UTC) - timedelta(days=DAYS)
+        opened = _opened(clicks, since)
+        latest: list[pl.DataFrame] = []
+        positions: dict[str, int] = defaultdict(int)
+        for batch in shown.batches(_COLUMNS, since=since):
+            lists = pl.DataFrame(batch)
+            rows = _rows(lists)
+            hits = _hits(rows, opened)
+            for kind, table in enumerate((rows, hits)):
+                for *key, count in table.group_by("hour", "sources", "cell").len().iter_rows():
+                    hour, source, position = key
+                    found._cells(hour)[kind][source, position] += count
+            for request_id, position in hits.select("request_id", "position").iter_rows():
+                positions[request_id] |= 1 << (position - 1)
+            latest = [pl.concat([*latest, lists]).sort("timestamp").tail(_REMEMBERED)]
+        for table in latest:
+            for request_id, user_id, time, note_ids, sources in table.iter_rows():
+                each = found._remember(request_id, user_id, time, note_ids, sources)
+                each.clicked = positions.get(request_id, 0)
+        found._hours = dict(sorted(found._hours.items()))
+        return found
+
+    def show(self, each: ShownList) -> None:
+        """Count the notes of a list, and remember it."""
+        cells = list(_cells_of(each.sources))
+        with self._lock:
+            kept = self._remember(each.request_id, each.user_id, each.timestamp, each.note_ids, each.sources)
+            self.shown.update(cells)
+            self._cells(kept.hour)[0].update(cells)
+            self._drop_old(kept.hour)
+
+    def click(self, clicks: Iterable[Click]) -> None:
+        """Count clicks and likes that name a list; others are passed over."""
+        with self._lock:
+            for click in clicks:
+                if click.request_id and click.event in OPENED:
+                    self.outcomes[self._count(click)] += 1
+
+    def _count(self, click: Click) -> Outcome:
+        """Count one click, if it counts."""
+        if (each := self._lists.get(click.request_id)) is None:
+            return "unknown_request"
+        if each.user_id not in ("", click.user_id):
+            return "other_user"
+        if click.note_id not in each.note_ids:
+            return "unknown_note"
+        place = each.note_ids.index(click.note_id)
+        if each.clicked >> place & 1:
+            return "repeated"
+        each.clicked |= 1 << place
+        cell = each.sources[place], _label(place + 1)
+        self.clicked[cell] += 1
+        if each.hour in self._hours:
+            self._hours[each.hour][1][cell] += 1
+        return "counted"
+
+    def forget(self, user_id: str) -> None:
+        """Forget the lists of a user; what they counted stays, since it names nobody."""
+        with self._lock:
+            self._lists = {name: each for name, each in self._lists.items() if each.user_id != user_id}
+
+    def since_start(self) -> tuple[dict[Cell, int], dict[Cell, int], dict[Outcome, int]]:
+        """Return copies of ``shown``, ``clicked`` and ``outcomes`` that belong together."""
+        with self._lock:
+            return dict(self.shown), dict(self.clicked), dict(self.outcomes)
+
+    def last_days(self) -> tuple[dict[str, Rate], dict[str, Rate]]:
+        """Return what was shown in the last days, by whole hours, and opened since.
+
+        Returns:
+            By source, the most shown first; and by position, ascending ("1" to "20", "21+").
+        """
+        totals: tuple[Counter[Cell], Counter[Cell]] = Counter(), Counter()
+        with self._lock:
+            self._drop_old(_hour(datetime.now(UTC)))
+            for hour in self._hours.values():
+                for total, counts in zip(totals, hour, strict=True):
+                    total.update(counts)
+        sums: tuple[dict[str, list[int]], dict[str, list[int]]] = {}, {}
+        for kind, total in enumerate(totals):
+            for cell, count in total.items():
+                for by, key in zip(sums, cell, strict=True):
+                    by.setdefault(key, [0, 0])[kind] += count
+        sources, positions = ({key: Rate(*pair) for key, pair in by.items()} for by in sums)
+        order = [_label(position) for position in range(1, LAST_POSITION + 2)]
+        return (
+            dict(sorted(sources.items(), key=lambda item: (-item[1].shown, item[0]))),
+            {key: positions[key] for key in order if key in positions},
+        )
+
+    def _remember(
+        self, request_id: str, user_id: str, time: datetime, note_ids: Iterable[str], sources: Iterable[str]
+    ) -> _Remembered:
+        pattern = tuple(map(_shared, sources))
+        pattern = self._patterns.setdefault(pattern, pattern)
+        each = _Remembered(_shared(user_id), _hour(time), tuple(map(_shared, note_ids)), pattern)
+        self._lists[request_id] = each
+        if len(self._lists) > _REMEMBERED:
+            del self._lists[next(iter(self._lists))]
+        return each
+
+    def _cells(self, hour: int) -> tuple[Counter[Cell], Counter[Cell]]:
+        return self._hours.setdefault(hour, (Counter(), Counter()))
+
+    def _drop_old(self, now: int) -> None:
+        while self._hours and (first := next(iter(self._hours))) <= now - 24 * DAYS:
+            del self._hours[first]
+
+
+def _shared(text: str) -> str:
+    """Return the one object of a text that everybody shares; a subclass, such as numpy's, has none."""
+    return intern(str(text))
+
+
+def _hour(time: datetime) -> int:
+    return int(time.timestamp()) // _HOUR
+
+
+def _label(position: int) -> str:
+    """Return what a position, from 1, is counted as."""
+    return str(position) if position <= LAST_POSITION else _LATER
+
+
+def _cells_of(sources: Iterable[str]) -> Iterator[Cell]:
+    return ((source, _label(place)) for place, source in enumerate(sources, start=1))
+
+
+# -------------------------------------------------------------------- reading the logs
+
+
+def _opened(clicks: ClickLog, since: datetime) -> pl.DataFrame:
+    """Return who opened which note of which list, each once: request_id, note_ids, clicked_by."""
+    columns = {"request_id": "request_id", "note_id": "note_ids", "user_id": "clicked_by", "event": "event"}
+    schema = dict.fromkeys(columns.values(), pl.String)
+    parts = [pl.DataFrame(schema=schema)]
+    for batch in clicks.batches(tuple(columns), since=since):
+        rows = pl.DataFrame(batch).select(pl.col(name).alias(other) for name, other in columns.items())
+        parts.append(rows.filter(pl.col("request_id") != "", pl.col("event").is_in(OPENED)))
+    return pl.concat(parts).drop("event").unique()
+
+
+def _rows(lists: pl.DataFrame) -> pl.DataFrame:
+    """Return one row for each note of each list, with its position, hour and cell."""
+    length = pl.col("note_ids").list.len()
+    rows = lists.filter(length > 0).with_columns(
+        position=pl.int_ranges(1, length + 1, dtype=pl.Int64),
+        hour=pl.col("timestamp").dt.epoch("s") // _HOUR,
+    )
+    position = pl.col("position")
+    label = pl.when(position <= LAST_POSITION).then(position.cast(pl.String)).otherwise(pl.lit(_LATER))
+    return rows.explode("note_ids", "sources", "position").with_columns(cell=label)
+
+
+def _hits(rows: pl.DataFrame, opened: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows that were opened by the user of their list, or by anybody if it has none."""
+    found = rows.join(opened, on=["request_id", "note_ids"])
+    is_own = (pl.col("user_id") == "") | (pl.col("user_id") == pl.col("clicked_by"))
+    return found.filter(is_own).unique(["request_id", "note_ids"])
