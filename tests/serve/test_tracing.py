@@ -133,15 +133,14 @@ def test_a_reader_gets_recommendations_though_lists_cannot_be_written(place, mon
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    with served(engine) as http:
-        with monkeypatch.context() as broken:
-            broken.setattr("notellm.store.durable.os.fsync", full)
-            request = recommended(http, user_id="new")["request_id"]
-            with pytest.raises(StorageError, match="No space left"):
-                engine.shown.flush()
-            assert recommended(http, user_id="new")["request_id"]
-            assert figures(http, "notellm_list_write_failures_total")[()] >= 1
-            assert figures(http, "notellm_waiting_lists") == {(): 2.0}
+    with served(engine) as http, monkeypatch.context() as broken:
+        broken.setattr("notellm.store.durable.os.fsync", full)
+        request = recommended(http, user_id="new")["request_id"]
+        with pytest.raises(StorageError, match="No space left"):
+            engine.shown.flush()
+        assert recommended(http, user_id="new")["request_id"]
+        assert figures(http, "notellm_list_write_failures_total")[()] >= 1
+        assert figures(http, "notellm_waiting_lists") == {(): 2.0}
     assert request in ShownLog.for_reading(place.store).read()["request_id"].to_pylist()
 
 

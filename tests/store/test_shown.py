@@ -18,10 +18,9 @@ def place(tmp_path):
 
 
 def some(count, user="u1", first=0):
+    notes, sources = ["n1", "n2"], ["recall", "fresh"]
     return [
-        ShownList(
-            f"r-{user}-{i}", user, NOW - timedelta(days=i), ["n1", "n2"], ["recall", "fresh"], "model", "basis"
-        )
+        ShownList(f"r-{user}-{i}", user, NOW - timedelta(days=i), notes, sources, "model", "basis")
         for i in range(first, first + count)
     ]
 
@@ -52,7 +51,7 @@ def test_lists_are_read_back_by_time_after_reopening(place):
         "model": "model",
         "basis": "basis",
     }
-    with pytest.raises(StorageError, match="lists of .* were opened for reading; use ShownLog.open"):
+    with pytest.raises(StorageError, match=r"lists of .* were opened for reading; use ShownLog.open"):
         again.append(some(1))
 
 
@@ -110,7 +109,8 @@ def test_a_damaged_file_says_what_to_remove_and_what_that_loses(place):
         content[len(content) // 2] ^= 1
         path.write_bytes(content)
     with pytest.raises(
-        StorageError, match="remove shown.lance and checksums_shown.jsonl there, which loses the recommended"
+        StorageError,
+        match=r"remove shown\.lance and checksums_shown.jsonl there, which loses",
     ):
         ShownLog.open(place)
 
