@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from sys import intern
 from threading import Lock
-from typing import Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
-import polars as pl
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from notellm.data.ids import codes
 from notellm.store.clicks import Click, ClickLog
-from notellm.store.shown import ShownList, ShownLog
+from notellm.store.shown import SHOWN_LOG, ShownList, ShownLog
 
 #: Days of which :meth:`ClickThrough.last_days` tells.
 DAYS = 7
@@ -87,23 +90,21 @@ class ClickThrough:
         found = cls()
         since = datetime.now(UTC) - timedelta(days=DAYS)
         opened = _opened(clicks, since)
-        latest: list[pl.DataFrame] = []
-        positions: dict[str, int] = defaultdict(int)
+        names = pa.array(list(opened), pa.string())
+        latest = SHOWN_LOG.empty_table().select(list(_COLUMNS))
+        marks: dict[str, int] = {}
         for batch in shown.batches(_COLUMNS, since=since):
-            lists = pl.DataFrame(batch)
-            rows = _rows(lists)
-            hits = _hits(rows, opened)
-            for kind, table in enumerate((rows, hits)):
-                for *key, count in table.group_by("hour", "sources", "cell").len().iter_rows():
-                    hour, source, position = key
-                    found._cells(hour)[kind][source, position] += count
-            for request_id, position in hits.select("request_id", "position").iter_rows():
-                positions[request_id] |= 1 << (position - 1)
-            latest = [pl.concat([*latest, lists]).sort("timestamp").tail(_REMEMBERED)]
-        for table in latest:
-            for request_id, user_id, time, note_ids, sources in table.iter_rows():
-                each = found._remember(request_id, user_id, time, note_ids, sources)
-                each.clicked = positions.get(request_id, 0)
+            lists = pa.Table.from_batches([batch])
+            for hour, cell, count in _counted(lists):
+                found._cells(hour)[0][cell] += count
+            for row in lists.filter(pc.is_in(lists["request_id"], value_set=names)).to_pylist():
+                marks[row["request_id"]] = mark = _mark(row, opened[row["request_id"]])
+                cells = (cell for place, cell in enumerate(_cells_of(row["sources"])) if mark >> place & 1)
+                found._cells(_hour(row["timestamp"]))[1].update(cells)
+            latest = pa.concat_tables([latest, lists]).sort_by("timestamp")
+            latest = latest.slice(max(0, latest.num_rows - _REMEMBERED))
+        for row in latest.to_pylist():
+            found._remember(*(row[name] for name in _COLUMNS)).clicked = marks.get(row["request_id"], 0)
         found._hours = dict(sorted(found._hours.items()))
         return found
 
@@ -215,31 +216,33 @@ def _cells_of(sources: Iterable[str]) -> Iterator[Cell]:
 # -------------------------------------------------------------------- reading the logs
 
 
-def _opened(clicks: ClickLog, since: datetime) -> pl.DataFrame:
-    """Return who opened which note of which list, each once: request_id, note_ids, clicked_by."""
-    columns = {"request_id": "request_id", "note_id": "note_ids", "user_id": "clicked_by", "event": "event"}
-    schema = dict.fromkeys(columns.values(), pl.String)
-    parts = [pl.DataFrame(schema=schema)]
-    for batch in clicks.batches(tuple(columns), since=since):
-        rows = pl.DataFrame(batch).select(pl.col(name).alias(other) for name, other in columns.items())
-        parts.append(rows.filter(pl.col("request_id") != "", pl.col("event").is_in(OPENED)))
-    return pl.concat(parts).drop("event").unique()
+def _opened(clicks: ClickLog, since: datetime) -> dict[str, set[tuple[str, str]]]:
+    """Return for each list that clicks and likes name the users and notes of these clicks."""
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for batch in clicks.batches(("request_id", "user_id", "note_id", "event"), since=since):
+        is_open = pc.is_in(batch["event"], value_set=pa.array(OPENED))
+        rows = batch.filter(pc.and_(is_open, pc.not_equal(batch["request_id"], "")))
+        for request_id, *pair in zip(*(column.to_pylist() for column in rows.columns[:3]), strict=True):
+            found[request_id].add((pair[0], pair[1]))
+    return found
 
 
-def _rows(lists: pl.DataFrame) -> pl.DataFrame:
-    """Return one row for each note of each list, with its position, hour and cell."""
-    length = pl.col("note_ids").list.len()
-    rows = lists.filter(length > 0).with_columns(
-        position=pl.int_ranges(1, length + 1, dtype=pl.Int64),
-        hour=pl.col("timestamp").dt.epoch("s") // _HOUR,
-    )
-    position = pl.col("position")
-    label = pl.when(position <= LAST_POSITION).then(position.cast(pl.String)).otherwise(pl.lit(_LATER))
-    return rows.explode("note_ids", "sources", "position").with_columns(cell=label)
+def _mark(row: dict[str, Any], opened: Iterable[tuple[str, str]]) -> int:
+    """Return a list's ``clicked``, by the users and notes of the clicks that name it."""
+    mark = 0
+    for user_id, note_id in opened:
+        if row["user_id"] in ("", user_id) and note_id in row["note_ids"]:
+            mark |= 1 << row["note_ids"].index(note_id)
+    return mark
 
 
-def _hits(rows: pl.DataFrame, opened: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows that were opened by the user of their list, or by anybody if it has none."""
-    found = rows.join(opened, on=["request_id", "note_ids"])
-    is_own = (pl.col("user_id") == "") | (pl.col("user_id") == pl.col("clicked_by"))
-    return found.filter(is_own).unique(["request_id", "note_ids"])
+def _counted(lists: pa.Table) -> Iterator[tuple[int, Cell, int]]:
+    """Yield the number of notes of some lists by hour and cell."""
+    lengths = pc.list_value_length(lists["sources"]).to_numpy()
+    sources, names = codes(pc.list_flatten(lists["sources"]))
+    hours = np.repeat(lists["timestamp"].cast(pa.int64()).to_numpy() // (_HOUR * 1_000_000), lengths)
+    starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    places = np.minimum(np.arange(len(hours)) - starts, LAST_POSITION) + 1
+    kinds, counts = np.unique(np.stack((hours, sources, places)), axis=1, return_counts=True)
+    for hour, source, place, count in zip(*kinds.tolist(), counts.tolist(), strict=True):
+        yield hour, (names[source].as_py(), _label(place)), count

@@ -5,10 +5,9 @@
     engine.related([RelatedQuery(note_id="n1")])
     engine.recommend("user-7", k=10)
 
-`requests.py` has the queries and answers, `live.py` the shared state. The work behind the methods is in
-`opening.py`, `writing.py`, `health.py`, `searching.py`, `tagging.py`, `reading.py`, `clicking.py` and
-`reloading.py`; `users.py`, `tracing.py`, `click_through.py` and `newest.py` hold what is known of users, what
-they were recommended, what they opened of it, and the order of publication.
+`requests.py` has the queries and answers, `live.py` the shared state; `users.py`, `newest.py`, `tracing.py`
+and `click_through.py` hold what is known of users, new notes and recommended lists. The work of the methods
+is in `opening`, `writing`, `health`, `searching`, `tagging`, `reading`, `clicking` and `reloading`.
 """
 
 from collections.abc import Mapping, Sequence
