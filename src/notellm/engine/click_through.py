@@ -103,16 +103,19 @@ class ClickThrough:
                 found._cells(_hour(row["timestamp"]))[1].update(cells)
             latest = pa.concat_tables([latest, lists]).sort_by("timestamp")
             latest = latest.slice(max(0, latest.num_rows - _REMEMBERED))
-        for row in latest.to_pylist():
-            found._remember(*(row[name] for name in _COLUMNS)).clicked = marks.get(row["request_id"], 0)
+        columns = [latest[name].to_pylist() for name in _COLUMNS[:3]]
+        columns += [_tuples(latest[name]) for name in _COLUMNS[3:]]
+        for request_id, *rest in zip(*columns, strict=True):
+            found._remember(request_id, *rest).clicked = marks.get(request_id, 0)
         found._hours = dict(sorted(found._hours.items()))
         return found
 
     def show(self, each: ShownList) -> None:
         """Count the notes of a list, and remember it."""
         cells = list(_cells_of(each.sources))
+        note_ids, sources = tuple(map(_shared, each.note_ids)), tuple(map(_shared, each.sources))
         with self._lock:
-            kept = self._remember(each.request_id, each.user_id, each.timestamp, each.note_ids, each.sources)
+            kept = self._remember(each.request_id, each.user_id, each.timestamp, note_ids, sources)
             self.shown.update(cells)
             self._cells(kept.hour)[0].update(cells)
             self._drop_old(kept.hour)
@@ -177,11 +180,15 @@ class ClickThrough:
         )
 
     def _remember(
-        self, request_id: str, user_id: str, time: datetime, note_ids: Iterable[str], sources: Iterable[str]
+        self,
+        request_id: str,
+        user_id: str,
+        time: datetime,
+        note_ids: tuple[str, ...],
+        sources: tuple[str, ...],
     ) -> _Remembered:
-        pattern = tuple(map(_shared, sources))
-        pattern = self._patterns.setdefault(pattern, pattern)
-        each = _Remembered(_shared(user_id), _hour(time), tuple(map(_shared, note_ids)), pattern)
+        sources = self._patterns.setdefault(sources, sources)
+        each = _Remembered(_shared(user_id), _hour(time), note_ids, sources)
         self._lists[request_id] = each
         if len(self._lists) > _REMEMBERED:
             del self._lists[next(iter(self._lists))]
@@ -236,6 +243,16 @@ def _mark(row: dict[str, Any], opened: Iterable[tuple[str, str]]) -> int:
     return mark
 
 
+def _tuples(column: pa.ChunkedArray) -> Iterator[tuple[str, ...]]:
+    """Yield the lists of a column, in which equal texts are one object."""
+    numbers, names = codes(pc.list_flatten(column))
+    texts, flat = [_shared(name) for name in names.to_pylist()], numbers.tolist()
+    start = 0
+    for length in pc.list_value_length(column).to_pylist():
+        yield tuple(map(texts.__getitem__, flat[start : start + length]))
+        start += length
+
+
 def _counted(lists: pa.Table) -> Iterator[tuple[int, Cell, int]]:
     """Yield the number of notes of some lists by hour and cell."""
     lengths = pc.list_value_length(lists["sources"]).to_numpy()
@@ -243,6 +260,9 @@ def _counted(lists: pa.Table) -> Iterator[tuple[int, Cell, int]]:
     hours = np.repeat(lists["timestamp"].cast(pa.int64()).to_numpy() // (_HOUR * 1_000_000), lengths)
     starts = np.repeat(np.cumsum(lengths) - lengths, lengths)
     places = np.minimum(np.arange(len(hours)) - starts, LAST_POSITION) + 1
-    kinds, counts = np.unique(np.stack((hours, sources, places)), axis=1, return_counts=True)
-    for hour, source, place, count in zip(*kinds.tolist(), counts.tolist(), strict=True):
-        yield hour, (names[source].as_py(), _label(place)), count
+    shape = (len(names), LAST_POSITION + 2)
+    kinds = (hours * shape[0] + sources) * shape[1] + places
+    for kind, count in zip(*np.unique(kinds, return_counts=True), strict=True):
+        rest, place = divmod(int(kind), shape[1])
+        hour, source = divmod(rest, shape[0])
+        yield hour, (names[source].as_py(), _label(place)), int(count)

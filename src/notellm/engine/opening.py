@@ -64,7 +64,9 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         age = None if paths.click_days is None else timedelta(days=paths.click_days)
         clicks = ClickLog.open(paths.store, sync=paths.sync, max_age=age)
         shown = ShownLog.open(paths.store, sync=paths.sync, max_age=age)
-        state = State(live, paths, clicks, ShownLists(shown, ClickThrough.from_logs(shown, clicks)))
+        with _garbage_collection_off():
+            click_through = ClickThrough.from_logs(shown, clicks)
+        state = State(live, paths, clicks, ShownLists(shown, click_through))
         timer.end("clicks")
     except BaseException:
         store.close()
