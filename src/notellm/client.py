@@ -64,20 +64,23 @@ class RecommendedNote(FoundNote):
     """A recommended note; only differences between scores mean something.
 
     Attributes:
+        position: the place in the list, from 1.
         source: "recall" for a note near an opened one, "popular" or "fresh".
         reason: the id of that opened note; None without one, or if it is hidden, expired or removed.
     """
 
+    position: int
     source: str
     reason: str | None
 
 
 @dataclass(frozen=True)
 class Recommended:
-    """Recommended notes, best first, and what the recommendations are based on."""
+    """Recommended notes, best first, what they are based on, and the id of the list, which clicks name."""
 
     notes: list[RecommendedNote]
     basis: str
+    request_id: str
 
 
 @dataclass(frozen=True)
@@ -287,10 +290,8 @@ class Client:
         body: dict[str, Any] = {"title": title, "content": content, "topics": list(topics)}
         body |= {name: v for name, v in (("n", n), ("least", least), ("note_id", note_id)) if v is not None}
         answer = self._ask("POST", "/v1/tags", body)
-        lists = {
-            name: _likely(answer.get(name, [])) for name in ("categories", "topic_details", "more_topics")
-        }
-        return WrittenTags(**{**answer, **lists})
+        names = "categories", "topic_details", "more_topics"
+        return WrittenTags(**answer | {name: _likely(answer.get(name, [])) for name in names})
 
     def rank(
         self, candidates: Sequence[str], *, user_id: str | None = None, history: Sequence[str] | None = None
@@ -330,7 +331,7 @@ class Client:
             body["filter"] = {n: _time(v) for n, v in where.items()}
         answer = self._ask("POST", "/v1/recommend", body)
         rows = [{**row, "reason": (row["reason"] or {}).get("note_id")} for row in answer["recommended"]]
-        return Recommended([RecommendedNote(**row) for row in rows], answer["basis"])
+        return Recommended([RecommendedNote(**row) for row in rows], answer["basis"], answer["request_id"])
 
     def click(self, clicks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tell what users did, and return how many clicks were "written" and "repeated", and "unknown_notes".
@@ -343,7 +344,7 @@ class Client:
         return self._ask("POST", "/v1/clicks", {"clicks": rows})
 
     def forget_user(self, user_id: str) -> dict[str, Any]:
-        """Remove a user's clicks: how many "clicks" there were, and whether the user is still "in_ranker"."""
+        """Remove a user: how many "clicks" and recommended "lists", and whether still "in_ranker"."""
         return self._ask("DELETE", "/v1/users/" + quote(user_id, safe=""))
 
     def state(self) -> dict[str, Any]:
@@ -378,14 +379,10 @@ class Client:
 
 
 def _likely(tags: Sequence[Mapping[str, Any]]) -> list[LikelyTag]:
-    return [
-        LikelyTag(
-            tag["name"],
-            tag["probability"],
-            {note["note_id"]: note["title"] for note in tag.get("neighbours", ())},
-        )
-        for tag in tags
-    ]
+    def titles(tag: Mapping[str, Any]) -> dict[str, str]:
+        return {note["note_id"]: note["title"] for note in tag.get("neighbours", ())}
+
+    return [LikelyTag(tag["name"], tag["probability"], titles(tag)) for tag in tags]
 
 
 def _path(note_id: str) -> str:

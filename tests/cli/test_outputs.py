@@ -52,6 +52,7 @@ FILES = [
     ("tag", "model", "--notes", "data", "-q"),
     ("related", "vectors.parquet", "--all", "-q"),
     ("store", "related", "store", "-q"),
+    ("store", "impressions", "store"),
 ]
 
 

@@ -1,5 +1,7 @@
 """The commands of rank end to end on a small world, and what they answer to a user's mistakes."""
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +10,11 @@ import pytest
 from notellm.data.sample_world import sample_world
 from notellm.data.schema import IMPRESSIONS
 from notellm.files import read_json, write_parquet
+from notellm.record import read_record
+from notellm.store.clicks import Click, ClickLog
+from notellm.store.rows import StoredNote, rows_of
+from notellm.store.shown import ShownList, ShownLog
+from notellm.store.tables import create_table
 from notellm.vectors import vector_table
 from tests.commands import run
 
@@ -239,3 +246,59 @@ def test_mistakes_end_in_one_clear_line_and_leave_nothing(home, user, tmp_path, 
         assert not (tmp_path / "out.run").exists(), name
         met += 1
     assert met >= 25
+
+
+def test_a_ranker_is_trained_with_what_a_service_showed(home, tmp_path, capsys):
+    notes = pq.read_table(home / "data" / "notes.parquet")["note_id"].to_pylist()
+    store = tmp_path / "store"
+    rows = rows_of([StoredNote(note_id=note) for note in notes[:2]], np.eye(2, dtype=np.float32))
+    store.mkdir()
+    create_table(str(store), "a" * 16, [rows], 2)
+    shown, clicks, draw = ShownLog.open(store), ClickLog.open(store), np.random.default_rng(0)
+    first = datetime.now(UTC) - timedelta(days=3)
+    lists = [
+        ShownList(
+            f"r{i}",
+            f"u{i % 9}",
+            first + timedelta(minutes=i),
+            draw.choice(notes, 8, replace=False).tolist(),
+            ["recall"] * 8,
+            "a" * 16,
+            "basis",
+        )
+        for i in range(60)
+    ]
+    shown.append(lists)
+    clicks.append(
+        [
+            Click(each.user_id, each.note_ids[i % 8], timestamp=each.timestamp, request_id=each.request_id)
+            for i, each in enumerate(lists)
+        ]
+    )
+    clicks.append([Click("u1", notes[0], request_id="lost")])
+    train, valid = tmp_path / "train.parquet", tmp_path / "valid.parquet"
+    command = ("store", "impressions", store, "-o", train, "--valid", valid)
+    assert run(*command, "--valid-share", 0.2) == 0
+    said = capsys.readouterr().out
+    assert "click that names an unknown list" in said
+    assert f"liked -> {train}" in said
+    tables = [pq.read_table(path) for path in (train, valid)]
+    assert all(table.schema.equals(IMPRESSIONS) for table in tables)
+    assert tables[0]["timestamp"][-1].as_py() < tables[1]["timestamp"][0].as_py()
+    assert abs(tables[1].num_rows / (tables[0].num_rows + tables[1].num_rows) - 0.2) < 0.05
+    record = read_record(train)
+    assert (record["kind"], record["data"]["shown"]["rows"]) == ("impressions", 60)
+    assert record["metrics"]["rows"] == tables[0].num_rows
+    data = ("rank", "train", home / "data", "--impressions", train, "--valid", valid)
+    assert run(*data, "-o", tmp_path / "ranker", *FEW) == 0
+    assert run(*command) == 0  # a former result is replaced
+    assert run("store", "impressions", store, "-o", train) == 0
+    assert pq.read_table(train).num_rows == tables[0].num_rows + tables[1].num_rows
+    for wrong, reason in (
+        (("--valid", train), "give --valid another file"),
+        (("--valid", valid, "--valid-share", 1), "share for validation is 1"),
+    ):
+        assert run("store", "impressions", store, "-o", train, *wrong) == 2
+        assert reason in capsys.readouterr().err
+    assert run("store", "impressions", home, "-o", train) == 2
+    assert "is no store" in capsys.readouterr().err

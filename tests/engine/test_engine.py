@@ -975,7 +975,7 @@ def test_what_is_written_during_a_reload_is_not_lost(opened, parts, tmp_path, mo
     again = opened(kind, again=True)
     is_whole(again, model)
     alike(answers(again), before)
-    assert len(list((tmp_path / "store").glob("*.lance"))) == 1
+    assert len(list((tmp_path / "store").glob("notes_*.lance"))) == 1
     assert len(list((tmp_path / "store").glob("index_*"))) == (kind == "hnsw")
 
 

@@ -284,6 +284,26 @@ def test_map_and_state(page):
     shoot(page, "state")
 
 
+def test_the_state_says_which_recommendations_were_opened(page, address):
+    card = page.locator("#state-click-through")
+    found = page.request.post(f"{address}/v1/recommend", data={"user_id": "opens", "k": 12}).json()
+    note = found["recommended"][1]["note_id"]
+    click = {"user_id": "opens", "note_id": note, "request_id": found["request_id"]}
+    page.request.post(f"{address}/v1/clicks", data={"clicks": [click]})
+    page.locator("#tab-state").click()
+    sources = card.get_by_role("table").first
+    expect(sources.get_by_role("columnheader")).to_have_text(["Source", "Shown", "Opened", "Share"])
+    expect(sources.get_by_role("row", name=re.compile("^Popular 12 1 8.3"))).to_be_visible(timeout=SECONDS)
+    positions = card.get_by_role("table").last
+    expect(positions.get_by_role("row", name=re.compile("^2 1 1 100"))).to_be_visible()
+    expect(positions.get_by_role("row", name=re.compile("^11 and later 2 0 0"))).to_be_visible()
+    shoot(page, "click-through")
+    page.goto(f"{address}/#/users/opens")  # what the page shows of a user is recommended to nobody
+    page.locator("#recommendations [data-note-id]").first.wait_for()
+    state = page.request.get(f"{address}/v1/state").json()
+    assert sum(row["shown"] for row in state["click_through"]["by_source"]) == 12
+
+
 def test_the_map_is_moved_and_its_notes_are_opened(page):
     page.locator("#tab-map").click()
     page.locator("#map-legend button").first.wait_for()

@@ -186,10 +186,10 @@ def test_a_user_with_clicks_is_found_and_forgotten(http, client, engine, copied)
     }
     path = "/v1/users/private%2Fperson"
     assert [each["note_id"] for each in http.get(path).json()["recent"]] == [note]
-    assert client.forget_user("private/person") == {"clicks": 1, "in_ranker": False}
+    assert client.forget_user("private/person") == {"clicks": 1, "lists": 0, "in_ranker": False}
     assert http.get(path).status_code == 404
     assert client.recommend("private/person").basis.startswith("popular notes")
-    assert client.forget_user("private/person") == {"clicks": 0, "in_ranker": False}
+    assert client.forget_user("private/person") == {"clicks": 0, "lists": 1, "in_ranker": False}
     files = [file for file in copied.store.rglob("*") if file.is_file()]
     assert not [file for file in files if b"private/person" in file.read_bytes()]
 
@@ -197,7 +197,7 @@ def test_a_user_with_clicks_is_found_and_forgotten(http, client, engine, copied)
 def test_forgetting_says_that_the_ranker_remembers(client, engine):
     user = list(engine.ranker.histories)[-1]
     client.click([{"user_id": user, "note_id": next(iter(engine.notes)), "event": "view"}])
-    assert client.forget_user(user) == {"clicks": 1, "in_ranker": True}
+    assert client.forget_user(user) == {"clicks": 1, "lists": 0, "in_ranker": True}
 
 
 def test_clicks_outlive_the_service_and_a_reload(places, tmp_path):
@@ -218,4 +218,4 @@ def test_without_a_ranker_clicks_are_taken_and_users_forgotten(places, tmp_path)
     with served(places.copied(tmp_path).engine(ranker=None)) as http:
         clicks = {"clicks": [{"user_id": "u-1", "note_id": "n1"}]}
         assert http.post("/v1/clicks", json=clicks).json()["written"] == 1
-        assert http.delete("/v1/users/u-1").json() == {"clicks": 1, "in_ranker": False}
+        assert http.delete("/v1/users/u-1").json() == {"clicks": 1, "lists": 0, "in_ranker": False}

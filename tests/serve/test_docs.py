@@ -88,7 +88,8 @@ def test_the_client_does_what_the_service_does(address):
         assert ranked.left_out == ["c2"]
         assert ranked.scores == sorted(ranked.scores, reverse=True)
         found = client.recommend(history=["c/1?"], k=4, exclude=["n1"])
-        assert len(found.notes) == 4
+        assert [note.position for note in found.notes] == [1, 2, 3, 4]
+        assert re.fullmatch("[0-9a-f]{32}", found.request_id)
         assert {note.reason for note in found.notes} == {"c/1?"}
         history = ["n0000001", "n0000002"]
         each = client.recommend(history=history, k=20, per_note=2)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from notellm.errors import DataError, StorageError
-from notellm.store import clicks
+from notellm.store import event_log
 from notellm.store.clicks import CLICK_LOG, Click, ClickLog
 from notellm.store.known_ids import KnownIds
 from notellm.store.tables import remove_store
@@ -116,7 +116,7 @@ def test_old_clicks_go_when_the_log_is_tidied(place):
 
 
 def test_it_is_tidied_now_and_then(place, monkeypatch):
-    monkeypatch.setattr(clicks, "_TIDIED_AT", 5)
+    monkeypatch.setattr(event_log, "_TIDIED_AT", 5)
     log = ClickLog.open(place)
     for click in some(12):
         log.append([click])
@@ -125,7 +125,7 @@ def test_it_is_tidied_now_and_then(place, monkeypatch):
 
 
 def test_clicks_are_acknowledged_though_tidying_fails(place, monkeypatch, caplog):
-    monkeypatch.setattr(clicks, "_TIDIED_AT", 2)
+    monkeypatch.setattr(event_log, "_TIDIED_AT", 2)
 
     def fails(*_):
         raise StorageError("the disk is full")

@@ -1,4 +1,4 @@
-"""Commands of the store and the service: store build, store show, store related, serve."""
+"""Commands of the store and the service: store build, show, related and impressions, and serve."""
 
 import os
 import time
@@ -117,6 +117,35 @@ def related(
     share = DEFAULT_SHARE if lexical is None else lexical
     words = Words.of(ids, rows, share) if share else None
     write_related(ids, matrix, output, k=k, words=words, force=force, quiet=quiet)
+
+
+@store.command(
+    epilog=examples(
+        "notellm store impressions store -o train.parquet --valid valid.parquet",
+        "notellm rank train data --impressions train.parquet --valid valid.parquet -o newer-ranker",
+    )
+)
+def impressions(
+    place: StorePlace,
+    output: Output,
+    valid: Annotated[
+        Path | None, typer.Option(help="Another file, which gets the newest impressions, to choose by.")
+    ] = None,
+    valid_share: Annotated[float, typer.Option(help="Share of the impressions in that file.")] = 0.1,
+    force: Force = False,
+) -> None:
+    """Write impressions of the lists that a service recommended, and of the clicks that name them.
+
+    What was passed over is a negative: a note above one that the user reacted to, or viewed and not opened.
+    """
+    from notellm.jobs.shown_impressions import write_shown_impressions
+
+    done = write_shown_impressions(place, output, valid=valid, valid_share=valid_share, force=force)
+    if len(done.report):
+        show(done.report)
+    show(f"{done.rows:,} impressions, {done.liked:,} liked -> {output}")
+    if valid is not None:
+        show(f"{done.valid:,} impressions, the newest -> {valid}")
 
 
 @commands.command(

@@ -52,7 +52,7 @@ def impressions_from_clicks(
     """
     if negatives < 1:
         raise ConfigError(f"negatives is {negatives}: give 1 or more")
-    log = _Log(clicks, max_history, seed)
+    log = LikedLog(_ordered(clicks, seed), max_history)
     liked = log.liked
     viewed = log.rows.filter(~pl.col("click")).unique(_PAIR, keep="first", maintain_order=True)
     if viewed.height:
@@ -90,7 +90,7 @@ def positive_impressions(clicks: pa.Table, *, max_history: int = 50, seed: int =
         ConfigError: if ``max_history`` is below 1.
         DataError: if the table does not have the schema CLICKS, or has no click.
     """
-    log = _Log(clicks, max_history, seed)
+    log = LikedLog(_ordered(clicks, seed), max_history)
     return log.table(log.liked, np.ones(log.liked.height, np.bool_))
 
 
@@ -143,24 +143,27 @@ def _draw(liked: pl.DataFrame, negatives: int, *, whole: bool, seed: int) -> pl.
     return liked[positive].with_columns(note=drawn[positive, column])
 
 
-class _Log:
+def _ordered(clicks: pa.Table, seed: int) -> pa.Table:
+    """Return a log, in a random order of each user's notes if it has none."""
+    check_clicks(clicks)
+    return with_random_order(clicks, seed=seed)
+
+
+class LikedLog:
     """A click log as integer codes: its rows by time, and the first click of each user and note.
 
     Args:
         clicks: table with the schema CLICKS.
         max_history: largest number of ids in a history.
-        seed: seed of the order of a log without order.
 
     Attributes:
         rows: frame with the columns user, note, time, row (in the log) and click.
         liked: the first click of each user and note, ascending by time.
     """
 
-    def __init__(self, clicks: pa.Table, max_history: int, seed: int) -> None:
+    def __init__(self, clicks: pa.Table, max_history: int) -> None:
         if max_history < 1:
             raise ConfigError(f"max_history is {max_history}: give 1 or more")
-        check_clicks(clicks)
-        clicks = with_random_order(clicks, seed=seed)
         self.max_history = max_history
         user, self.user_ids = codes(clicks["user_id"])
         note, self.note_ids = codes(clicks["note_id"])
@@ -181,13 +184,14 @@ class _Log:
             )
 
     def table(self, rows: pl.DataFrame, label: npt.NDArray[np.bool_]) -> pa.Table:
-        """Return rows as impressions, each with the notes that its user had liked before."""
+        """Return rows of the log as impressions, each with the notes that its user had liked before."""
         user, time = rows["user"].to_numpy(), rows["time"].to_numpy()
         by_user = np.argsort(self.liked["user"].to_numpy(), kind="stable")  # stable: by time within a user
         liked_user, liked_note, liked_time = (
             self.liked[c].to_numpy()[by_user] for c in ("user", "note", "time")
         )
-        times, moment = np.unique(time, return_inverse=True)  # contains all times of `liked`
+        times = np.union1d(time, liked_time)
+        moment = np.searchsorted(times, time)
         key = liked_user * len(times) + np.searchsorted(times, liked_time)
         end = np.searchsorted(key, user * len(times) + moment)
         start = np.maximum(np.searchsorted(liked_user, user), end - self.max_history)

@@ -1,4 +1,4 @@
-"""Clicks of an engine: write them to the log, hold the latest in memory, and forget users."""
+"""Clicks of an engine: write them to the log, hold the latest in memory, count them, and forget users."""
 
 from collections.abc import Sequence
 
@@ -27,12 +27,14 @@ def write_clicks(state: State, requests: Sequence[Sequence[Click]]) -> list[Clic
                 counts.append(len(clicks))
                 accepted += clicks
         written = state.clicks.append(accepted, checked=True) if accepted else []
-        state.users.add(click for click in written if click is not None)
+        new = [click for click in written if click is not None]
+        state.users.add(new)
+        state.shown.click_through.click(new)
     start = 0
     for i, (outcome, count) in enumerate(zip(outcomes, counts, strict=True)):
         if isinstance(outcome, Clicked):
-            new = sum(click is not None for click in written[start : start + count])
-            outcomes[i] = Clicked(new, count - new, outcome.unknown_notes)
+            kept = sum(click is not None for click in written[start : start + count])
+            outcomes[i] = Clicked(kept, count - kept, outcome.unknown_notes)
             start += count
     return outcomes
 
@@ -42,6 +44,7 @@ def forget_user(state: State, user_id: str) -> Forgotten:
     with state.click_lock:
         count = state.clicks.forget(user_id)
         state.users.forget(user_id)
+    lists = state.shown.forget(user_id)
     recommender = state.live.recommender
     known = recommender is not None and recommender.ranker.knows(user_id)
-    return Forgotten(count, known)
+    return Forgotten(count, lists, known)

@@ -5,9 +5,9 @@
     engine.related([RelatedQuery(note_id="n1")])
     engine.recommend("user-7", k=10)
 
-`requests.py` has the queries and answers, `live.py` the shared state. The work behind the methods is in
-`opening.py`, `writing.py`, `health.py`, `searching.py`, `tagging.py`, `reading.py`, `clicking.py` and
-`reloading.py`; `users.py` and `newest.py` hold what is known of users, and the order of publication.
+`requests.py` has the queries and answers, `live.py` the shared state; `users.py`, `newest.py`, `tracing.py`
+and `click_through.py` hold what is known of users, new notes and recommended lists. The work of the methods
+is in `opening`, `writing`, `health`, `searching`, `tagging`, `reading`, `clicking` and `reloading`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,15 @@ from notellm.engine.opening import open_state
 from notellm.engine.reloading import reload_state
 from notellm.engine.requests import Clicked, Forgotten, Related, RelatedQuery, Tags, Write, Written
 from notellm.engine.tagging import write_tags
+from notellm.engine.tracing import ShownLists
 from notellm.engine.writing import apply_writes
 from notellm.errors import NotellmError
 from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
 from notellm.recall.tagging.tagger import LEAST
 from notellm.recommend.recommender import Recommendations
-from notellm.store.clicks import MAX_AGE, Click
+from notellm.store.clicks import Click
+from notellm.store.event_log import MAX_AGE
 from notellm.store.index.base import Index
 from notellm.store.rows import StoredNote
 
@@ -79,7 +81,7 @@ class Engine:
             sync: flush every write to disk before it is answered. Without it a power failure loses the last
                 writes.
             trust_remote_code: as in ``NoteLLM.from_pretrained``; it applies to reloads, too.
-            click_days: days for which clicks are kept; None keeps all.
+            click_days: days for which clicks and recommended lists are kept; None keeps all.
             progress: show progress bars while much is computed.
 
         Raises:
@@ -97,11 +99,15 @@ class Engine:
         return engine
 
     def close(self) -> None:
-        """Save the index if it is one that is saved, and release the store. Nothing is lost without this."""
+        """Write the last recommended lists, save the index if it is one that is saved, and release the store.
+
+        Without this nothing is lost but lists that were recommended in the last second.
+        """
         state = self._state
         with state.write_lock:
             with state.click_lock:
                 state.clicks.close()
+            state.shown.close()
             if state.in_doubt:
                 state.live.index.close()
             else:
@@ -139,7 +145,7 @@ class Engine:
         return write_clicks(self._state, requests)
 
     def forget_user(self, user_id: str) -> Forgotten:
-        """Remove all clicks of a user from the store, from the files of earlier versions as well.
+        """Remove all clicks of a user and all lists recommended to them, from files of earlier versions, too.
 
         Raises:
             StorageError: if this could not be completed; repeat it.
@@ -223,7 +229,11 @@ class Engine:
         return reading.rank(self._state, user_id, candidates, history=history)
 
     def recommend(self, user_id: str | None = None, **options: Any) -> Recommendations:
-        """Recommend notes to a user; the options are those of `Recommender.recommend`.
+        """Recommend notes to a user; the options are those of `Recommender.recommend`, and ``record``.
+
+        The list gets a ``request_id``, by which clicks name it (``Click.request_id``), and is written to the
+        store's log of shown lists about a second later (``tracing.py``). With ``record=False`` it is not, and
+        does not count in the click-through: for lists that no user sees.
 
         Without a history in the arguments it is that of the ranker with the user's clicks since, and all
         notes that the user viewed, clicked, liked or disliked are left out (``users.py``). A user of whom
@@ -281,7 +291,13 @@ class Engine:
     @property
     def report(self) -> Sequence[str]:
         """What was repaired when the store was opened, in sentences; usually empty."""
-        return [*self._state.live.store.report, *self._state.clicks.report]
+        state = self._state
+        return [*state.live.store.report, *state.clicks.report, *state.shown.report]
+
+    @property
+    def shown(self) -> ShownLists:
+        """The lists that were recommended, and their click-through."""
+        return self._state.shown
 
     @property
     def doubts(self) -> Sequence[str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from notellm.data.note import Note
 from notellm.engine.newest import Newest
+from notellm.engine.tracing import ShownLists
 from notellm.engine.users import LiveUsers
 from notellm.errors import NotFoundError
 from notellm.lexical.index import LexicalIndex
@@ -20,7 +21,8 @@ from notellm.lexical.terms import text_of
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.recommend.recommender import Recommender, blend_doubt
-from notellm.store.clicks import MAX_AGE, ClickLog
+from notellm.store.clicks import ClickLog
+from notellm.store.event_log import MAX_AGE
 from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
 from notellm.store.notes import NoteStore
@@ -126,6 +128,7 @@ class State:
         live: what answers.
         paths: where its parts come from.
         clicks: the log of what users did.
+        shown: the lists that were recommended.
 
     Attributes:
         users: the latest clicks of each user, as the log has them.
@@ -139,10 +142,11 @@ class State:
         unheard: ids written since the tagger learnt from the store, oldest first (``tagging.py``).
     """
 
-    def __init__(self, live: Live, paths: Paths, clicks: ClickLog) -> None:
+    def __init__(self, live: Live, paths: Paths, clicks: ClickLog, shown: ShownLists) -> None:
         self.live = live
         self.paths = paths
         self.clicks = clicks
+        self.shown = shown
         self.users = LiveUsers.from_log(clicks)
         self.click_lock = Lock()
         self.write_lock = RLock()

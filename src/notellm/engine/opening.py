@@ -7,13 +7,16 @@ from contextlib import contextmanager
 from datetime import timedelta
 from time import perf_counter
 
+from notellm.engine.click_through import ClickThrough
 from notellm.engine.live import Live, Paths, State, keep_texts, recommender_of
 from notellm.engine.newest import Newest
 from notellm.engine.tagging import prepare_tagger
+from notellm.engine.tracing import ShownLists
 from notellm.lexical.index import LexicalIndex
 from notellm.store.clicks import ClickLog
 from notellm.store.notes import NoteStore
 from notellm.store.rows import notes_of
+from notellm.store.shown import ShownLog
 
 
 def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[str, float]]:
@@ -59,7 +62,11 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         prepare_tagger(model, notes, progress=progress)
         timer.end("tags")
         age = None if paths.click_days is None else timedelta(days=paths.click_days)
-        state = State(live, paths, ClickLog.open(paths.store, sync=paths.sync, max_age=age))
+        clicks = ClickLog.open(paths.store, sync=paths.sync, max_age=age)
+        shown = ShownLog.open(paths.store, sync=paths.sync, max_age=age)
+        with _garbage_collection_off():
+            click_through = ClickThrough.from_logs(shown, clicks)
+        state = State(live, paths, clicks, ShownLists(shown, click_through))
         timer.end("clicks")
     except BaseException:
         store.close()

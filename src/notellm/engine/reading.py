@@ -63,6 +63,7 @@ def recommend(
     *,
     history: Sequence[str] | None = None,
     exclude: Collection[str] = (),
+    record: bool = True,
     **options: Any,
 ) -> Recommendations:
     """Recommend notes to a user; see ``Engine.recommend``."""
@@ -70,14 +71,18 @@ def recommend(
         history = _history(state, user_id)
         exclude = {*exclude, *state.users.known(user_id).seen}
     options |= {"history": history, "exclude": exclude}
+    live = state.live
     try:
         result = recommender(state).recommend(user_id, **options)
     except (DataError, KeyError):
         with state.write_lock:  # a candidate may have been removed before it was ranked
+            live = state.live
             result = recommender(state).recommend(user_id, **options)
+    request_id = state.shown.record(user_id, result, live.fingerprint) if record else None
     reasons = {reason: state.live.notes.get(reason or "") for reason in result.reasons}
     shown = {reason for reason, note in reasons.items() if note is not None and is_visible(note)}
-    return replace(result, reasons=[reason if reason in shown else None for reason in result.reasons])
+    kept = [reason if reason in shown else None for reason in result.reasons]
+    return replace(result, reasons=kept, request_id=request_id)
 
 
 def find_users(state: State, text: str, *, limit: int) -> list[tuple[str, int]]:

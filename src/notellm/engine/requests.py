@@ -79,11 +79,13 @@ class Forgotten:
 
     Attributes:
         clicks: clicks that were removed from the log.
+        lists: recommended lists that were removed from theirs.
         in_ranker: whether the ranker was trained with clicks of the user, and so remembers a history or has a
             code of theirs until another one is trained without them.
     """
 
     clicks: int
+    lists: int
     in_ranker: bool
 
 

@@ -52,6 +52,7 @@ class Recommendations:
         reasons: the opened note that led to each recommended note; None for a popular or a fresh note.
         sources: where each note comes from: "recall", "popular" or "fresh".
         basis: what the answer is based on, such as "related to 3 opened notes, ranked by code and history".
+        request_id: id of the list in the log of an engine, which clicks name; None if it is not recorded.
     """
 
     note_ids: list[str]
@@ -59,6 +60,7 @@ class Recommendations:
     reasons: list[str | None]
     sources: list[Source]
     basis: str
+    request_id: str | None = None
 
 
 class Recommender:

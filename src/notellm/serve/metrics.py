@@ -2,12 +2,17 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client import Counter as PrometheusCounter
+from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+#: Returns the values of the labels and the count of each of several counters.
+Counts: TypeAlias = Callable[[], Iterable[tuple[Sequence[str], float]]]
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -18,7 +23,7 @@ _REFUSED = frozenset({401, 403, 408, 413, 429, 503})
 class Metrics:
     """The counters of one service.
 
-    Only the thread of the event loop may call these methods, except :meth:`gauge`.
+    Only the thread of the event loop may call these methods, except :meth:`gauge` and :meth:`counter`.
 
     Attributes:
         in_flight: how many requests are worked on.
@@ -62,6 +67,17 @@ class Metrics:
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Add a figure whose value is read whenever the metrics are asked for."""
         Gauge(name, text, registry=self.registry).set_function(value)
+
+    def counter(self, name: str, text: str, labels: Sequence[str], counts: Counts) -> None:
+        """Add counters that are kept elsewhere, and read whenever the metrics are asked for.
+
+        Args:
+            name: their name.
+            text: what they count.
+            labels: names of their labels.
+            counts: returns the values of the labels and the count of each counter.
+        """
+        self.registry.register(_Counts(name, text, labels, counts))
 
     def request(self, method: str, route: str, status: int, seconds: float, refused: str | None) -> None:
         """Count an answered request; ``refused`` is the code if the guard refused it."""
@@ -112,3 +128,18 @@ class Metrics:
             "failed": self._failed,
             "in_flight": self.in_flight,
         }
+
+
+class _Counts(Collector):
+    """Counters whose values are read when they are asked for."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], counts: Counts) -> None:
+        self._names = name, text, labels
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        name, text, labels = self._names
+        family = CounterMetricFamily(name, text, labels=labels)
+        for values, count in self._counts():
+            family.add_metric(values, count)
+        yield family

@@ -12,6 +12,7 @@ from typing import Any
 from notellm.engine.engine import Engine
 from notellm.engine.requests import Clicked, Related, RelatedQuery, Tags, TagsQuery, Write, Written
 from notellm.errors import NotellmError
+from notellm.serve import tracing
 from notellm.serve.batching import Batcher, Gatherer
 from notellm.serve.failures import without_paths
 from notellm.serve.log import log
@@ -70,6 +71,7 @@ class Service:
         for batcher in self._batchers:
             self.metrics.gauge(f"notellm_waiting_{batcher.name}", "Requests that wait", batcher.__len__)
         self.metrics.gauge("notellm_notes", "Notes in the store", lambda: len(engine.notes))
+        tracing.add_metrics(self.metrics, engine.shown)
 
     def _batcher(
         self, name: str, compute: Callable[[list[Any]], Any], size: tuple[int, int], **options: float
@@ -195,6 +197,7 @@ class Service:
                 "notes": len(index),
                 "recall": index.recall["recall"] if index.recall else None,
             },
+            "click_through": tracing.click_through(engine.shown),
             "reload": {"running": running, "error": self.reload_error},
             "traffic": traffic,
         }

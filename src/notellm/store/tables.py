@@ -48,7 +48,7 @@ _TABLE_FILES = (
 _STORE_FILES = re.compile(
     r"\.writer\.lock|checksums_\w+\.jsonl(\.new)?"
     r"|torn_\w+/[^/]+\.(manifest|lance|arrow|bin)(\.\d+)?"
-    rf"|(notes_\w+\.lance|clicks\.lance|dropped_\w+(\.\d+)?)/({_TABLE_FILES})"
+    rf"|((notes_\w+|clicks|shown)\.lance|dropped_\w+(\.\d+)?)/({_TABLE_FILES})"
 )
 
 

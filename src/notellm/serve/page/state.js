@@ -1,6 +1,7 @@
 // The view of the state of the server, which is refreshed every few seconds while it is visible.
 
 import { askAgain, explain, forgetKey, get, hasKey } from "./api.js";
+import { clickThrough } from "./click-through.js";
 import { $, el, toast } from "./dom.js";
 import { clock, duration, number, t } from "./i18n.js";
 import { addView } from "./views.js";
@@ -123,13 +124,16 @@ function card(name, rows) {
   ];
 }
 
+function cardsOf(state) {
+  const cards = Object.entries(rowsOf(state)).filter(([, rows]) => rows).map(([name, rows]) => [name, card(name, rows)]);
+  return state.ranker ? [...cards, ["click-through", clickThrough(state.click_through)]] : cards;
+}
+
 function draw() {
   if (!last) return;
-  for (const [name, rows] of Object.entries(rowsOf(last.state))) {
-    if (!rows) continue;
+  for (const [name, children] of cardsOf(last.state)) {
     if (!$(`state-${name}`)) $("state").append(el("section", { class: "card", id: `state-${name}` }));
     // A card that has not changed is not redrawn: somebody may be selecting text in it.
-    const children = card(name, rows);
     const words = children.map((child) => child.outerHTML).join("");
     if (drawn.get(name) !== words) $(`state-${name}`).replaceChildren(...children);
     drawn.set(name, words);

@@ -113,7 +113,7 @@ function openUser(id, focus) {
     return;
   }
   recent.fill((signal) => get(`users/${encodeURIComponent(id)}`, signal), drawRecent);
-  recommendations.fill((signal) => post("recommend", { user_id: id, k: RECOMMENDED }, signal), drawRecommended);
+  recommendations.fill((signal) => post("recommend", { user_id: id, k: RECOMMENDED, record: false }, signal), drawRecommended);
   if (!focus) return;
   $("recent-heading").focus({ preventScroll: true });
   $("recent-heading").scrollIntoView({ block: "nearest" });

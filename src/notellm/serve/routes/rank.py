@@ -32,9 +32,10 @@ def add_rank_routes(api: FastAPI, service: Service) -> None:
     @api.post("/v1/recommend", response_model=schemas.RecommendAnswer, tags=["rank"])
     @only_reads
     async def recommend(body: schemas.RecommendBody) -> Response:
-        """Recommend notes that a user has not opened, each with its reason.
+        """Recommend notes that a user has not opened, each with its reason, its source and its position.
 
-        Hidden and expired notes are neither recommended nor named as a reason.
+        Hidden and expired notes are neither recommended nor named as a reason. A click that names the
+        `request_id` tells which of the notes the user opened.
         """
         result = await service.ranking.ask(
             lambda: engine.recommend(
@@ -45,13 +46,21 @@ def add_rank_routes(api: FastAPI, service: Service) -> None:
                 per_note=body.per_note,
                 rerank=body.rerank,
                 where=body.filter.filter(),
+                record=body.record,
             )
         )
         notes = engine.notes
         rows = zip(result.note_ids, result.scores.tolist(), result.reasons, result.sources, strict=True)
         recommended = [
-            {**brief_json(note), "score": score, "source": source, "reason": reason_json(notes, reason)}
-            for note_id, score, reason, source in rows
+            {
+                **brief_json(note),
+                "score": score,
+                "position": position,
+                "source": source,
+                "reason": reason_json(notes, reason),
+            }
+            for position, (note_id, score, reason, source) in enumerate(rows, start=1)
             if (note := notes.get(note_id)) is not None  # it may have been removed since
         ]
-        return json_answer({"basis": result.basis, "recommended": recommended})
+        answer = {"request_id": result.request_id, "basis": result.basis, "recommended": recommended}
+        return json_answer(answer)

@@ -51,10 +51,12 @@ def add_user_routes(api: FastAPI, service: Service) -> None:
 
     @api.delete(_ONE, response_model=ForgottenAnswer, tags=["users"])
     async def forget(user_id: Id) -> Response:
-        """Forget a user: remove all clicks of theirs from the store, for good.
+        """Forget a user: remove all their clicks and all lists recommended to them from the store, for good.
 
         `in_ranker` says whether the ranker still remembers them; it does until another one is trained without
         them.
         """
         forgotten = await asyncio.to_thread(engine.forget_user, user_id)
-        return json_answer({"clicks": forgotten.clicks, "in_ranker": forgotten.in_ranker})
+        return json_answer(
+            {"clicks": forgotten.clicks, "lists": forgotten.lists, "in_ranker": forgotten.in_ranker}
+        )

@@ -60,6 +60,11 @@ class RecommendBody(Strict):
     rerank: bool = Field(
         RecommendOptions.rerank, description="False: recall alone, in the order of similarity."
     )
+    record: bool = Field(
+        True,
+        description="False, for a list that no user sees: it is not written down and does not count in the "
+        "click-through, and clicks cannot name it.",
+    )
 
 
 class Reason(BaseModel):
@@ -73,6 +78,9 @@ class RecommendedNote(FoundNote):
     """A recommended note."""
 
     score: float = Field(description="Only differences between scores mean something.")
+    position: int = Field(
+        description="The place in the list, from 1. A note that was removed a moment ago leaves a gap."
+    )
     source: Source = Field(
         description="Near an opened note, liked by most users, or published in the last days."
     )
@@ -84,6 +92,9 @@ class RecommendedNote(FoundNote):
 class RecommendAnswer(BaseModel):
     """Recommended notes, best first."""
 
+    request_id: str | None = Field(
+        description="The id of this list, which clicks on its notes name; null if it is not recorded."
+    )
     basis: str = Field(description="What the recommendations are based on.")
     recommended: list[RecommendedNote]
 

@@ -25,7 +25,10 @@ class ClickBody(Strict):
         description="Of clicks with one id only the first is kept, so a request may be repeated. null is "
         "made from user, note, event and time; without a time every click is another one.",
     )
-    request_id: _Id | None = Field(None, description="The recommendations in which the note was shown.")
+    request_id: _Id | None = Field(
+        None,
+        description="The recommendations in which the note was shown, by the id in their answer.",
+    )
 
     def click(self) -> Click:
         """Return the click as the log takes it."""
@@ -53,9 +56,10 @@ class ClickedAnswer(BaseModel):
 
 
 class ForgottenAnswer(BaseModel):
-    """The clicks of the user are gone."""
+    """The clicks of the user and the lists recommended to them are gone."""
 
     clicks: int = Field(description="Clicks that were removed from the store.")
+    lists: int = Field(description="Recommended lists that were removed from the store.")
     in_ranker: bool = Field(
         description="Whether the ranker was trained with rows of the user. It remembers them until another "
         "one is trained without them."
