@@ -22,7 +22,7 @@ import pyarrow as pa
 from benchmarks.common import arguments, table, write_results
 from benchmarks.prepare import run
 from notellm.data.schema import TIME
-from notellm.store.clicks import CLICK_LOG, NAME, ClickLog
+from notellm.store.clicks import CLICK_LOG, ClickLog
 from notellm.store.lance import connect
 from notellm.store.notes import NoteStore
 from notellm.store.rows import rows_schema
@@ -82,7 +82,7 @@ def make(place: Path, notes: int, clicks: int) -> None:
 
     # Not by ClickLog, which takes clicks one by one; it flushes and checks the table when it opens it.
     connect(str(place)).create_table(
-        NAME, pa.RecordBatchReader.from_batches(CLICK_LOG, batches()), schema=CLICK_LOG
+        ClickLog.NAME, pa.RecordBatchReader.from_batches(CLICK_LOG, batches()), schema=CLICK_LOG
     )
     ClickLog.open(place, max_age=None).close()
 
