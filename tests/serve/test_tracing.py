@@ -3,10 +3,11 @@
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
-from notellm.errors import StorageError
+from notellm.errors import ConfigError, StorageError
 from notellm.store.shown import ShownLog
 from tests.serve.small import served
 
@@ -162,3 +163,23 @@ os._exit(9)
     engine = place.engine()
     assert engine.shown.click_through.last_days()[0]["popular"].shown == 3 * len(kept)
     engine.close()
+
+
+def test_a_service_that_explores_shows_each_fresh_note_a_few_times(place, monkeypatch):
+    monkeypatch.setattr("notellm.recommend.fresh.ENOUGH", 2)
+    engine = place.engine(explore=0.34)
+    now = datetime.now(UTC).isoformat()
+    with served(engine) as http:
+        known = list(engine.notes)[:3]
+        for i in range(3):
+            body = {"title": f"a very fresh note {i}", "published_at": now}
+            assert http.put(f"/v1/notes/fresh-{i}", json=body).status_code in (200, 201)
+        shown = []
+        for _ in range(4):
+            answer = recommended(http, history=known)
+            fresh = [note["position"] for note in answer["recommended"] if note["source"] == "fresh"]
+            assert fresh in ([3, 6], [3], [])
+            shown += [note["note_id"] for note in answer["recommended"] if note["source"] == "fresh"]
+        assert sorted(shown) == [f"fresh-{i}" for i in range(3) for _ in range(2)]
+    with pytest.raises(ConfigError, match=r"explore is 1\.5; it must be a share"):
+        place.engine(explore=1.5)

@@ -191,6 +191,14 @@ def serve(
         ),
     ] = True,
     click_days: Annotated[float, typer.Option(help="Days for which clicks of users are kept.", min=1)] = 90,
+    explore: Annotated[
+        float,
+        typer.Option(
+            help="Share of the places of a list that go to fresh notes which few users have been shown.",
+            min=0,
+            max=1,
+        ),
+    ] = 0.0,
     quiet: Quiet = False,
 ) -> None:
     """Serve a store over HTTP, with a web page. API keys: NOTELLM_WRITE_KEYS, NOTELLM_READ_KEYS.
@@ -222,6 +230,7 @@ def serve(
         sync=sync,
         trust_remote_code=trusts_code(),
         click_days=click_days,
+        explore=explore,
         progress=not quiet,
     )
     run.serve(

@@ -78,6 +78,7 @@ class ClickThrough:
         self._lists: dict[str, _Remembered] = {}  # oldest first
         self._patterns: dict[tuple[str, ...], tuple[str, ...]] = {}  # lists with equal sources share them
         self._hours: dict[int, tuple[Counter[Cell], Counter[Cell]]] = {}  # shown and clicked, oldest first
+        self._exposures: Counter[str] = Counter()  # how often each note of these lists was shown
         self._lock = Lock()
 
     @classmethod
@@ -149,6 +150,7 @@ class ClickThrough:
         """Forget the lists of a user; what they counted stays, since it names nobody."""
         with self._lock:
             self._lists = {name: each for name, each in self._lists.items() if each.user_id != user_id}
+            self._exposures = Counter(note_id for each in self._lists.values() for note_id in each.note_ids)
 
     def since_start(self) -> tuple[dict[Cell, int], dict[Cell, int], dict[Outcome, int]]:
         """Return copies of ``shown``, ``clicked`` and ``outcomes`` that belong together."""
@@ -191,8 +193,17 @@ class ClickThrough:
         each = _Remembered(_shared(user_id), _hour(time), note_ids, sources)
         self._lists[request_id] = each
         if len(self._lists) > _REMEMBERED:
-            del self._lists[next(iter(self._lists))]
+            dropped = self._lists.pop(next(iter(self._lists)))
+            self._exposures.subtract(dropped.note_ids)
+            for note_id in dropped.note_ids:
+                if not self._exposures[note_id]:
+                    del self._exposures[note_id]
+        self._exposures.update(note_ids)
         return each
+
+    def exposure(self, note_id: str) -> int:
+        """Return how often a note was shown in the lists that are remembered."""
+        return self._exposures[note_id]
 
     def _cells(self, hour: int) -> tuple[Counter[Cell], Counter[Cell]]:
         return self._hours.setdefault(hour, (Counter(), Counter()))

@@ -25,7 +25,7 @@ from notellm.engine.requests import Clicked, Forgotten, Related, RelatedQuery, T
 from notellm.engine.tagging import write_tags
 from notellm.engine.tracing import ShownLists
 from notellm.engine.writing import apply_writes
-from notellm.errors import NotellmError
+from notellm.errors import ConfigError, NotellmError
 from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
 from notellm.recall.tagging.tagger import LEAST
@@ -45,8 +45,8 @@ class Engine:
 
     Attributes:
         progress: as above.
-        seconds: how long :meth:`open` took for "model", "ranker", "store", "index", "words" and "tags", with
-            the import of the packages that each needs.
+        seconds: how long :meth:`open` took for "model", "ranker", "store", "index", "words", "tags" and
+            "clicks", with the import of the packages that each needs.
     """
 
     def __init__(self, state: State, *, progress: bool = False) -> None:
@@ -68,6 +68,7 @@ class Engine:
         sync: bool = True,
         trust_remote_code: bool = False,
         click_days: float | None = MAX_AGE.days,
+        explore: float = 0.0,
         progress: bool = False,
     ) -> Self:
         """Open a store together with the model that made its vectors.
@@ -82,6 +83,8 @@ class Engine:
                 writes.
             trust_remote_code: as in ``NoteLLM.from_pretrained``; it applies to reloads, too.
             click_days: days for which clicks and recommended lists are kept; None keeps all.
+            explore: share of the places of a list, 0 to 1, that go to fresh notes which few users have been
+                shown (``recommend/fresh.py``).
             progress: show progress bars while much is computed.
 
         Raises:
@@ -89,10 +92,14 @@ class Engine:
             ModelError: if the model is not a saved NoteLLM, or the ranker cannot be used.
             DataError: if the store's vectors come from another model, or the ranker's blend was fitted to
                 vectors of another model.
-            ConfigError: if the kind of index is unknown.
+            ConfigError: if the kind of index is unknown, or ``explore`` is no share.
         """
+        if not 0 <= explore <= 1:
+            raise ConfigError(f"explore is {explore}; it must be a share from 0 to 1")
         ranker_path = None if ranker is None else str(ranker)
-        paths = Paths(str(store), str(model), ranker_path, index, token, sync, trust_remote_code, click_days)
+        paths = Paths(
+            str(store), str(model), ranker_path, index, token, sync, trust_remote_code, click_days, explore
+        )
         state, seconds = open_state(paths, progress=progress)
         engine = cls(state, progress=progress)
         engine.seconds = seconds

@@ -4,7 +4,7 @@
 index that belong together, even while a reload replaces them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock, RLock
@@ -20,6 +20,7 @@ from notellm.lexical.index import LexicalIndex
 from notellm.lexical.terms import text_of
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
+from notellm.recommend.fresh import FreshNotes
 from notellm.recommend.recommender import Recommender, blend_doubt
 from notellm.store.clicks import ClickLog
 from notellm.store.event_log import MAX_AGE
@@ -44,6 +45,7 @@ class Paths:
     sync: bool = True
     trust_remote_code: bool = False
     click_days: float | None = MAX_AGE.days
+    explore: float = 0.0
 
     def home(self, fingerprint: str) -> IndexHome:
         """Return the place of the index for a model.
@@ -181,10 +183,21 @@ def recommender_of(
     index: Index,
     notes: Mapping[str, StoredNote],
     newest: Newest,
+    exposure: Callable[[str], int],
     fingerprint: str,
     paths: Paths,
 ) -> Recommender | None:
-    """Return a recommender over live notes and the vectors of a model; None without a ranker."""
+    """Return a recommender over live notes and the vectors of a model; None without a ranker.
+
+    Args:
+        ranker: the ranker.
+        index: the vectors.
+        notes: all notes by id.
+        newest: their times of publication.
+        exposure: returns how often a note was shown of late.
+        fingerprint: of the model.
+        paths: names of the parts, and the share of places that explore.
+    """
     if ranker is None:
         return None
 
@@ -192,4 +205,10 @@ def recommender_of(
         now = datetime.now(UTC)
         return newest.between(now - FRESH_FOR, now)
 
-    return Recommender(index, ranker.with_notes(notes), made_by=fingerprint, names=paths.names, fresh=fresh)
+    return Recommender(
+        index,
+        ranker.with_notes(notes),
+        made_by=fingerprint,
+        names=paths.names,
+        fresh=FreshNotes(fresh, exposure, paths.explore),
+    )

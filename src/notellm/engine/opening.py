@@ -50,8 +50,14 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
             index = home.open(rows, progress=progress)
             notes = {note.note_id: note for note in notes_task.result()}
         newest = Newest(notes.values())
-        recommender = recommender_of(ranker, index, notes, newest, fingerprint, paths)
         timer.end("index")
+        age = None if paths.click_days is None else timedelta(days=paths.click_days)
+        clicks = ClickLog.open(paths.store, sync=paths.sync, max_age=age)
+        shown = ShownLog.open(paths.store, sync=paths.sync, max_age=age)
+        with _garbage_collection_off():
+            click_through = ClickThrough.from_logs(shown, clicks)
+        timer.end("clicks")
+        recommender = recommender_of(ranker, index, notes, newest, click_through.exposure, fingerprint, paths)
         lexical = LexicalIndex()
         keep_texts(lexical, notes.values())
         timer.end("words")
@@ -61,11 +67,6 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         home.drop_others()
         prepare_tagger(model, notes, progress=progress)
         timer.end("tags")
-        age = None if paths.click_days is None else timedelta(days=paths.click_days)
-        clicks = ClickLog.open(paths.store, sync=paths.sync, max_age=age)
-        shown = ShownLog.open(paths.store, sync=paths.sync, max_age=age)
-        with _garbage_collection_off():
-            click_through = ClickThrough.from_logs(shown, clicks)
         state = State(live, paths, clicks, ShownLists(shown, click_through))
         timer.end("clicks")
     except BaseException:
@@ -82,9 +83,9 @@ class _Timer:
         self._start = perf_counter()
 
     def end(self, step: str) -> None:
-        """End a step and start the next one."""
+        """End a step, or a further part of one, and start the next one."""
         now = perf_counter()
-        self.seconds[step] = round(now - self._start, 2)
+        self.seconds[step] = round(self.seconds.get(step, 0.0) + now - self._start, 2)
         self._start = now
 
 

@@ -83,7 +83,8 @@ def _exchange(
         index.remove(missing)
         notes = dict(old.notes)
         replace_notes(notes, late_notes, missing)
-        recommender = recommender_of(ranker, index, notes, old.newest, home.fingerprint, paths)
+        exposure = state.shown.click_through.exposure
+        recommender = recommender_of(ranker, index, notes, old.newest, exposure, home.fingerprint, paths)
         store = old.store
         # The new table comes last, when nothing else can fail: if it were left behind, it would miss writes.
         if is_other_model:

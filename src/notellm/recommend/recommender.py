@@ -6,11 +6,11 @@
 
 Recall searches an index of NoteLLM vectors, so a new note can be recommended as soon as it is in the index. A
 user without a history gets popular notes, those that most users liked, and on every third place a fresh one
-where the recommender knows which notes are fresh: the newest first.
+where the recommender knows which notes are fresh: the newest first. ``fresh.py`` says more of fresh notes.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,6 +24,7 @@ from notellm.rank.scorer import Ranker
 from notellm.recall.made_by import check_blend, maker_of
 from notellm.recall.model import NoteLLM
 from notellm.recommend.candidates import vectors_among
+from notellm.recommend.fresh import EVERY, MOST, FreshNotes, nearest, with_fresh
 from notellm.recommend.near import merge_near
 from notellm.recommend.options import RecommendOptions
 from notellm.store.index.base import Index
@@ -31,10 +32,6 @@ from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
 from notellm.store.rows import StoredNote, rows_of
 from notellm.vectors import read_vectors
-
-#: Of a list without a history, a fresh note has each place whose number is a multiple of this.
-_FRESH_PLACE = 3
-_MOST_FRESH = 1_000  # fresh notes that are looked at, newest first
 
 #: Where a recommended note comes from: near an opened note, liked by most, or published lately.
 Source = Literal["recall", "popular", "fresh"]
@@ -49,7 +46,8 @@ class Recommendations:
         scores: float32 (n,). With ranking P(enjoy), or the score of the ranker's blend, of which only
             differences have a meaning. Without ranking the similarity to the opened note, or for popular
             notes the number of users who liked them.
-        reasons: the opened note that led to each recommended note; None for a popular or a fresh note.
+        reasons: the opened note that led to each recommended note, or that an explored one is nearest to;
+            None for notes that depend on no history.
         sources: where each note comes from: "recall", "popular" or "fresh".
         basis: what the answer is based on, such as "related to 3 opened notes, ranked by code and history".
         request_id: id of the list in the log of an engine, which clicks name; None if it is not recorded.
@@ -71,7 +69,7 @@ class Recommender:
         ranker: ranker that orders the candidates; it must know the notes of the index.
         made_by: fingerprint of the model that made the vectors of the index; None if unknown.
         names: what messages call the ranker and the vectors, such as their paths.
-        fresh: returns the notes that are fresh, newest first; None if that is not known.
+        fresh: which notes are fresh; None if that is not known.
 
     Attributes:
         doubts: what may be wrong with these parts, in sentences; usually empty.
@@ -87,7 +85,7 @@ class Recommender:
         *,
         made_by: str | None = None,
         names: tuple[str, str] = ("the ranker", "these vectors"),
-        fresh: Callable[[], Iterable[str]] | None = None,
+        fresh: FreshNotes | None = None,
     ) -> None:
         self.index = index
         self.ranker = ranker
@@ -195,11 +193,22 @@ class Recommender:
         sources = self._sources(opened, chosen.last)
         reasons: list[str | None]
         fresh: list[str] = []
+        every = EVERY
         if sources:
             candidates, scores, reasons = _near_any(self.index, sources, seen, chosen, where)
             origin = f"related to {len(sources)} opened note{'s' if len(sources) > 1 else ''}"
+            places = 0 if self._fresh is None else self._fresh.places(chosen.k)
+            fresh, near = self._explored(sources, seen, places, where)
+            if fresh:
+                every = chosen.k // places
+                origin += f", and {len(fresh)} fresh"
+                kept = [i for i, note_id in enumerate(candidates) if note_id not in near]
+                candidates = [*(candidates[i] for i in kept), *fresh]
+                cosines = [cosine for _, cosine in near.values()]
+                scores = np.append(scores[kept], np.array(cosines, dtype=np.float32))
+                reasons = [*(reasons[i] for i in kept), *(source for source, _ in near.values())]
         else:
-            fresh = self._fresh_notes(seen, chosen.k // _FRESH_PLACE, where)
+            fresh = self._fresh_notes(seen, chosen.k // EVERY, where)
             popular = self._popular_notes({*seen, *fresh}, chosen.recall_k, where)
             candidates = [*popular, *fresh]
             scores = np.array([self._likes[note_id] for note_id in candidates], dtype=np.float32)
@@ -211,7 +220,7 @@ class Recommender:
                 "are excluded or are filtered out; exclude fewer, or raise recall_k, per_note or last"
             )
         if not chosen.rerank:
-            best = _with_fresh(np.arange(len(candidates)), len(fresh))[: chosen.k]
+            best = with_fresh(np.arange(len(candidates)), len(fresh), every=every)[: chosen.k]
             basis = f"{origin}, not ranked"
             return _recommended(best, candidates, scores, reasons, len(fresh), basis)
         scores, basis = self.ranker.scores(user_id, candidates, history=history)
@@ -220,7 +229,7 @@ class Recommender:
             similarities = self.index.vectors(sources) @ self.index.vectors(candidates).T
             scores = self.ranker.blend.scores(similarities, scores)
             ranked += ", blended with similarity"
-        best = _with_fresh(np.argsort(-scores, kind="stable"), len(fresh))[: chosen.k]
+        best = with_fresh(np.argsort(-scores, kind="stable"), len(fresh), every=every)[: chosen.k]
         return _recommended(best, candidates, scores, reasons, len(fresh), f"{origin}, ranked {ranked}")
 
     def _sources(self, opened: Sequence[str], last: int) -> list[str]:
@@ -268,8 +277,28 @@ class Recommender:
         """Return the newest of the visible fresh notes that the user has not seen."""
         if self._fresh is None or not limit:
             return []
-        allowed = (note_id for note_id in self._fresh() if note_id not in seen)
-        return self._visible(islice(allowed, _MOST_FRESH), limit, where)
+        allowed = (note_id for note_id in self._fresh.newest() if note_id not in seen)
+        return self._visible(islice(allowed, MOST), limit, where)
+
+    def _explored(
+        self, sources: Sequence[str], seen: Collection[str], places: int, where: Filter | None
+    ) -> tuple[list[str], dict[str, tuple[str, float]]]:
+        """Return the fresh notes that get these places to be explored, nearest first.
+
+        Each comes with the opened note that it is nearest to, and the cosine of the two.
+        """
+        if self._fresh is None or not places:
+            return [], {}
+        allowed = islice((note_id for note_id in self._fresh.explorable() if note_id not in seen), MOST)
+        if not (found := self._visible(allowed, MOST, where)):
+            return [], {}
+        vectors, opened = self.index.vectors(found), self.index.vectors(sources)
+        rows, of = nearest(vectors, opened, places)
+        near = {
+            found[row]: (sources[source], float(vectors[row] @ opened[source]))
+            for row, source in zip(rows.tolist(), of.tolist(), strict=True)
+        }
+        return list(near), near
 
     def _opened(self, user_id: str | None, history: Sequence[str] | None) -> list[str]:
         """Return the notes that the user opened, oldest first."""
@@ -302,24 +331,10 @@ def _recommended(
     """Return the best candidates, of which the last ``fresh`` are fresh notes."""
     first_fresh = len(candidates) - fresh
     sources: list[Source] = [
-        "recall" if reasons[i] is not None else "popular" if i < first_fresh else "fresh" for i in best
+        "fresh" if i >= first_fresh else "popular" if reasons[i] is None else "recall" for i in best
     ]
     chosen, why = [candidates[i] for i in best], [reasons[i] for i in best]
     return Recommendations(chosen, scores[best], why, sources, basis)
-
-
-def _with_fresh(order: np.ndarray, fresh: int) -> np.ndarray:
-    """Put fresh notes on every third place.
-
-    Args:
-        order: the candidates' rows, best first.
-        fresh: number of fresh candidates, the last ones; they come newest first, whatever their score.
-    """
-    count = len(order)
-    others = [row for row in order.tolist() if row < count - fresh]
-    for nth in range(fresh):
-        others.insert(min(len(others), _FRESH_PLACE * (nth + 1) - 1), count - fresh + nth)
-    return np.array(others, np.int64)
 
 
 def blend_doubt(ranker: Ranker, made_by: str | None, names: tuple[str, str]) -> str | None:
