@@ -2,11 +2,12 @@
 
 The feed is the sample world, whose truth says what each user wants. Its log of four weeks has three quarters
 of the concepts; the others come up during the simulated days, in new notes and in what users want. Every day
-notes are published, users open the feed, see ten notes and click. Three feeds see the same users on the same
+notes are published, users open the feed, see ten notes and click. Four feeds see the same users on the same
 days, and chance decides alike about the same visit and note:
 
 - no renewal: `notellm serve` with the models of the log, which takes notes and clicks all along;
-- daily renewal: the same, and `notellm renew` after every day;
+- exploring: the same, with `--explore 0.1`: a tenth of the places for fresh notes that few were shown;
+- daily renewal: without exploring, and `notellm renew` after every day;
 - popularity: the notes most clicked so far that the user has not seen.
 
 A simulated day is twelve hours of the log, so that all days lie within the service's seven fresh days. Notes,
@@ -55,6 +56,13 @@ _EXAMINED = 0.9  # of those who look at a place, how many look at the next one
 _WANTED, _UNWANTED = 0.5, 0.03  # probability that a note that is looked at is clicked
 _MAIN = 0.7  # share of the visits that follow the main interest of the day
 _NEW_CONCEPTS = 16
+#: What is compared: its name, whether models are renewed, and further options of the service.
+ARMS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+    ("popularity", False, ()),
+    ("no renewal", False, ()),
+    ("exploring", False, ("--explore", "0.1")),
+    ("daily renewal", True, ()),
+)
 
 
 @dataclass
@@ -246,12 +254,15 @@ def notes_at(feed: Feed, rows: np.ndarray, published: datetime | None = None) ->
     return some.set_column(place, NOTES.field(place), times)
 
 
-def served(feed: Feed, folder: Path, *, renews: bool, options: Sequence[str]) -> Outcome:
+def served(
+    feed: Feed, folder: Path, *, renews: bool, options: Sequence[str], serve: Sequence[str] = ()
+) -> Outcome:
     """Run the days with a real service, and renew its models after each day if asked for."""
     port = free_port()
     places = ["--model", str(folder / "model"), "--ranker", str(folder / "ranker")]
     command = [sys.executable, "-m", "notellm.cli", "serve", str(folder / "store"), *places]
-    server = Server([*command, "--port", str(port), "--no-keys"], port, folder / "serve.log")
+    command += ["--port", str(port), "--no-keys", *serve]
+    server = Server(command, port, folder / "serve.log")
     url = f"http://127.0.0.1:{port}"
     try:
         with Client(url, timeout=120) as client:
@@ -313,6 +324,12 @@ def renewed(folder: Path, places: Sequence[str], url: str, options: Sequence[str
     return decision
 
 
+def told(outcome: Outcome) -> str:
+    """Return what became of the renewals, in words."""
+    count = sum(decision["takes_over"] for decision in outcome.renewals)
+    return f"{count} of {len(outcome.renewals)}"
+
+
 def summary(outcomes: Mapping[str, Sequence[Outcome]]) -> list[str]:
     """Return the table of click-through by day, and what became of new notes."""
     days = len(next(iter(outcomes.values()))[0].rates)
@@ -347,11 +364,11 @@ def main() -> None:
     parser.add_argument("--published", type=int, default=60, help="notes published on a day")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "loop")
+    parser.add_argument("--name", default="loop", help="name of the results")
     parser.add_argument("renew", nargs=argparse.REMAINDER, help="after --: further options of notellm renew")
     chosen = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    fixed = ["--test-days", "0.5", "--users", "300", "--least-users", "30"]
-    options = [*fixed, *(each for each in chosen.renew if each != "--")]
+    options = ["--test-days", "0.5", *(each for each in chosen.renew if each != "--")]
 
     outcomes: dict[str, list[Outcome]] = {}
     for seed in chosen.seeds:
@@ -359,26 +376,28 @@ def main() -> None:
         start = chosen.work / f"seed-{seed}" / "start"
         shutil.rmtree(start.parent, ignore_errors=True)
         build(feed, start)
-        for name, renews in (("popularity", None), ("no renewal", False), ("daily renewal", True)):
+        for name, renews, serve in ARMS:
             print(f"seed {seed}, {name}", flush=True)
-            if renews is None:
+            if name == "popularity":
                 outcome = popularity(feed)
             else:
                 folder = start.with_name(name.replace(" ", "-"))
                 shutil.copytree(start, folder)
-                outcome = served(feed, folder, renews=renews, options=options)
+                outcome = served(feed, folder, renews=renews, options=options, serve=serve)
             outcomes.setdefault(name, []).append(outcome)
     seconds = [each for outcome in outcomes["daily renewal"] for each in outcome.seconds]
-    took = [decision["takes_over"] for outcome in outcomes["daily renewal"] for decision in outcome.renewals]
+    took = ", ".join(told(outcome) for outcome in outcomes["daily renewal"])
     body = [
         *summary(outcomes),
         (
-            f"{sum(took)} of {len(took)} renewals took over; a renewal took "
-            f"{statistics.median(seconds):.0f} s (median). Options: {' '.join(options)}."
+            f"Renewals that took over, by seed: {took}. A renewal took {statistics.median(seconds):.0f} s "
+            f"(median). Options: {' '.join(options)}."
         ),
     ]
     values = {name: [outcome.to_json() for outcome in each] for name, each in outcomes.items()}
-    write_results(chosen.results, "loop", "The closed loop on a simulated feed", body, values)
+    write_results(
+        chosen.results, "loop", "The closed loop on a simulated feed", body, values, name=chosen.name
+    )
 
 
 if __name__ == "__main__":
