@@ -33,7 +33,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.common import ROOT, arguments, table, write_results
+from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
 from benchmarks.service import Server, free_port
 from notellm.client import Client, ServiceError
 from notellm.data.impressions import click_histories
@@ -41,6 +41,7 @@ from notellm.data.sample.truth import note_id, user_id
 from notellm.data.sample_world import SampleWorld, sample_world
 from notellm.data.schema import NOTES, TIME
 from notellm.data.split import split_impressions
+from notellm.files import read_json, write_json
 from notellm.jobs.build_store import build_store
 from notellm.jobs.train_rank import train_rank
 from notellm.jobs.train_recall import train_recall
@@ -370,21 +371,27 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     options = ["--test-days", "0.5", *(each for each in chosen.renew if each != "--")]
 
+    work = chosen.work / f"{code_fingerprint()}-{chosen.days}-{chosen.visits}-{chosen.published}"
     outcomes: dict[str, list[Outcome]] = {}
     for seed in chosen.seeds:
         feed = Feed.make(days=chosen.days, visits=chosen.visits, per_day=chosen.published, seed=seed)
-        start = chosen.work / f"seed-{seed}" / "start"
-        shutil.rmtree(start.parent, ignore_errors=True)
-        build(feed, start)
+        start = work / f"seed-{seed}" / "start"
         for name, renews, serve in ARMS:
-            print(f"seed {seed}, {name}", flush=True)
-            if name == "popularity":
-                outcome = popularity(feed)
-            else:
-                folder = start.with_name(name.replace(" ", "-"))
+            folder = start.with_name(name.replace(" ", "-"))
+            kept = folder / "outcome.json"
+            if not kept.is_file():
+                print(f"seed {seed}, {name}", flush=True)
+                if not (start / "store").is_dir():
+                    shutil.rmtree(start, ignore_errors=True)
+                    build(feed, start)
+                shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(start, folder)
-                outcome = served(feed, folder, renews=renews, options=options, serve=serve)
-            outcomes.setdefault(name, []).append(outcome)
+                if name == "popularity":
+                    outcome = popularity(feed)
+                else:
+                    outcome = served(feed, folder, renews=renews, options=options, serve=serve)
+                write_json(outcome.to_json(), kept)
+            outcomes.setdefault(name, []).append(Outcome(**read_json(kept)))
     seconds = [each for outcome in outcomes["daily renewal"] for each in outcome.seconds]
     took = ", ".join(told(outcome) for outcome in outcomes["daily renewal"])
     body = [
