@@ -28,7 +28,7 @@ from notellm.experiment.report.plot_style import (
     width_of,
 )
 from notellm.experiment.report.tables import table_name
-from notellm.experiment.report.words import line, recall_depth
+from notellm.experiment.report.words import breakdown_name, line, recall_depth
 from notellm.experiment.results import Results
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def _breakdowns(findings: Findings, looks: Mapping[str, Style], names: Names) ->
                 continue
             methods = distinct(row["method"] for row in rows)
             name = names("breakdown", table, breakdown)
-            what = f"{table_name(table)}: {line(figure)} by {line(breakdown)}."
+            what = f"{table_name(table)}: {line(figure)} by {breakdown_name(breakdown)}."
             if len(groups) <= _FEW_GROUPS:
                 group_looks = {group: style(i) for i, group in enumerate(groups)}
                 cells = [(row["method"], row["group"], row) for row in rows]

@@ -29,7 +29,7 @@ from notellm.experiment.report.tables import (
     method_grids,
     table_name,
 )
-from notellm.experiment.report.words import line
+from notellm.experiment.report.words import breakdown_name, line
 from notellm.experiment.results import Results
 
 _INTROS = {
@@ -238,7 +238,7 @@ def _breakdowns(findings: Findings, drawings: Sequence[Drawing], elsewhere: Sequ
             if table == "rank" and breakdown in elsewhere:
                 continue
             blocks += [
-                Heading(f"{table_name(table)} by {line(breakdown)}"),
+                Heading(f"{table_name(table)} by {breakdown_name(breakdown)}"),
                 breakdown_grid(findings, table, breakdown),
             ]
     intro = (

@@ -11,7 +11,7 @@ from notellm.experiment.report.blocks import MARKS, Cell, Grid
 from notellm.experiment.report.blocks import Row as TableRow
 from notellm.experiment.report.findings import ABLATION, SURE, Difference, Findings, Row, distinct
 from notellm.experiment.report.findings import basis as basis_of
-from notellm.experiment.report.words import NONE, Form, count, line, listed, probability
+from notellm.experiment.report.words import NONE, Form, breakdown_name, count, line, listed, probability
 
 #: What the figures of a table are counted over.
 COUNTED = {"recall": "queries", "writing": "notes", "rank": "rows", ABLATION: "queries or notes"}
@@ -308,7 +308,7 @@ def breakdown_grid(findings: Findings, table: str, breakdown: str) -> Grid:
             if any(_row(findings, table, method, column) for column in here):
                 cells = [_cell(findings, table, method, column) for column in here]
                 rows.append(TableRow([Cell(line(method)), *cells]))
-    caption = f"By {line(breakdown)}. {_reading(findings, table, columns)}"
+    caption = f"By {breakdown_name(breakdown)}. {_reading(findings, table, columns)}"
     return Grid(caption, ["method", *map(line, figures)], rows, _group_remarks(rows))
 
 
@@ -331,11 +331,11 @@ def _many_groups(findings: Findings, table: str, breakdown: str, groups: Sequenc
         counted = counted_text(findings, table, [column], pool=False)
         cells = [_cell(findings, table, method, column) for method in methods]
         rows.append(TableRow([Cell(line(group), [counted]), *cells]))
-    caption = f"{line(figure)} by {line(breakdown)}. {_reading(findings, table, [Column(figure)])}"
+    caption = f"{line(figure)} by {breakdown_name(breakdown)}. {_reading(findings, table, [Column(figure)])}"
     pools = {row["pool"] for row in findings.rows(table, breakdown=breakdown)} - {None}
     if len(pools) == 1:
         caption += f" Pool of {count(pools.pop())} notes."
-    return Grid(caption, [line(breakdown), *map(line, methods)], rows, _group_remarks(rows))
+    return Grid(caption, [breakdown_name(breakdown), *map(line, methods)], rows, _group_remarks(rows))
 
 
 def table_name(table: str) -> str:

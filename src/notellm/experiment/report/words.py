@@ -92,6 +92,14 @@ class Form:
         return "" if value is None or not math.isfinite(value) else f"± {self.number(value)}"
 
 
+#: What breakdowns group by, where their names do not say it.
+_BREAKDOWNS = {
+    "known": "clicks in training",
+    "length": "length of the text",
+    "language": "script of the text",
+}
+
+
 def form_of(figure: str, largest: float = 1.0) -> Form:
     """Return how a figure is written.
 
@@ -162,6 +170,11 @@ def visible(text: str) -> str:
 def line(text: str) -> str:
     """Return a text of the data on one line, with every character visible."""
     return visible(" ".join(text.split()))
+
+
+def breakdown_name(breakdown: str) -> str:
+    """Return what a breakdown groups by, in words."""
+    return _BREAKDOWNS.get(breakdown, line(breakdown))
 
 
 def listed(names: list[str]) -> str:
