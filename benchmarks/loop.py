@@ -61,8 +61,8 @@ _NEW_CONCEPTS = 16
 ARMS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
     ("popularity", False, ()),
     ("no renewal", False, ()),
-    ("exploring", False, ("--explore", "0.1")),
     ("daily renewal", True, ()),
+    ("exploring", False, ("--explore", "0.1")),
 )
 
 
