@@ -7,6 +7,7 @@ from notellm.jobs.export_store import export_store
 from notellm.rank.scorer import Ranker
 from notellm.record import read_record
 from notellm.renew import run as module
+from notellm.renew.comparison import compare
 from notellm.renew.forgotten import forget_users, forgotten_since
 from notellm.renew.models import Models
 from notellm.store.clicks import Click, ClickLog
@@ -57,18 +58,18 @@ def test_a_ranker_without_a_user_is_that_of_an_unknown_one_and_otherwise_the_sam
 def test_who_is_forgotten_while_models_are_compared_is_unknown_to_the_new_ranker(
     served, tmp_path, monkeypatch
 ):
-    user, whole = known_user(served), module.compare
+    user = known_user(served)
     given = Models(tmp_path / "model", tmp_path / "ranker")
     for kind, path in served.models.all().items():
         shutil.copytree(path, given.all()[kind])
 
     def meanwhile(*arguments, **options):
         forget(served, user)
-        return whole(*arguments, **options)
+        return compare(*arguments, **options)
 
     monkeypatch.setattr(module, "compare", meanwhile)
     said: list[str] = []
     decision = renewal(served, ranked=True, say=said.append).renew(QUICK, candidate=given).decision
     assert decision.takes_over, decision.reasons
     assert not Ranker.from_pretrained(served.models.ranker).knows(user)
-    assert "      1 users forgotten meanwhile are taken out of the new ranker" in said
+    assert "      forgotten meanwhile, and not in the new ranker: 1 users" in said

@@ -73,11 +73,11 @@ def test_a_service_with_a_ranker_or_another_model_is_refused_before_the_work(ser
             service.check_models(other)
 
 
-def test_a_service_of_another_store_is_refused_before_the_work(served):
+def test_a_service_of_another_store_is_refused_before_the_work(served, monkeypatch):
     state = json.dumps(NO_RANKER).encode()
     with answering((200, {}, state)) as url:
         service = Service(url)
-        service.check_key = lambda: None
+        monkeypatch.setattr(Service, "check_key", lambda _: None)
         with pytest.raises(StorageError, match=r"no process has the store .* serves another one"):
             renewal(served, service=service).renew(QUICK)
     assert not lance.is_locked(str(served.store))

@@ -9,9 +9,11 @@ from notellm.engine.engine import Engine
 from notellm.errors import ConfigError, DataError, StorageError
 from notellm.files import read_json
 from notellm.renew import run as module
+from notellm.renew.comparison import compare
 from notellm.renew.models import Models
 from notellm.renew.run import Renewal
 from notellm.renew.service import Service
+from notellm.renew.snapshot import take_snapshot
 from notellm.renew.work import WorkFolder
 from notellm.store.notes import NoteStore
 from tests.commands import run as command
@@ -39,10 +41,9 @@ def test_a_log_that_was_too_short_is_read_again_the_next_time(served, monkeypatc
 
     def too_short(*arguments, **options):
         taken.append(options["now"])
-        whole(*arguments, **options)
+        take_snapshot(*arguments, **options)
         raise DataError("wait until the log is longer")
 
-    whole = module.take_snapshot
     monkeypatch.setattr(module, "take_snapshot", too_short)
     for _ in range(2):
         with pytest.raises(DataError, match="wait"):
@@ -220,3 +221,29 @@ def test_a_half_removed_training_is_removed_by_the_next_renewal(served, monkeypa
     WorkFolder(served.work).clear()
     assert not run.exists()
     shutil.rmtree(served.work)
+
+
+def test_a_model_that_was_replaced_meanwhile_stays(served, tmp_path, monkeypatch):
+    given, other = candidate(served, tmp_path / "given"), candidate(served, tmp_path / "other", useless=True)
+
+    def meanwhile(*arguments, **options):
+        figures = compare(*arguments, **options)
+        shutil.rmtree(served.models.model)
+        shutil.copytree(other.model, served.models.model)
+        return figures
+
+    monkeypatch.setattr(module, "compare", meanwhile)
+    decision = renewal(served).renew(QUICK, candidate=given).decision
+    assert not decision.takes_over
+    assert "was replaced meanwhile" in decision.reasons[0]
+    assert served.models.identity("model") == other.identity("model")
+
+
+def test_a_ranker_goes_back_with_its_model(served, tmp_path):
+    given = Models(tmp_path / "model", tmp_path / "ranker")
+    for kind, path in served.models.all().items():
+        shutil.copytree(path, given.all()[kind])
+    assert renewal(served, ranked=True).renew(QUICK, candidate=given).decision.takes_over
+    with pytest.raises(ConfigError, match="name it with --ranker"):
+        renewal(served).back()
+    renewal(served, ranked=True).back()

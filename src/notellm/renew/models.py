@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from notellm.errors import DataError
+from notellm.errors import ConfigError, DataError
 from notellm.files import json_text
+from notellm.jobs.recall_model import made_with
 from notellm.rank.config import RankOptions
 from notellm.recall.config import RecallOptions
 from notellm.record import read_record
@@ -60,6 +61,21 @@ class Models:
             return RecallOptions(**self._said("model", "config"))
         except TypeError as error:
             raise self._unknown("model", "config") from error
+
+    def made_with(self) -> dict[str, Any]:
+        """Return with which options the model was made anew, before trainings went on from it.
+
+        Raises:
+            ConfigError: if its record does not say them.
+        """
+        found = made_with(read_record(self.model))
+        if not found:
+            raise ConfigError(
+                f"the training of {self.model} went on from another model, and its record does not say how "
+                'that one was made, so none can be trained anew with the same options; use start "warm", or '
+                "train one with notellm train and compare it with --candidate"
+            )
+        return found
 
     def rank_options(self) -> RankOptions:
         """Return the options that the ranker was trained with; those of a new one if there is none.

@@ -126,6 +126,7 @@ class Renewal:
         """Let the former models serve again; the present ones become the former ones.
 
         Raises:
+            ConfigError: if the last renewal exchanged a ranker, too, and none is named.
             NotFoundError: if there are no former models.
             StorageError: as :meth:`renew`, and if the service cannot switch; the present models stay then.
         """
@@ -133,6 +134,11 @@ class Renewal:
         with self._work.locked():
             self._check_reach()
             if not complete(self._serving, self._work):
+                if self._serving.ranker is None and "ranker" in self._work.exchanged():
+                    raise ConfigError(
+                        "the last renewal that took over has exchanged a ranker as well, which belongs to its "
+                        "model; name it with --ranker"
+                    )
                 check_exchange(self._serving, self._work)
                 go_back(self._serving, self._work)
             self._end_way_back()
@@ -270,11 +276,14 @@ class Renewal:
         """Exchange the models, and let the service or the store switch to them; go back if that fails."""
         renewed = self._work.models(self._serving)
         if renewed.model.is_dir():  # else they were exchanged before a kill
+            if self._serving.identities() != self._work.decided_about()["serving"]:
+                return stays(
+                    f"{' or '.join(map(str, self._serving.all().values()))} was replaced meanwhile, so the new "
+                    "models were compared with others than those that are there now; renew again"
+                )
             if renewed.ranker is not None and (gone := forgotten_since(self._work.snapshot, self._store)):
                 count = forget_users(renewed.ranker, gone, trust_remote_code=self._trusts)
-                self._say(
-                    f"      {count:,} users were forgotten meanwhile; the new ranker does not know them"
-                )
+                self._say(f"      forgotten meanwhile, and not in the new ranker: {count:,} users")
             take_over(self._serving, self._work)
         with self._step(5, "the new models take over"):
             try:

@@ -7,7 +7,7 @@ decision.json   the decision of the unfinished renewal, then decisions/TIME.json
 exchange.json   the journal of an exchange
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +120,14 @@ class WorkFolder:
         for name in (_STARTED, _DECISION):
             (self.path / name).unlink(missing_ok=True)
         return kept
+
+    def exchanged(self) -> Collection[str]:
+        """Return the kinds that the last renewal which took over has exchanged; none if there was none."""
+        kinds: Collection[str] = ()
+        for file in sorted((self.path / _DECISIONS).glob("*.json")):
+            if (told := read_json(file))["takes_over"]:
+                kinds = told["serving"].keys()
+        return kinds
 
     def clear_models(self) -> None:
         """Remove new models that did not take over."""
