@@ -239,6 +239,15 @@ def test_a_model_that_was_replaced_meanwhile_stays(served, tmp_path, monkeypatch
     assert served.models.identity("model") == other.identity("model")
 
 
+def test_hidden_notes_are_not_taken_for_lost_ones(served, monkeypatch):
+    store = NoteStore.open(served.store, served.models.fingerprint())
+    store.hide(store.read(["note_id"])["note_id"].to_pylist()[::3])
+    store.close()
+    monkeypatch.setattr(module, "train_model", killed)
+    with pytest.raises(KilledError):
+        renewal(served).renew(QUICK)
+
+
 def test_a_ranker_goes_back_with_its_model(served, tmp_path):
     given = Models(tmp_path / "model", tmp_path / "ranker")
     for kind, path in served.models.all().items():

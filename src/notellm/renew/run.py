@@ -136,7 +136,7 @@ class Renewal:
             if not complete(self._serving, self._work):
                 if self._serving.ranker is None and "ranker" in self._work.exchanged():
                     raise ConfigError(
-                        "the last renewal that took over has exchanged a ranker as well, which belongs to its "
+                        "the last renewal that took over exchanged a ranker as well, which belongs to its "
                         "model; name it with --ranker"
                     )
                 check_exchange(self._serving, self._work)
@@ -277,9 +277,10 @@ class Renewal:
         renewed = self._work.models(self._serving)
         if renewed.model.is_dir():  # else they were exchanged before a kill
             if self._serving.identities() != self._work.decided_about()["serving"]:
+                places = " or ".join(map(str, self._serving.all().values()))
                 return stays(
-                    f"{' or '.join(map(str, self._serving.all().values()))} was replaced meanwhile, so the new "
-                    "models were compared with others than those that are there now; renew again"
+                    f"{places} was replaced meanwhile, so the new models were compared with others than "
+                    "those that are there now; renew again"
                 )
             if renewed.ranker is not None and (gone := forgotten_since(self._work.snapshot, self._store)):
                 count = forget_users(renewed.ranker, gone, trust_remote_code=self._trusts)
