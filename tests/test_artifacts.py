@@ -382,6 +382,15 @@ def test_what_a_kill_left_of_another_target_is_left_alone(tmp_path, name):
     assert not left.exists()
 
 
+def test_what_a_link_names_is_not_removed(tmp_path):
+    target = make(tmp_path / "model")
+    (tmp_path / "link").symlink_to(target)
+    before = tree(target)
+    with pytest.raises(StorageError, match="it is a symbolic link; remove the link yourself"):
+        remove_folder(tmp_path / "link", "model")
+    assert tree(target) == before
+
+
 @pytest.mark.parametrize("steps", range(4))
 def test_a_removal_that_was_killed_can_be_repeated(tmp_path, monkeypatch, steps):
     target = make(tmp_path / "model")

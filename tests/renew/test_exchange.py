@@ -172,6 +172,10 @@ def test_what_could_not_change_places_is_told_before_the_work(places, tmp_path, 
         patch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
         with pytest.raises(StorageError, match="may not be written to"):
             check_exchange(serving, work)
+    (tmp_path / "ranker.former").symlink_to(work.path / "ranker")
+    with pytest.raises(StorageError, match="it is a symbolic link"):
+        check_exchange(serving, work)
+    (tmp_path / "ranker.former").unlink()
     (tmp_path / "ranker.former").mkdir()
     (tmp_path / "ranker.former" / "mine.txt").write_text("mine")
     with pytest.raises(StorageError, match=r"mine\.txt"):

@@ -95,13 +95,25 @@ def remove_folder(path: str | Path, kind: str) -> None:
     """Remove a folder that ``write_folder`` wrote; do nothing if it is absent.
 
     Raises:
-        StorageError: if it contains files that notellm did not write, or cannot be removed.
+        StorageError: if it is a symbolic link, contains files that notellm did not write, or cannot be
+            removed.
     """
     target = Path(path)
     if not target.exists():
         return
-    check_replaceable(target, kind, force=True)
+    check_removable(target, kind)
     remove_keeping_last(target, MANIFEST)
+
+
+def check_removable(path: Path, kind: str) -> None:
+    """Refuse a folder that :func:`remove_folder` would refuse; it may be absent.
+
+    Raises:
+        StorageError: if it is a symbolic link, or contains files that notellm did not write.
+    """
+    if path.is_symlink():
+        raise StorageError(f"cannot remove {path}: it is a symbolic link; remove the link yourself")
+    check_replaceable(path, kind, force=True)
 
 
 def remove_keeping_last(folder: Path, name: str) -> None:

@@ -10,7 +10,7 @@ way back stays until the caller knows that the former models serve, and calls :f
 import os
 from pathlib import Path
 
-from notellm.artifacts.replace import check_replaceable, remove_folder
+from notellm.artifacts.replace import check_removable, remove_folder
 from notellm.artifacts.workspace import sync_folder
 from notellm.errors import NotFoundError, StorageError
 from notellm.files import read_json, write_json
@@ -42,7 +42,7 @@ def check_exchange(serving: Models, work: WorkFolder) -> None:
                 f"the {kind} {live} is on another file system than the working folder {work.path}, so they "
                 "cannot change places; give --work a folder on that file system"
             )
-        check_replaceable(former[kind], kind, force=True)
+        check_removable(former[kind], kind)
 
 
 def _device(path: Path) -> int:
