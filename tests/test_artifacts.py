@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -379,6 +380,38 @@ def test_what_a_kill_left_of_another_target_is_left_alone(tmp_path, name):
     tidy(tmp_path / name)
     assert (tmp_path / name / "weights").read_text() == "new"
     assert not left.exists()
+
+
+def test_what_a_link_names_is_not_removed(tmp_path):
+    target = make(tmp_path / "model")
+    (tmp_path / "link").symlink_to(target)
+    before = tree(target)
+    with pytest.raises(StorageError, match="it is a symbolic link; remove the link yourself"):
+        remove_folder(tmp_path / "link", "model")
+    assert tree(target) == before
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_removal_that_was_killed_can_be_repeated(tmp_path, monkeypatch, steps):
+    target = make(tmp_path / "model")
+
+    def killed(real):
+        def step(*args, **options):
+            nonlocal steps
+            if steps == 0:
+                raise KeyboardInterrupt
+            steps -= 1
+            return real(*args, **options)
+
+        return step
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", killed(os.unlink))
+        patch.setattr(Path, "unlink", killed(Path.unlink))
+        with suppress(KeyboardInterrupt):
+            remove_folder(target, "model")
+    remove_folder(target, "model")
+    assert not target.exists()
 
 
 def test_the_workspace_of_a_living_write_is_left_alone(tmp_path):

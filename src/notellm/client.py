@@ -11,9 +11,8 @@ times. Repeating a call does no harm. The only dependency is httpx2: pip install
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -164,9 +163,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -217,8 +214,7 @@ class Client:
 
     def change(self, note_id: str, **fields: Any) -> None:
         """Change some fields of a note, named as in :meth:`publish`; the others stay as they are."""
-        given = {name: _time(value) for name, value in fields.items()}
-        self._ask("PATCH", _path(note_id), given)
+        self._ask("PATCH", _path(note_id), {name: _time(value) for name, value in fields.items()})
 
     def remove(self, *note_ids: str) -> int:
         """Remove notes, and return how many of them existed."""
@@ -265,7 +261,7 @@ class Client:
         if where is not None:
             body["filter"] = {n: _time(v) for n, v in where.items()}
         answer = self._ask("POST", "/v1/related", body)
-        return [RelatedNote(**note) for note in answer["related"]]
+        return [RelatedNote(**_known(RelatedNote, note)) for note in answer["related"]]
 
     def tags(
         self,
@@ -289,7 +285,7 @@ class Client:
         """
         body: dict[str, Any] = {"title": title, "content": content, "topics": list(topics)}
         body |= {name: v for name, v in (("n", n), ("least", least), ("note_id", note_id)) if v is not None}
-        answer = self._ask("POST", "/v1/tags", body)
+        answer = _known(WrittenTags, self._ask("POST", "/v1/tags", body))
         names = "categories", "topic_details", "more_topics"
         return WrittenTags(**answer | {name: _likely(answer.get(name, [])) for name in names})
 
@@ -331,7 +327,8 @@ class Client:
             body["filter"] = {n: _time(v) for n, v in where.items()}
         answer = self._ask("POST", "/v1/recommend", body)
         rows = [{**row, "reason": (row["reason"] or {}).get("note_id")} for row in answer["recommended"]]
-        return Recommended([RecommendedNote(**row) for row in rows], answer["basis"], answer["request_id"])
+        notes = [RecommendedNote(**_known(RecommendedNote, row)) for row in rows]
+        return Recommended(notes, answer["basis"], answer["request_id"])
 
     def click(self, clicks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tell what users did, and return how many clicks were "written" and "repeated", and "unknown_notes".
@@ -364,11 +361,11 @@ class Client:
                 time.sleep(0.5 * 2 ** (self._retries - left))
                 continue
             if answer.status_code in (429, 503) and left:
-                time.sleep(min(float(answer.headers.get("Retry-After", 1)), _LONGEST_WAIT))
+                after = answer.headers.get("Retry-After", "1")  # a proxy may give a date
+                time.sleep(min(float(after) if after.isdecimal() else 1.0, _LONGEST_WAIT))
                 continue
             if answer.is_success:
-                value: dict[str, Any] = answer.json()
-                return value
+                return dict(answer.json())
             break
         try:
             problem = answer.json()["error"]
@@ -378,11 +375,17 @@ class Client:
         raise ServiceError(answer.status_code, code, message)
 
 
-def _likely(tags: Sequence[Mapping[str, Any]]) -> list[LikelyTag]:
-    def titles(tag: Mapping[str, Any]) -> dict[str, str]:
-        return {note["note_id"]: note["title"] for note in tag.get("neighbours", ())}
+def _known(kind: Any, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        each.name: row[each.name] for each in fields(kind) if each.name in row
+    }  # a newer service has more
 
-    return [LikelyTag(tag["name"], tag["probability"], titles(tag)) for tag in tags]
+
+def _likely(tags: Sequence[Mapping[str, Any]]) -> list[LikelyTag]:
+    return [
+        LikelyTag(t["name"], t["probability"], {n["note_id"]: n["title"] for n in t.get("neighbours", ())})
+        for t in tags
+    ]
 
 
 def _path(note_id: str) -> str:

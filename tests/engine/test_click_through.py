@@ -176,3 +176,10 @@ def test_lists_older_than_the_window_are_not_read(logs):
     assert read.last_days()[0] == {"recall": Rate(1, 0)}
     read.click([opened("old", "n1")])
     assert read.since_start()[2]["unknown_request"] == 1
+
+
+def test_old_hours_go_also_after_a_clock_was_set_back():
+    through = ClickThrough()
+    through.show(shown("r1", "recall", time=NOW + timedelta(hours=1)))
+    through.show(shown("r2", "fresh", time=NOW - timedelta(days=8)))
+    assert through.last_days()[0] == {"recall": Rate(1, 0)}

@@ -106,7 +106,7 @@ def test_only_the_clicks_of_the_last_days(built, tmp_path):
     assert min(times) == NOW - timedelta(days=20)
     assert exported.events == len(times) == 11
     assert exported.notes == 59
-    for days in (0, float("nan")):
+    for days in (0, float("nan"), 1e6, float("inf")):
         with pytest.raises(ConfigError, match="it must be above 0"):
             export(built, tmp_path / "other", days=days)
 
@@ -225,3 +225,10 @@ def test_an_export_is_one_state_while_the_store_is_written_to(tmp_path, tiny, no
     finally:
         stop.set()
         writer.join()
+
+
+def test_no_file_is_written_into_the_store(built):
+    before = sorted(built.rglob("*"))
+    with pytest.raises(StorageError, match=r"lies in the store .* name a folder outside of it"):
+        export(built, built / "deep" / "exported")
+    assert sorted(built.rglob("*")) == before

@@ -100,6 +100,8 @@ def test_what_the_log_refuses_is_left_out_with_an_example(place, tmp_path):
     assert bring(place, path, max_age=timedelta(days=365)).written == 2
     with pytest.raises(ConfigError, match="click_days is 0; it must be above 0"):
         bring(place, path, max_age=timedelta(0))
+    with pytest.raises(ConfigError, match="at most 36,500"):
+        bring(place, path, max_age=timedelta.max)
 
 
 def test_older_clicks_of_the_log_stay(place, tmp_path):

@@ -7,13 +7,17 @@ import pytest
 
 from notellm.data.sample_world import sample_world
 from notellm.errors import ConfigError, DataError, ModelError
+from notellm.files import json_text
 from notellm.jobs import recall_model
-from notellm.jobs.recall_model import build_recall_model, build_untrained
+from notellm.jobs.recall_model import build_recall_model, build_untrained, made_with
 from notellm.jobs.train_recall import train_recall
 from notellm.pairs.local import mine_pairs
 from notellm.recall.config import RecallOptions
 from notellm.recall.model import NoteLLM
-from notellm.record import read_record
+from notellm.record import RECORD, read_record
+from notellm.renew.models import Models
+from notellm.renew.options import RenewOptions
+from notellm.renew.training import recall_options
 from tests.conftest import SMALL
 
 OPTIONS = RecallOptions(max_steps=2, batch_pairs=8, dim=16, writing_epochs=0)
@@ -54,7 +58,10 @@ def test_the_training_changes_the_model_and_its_record_names_the_start(first, wo
     saved = NoteLLM.from_saved(first)
     assert np.abs(trained.encode(world.notes) - saved.encode(world.notes)).max() > 1e-4
     record = read_record(tmp_path / "second")
-    assert record["data"]["start"] == {"fingerprint": saved.fingerprint()}
+    assert record["data"]["start"]["fingerprint"] == saved.fingerprint()
+    assert f"going on from the trained model `{saved.fingerprint()}`" in (
+        tmp_path / "second" / "README.md"
+    ).read_text(encoding="utf-8")
     assert (record["config"]["backbone"], record["config"]["warm_start"]) == ("tiny", str(first))
     before = build_untrained(tmp_path / "second", world.notes, world.clicks)
     np.testing.assert_array_equal(before.encode(world.notes), saved.encode(world.notes))
@@ -106,3 +113,24 @@ def test_a_pretrained_model_goes_on_with_adapters(checkpoints, notes, pairs, tmp
     trainable = {name for name, weight in start.backbone.named_parameters() if weight.requires_grad}
     assert trainable
     assert all("lora" in name for name in trainable if "layers" in name)
+
+
+def test_how_the_first_model_was_made_is_known_after_every_training(first, world, pairs, tmp_path):
+    wanted = made_with(read_record(first))
+    assert wanted["tau"] == 2.0
+    assert wanted["template"] == "compact"
+    start = first
+    for name in ("second", "third"):
+        options = replace(OPTIONS, warm_start=str(start), max_steps=1)
+        train_recall(world.notes, pairs, tmp_path / name, options=options, progress=False)
+        start = tmp_path / name
+        assert made_with(read_record(start)) == wanted
+        serving = Models(start, None)
+        assert serving.recall_options().template is None
+        anew = recall_options(serving, RenewOptions(start="new"))
+        assert (anew.warm_start, anew.template, anew.tau) == (None, "compact", 2.0)
+    record = read_record(start)
+    del record["data"]["start"]["made_with"]
+    (start / RECORD).write_text(json_text(record))
+    with pytest.raises(ConfigError, match="its record does not say how that one was made"):
+        recall_options(serving, RenewOptions(start="new"))

@@ -8,11 +8,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+import torch
 
 from notellm.data.impressions import click_histories
 from notellm.data.sample_world import sample_world
 from notellm.data.schema import TIME
 from notellm.data.split import split_impressions
+from notellm.files import json_text
 from notellm.jobs import recall_model
 from notellm.jobs.build_store import build_store
 from notellm.jobs.train_rank import train_rank
@@ -20,9 +22,12 @@ from notellm.jobs.train_recall import train_recall
 from notellm.pairs.local import mine_pairs
 from notellm.rank.config import RankOptions
 from notellm.recall.config import RecallOptions
+from notellm.recall.model import NoteLLM
 from notellm.recommend.candidates import impressions_from_candidates
+from notellm.record import RECORD, read_record
 from notellm.renew.models import Models
 from notellm.renew.options import RenewOptions
+from notellm.renew.run import Renewal
 from notellm.store.clicks import Click, ClickLog
 from tests.conftest import SMALL
 
@@ -39,6 +44,32 @@ class Served:
     store: Path
     models: Models
     work: Path
+
+
+class KilledError(BaseException):
+    """Stands for a kill, which nothing catches."""
+
+
+def renewal(served: Served, *, ranked: bool = False, **options) -> Renewal:
+    """A renewal of the model, and of the ranker if asked for."""
+    models = served.models if ranked else Models(served.models.model, None)
+    return Renewal(
+        str(served.store), models, served.work, progress=False, **{"say": lambda _: None, **options}
+    )
+
+
+def candidate(served: Served, folder, *, useless: bool = False) -> Models:
+    """The serving model with slightly other weights, or with vectors of a single dimension."""
+    model = NoteLLM.from_saved(served.models.model)
+    with torch.no_grad():
+        weight = model.projection.weight
+        drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+        weight.add_(1e-4 * weight.abs().mean() * drawn)
+        if useless:
+            weight[1:] = 0
+    record = read_record(served.models.model) | {"fingerprint": model.fingerprint()}
+    model.save_pretrained(folder, extra={RECORD: json_text(record)})
+    return Models(folder, None)
 
 
 def shifted(table: pa.Table, by: timedelta, *names: str) -> pa.Table:

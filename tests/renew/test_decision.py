@@ -76,3 +76,8 @@ def test_without_figures_the_serving_models_stay():
     decision = stays("too few notes")
     assert not decision.takes_over
     assert decision.to_json() == {"takes_over": False, "reasons": ["too few notes"], "figures": {}}
+
+
+def test_figures_that_are_no_numbers_do_not_let_a_model_take_over():
+    assert not decide({"recall": figures(0.2, float("nan"))}, margin=0.1).takes_over
+    assert decide({"recall": figures(0.0, 0.0)}, margin=0.1).takes_over

@@ -1,5 +1,7 @@
 """Models change places whole, whatever happens in between."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,8 @@ import pytest
 from notellm.artifacts.write import write_folder
 from notellm.errors import NotFoundError, StorageError
 from notellm.files import write_json
-from notellm.renew.exchange import complete, go_back, take_over
+from notellm.renew import exchange as module
+from notellm.renew.exchange import check_exchange, complete, go_back, settle, take_over
 from notellm.renew.models import Models
 from notellm.renew.work import WorkFolder
 
@@ -58,6 +61,9 @@ def test_new_models_take_over_and_the_former_ones_come_back(places, tmp_path):
     assert there(tmp_path) == BACK
     go_back(serving, work)
     assert there(tmp_path) == TAKEN_OVER
+    assert complete(serving, work) is True  # nobody has said that the former models serve
+    assert there(tmp_path) == TAKEN_OVER
+    settle(work)
     assert complete(serving, work) is False
 
 
@@ -139,3 +145,52 @@ def test_without_a_ranker_the_model_alone_changes_places(places, tmp_path):
     take_over(Models(serving.model, None), work)
     assert there(tmp_path)["model"] == "second model"
     assert there(tmp_path)["ranker"] == "first ranker"
+
+
+def test_a_model_that_stays_the_same_is_exchanged_with_its_ranker(places, tmp_path):
+    serving, work = places
+    shutil.rmtree(work.path / "model")
+    make(work.path / "model", "model", "first model")
+    take_over(serving, work)
+    assert there(tmp_path) == TAKEN_OVER | {"model": "first model"}
+    go_back(serving, work)
+    assert there(tmp_path) == BACK | {"model.former": "first model"}
+
+
+def test_what_could_not_change_places_is_told_before_the_work(places, tmp_path, monkeypatch):
+    serving, work = places
+    check_exchange(serving, work)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_device", lambda path: int(path == work.path))
+        with pytest.raises(StorageError, match=r"on another file system than the working folder .* --work"):
+            check_exchange(serving, work)
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: path == serving.ranker)
+        with pytest.raises(StorageError, match=r"the ranker .* is a mount point"):
+            check_exchange(serving, work)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+        with pytest.raises(StorageError, match="may not be written to"):
+            check_exchange(serving, work)
+    (tmp_path / "ranker.former").symlink_to(work.path / "ranker")
+    with pytest.raises(StorageError, match="it is a symbolic link"):
+        check_exchange(serving, work)
+    (tmp_path / "ranker.former").unlink()
+    (tmp_path / "ranker.former").mkdir()
+    (tmp_path / "ranker.former" / "mine.txt").write_text("mine")
+    with pytest.raises(StorageError, match=r"mine\.txt"):
+        check_exchange(serving, work)
+
+
+def test_a_directory_that_cannot_be_moved_is_told_and_the_exchange_is_completed_later(
+    places, tmp_path, monkeypatch
+):
+    serving, work = places
+    write_json({"back": False, "wanted": work.models(serving).identities()}, work.journal)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(OSError(18, "another disk")))
+        with pytest.raises(StorageError, match="another disk; once that is mended, give the same command"):
+            complete(serving, work)
+    assert there(tmp_path)["model"] == "first model"
+    complete(serving, work)
+    assert there(tmp_path) == TAKEN_OVER

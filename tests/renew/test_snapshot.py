@@ -48,7 +48,7 @@ def rows(table):
 def test_the_log_is_split_at_the_newest_days_and_old_days_do_not_count(tmp_path):
     store = store_of(tmp_path / "store", note("a"), note("b"), note("c"))
     click(store, ("u", "a", 80), ("u", "b", 9), ("u", "c", 1), ("v", "a", 0.5), ("v", "b", 0))
-    split = take_snapshot(store, tmp_path / "snapshot", progress=False, window_days=10, test_days=1)
+    split = take_snapshot(store, tmp_path / "snapshot", now=NOW, progress=False, window_days=10, test_days=1)
     assert rows(split.train.clicks) == [
         ("u", "b", "click"),
         ("u", "c", "click"),
@@ -74,7 +74,7 @@ def test_later_notes_are_not_trained_on_and_hidden_ones_are_not_compared_on(tmp_
         *[("u", "old", 5), ("u", "hidden", 5), ("u", "clicked early", 5)],
         *[("u", "new", 0.2), ("v", "hidden", 0.1), ("v", "old", 0)],
     )
-    split = take_snapshot(store, tmp_path / "snapshot", progress=False, window_days=90, test_days=1)
+    split = take_snapshot(store, tmp_path / "snapshot", now=NOW, progress=False, window_days=90, test_days=1)
     trained = set(split.train.notes["note_id"].to_pylist())
     assert trained == {"old", "clicked early", "hidden", "expired", "undated"}
     assert set(split.test.notes["note_id"].to_pylist()) == {"old", "new", "clicked early", "undated"}
@@ -85,7 +85,7 @@ def test_later_notes_are_not_trained_on_and_hidden_ones_are_not_compared_on(tmp_
 def test_clicks_on_notes_that_the_store_does_not_have_do_not_count(tmp_path):
     store = store_of(tmp_path / "store", note("a"))
     click(store, ("u", "a", 5), ("u", "gone", 3), ("v", "a", 2), ("v", "gone", 0))
-    split = take_snapshot(store, tmp_path / "snapshot", progress=False, window_days=90, test_days=1)
+    split = take_snapshot(store, tmp_path / "snapshot", now=NOW, progress=False, window_days=90, test_days=1)
     assert rows(split.train.clicks) == [("u", "a", "click")]
     assert rows(split.test.clicks) == [("v", "a", "click")]
 
@@ -93,7 +93,17 @@ def test_clicks_on_notes_that_the_store_does_not_have_do_not_count(tmp_path):
 def test_an_empty_log_and_one_that_is_too_short_are_told(tmp_path):
     store = store_of(tmp_path / "store", note("a"))
     with pytest.raises(DataError, match="has no click of the last 90 days on its 1 notes"):
-        take_snapshot(store, tmp_path / "snapshot", progress=False, window_days=90, test_days=1)
+        take_snapshot(store, tmp_path / "snapshot", now=NOW, progress=False, window_days=90, test_days=1)
     click(store, ("u", "a", 0.5), ("v", "a", 0))
     with pytest.raises(DataError, match=r"all 2 clicks .* newest 1 days,.* lower test_days"):
-        take_snapshot(store, tmp_path / "second", progress=False, window_days=90, test_days=1)
+        take_snapshot(store, tmp_path / "second", now=NOW, progress=False, window_days=90, test_days=1)
+
+
+def test_a_clock_that_is_ahead_does_not_move_the_test_days(tmp_path):
+    store = store_of(tmp_path / "store", note("a"), note("b"))
+    click(store, ("u", "a", 2), ("u", "b", 0.7), ("v", "a", 0.1), ("v", "b", -1))
+    split = take_snapshot(
+        store, tmp_path / "snapshot", now=NOW, progress=False, window_days=90, test_days=0.5
+    )
+    assert rows(split.train.clicks) == [("u", "a", "click"), ("u", "b", "click")]
+    assert rows(split.test.clicks) == [("v", "a", "click"), ("v", "b", "click")]

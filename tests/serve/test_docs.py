@@ -148,3 +148,29 @@ def test_the_client_waits_as_long_as_a_busy_service_says_and_gives_up_in_the_end
     ):
         client.state()
     assert gone.value.code == "unreachable"
+
+
+def test_the_client_takes_answers_of_a_newer_service_and_a_date_to_wait_for(monkeypatch):
+    import httpx2
+
+    note = {"note_id": "a", "score": 1.0, "title": "", "category": "", "newer": 1}
+    listed = {**note, "position": 1, "source": "recall", "reason": None}
+    bodies = {
+        "/v1/related": {"related": [{**note, "cosine": 1.0, "lexical": None}]},
+        "/v1/recommend": {"recommended": [listed], "basis": "b", "request_id": "r", "newer": 1},
+        "/v1/tags": {"category": None, "topics": [], "newer": 1},
+    }
+    waits: list[float] = []
+    busy = [503]
+    monkeypatch.setattr("time.sleep", waits.append)
+
+    def answer(request):
+        if busy:
+            return httpx2.Response(busy.pop(), headers={"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})
+        return httpx2.Response(200, json=bodies[request.url.path])
+
+    with Client("http://service", transport=httpx2.MockTransport(answer)) as client:
+        assert [found.cosine for found in client.related("a")] == [1.0]
+        assert [found.position for found in client.recommend("u").notes] == [1]
+        assert client.tags(title="t").topics == []
+    assert waits == [1.0]

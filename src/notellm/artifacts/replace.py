@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from notellm.artifacts.manifest import edited_files, read_contents
+from notellm.artifacts.manifest import MANIFEST, edited_files, read_contents
 from notellm.artifacts.parquet import kind_of_parquet
 from notellm.errors import StorageError
 
@@ -95,16 +95,46 @@ def remove_folder(path: str | Path, kind: str) -> None:
     """Remove a folder that ``write_folder`` wrote; do nothing if it is absent.
 
     Raises:
-        StorageError: if it contains files that notellm did not write, or cannot be removed.
+        StorageError: if it is a symbolic link, contains files that notellm did not write, or cannot be
+            removed.
     """
     target = Path(path)
     if not target.exists():
         return
-    check_replaceable(target, kind, force=True)
+    check_removable(target, kind)
+    remove_keeping_last(target, MANIFEST)
+
+
+def check_removable(path: Path, kind: str) -> None:
+    """Refuse a folder that :func:`remove_folder` would refuse; it may be absent.
+
+    Raises:
+        StorageError: if it is a symbolic link, or contains files that notellm did not write.
+    """
+    if path.is_symlink():
+        raise StorageError(f"cannot remove {path}: it is a symbolic link; remove the link yourself")
+    check_replaceable(path, kind, force=True)
+
+
+def remove_keeping_last(folder: Path, name: str) -> None:
+    """Remove a folder, the file by which it is recognised last, so that a killed removal can be repeated.
+
+    Args:
+        folder: a folder that may be removed.
+        name: name of that file.
+
+    Raises:
+        StorageError: if it cannot be removed.
+    """
     try:
-        shutil.rmtree(target)
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != name:
+                path.unlink()
+        shutil.rmtree(folder)
     except OSError as error:
-        raise StorageError(f"cannot remove {target}: {error.strerror or error}") from error
+        raise StorageError(f"cannot remove {folder}: {error.strerror or error}") from error
 
 
 @contextmanager

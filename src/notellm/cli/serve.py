@@ -190,7 +190,9 @@ def serve(
             help="Flush each write to disk before it is answered; otherwise a power failure loses some.",
         ),
     ] = True,
-    click_days: Annotated[float, typer.Option(help="Days for which clicks of users are kept.", min=1)] = 90,
+    click_days: Annotated[
+        float, typer.Option(help="Days for which clicks are kept.", min=1, max=36_500)
+    ] = 90,
     explore: Annotated[
         float,
         typer.Option(

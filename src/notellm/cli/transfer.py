@@ -101,7 +101,8 @@ def import_(
         ),
     ] = None,
     click_days: Annotated[
-        float, typer.Option(help="Leave out older clicks; give the same as to notellm serve.", min=1)
+        float,
+        typer.Option(help="Leave out older clicks; the same as of notellm serve.", min=1, max=36_500),
     ] = 90,
     *,
     options: LogOptions,  # with_options puts the fields in this place

@@ -77,7 +77,7 @@ class ClickThrough:
         self.outcomes: Counter[Outcome] = Counter(dict.fromkeys(OUTCOMES, 0))
         self._lists: dict[str, _Remembered] = {}  # oldest first
         self._patterns: dict[tuple[str, ...], tuple[str, ...]] = {}  # lists with equal sources share them
-        self._hours: dict[int, tuple[Counter[Cell], Counter[Cell]]] = {}  # shown and clicked, oldest first
+        self._hours: dict[int, tuple[Counter[Cell], Counter[Cell]]] = {}  # shown and clicked
         self._exposures: Counter[str] = Counter()  # how often each note of these lists was shown
         self._lock = Lock()
 
@@ -108,7 +108,6 @@ class ClickThrough:
         columns += [_tuples(latest[name]) for name in _COLUMNS[3:]]
         for request_id, *rest in zip(*columns, strict=True):
             found._remember(request_id, *rest).clicked = marks.get(request_id, 0)
-        found._hours = dict(sorted(found._hours.items()))
         return found
 
     def show(self, each: ShownList) -> None:
@@ -209,8 +208,9 @@ class ClickThrough:
         return self._hours.setdefault(hour, (Counter(), Counter()))
 
     def _drop_old(self, now: int) -> None:
-        while self._hours and (first := next(iter(self._hours))) <= now - 24 * DAYS:
-            del self._hours[first]
+        # Not only from the front: they are out of order after a clock has been set back.
+        for hour in [hour for hour in self._hours if hour <= now - 24 * DAYS]:
+            del self._hours[hour]
 
 
 def _shared(text: str) -> str:

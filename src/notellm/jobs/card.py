@@ -25,6 +25,8 @@ def model_card(name: str, record: dict[str, Any]) -> str:
     )
     options = "\n".join(f"| {option} | {value} |" for option, value in config.items())
     teacher = f", which learnt from `{config['teacher']}` as well" if config.get("teacher") else ""
+    start = data.get("start")
+    went_on = f", going on from the trained model `{start['fingerprint']}`" if start else ""
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -36,7 +38,7 @@ tags: [notellm, recommendation, item-to-item]
 A NoteLLM (arXiv 2403.01744): it compresses a note into one vector of {config["dim"]} dimensions whose
 neighbours are the notes people open together, and writes the note's topics and category. Trained on
 {notes["rows"]:,} notes and {pairs["rows"]:,} related pairs from a click log, from the backbone
-`{config["backbone"]}`{teacher}.
+`{config["backbone"]}`{teacher}{went_on}.
 
 ```python
 from notellm import NoteLLM, Note

@@ -31,6 +31,7 @@ from notellm.jobs.folders import CLICKS_FILE, EVENTS_FILE, NOTES_FILE, VECTORS_F
 from notellm.jobs.training_clicks import training_clicks
 from notellm.record import describe_parquet, fingerprint_of_columns, make_record
 from notellm.store.clicks import CLICK_LOG, ClickLog
+from notellm.store.event_log import MOST_DAYS
 from notellm.store.notes import NoteStore
 from notellm.store.rows import check_stored_vectors, rows_schema
 
@@ -78,12 +79,13 @@ def export_store(
         progress: show progress bars.
 
     Raises:
-        ConfigError: if ``days`` is not above 0.
+        ConfigError: if ``days`` is not above 0, or above ``store.event_log.MOST_DAYS``.
         StorageError: if there is no store, it is damaged, files of the version that is read were removed
-            meanwhile, or the folder cannot be written.
+            meanwhile, or the folder cannot be written or lies in the store.
     """
-    if days is not None and not days > 0:
-        raise ConfigError(f"days is {days:g}; it must be above 0")
+    if days is not None and not 0 < days <= MOST_DAYS:
+        raise ConfigError(f"days is {days:g}; it must be above 0 and at most {MOST_DAYS:,}")
+    _check_outside(folder, str(uri))
     check_replaceable(folder, "dataset", force=force)
     log = ClickLog.for_reading(uri)  # first, so that a note that was published before its click is there
     store = NoteStore.for_reading(uri)
@@ -107,6 +109,12 @@ def export_store(
         config = {"store": str(uri), "model": store.model, "days": days}
         write_account(aside, report, config=config, data={**data, "events": events})
     return Exported(data["notes"]["rows"], events["rows"], data["clicks"]["rows"], report)
+
+
+def _check_outside(folder: str | Path, store: str) -> None:
+    """Refuse a folder within the store, where no file of others belongs."""
+    if "://" not in store and Path(store).resolve() in Path(folder).resolve().parents:
+        raise StorageError(f"{folder} lies in the store {store}; name a folder outside of it")
 
 
 def _write_notes(store: NoteStore, folder: Path, show: _Show) -> pa.ChunkedArray:

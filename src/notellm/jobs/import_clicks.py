@@ -30,7 +30,7 @@ from notellm.files import parquet_batches
 from notellm.jobs.folders import EVENTS_FILE
 from notellm.jobs.prepare_options import LogOptions
 from notellm.store.clicks import CLICK_LOG, EVENTS, Click, ClickLog
-from notellm.store.event_log import MAX_AGE
+from notellm.store.event_log import MAX_AGE, MOST_DAYS
 from notellm.store.lance import lock_for_writing, unlock
 from notellm.store.notes import NoteStore
 
@@ -127,8 +127,8 @@ def import_clicks(
         StorageError: if the file is absent, or clicks could not be written. What was written stays; repeat
             the import.
     """
-    if max_age <= timedelta(0):
-        raise ConfigError(f"click_days is {max_age / timedelta(days=1):g}; it must be above 0")
+    if not 0 < (days := max_age / timedelta(days=1)) <= MOST_DAYS:
+        raise ConfigError(f"click_days is {days:g}; it must be above 0 and at most {MOST_DAYS:,}")
     source = Path(path) / EVENTS_FILE if (Path(path) / EVENTS_FILE).is_file() else Path(path)
     if _is_log(source):
         if columns or options not in (None, LogOptions()):

@@ -1,9 +1,12 @@
 """The model of a training run before it is trained: new, pretrained, or one that training goes on from."""
 
+import json
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +17,7 @@ from notellm.backbone.load import LoraOptions
 from notellm.errors import ConfigError, DataError
 from notellm.jobs.runs import START_FOLDER, Run
 from notellm.options import filled, values_of
-from notellm.recall.config import TINY, ModelOptions, NoteLLMConfig, RecallOptions
+from notellm.recall.config import OF_A_NEW_MODEL, TINY, ModelOptions, NoteLLMConfig, RecallOptions
 from notellm.recall.model import NoteLLM
 from notellm.recall.start import START, load_start, start_projection
 from notellm.recall.teacher import FOLDER as TEACHER
@@ -142,6 +145,21 @@ def _said_by_teacher(
             trust_remote_code=trust_remote_code,
             progress=progress,
         )
+
+
+def made_with(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return with which options a model was made anew, however many trainings have gone on from it since.
+
+    Args:
+        record: the record of the model.
+
+    Returns:
+        The options by name; empty if a record does not say them.
+    """
+    config, start = record.get("config") or {}, (record.get("data") or {}).get("start")
+    if config.get("warm_start") is not None:
+        return dict(json.loads((start or {}).get("made_with", "{}")))
+    return {name: config[name] for name in (*OF_A_NEW_MODEL, "tau") if name in config}
 
 
 def build_untrained(

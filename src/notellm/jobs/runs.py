@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 from transformers import PrinterCallback, Trainer
 
-from notellm.artifacts.replace import check_replaceable
+from notellm.artifacts.replace import check_replaceable, remove_keeping_last
 from notellm.backbone.processes import is_main_process, process_count
 from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, StorageError
@@ -229,6 +229,17 @@ def discard_unfinished(folder: Path) -> None:
     check_run_folder(folder)
     for path in unfinished_parts(folder):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the working folder of a run; do nothing if it is absent.
+
+    Raises:
+        StorageError: if the folder was not made by notellm, or cannot be removed.
+    """
+    if folder.exists():
+        check_run_folder(folder)
+        remove_keeping_last(folder, STARTED)
 
 
 def check_resumable(folder: Path, left: str, started: dict[str, Any], *, resume: bool) -> None:

@@ -3,6 +3,7 @@
 The run's working folder is described in ``jobs/runs.py``.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from notellm.backbone.processes import is_main_process, process_count
 from notellm.data.same_text import equal_texts
 from notellm.jobs.card import model_card
-from notellm.jobs.recall_model import build_recall_model, labels_of
+from notellm.jobs.recall_model import build_recall_model, labels_of, made_with
 from notellm.jobs.runs import START_FOLDER, Run, train_or_resume, training_options
 from notellm.options import filled, values_of
 from notellm.recall.config import TINY, LossOptions, RecallOptions
@@ -23,6 +24,7 @@ from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
 from notellm.recall.start import START
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
+from notellm.record import RECORD, read_record
 
 #: Folder of the checkpoints of the training of the output head.
 WRITING = "writing"
@@ -80,6 +82,9 @@ def train_recall(
     if chosen.warm_start is not None:
         start_model = NoteLLM.from_saved(chosen.warm_start, trust_remote_code=trust_remote_code)
         data["start"] = {"fingerprint": start_model.fingerprint()}
+        if (Path(chosen.warm_start) / RECORD).is_file():
+            before = made_with(read_record(chosen.warm_start))
+            data["start"]["made_with"] = json.dumps(before, sort_keys=True)
     run.describe(chosen, data)
     run.check_unfinished(resume=resume, steps=(".", WRITING))
 

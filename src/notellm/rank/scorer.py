@@ -9,7 +9,7 @@ rounding the scores equal those of whole prompts (``BinLLM.predict``).
     ranking.note_ids, ranking.scores, ranking.basis
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -129,6 +129,12 @@ class Ranker:
         if user_id in self.histories:
             return True
         return self.codes is not None and bool(self.codes.users.rows([user_id])[0] >= 0)
+
+    def without_users(self, user_ids: Collection[str]) -> "Ranker":
+        """Return the same ranker without the histories and the codes of some users."""
+        histories = {user: notes for user, notes in self.histories.items() if user not in user_ids}
+        codes = None if self.codes is None else self.codes.without_users(user_ids)
+        return Ranker(self.model, codes, self.table, histories, self.blend, self.blend_model)
 
     def forget(self, note_id: str) -> None:
         """Drop what is kept of a note that has changed, so that it is read again at its next use."""

@@ -126,7 +126,7 @@ _PRETRAINED: dict[str, Any] = {
     "tau": 3.0,
 }
 #: Options of a new model, which one that training goes on from has already.
-_OF_A_NEW_MODEL = (
+OF_A_NEW_MODEL = (
     *("layers", "projection", "teacher", "teacher_layers"),
     *("tiny_layers", "tiny_hidden", "template"),
 )
@@ -249,7 +249,7 @@ class RecallOptions(ModelOptions, LossOptions):
         more += [
             f"{name} is {getattr(chosen, name)!r}, but the training goes on from {chosen.warm_start}, which "
             f"has its own; leave {name} out, or leave warm_start out"
-            for name in _OF_A_NEW_MODEL
+            for name in OF_A_NEW_MODEL
             if chosen.warm_start is not None and getattr(chosen, name) is not None
         ]
         more += [

@@ -77,16 +77,18 @@ def queries_of(snapshot: Split, *, users: int, seed: int) -> Queries:
         seed: seed of the draw.
     """
     shown = set(snapshot.test.notes["note_id"].to_pylist())
+    opened = click_histories(snapshot.train.clicks)
     before = {
-        user: opened[-_MOST_OPENED:]
-        for user, notes in click_histories(snapshot.train.clicks).items()
-        if (opened := [note_id for note_id in notes if note_id in shown])
+        user: there[-_MOST_OPENED:]
+        for user, notes in opened.items()
+        if (there := [note_id for note_id in notes if note_id in shown])
     }
-    relevant = {
-        user: later
-        for user, notes in click_histories(snapshot.test.clicks).items()
-        if user in before and (later := [note_id for note_id in notes if note_id not in set(before[user])])
-    }
+    relevant: dict[str, list[str]] = {}
+    for user, notes in click_histories(snapshot.test.clicks).items():
+        if user in before:
+            known = set(opened[user])
+            if later := [note_id for note_id in notes if note_id not in known]:
+                relevant[user] = later
     drawn = np.random.default_rng(seed).permutation(sorted(relevant))[:users].tolist()
     return Queries(
         {user: before[user] for user in drawn}, {user: relevant[user] for user in drawn}, len(relevant)

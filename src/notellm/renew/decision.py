@@ -66,7 +66,7 @@ def decide(figures: Mapping[str, Figures], *, margin: float) -> Decision:
         )
         if difference.high < 0:
             worse.append(f"{said}: lower beyond chance")
-        elif difference.mean < -margin * before:
+        elif not difference.mean >= -margin * before:  # also if it is no number
             worse.append(f"{said}: lower by more than {100 * margin:g} % of it")
         else:
             fine.append(f"{said}: not worse")

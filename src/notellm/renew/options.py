@@ -5,6 +5,7 @@ from typing import Literal
 
 from notellm.options import check, option
 from notellm.pairs.score import PairOptions
+from notellm.store.event_log import MOST_DAYS
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class RenewOptions:
         start: "warm" goes on from the serving model and keeps its tokenizer; "new" trains from nothing, so
             that the tiny backbone gets a tokenizer of the present notes.
         min_users: related pairs of fewer users are not trained on.
-        max_steps: steps of the training of recall; None takes one pass over the related pairs.
+        max_steps: steps of the training of recall; None passes over the related pairs as often as the
+            training of the serving model was told to ("epochs").
         rank_steps: steps of the tuning of the ranker; None takes those of the serving ranker.
         users: largest number of users that the models are compared on; more are drawn from.
         least_users: with fewer users to compare on, the serving model stays.
@@ -30,7 +32,7 @@ class RenewOptions:
         ConfigError: if a value is not allowed; the message names every problem.
     """
 
-    window_days: float = option(90.0, above=0)
+    window_days: float = option(90.0, above=0, most=MOST_DAYS)
     test_days: float = option(1.0, above=0)
     start: Literal["warm", "new"] = option("warm")
     min_users: int = option(PairOptions.min_users, least=1)

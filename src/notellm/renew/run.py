@@ -17,20 +17,23 @@ from typing import Any
 from notellm.artifacts.manifest import MANIFEST
 from notellm.artifacts.write import write_folder
 from notellm.data.split import Split
-from notellm.errors import DataError, StorageError
+from notellm.errors import ConfigError, DataError, NotellmError, StorageError
 from notellm.jobs.build_store import build_store
 from notellm.recall.model import NoteLLM
+from notellm.record import read_record
 from notellm.renew.comparison import compare, queries_of
 from notellm.renew.decision import Decision, decide, stays
-from notellm.renew.exchange import complete, go_back, take_over
+from notellm.renew.exchange import check_exchange, complete, go_back, settle, take_over
+from notellm.renew.forgotten import forget_users, forgotten_since
 from notellm.renew.models import Models
 from notellm.renew.options import RenewOptions
 from notellm.renew.service import Service
 from notellm.renew.snapshot import take_snapshot
 from notellm.renew.training import train_model, train_ranker
 from notellm.renew.work import WorkFolder
-from notellm.store.lance import lock_for_writing, unlock
+from notellm.store.lance import is_locked, lock_for_writing, unlock
 from notellm.store.notes import NoteStore
+from notellm.store.tables import versions
 
 _STEPS = 5
 
@@ -90,16 +93,31 @@ class Renewal:
                 without a ranker one is trained if the serving model has one. They are copied.
 
         Raises:
-            DataError: if the store's vectors come from another model than the serving one, or the log is too
-                short to train on.
+            ConfigError: if the candidate has a ranker, and no ranker serves.
+            DataError: if the vectors of the store, or the service, are of another model than the serving one,
+                or the log is too short to train on.
             StorageError: if another renewal is running, another process writes to a store for which no
-                service is named, or something cannot be read or written.
+                service is named, the directories cannot change places, or something cannot be read or
+                written.
             NotellmError: if a model cannot be opened.
         """
+        if candidate is not None and candidate.ranker is not None and self._serving.ranker is None:
+            raise ConfigError(
+                f"the candidate has the ranker {candidate.ranker}, but no ranker is named that serves; name "
+                "it, or leave the ranker of the candidate out"
+            )
+        self._check_places()
         with self._work.locked():
-            complete(self._serving, self._work)
+            if complete(self._serving, self._work):
+                self._say("an unfinished way back to the former models is completed first")
+                self._end_way_back()
             self._check_reach()
-            decision = self._decided(options, candidate)
+            check_exchange(self._serving, self._work)
+            try:
+                decision = self._decided(options, candidate)
+            except DataError:  # it will not be otherwise with the same snapshot
+                self._work.clear()
+                raise
             if decision.takes_over:
                 decision = self._taken_over(decision)
             return Renewed(decision, self._work.finish(decision))
@@ -108,31 +126,68 @@ class Renewal:
         """Let the former models serve again; the present ones become the former ones.
 
         Raises:
+            ConfigError: if the last renewal exchanged a ranker, too, and none is named.
             NotFoundError: if there are no former models.
             StorageError: as :meth:`renew`, and if the service cannot switch; the present models stay then.
         """
+        self._check_places()
         with self._work.locked():
             self._check_reach()
             if not complete(self._serving, self._work):
+                if self._serving.ranker is None and "ranker" in self._work.exchanged():
+                    raise ConfigError(
+                        "the last renewal that took over exchanged a ranker as well, which belongs to its "
+                        "model; name it with --ranker"
+                    )
+                check_exchange(self._serving, self._work)
                 go_back(self._serving, self._work)
-            if (error := self._switch()) is not None:
-                go_back(self._serving, self._work)
-                raise StorageError(
-                    f"the service could not switch to the former models, so nothing has changed: {error}"
-                )
+            self._end_way_back()
 
     # ---------------------------------------------------------------- the steps
+
+    def _end_way_back(self) -> None:
+        """Let the service or the store switch to the former models; undo the exchange if that fails."""
+        error = self._switch()
+        if error is not None:
+            go_back(self._serving, self._work)
+        settle(self._work)
+        if error is not None:
+            raise StorageError(f"the former models cannot serve, so nothing has changed: {error}")
+        self._work.clear()  # what was decided about the models that have gone
+
+    def _check_places(self) -> None:
+        """Refuse places that do not exist, before anything is made there."""
+        if not versions(self._store):
+            raise StorageError(f"{self._store} is no store; give the store that the models serve")
+        if self._work.journal.is_file():
+            return  # a killed exchange has left one of the directories away
+        for kind, path in self._serving.all().items():
+            if not path.is_dir():
+                raise StorageError(f"there is no {kind} {path}; give the directory of the {kind} that serves")
 
     def _check_reach(self) -> None:
         """Refuse a store that cannot be switched in the end, before the long work."""
         if self._service is None:
-            unlock(lock_for_writing(self._store))
-        else:
-            self._service.state()
+            unlock(lock_for_writing(self._store, remedy="name its service with --url, or stop it first"))
+            return
+        self._service.state()
+        self._service.check_key()
+        if "://" not in self._store and not is_locked(self._store):
+            raise StorageError(
+                f"no process has the store {self._store} open, so the service {self._service.url} serves "
+                "another one; give its store, or the address of the service of this one"
+            )
 
     def _decided(self, options: RenewOptions, candidate: Models | None) -> Decision:
         """Train and compare, or return the decision of a renewal that was killed after it."""
         if (made := self._work.decision()) is not None:
+            about = self._work.decided_about()
+            if about["store"] != self._store or about["serving"].keys() != self._serving.all().keys():
+                raise ConfigError(
+                    f"the renewal in {self._work.path}, which is decided and not finished, is of the store "
+                    f"{about['store']} and its {' and '.join(about['serving'])}; finish it first, with the "
+                    "same store and directories"
+                )
             self._say("an unfinished renewal goes on after its decision")
             return made
         started = {
@@ -143,11 +198,13 @@ class Renewal:
         }
         goes_on = self._work.begin(started)
         if goes_on:
-            self._say("an unfinished renewal goes on")
+            self._say(
+                f"an unfinished renewal goes on, with the log of {self._work.begun():%Y-%m-%d %H:%M} UTC"
+            )
         elif goes_on is None:
             self._say("an unfinished renewal was begun with other options or models; a new one begins")
         decision = self._compared(options, candidate)
-        at = datetime.now(UTC).isoformat(timespec="seconds")
+        at = datetime.now(UTC).isoformat(timespec="microseconds")
         self._work.decide(decision, {**started, "at": at, "seconds": self._seconds})
         return decision
 
@@ -160,6 +217,8 @@ class Renewal:
                 f"the store {self._store} has vectors of the model {made_by}, but {serving.model} is "
                 f"{serving.fingerprint()}; give the model that serves it"
             )
+        if self._service is not None:
+            self._service.check_models(serving)
         with self._step(1, "snapshot of the store"):
             snapshot = self._snapshot(options)
         clicks = snapshot.train.clicks.num_rows, snapshot.test.clicks.num_rows
@@ -167,10 +226,12 @@ class Renewal:
             f"      {snapshot.train.notes.num_rows:,} notes and {clicks[0]:,} clicks to train on, "
             f"{clicks[1]:,} clicks of the newest {options.test_days:g} days to compare on"
         )
-        notes, trained = snapshot.test.notes.num_rows, serving.trained_notes()
+        # Hidden ones count on both sides.
+        notes: int = read_record(self._work.snapshot)["data"]["notes"]["rows"]
+        trained = serving.trained_notes()
         if notes < options.least_notes * trained:
             return stays(
-                f"the store shows {notes:,} notes, and the serving model was trained on {trained:,}: fewer "
+                f"the store has {notes:,} notes, and the serving model was trained on {trained:,}: fewer "
                 f"than {100 * options.least_notes:g} % are left; if that is right, lower least_notes"
             )
         queries = queries_of(snapshot, users=options.users, seed=options.seed)
@@ -205,6 +266,7 @@ class Renewal:
         return take_snapshot(
             self._store,
             self._work.snapshot,
+            now=self._work.begun(),
             window_days=options.window_days,
             test_days=options.test_days,
             progress=self._progress,
@@ -212,24 +274,48 @@ class Renewal:
 
     def _taken_over(self, decision: Decision) -> Decision:
         """Exchange the models, and let the service or the store switch to them; go back if that fails."""
-        if self._work.models(self._serving).model.is_dir():  # else they were exchanged before a kill
+        renewed = self._work.models(self._serving)
+        if renewed.model.is_dir():  # else they were exchanged before a kill
+            if self._serving.identities() != self._work.decided_about()["serving"]:
+                places = " or ".join(map(str, self._serving.all().values()))
+                return stays(
+                    f"{places} was replaced meanwhile, so the new models were compared with others than "
+                    "those that are there now; renew again"
+                )
+            if renewed.ranker is not None and (gone := forgotten_since(self._work.snapshot, self._store)):
+                count = forget_users(renewed.ranker, gone, trust_remote_code=self._trusts)
+                self._say(f"      forgotten meanwhile, and not in the new ranker: {count:,} users")
             take_over(self._serving, self._work)
         with self._step(5, "the new models take over"):
-            error = self._switch()
+            try:
+                error = self._switch()
+            except StorageError as unknown:
+                raise StorageError(
+                    f"{unknown}; the new models are in {self._serving.model}, and whether they serve is not "
+                    "known: give the same command again when the service runs, or without its address when "
+                    "it is stopped"
+                ) from unknown
         if error is None:
             return decision
         go_back(self._serving, self._work)
-        return stays(f"the service could not switch to the new models, so the former ones are back: {error}")
+        settle(self._work)
+        return stays(f"the new models cannot serve, so the former ones are back: {error}")
 
     def _switch(self) -> str | None:
         """Let the service switch to the models in its directories; return why it could not, or None.
 
         A store that is not served gets the vectors of the model here.
+
+        Raises:
+            StorageError: if it is not known whether the service has switched.
         """
         if self._service is not None:
-            return self._service.reload()
-        model = NoteLLM.from_saved(self._serving.model, trust_remote_code=self._trusts)
-        build_store(self._store, model, progress=self._progress)
+            return self._service.reload(self._serving)
+        try:
+            model = NoteLLM.from_saved(self._serving.model, trust_remote_code=self._trusts)
+            build_store(self._store, model, progress=self._progress)
+        except NotellmError as error:
+            return str(error)
         return None
 
     @contextmanager
@@ -249,5 +335,5 @@ def _copy(candidate: Models | None, renewed: Models) -> None:
     for kind, source in candidate.all().items():
         if kind in places and not places[kind].is_dir():
             with write_folder(places[kind], kind) as aside:
-                without = shutil.ignore_patterns(MANIFEST)  # the copy gets its own
-                shutil.copytree(source, aside, dirs_exist_ok=True, ignore=without)
+                shutil.copytree(source, aside, dirs_exist_ok=True)
+                (aside / MANIFEST).unlink(missing_ok=True)  # the copy gets its own; folders in it keep theirs

@@ -21,13 +21,15 @@ from notellm.store.rows import visible_rows
 
 
 def take_snapshot(
-    store: str, folder: Path, *, window_days: float, test_days: float, progress: bool = True
+    store: str, folder: Path, *, now: datetime, window_days: float, test_days: float, progress: bool = True
 ) -> Split:
     """Export a store, while a service may write to it, and split the export in time.
 
     Args:
         store: the store.
         folder: where the export goes; one that is there is not made again.
+        now: when the renewal was begun. Clicks that claim to be later do not move the test days, since one
+            wrong clock would leave too few users in them.
         window_days: days up to now whose clicks count.
         test_days: newest days of the log, which are the test part.
         progress: show progress bars.
@@ -48,7 +50,7 @@ def take_snapshot(
             "notes; send clicks to the service, or import a log: notellm store import"
         )
     newest: datetime = log["timestamp"][-1].as_py()
-    cut = newest - timedelta(days=test_days)
+    cut = min(newest, now) - timedelta(days=test_days)
     is_test = _after(log["timestamp"], cut)
     train, test = log.filter(pc.invert(is_test)), log.filter(is_test)
     if not train.num_rows:

@@ -5,6 +5,7 @@ Each directory is written whole, so one that is there is finished; an unfinished
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ from notellm.jobs.train_rank import train_rank
 from notellm.jobs.train_recall import train_recall
 from notellm.pairs.local import mine_pairs
 from notellm.pairs.score import PairOptions
-from notellm.recall.config import RecallOptions
+from notellm.recall.config import OF_A_NEW_MODEL, RecallOptions
 from notellm.recall.model import NoteLLM
 from notellm.recommend.candidates import impressions_from_candidates
 from notellm.renew.models import Models
@@ -73,19 +74,9 @@ def recall_options(serving: Models, options: RenewOptions) -> RecallOptions:
     """Return the options by which recall is trained: those of the serving model, from its weights."""
     chosen = replace(serving.recall_options(), max_steps=options.max_steps, seed=options.seed)
     if options.start == "new":
-        return replace(chosen, warm_start=None)
-    return replace(
-        chosen,
-        warm_start=str(serving.model),
-        tau=None,
-        template=None,
-        layers=None,
-        projection=None,
-        teacher=None,
-        teacher_layers=None,
-        tiny_layers=None,
-        tiny_hidden=None,
-    )
+        return replace(chosen, warm_start=None, **serving.made_with())
+    nothing: dict[str, Any] = dict.fromkeys((*OF_A_NEW_MODEL, "tau"))  # the saved model has its own
+    return replace(chosen, warm_start=str(serving.model), **nothing)
 
 
 def train_ranker(

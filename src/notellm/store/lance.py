@@ -104,6 +104,19 @@ def lock_for_writing(store: str, *, remedy: str = "stop it first") -> FileLock |
     return lock
 
 
+def is_locked(store: str) -> bool:
+    """Tell whether a process, this one or another, may write to a store in a local folder now."""
+    lock = FileLock(Path(store) / _LOCK, is_singleton=True, thread_local=False)
+    if lock.is_locked:
+        return True
+    try:
+        lock_for_writing(store)
+    except StorageError:
+        return True
+    lock.release()
+    return False
+
+
 def unlock(lock: FileLock | None) -> None:
     """Give up the right to write."""
     if lock is not None:

@@ -222,3 +222,15 @@ def test_defaults_are_those_of_the_kind():
 def test_what_is_no_kind_is_named():
     with pytest.raises(ConfigError, match="collaborative is 'gru'; it must be one of mf, lightgcn, sasrec"):
         CodeOptions(collaborative="gru")  # type: ignore[arg-type]
+
+
+def test_users_who_are_taken_out_are_unknown_and_the_others_stay(fitted, tmp_path):
+    codes = fitted.codes
+    gone, *others = codes.users.ids.to_pylist()
+    codes.without_users({gone, "nobody"}).save_pretrained(tmp_path / "codes")
+    opened = Codes.from_pretrained(tmp_path / "codes")
+    assert opened.users.rows([gone]).tolist() == [-1]
+    assert not opened.knows_user([gone])[0]
+    np.testing.assert_array_equal(opened.user_bits([gone]), codes.user_bits(["nobody"]))
+    np.testing.assert_array_equal(opened.user_bits(others), codes.user_bits(others))
+    assert opened.fingerprint() != codes.fingerprint()

@@ -13,8 +13,8 @@ of different ones. ``fit.py`` makes codes from impressions, ``unknown.py`` those
 import hashlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, get_args
 
@@ -139,6 +139,22 @@ class Codes:
     def scores(self, user_ids: Ids, note_ids: Ids, histories: Histories | None = None) -> Floats:
         """Return the score of each user for the item in the same place, float32 (n,)."""
         return inner_product(self.user_bits(user_ids, histories), self.item_bits(note_ids))
+
+    def without_users(self, user_ids: Collection[str]) -> "Codes":
+        """Return codes that do not know some users: their rows have the average code and nobody's id.
+
+        The number of rows stays, since an encoder has as many.
+        """
+        users = self.users.ids.to_pylist()
+        gone = np.array([user_id in user_ids for user_id in users])
+        # No user has an id with a control character.
+        ids = [f"\0{row}" if gone[row] else user_id for row, user_id in enumerate(users)]
+        return replace(
+            self,
+            users=IdIndex(ids),
+            known_users=self.known_users & ~gone,
+            user_codes=np.where(gone[:, None], self.maps["average_user"], self.user_codes),
+        )
 
     # ---------------------------------------------------------------- disk
 

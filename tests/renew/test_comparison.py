@@ -1,0 +1,34 @@
+"""The users on whom models are compared."""
+
+from datetime import UTC, datetime, timedelta
+
+import pyarrow as pa
+
+from notellm.data.schema import CLICKS, NOTES
+from notellm.data.split import Part, Split
+from notellm.renew.comparison import queries_of
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def clicks(*note_ids: str) -> pa.Table:
+    """Clicks of one user, one a minute."""
+    rows = [
+        {"user_id": "u", "note_id": note_id, "timestamp": START + timedelta(minutes=i), "event": "click"}
+        for i, note_id in enumerate(note_ids)
+    ]
+    return pa.Table.from_pylist(rows, schema=CLICKS)
+
+
+def test_what_was_opened_long_ago_is_not_opened_for_the_first_time():
+    many = [f"n{i}" for i in range(300)]
+    pool = pa.Table.from_pylist(
+        [{name: each if name == "note_id" else None for name in NOTES.names} for each in [*many, "new"]],
+        schema=pa.schema([field.with_nullable(True) for field in NOTES]),
+    )
+    nothing = Part(NOTES.empty_table(), CLICKS.empty_table())
+    split = Split(Part(pool, clicks(*many)), nothing, Part(pool, clicks("n0", "n299", "new", "n1")))
+    queries = queries_of(split, users=10, seed=0)
+    assert queries.relevant == {"u": ["new"]}
+    assert queries.histories == {"u": many[-200:]}
+    assert queries.found == 1
