@@ -22,6 +22,7 @@ from notellm.recall.config import TINY, LossOptions, RecallOptions
 from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
 from notellm.recall.start import START
+from notellm.recall.trained_notes import TRAINED_NOTES, trained_notes_file
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
 
 #: Folder of the checkpoints of the training of the output head.
@@ -125,7 +126,8 @@ def train_recall(
         model_card,
         metrics=metrics,
         fingerprint=model.fingerprint(),
-        files={START: start.read_bytes()} if start.is_file() else None,
+        files={TRAINED_NOTES: trained_notes_file(notes)}
+        | ({START: start.read_bytes()} if start.is_file() else {}),
     )
     return model
 

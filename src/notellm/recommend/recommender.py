@@ -223,6 +223,28 @@ class Recommender:
         best = _with_fresh(np.argsort(-scores, kind="stable"), len(fresh))[: chosen.k]
         return _recommended(best, candidates, scores, reasons, len(fresh), f"{origin}, ranked {ranked}")
 
+    def candidates(
+        self, history: Sequence[str], *, exclude: Collection[str] = (), **options: Any
+    ) -> list[str]:
+        """Return what recall offers for a history before anything is ranked, highest similarity first.
+
+        Args:
+            history: notes that the user opened, oldest first; none of them comes back.
+            exclude: further note ids that must not come back.
+            options: as in :meth:`recommend`; none changes the order.
+
+        Returns:
+            The candidates; none if the index holds no note of the history.
+
+        Raises:
+            ConfigError: if an option is unknown or not allowed.
+        """
+        chosen = RecommendOptions.from_keywords(options)
+        sources = self._sources(history, chosen.last)
+        if not sources:
+            return []
+        return _near_any(self.index, sources, {*history, *exclude}, chosen, None)[0]
+
     def _sources(self, opened: Sequence[str], last: int) -> list[str]:
         """Return the last opened notes that the index holds, latest first, each once."""
         latest = list(dict.fromkeys(reversed(opened)))
