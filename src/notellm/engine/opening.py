@@ -35,8 +35,8 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         NotellmError: as ``Engine.open``.
     """
     timer = _Timer()
-    written_at, trained = paths.written_at(), paths.trained_notes()
     model = paths.load_model()
+    written_at, trained = paths.written_at(), paths.trained_notes()
     fingerprint = model.verified_fingerprint()
     timer.end("model")
     ranker = paths.load_ranker()

@@ -36,8 +36,8 @@ def reload_state(state: State, *, index: str | None, progress: bool) -> None:
         state.touched = set()
         old = state.live
     try:
-        written_at, trained = paths.written_at(), paths.trained_notes()
         model, ranker = paths.load_model(), paths.load_ranker()
+        written_at, trained = paths.written_at(), paths.trained_notes()
         fingerprint = model.verified_fingerprint()
         paths.check_ranker(ranker, fingerprint)  # before the notes are embedded
         rows = old.store.read()

@@ -15,6 +15,7 @@ addWords({
     "最近 {n} 天排序模型不认识的用户",
   ],
   "drift.part": ["{share} ({part} of {whole})", "{share}（{whole} 中的 {part}）"],
+  "drift.now": ["less than a minute", "不到一分钟"],
   "drift.unknown": ["not known", "未知"],
   "drift.unknown.notes": [
     "The model directory does not say which notes it was trained on.",
@@ -48,8 +49,11 @@ addWords({
 const pairs = (...rows) =>
   el("dl", { class: "pairs" }, ...rows.flatMap(([key, value]) => [el("dt", { text: key }), el("dd", { text: value })]));
 
-const age = (time) =>
-  time === null ? t("drift.unknown") : duration(Math.max(0, Math.floor((Date.now() - new Date(time)) / 60000) * 60));
+function age(time) {
+  if (time === null) return t("drift.unknown");
+  const minutes = Math.floor((Date.now() - new Date(time)) / 60000); // a card that changes every second is hard to read
+  return minutes < 1 ? t("drift.now") : duration(60 * minutes);
+}
 
 const part = (share, few, whole) =>
   few === null ? t("drift.unknown") : t("drift.part", { share: percent(share ?? 0), part: few, whole });
