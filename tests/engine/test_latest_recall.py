@@ -109,6 +109,37 @@ def test_a_measurement_that_fails_is_logged_and_stops_no_other(make, caplog):
     assert "recall on a click was not measured" in caplog.text
 
 
+def test_closing_waits_for_what_is_measured_and_leaves_out_the_rest(make):
+    go, inside, closed = threading.Event(), threading.Event(), threading.Event()
+    asked = []
+
+    def slow(each):
+        asked.append(each.note_id)
+        inside.set()
+        assert go.wait(PATIENCE)
+        assert not closed.is_set()
+        return True
+
+    def close():
+        latest.close()
+        closed.set()
+
+    latest = make(slow)
+    latest.offer([click("n1"), click("n2")])
+    threads = [threading.Thread(target=latest.measure)]
+    threads[0].start()
+    assert inside.wait(PATIENCE)
+    threads.append(threading.Thread(target=close))
+    threads[1].start()
+    assert not closed.wait(0.05)
+    go.set()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert closed.is_set()
+    latest.measure()
+    assert asked[0] == "n1"
+
+
 class Days(datetime):
     """A clock that a test sets."""
 

@@ -339,12 +339,14 @@ def test_the_state_says_how_far_the_models_are_behind(page, address, engine, mon
     monkeypatch.setattr(engine._state, "live", replace(engine._state.live, written_at=written))
     page.locator("#tab-state").click()
     drift = page.locator("#state-drift")
-    expect(drift).to_contain_text("Age of the model files3 days 2 hours", timeout=SECONDS)
+    expect(drift).to_contain_text("Age of the model3 days 2 hours", timeout=SECONDS)
     expect(drift).to_contain_text("Serving for")
     visible = engine.drift().visible_notes
-    expect(drift).to_contain_text(re.compile(rf"the model has not seen.*\(\d+ of {visible}\)", re.DOTALL))
     expect(drift).to_contain_text(
-        re.compile(r"last 7 days the ranker does not know.*100% \(\d+ of \d+\)", re.DOTALL)
+        re.compile(rf"Notes it was not trained on.*\(\d+ of {visible}\)", re.DOTALL)
+    )
+    expect(drift).to_contain_text(
+        re.compile(r"Unknown users of the last 7 days100% \(\d+ of \d+\)", re.DOTALL)
     )
     elsewhere = page.locator("#state-latest-recall").get_by_role("table", name="Clicks that name no list")
     expect(elsewhere.get_by_role("columnheader")).to_have_text(["Day", "Clicks", "Found", "Recall"])
@@ -354,9 +356,13 @@ def test_the_state_says_how_far_the_models_are_behind(page, address, engine, mon
     expect(renewal).to_contain_text("NDCG@20 of recall is not worse")
     expect(renewal.get_by_role("row", name="NDCG@20 (recall) 25% 50%")).to_be_visible()
     shoot(page, "drift")
-    for size in (NARROW, {"width": 320, "height": 640}):
+    for size in (WIDE, NARROW, {"width": 320, "height": 640}):
         page.set_viewport_size(size)
         assert not overflows(page)
+        lines = drift.locator("dd").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect().height)"
+        )
+        assert max(lines) < 100, "a figure is broken into many lines"
     shoot(page, "drift-narrow")
     page.locator("#language").click()
     expect(page.locator("#state-drift h2")).to_have_text("漂移")

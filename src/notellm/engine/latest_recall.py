@@ -69,7 +69,8 @@ class LatestRecall:
         self._total: _Counts = Counter()
         self._timer: Timer | None = None  # runs while clicks wait
         self._is_closed = False
-        self._lock = Lock()
+        self._lock = Lock()  # held for moments
+        self._measuring = Lock()
 
     def offer(self, clicks: Iterable[Click]) -> None:
         """Let some of the clicks be measured soon; they have their times."""
@@ -93,11 +94,14 @@ class LatestRecall:
         with self._lock:
             clicks, self._waiting, self._arrived = self._waiting, [], 0
         for click in clicks:
-            try:
-                found = self._measure(click)
-            except Exception:
-                log.exception("recall on a click was not measured")
-                continue
+            with self._measuring:
+                if self._is_closed:
+                    return
+                try:
+                    found = self._measure(click)
+                except Exception:
+                    log.exception("recall on a click was not measured")
+                    continue
             if found is not None:
                 self._count(click, found)
 
@@ -114,8 +118,8 @@ class LatestRecall:
             return {day: _offered(self._days.get(day, Counter())) for day in days}
 
     def close(self) -> None:
-        """Measure no more."""
-        with self._lock:
+        """Measure no more; what is measured at this moment is waited for, since it uses the index."""
+        with self._measuring, self._lock:
             self._is_closed = True
             self._waiting = []
             if self._timer is not None:

@@ -9,7 +9,7 @@ addWords({
   "through.days": [{ one: "Lists of the last day", other: "Lists of the last {n} days" }, "最近 {n} 天的推荐"],
   "through.source": ["Source", "来源"],
   "through.position": ["Position", "位置"],
-  "through.day": ["Day of the list", "推荐日期"],
+  "through.day": ["Day", "日期"],
   "through.shown": ["Shown", "展示"],
   "through.clicked": ["Opened", "打开"],
   "through.rate": ["Share", "比例"],

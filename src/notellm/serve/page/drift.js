@@ -7,12 +7,12 @@ import { addWords, calendarDay, date, duration, number, t } from "./i18n.js";
 
 addWords({
   "drift.heading": ["Drift", "漂移"],
-  "drift.written": ["Age of the model files", "模型文件时长"],
+  "drift.written": ["Age of the model", "模型时长"],
   "drift.serves": ["Serving for", "已服务"],
-  "drift.notes": ["Notes the model has not seen", "模型未见过的笔记"],
+  "drift.notes": ["Notes it was not trained on", "未参与训练的笔记"],
   "drift.users": [
-    { one: "Users of the last day the ranker does not know", other: "Users of the last {n} days the ranker does not know" },
-    "最近 {n} 天排序模型不认识的用户",
+    { one: "Unknown users of the last day", other: "Unknown users of the last {n} days" },
+    "最近 {n} 天的未知用户",
   ],
   "drift.part": ["{share} ({part} of {whole})", "{share}（{whole} 中的 {part}）"],
   "drift.now": ["less than a minute", "不到一分钟"],
@@ -47,7 +47,7 @@ addWords({
 });
 
 const pairs = (...rows) =>
-  el("dl", { class: "pairs" }, ...rows.flatMap(([key, value]) => [el("dt", { text: key }), el("dd", { text: value })]));
+  el("dl", { class: "pairs worded" }, ...rows.flatMap(([key, value]) => [el("dt", { text: key }), el("dd", { text: value })]));
 
 function age(time) {
   if (time === null) return t("drift.unknown");
