@@ -53,7 +53,7 @@ def test_clicks_are_counted_by_origin_since_the_start_and_by_day(make):
 
 
 def test_neither_views_and_dislikes_nor_old_clicks_are_measured(make):
-    asked = []
+    asked: list[Click] = []
     latest = make(asked.append)
     latest.offer([click("a", event="view"), click("b", event="dislike"), click("c", ago=timedelta(days=2))])
     latest.offer([click("d", ago=timedelta(hours=23))])
@@ -179,6 +179,11 @@ class Recall:
         return self.offered if history else []
 
 
+def offering(*offered, kind=Recall, **options):
+    """Return such a recommender, as one of any type."""
+    return kind(*offered, **options)
+
+
 NOTES = {name: StoredNote(title=name, note_id=name) for name in ("a", "b", "c", "d")}
 
 
@@ -192,10 +197,10 @@ def test_what_the_user_opened_before_decides_and_a_view_of_the_note_does_not_bar
     before = [click("a", ago=timedelta(hours=2)), click("c", event="view", ago=timedelta(hours=1))]
     seen, later = click("b", event="view", ago=timedelta(minutes=1)), click("d", ago=timedelta(minutes=-1))
     users = users_with(*before, seen, click("b"), later)
-    recall = Recall("b", "x", histories={"u1": ["z"]})
+    recall = offering("b", "x", histories={"u1": ["z"]})
     assert was_offered(recall, users, NOTES, click("b")) is True
     assert recall.asked == [(["z", "a"], {"z", "a", "c"})]
-    assert was_offered(Recall("x"), users, NOTES, click("b")) is False
+    assert was_offered(offering("x"), users, NOTES, click("b")) is False
 
 
 @pytest.mark.parametrize(
@@ -209,7 +214,7 @@ def test_what_the_user_opened_before_decides_and_a_view_of_the_note_does_not_bar
 )
 def test_a_click_that_does_not_count(clicks, asked):
     notes = NOTES | {"hidden": StoredNote(title="h", note_id="hidden", hidden=True)}
-    assert was_offered(Recall("b", "hidden", "unknown"), users_with(*clicks, asked), notes, asked) is None
+    assert was_offered(offering("b", "hidden", "unknown"), users_with(*clicks, asked), notes, asked) is None
 
 
 def test_without_a_recommender_and_beside_a_removal_nothing_counts():
@@ -220,4 +225,4 @@ def test_without_a_recommender_and_beside_a_removal_nothing_counts():
         def candidates(self, *_, **__):
             raise DataError("a note was removed")
 
-    assert was_offered(Removed(), users, NOTES, click("b")) is None
+    assert was_offered(offering(kind=Removed), users, NOTES, click("b")) is None

@@ -102,7 +102,7 @@ def test_alerts_have_distinct_names_and_say_what_is_wrong_and_how_bad_it_is():
 
 
 def test_the_dashboard_s_panels_say_what_they_show_and_do_not_overlap():
-    taken = set()
+    taken: set[tuple[int, int]] = set()
     for panel in panels():
         assert panel["title"]
         assert panel["description"]
