@@ -162,6 +162,24 @@ def test_from_the_logs_the_same_is_counted_as_while_it_happened(logs, seed, monk
             by_source[source][1] += note in hit
     assert read.last_days()[0] == {source: Rate(*pair) for source, pair in by_source.items()}
 
+    days = read.by_day()
+    assert list(days) == sorted(days)
+    assert (len(days), max(days)) == (7, datetime.now(UTC).date())
+    assert days == live.by_day()
+    dated = {day: [0, 0] for day in days}
+    for each in lists:
+        hit = {
+            c.note_id
+            for c in clicks
+            if c.request_id == each.request_id
+            and c.event in ("click", "like")
+            and each.user_id in ("", c.user_id)
+        }
+        if (pair := dated.get(each.timestamp.date())) is not None:
+            pair[0] += len(each.note_ids)
+            pair[1] += len(hit & set(each.note_ids))
+    assert days == {day: Rate(*pair) for day, pair in dated.items()}
+
     # What was opened before is remembered: the same clicks count no more.
     before = live.last_days()
     for through in (read, live):

@@ -37,6 +37,21 @@ def test_a_note_opened_again_counts_where_it_was_opened_last():
     assert known(("n1", "click"), ("n2", "click"), ("n1", "click")).history == ["n2", "n1"]
 
 
+def test_what_was_known_at_an_earlier_time_leaves_out_clicks_of_that_time_and_later_ones():
+    live = LiveUsers()
+    live.add(clicks_of(("n2", "click"), ("n3", "view"), ("n4", "click")))
+    assert live.known("u1", ["n1"], until=START + timedelta(minutes=2)).history == ["n1", "n2"]
+    assert live.known("u1", ["n1"], until=START + timedelta(minutes=2)).seen == {"n1", "n2", "n3"}
+    assert live.known("u1", ["n1"], until=START).history == ["n1"]
+
+
+def test_the_latest_time_of_each_user_is_told():
+    live = LiveUsers()
+    live.add(reversed(clicks_of(("n2", "click"), ("n3", "view"))))
+    live.add(clicks_of(("n2", "click"), user="u2"))
+    assert dict(live.latest()) == {"u1": START + timedelta(minutes=1), "u2": START}
+
+
 def test_a_view_is_seen_and_no_history():
     found = known(("n1", "view"), ("n2", "click"))
     assert (found.history, found.seen) == (["n2"], {"n1", "n2"})

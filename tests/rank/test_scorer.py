@@ -58,6 +58,18 @@ def test_shared_scores_are_the_plain_ones(ranker, user, count):
         assert np.ptp(shared) > 0.01
 
 
+def test_whom_the_ranker_knows_has_a_history_or_a_code(ranker):
+    users = ["u21", "nobody", *USERS, "u0", "nobody"]
+    known = ranker.knows_all(users)
+    assert known.dtype == bool
+    assert known.tolist() == [ranker.knows(user) for user in users]
+    assert known.tolist() == [user in HISTORIES or user in USERS for user in users]
+    assert len(ranker.knows_all([])) == 0
+    assert Ranker(ranker.model, None, ranker.table, HISTORIES).knows_all(users).tolist() == [
+        user in HISTORIES for user in users
+    ]
+
+
 def test_a_batch_is_its_single_candidates_in_any_order(ranker):
     candidates = [f"n{i}" for i in range(12, 28)]
     together, _ = ranker.scores("u0", candidates)

@@ -70,6 +70,16 @@ def test_recall_is_the_best_similarity_to_any_opened_note(recommender, ids):
     assert result.basis == "related to 3 opened notes, not ranked"
 
 
+def test_the_candidates_are_what_is_recommended_without_ranking(recommender, ids):
+    options = {"k": 20, "recall_k": 20, "last": 3, "per_note": 9}
+    found = recommender.recommend(history=ids[:5], exclude=ids[5:90], rerank=False, **options)
+    assert recommender.candidates(ids[:5], exclude=ids[5:90], **options) == found.note_ids
+    assert len(recommender.candidates(ids[:5])) == 100
+    assert recommender.candidates([]) == recommender.candidates(["gone"]) == []
+    with pytest.raises(ConfigError, match="last"):
+        recommender.candidates(ids[:5], last=0)
+
+
 def test_one_opened_note_brings_no_more_than_its_share(recommender, ids):
     history = ids[10:13]
     result = recommender.recommend(history=history, k=20, recall_k=50, per_note=4, rerank=False)

@@ -19,6 +19,7 @@ from notellm.jobs.build_store import build_store
 from notellm.jobs.train_rank import train_rank
 from notellm.rank.config import RankOptions
 from notellm.recall.model import NoteLLM
+from notellm.recall.trained_notes import TRAINED_NOTES, trained_notes_file
 from notellm.serve.app import create_app
 from notellm.serve.run import server as server_of
 from tests.conftest import SMALL
@@ -54,7 +55,8 @@ def make_places(folder):
     train_rank(world.notes, train, valid, folder / "ranker", options=options, progress=False)
     model = NoteLLM.from_corpus(world.notes, tiny=SMALL, dim=16)
     model.fit_tagger(world.notes)
-    model.save_pretrained(folder / "model")
+    trained = {TRAINED_NOTES: trained_notes_file(world.notes)}
+    model.save_pretrained(folder / "model", extra=trained)
     model = NoteLLM.from_pretrained(folder / "model")
     build_store(folder / "store", model, world.notes, progress=False)
     return Places(folder / "store", folder / "model", folder / "ranker")

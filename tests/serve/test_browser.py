@@ -6,11 +6,18 @@ SCREENSHOTS=folder in the environment keeps screenshots.
 import os
 import re
 import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from notellm.engine.renewals import Renewals
+from notellm.evaluate.bootstrap import Interval
+from notellm.renew.comparison import Figures
+from notellm.renew.decision import Decision
+from notellm.renew.work import WorkFolder
 from tests.serve.small import served
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -20,13 +27,21 @@ pytestmark = pytest.mark.skipif(
 
 expect = pytest.importorskip("playwright.sync_api").expect
 SECONDS = 30_000
+FIGURES = Figures(
+    *({"NDCG@20": Interval(share, share, share)} for share in (0.25, 0.5, 0.25)),
+)
 WIDE, NARROW = {"width": 1280, "height": 800}, {"width": 375, "height": 740}
 
 
 @pytest.fixture(scope="module")
-def address(places, tmp_path_factory):
-    """The address of a running service with its own store."""
-    engine = places.copied(tmp_path_factory.mktemp("browser")).engine()
+def engine(places, tmp_path_factory):
+    """An engine with its own store, which the service closes."""
+    return places.copied(tmp_path_factory.mktemp("browser")).engine()
+
+
+@pytest.fixture(scope="module")
+def address(engine):
+    """The address of a running service of this engine."""
     with served(engine) as client:
         yield str(client.base_url)
 
@@ -293,15 +308,68 @@ def test_the_state_says_which_recommendations_were_opened(page, address):
     page.locator("#tab-state").click()
     sources = card.get_by_role("table").first
     expect(sources.get_by_role("columnheader")).to_have_text(["Source", "Shown", "Opened", "Share"])
-    expect(sources.get_by_role("row", name=re.compile("^Popular 12 1 8.3"))).to_be_visible(timeout=SECONDS)
-    positions = card.get_by_role("table").last
+    # Notes that other tests of this service have published are fresh.
+    popular = sum(each["source"] == "popular" for each in found["recommended"])
+    row = sources.get_by_role("row", name=re.compile(f"^Popular {popular} 1 "))
+    expect(row).to_be_visible(timeout=SECONDS)
+    positions = card.get_by_role("table").nth(1)
     expect(positions.get_by_role("row", name=re.compile("^2 1 1 100"))).to_be_visible()
     expect(positions.get_by_role("row", name=re.compile("^11 and later 2 0 0"))).to_be_visible()
+    days = card.get_by_role("table").last
+    expect(days.get_by_role("row", name=re.compile(r"^\w+ \d+ 12 1 8.3"))).to_be_visible()
     shoot(page, "click-through")
     page.goto(f"{address}/#/users/opens")  # what the page shows of a user is recommended to nobody
     page.locator("#recommendations [data-note-id]").first.wait_for()
     state = page.request.get(f"{address}/v1/state").json()
     assert sum(row["shown"] for row in state["click_through"]["by_source"]) == 12
+
+
+def test_the_state_says_how_far_the_models_are_behind(page, address, engine, monkeypatch, tmp_path):
+    notes = list(engine.notes)
+    near = engine.recommend(history=notes[:1], k=1, record=False, rerank=False).note_ids[0]
+    for clicked in (notes[0], near):
+        click = {"user_id": "drifts", "note_id": clicked}
+        page.request.post(f"{address}/v1/clicks", data={"clicks": [click]})
+    engine._state.latest_recall.measure()
+    work = WorkFolder(tmp_path / "model.renewal")
+    work.path.mkdir()
+    decision = Decision(True, ["NDCG@20 of recall is not worse"], {"recall": FIGURES})
+    work.begin({})
+    work.decide(decision, {"at": "2026-11-30T04:00:00+00:00"})
+    work.finish(decision)
+    monkeypatch.setattr(engine._state, "renewals", Renewals(tmp_path / "model"))
+    written = datetime.now(UTC) - timedelta(days=3, hours=2, minutes=1)
+    monkeypatch.setattr(engine._state, "live", replace(engine._state.live, written_at=written))
+    page.locator("#tab-state").click()
+    drift = page.locator("#state-drift")
+    expect(drift).to_contain_text("Age of the model3 days 2 hours", timeout=SECONDS)
+    expect(drift).to_contain_text("Serving for")
+    visible = engine.drift().visible_notes
+    expect(drift).to_contain_text(
+        re.compile(rf"Notes it was not trained on.*\(\d+ of {visible}\)", re.DOTALL)
+    )
+    expect(drift).to_contain_text(
+        re.compile(r"Unknown users of the last 7 days100% \(\d+ of \d+\)", re.DOTALL)
+    )
+    elsewhere = page.locator("#state-latest-recall").get_by_role("table", name="Clicks that name no list")
+    expect(elsewhere.get_by_role("columnheader")).to_have_text(["Day", "Clicks", "Found", "Recall"])
+    expect(elsewhere.get_by_role("row", name=re.compile(r"^\w+ \d+ 1 1 100%"))).to_be_visible()
+    renewal = page.locator("#state-renewal")
+    expect(renewal).to_contain_text("The new models took over")
+    expect(renewal).to_contain_text("NDCG@20 of recall is not worse")
+    expect(renewal.get_by_role("row", name="NDCG@20 (recall) 25% 50%")).to_be_visible()
+    shoot(page, "drift")
+    for size in (WIDE, NARROW, {"width": 320, "height": 640}):
+        page.set_viewport_size(size)
+        assert not overflows(page)
+        lines = drift.locator("dd").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect().height)"
+        )
+        assert max(lines) < 100, "a figure is broken into many lines"
+    shoot(page, "drift-narrow")
+    page.locator("#language").click()
+    expect(page.locator("#state-drift h2")).to_have_text("漂移")
+    assert not overflows(page)
 
 
 def test_the_map_is_moved_and_its_notes_are_opened(page):

@@ -37,11 +37,9 @@ def figures(http, name):
 def test_clicks_that_name_a_list_are_counted_by_source_and_position(place):
     engine = place.engine()
     with served(engine) as http:
-        assert http.get("/v1/state").json()["click_through"] == {
-            "days": 7,
-            "by_source": [],
-            "by_position": [],
-        }
+        before = http.get("/v1/state").json()["click_through"]
+        assert (before["days"], before["by_source"], before["by_position"]) == (7, [], [])
+        assert [(row["shown"], row["clicked"]) for row in before["by_day"]] == [(0, 0)] * 7
         first = recommended(http, user_id="new")
         notes = first["recommended"]
         assert [note["position"] for note in notes] == [1, 2, 3, 4, 5, 6]
@@ -71,6 +69,8 @@ def test_clicks_that_name_a_list_are_counted_by_source_and_position(place):
             {"source": "recall", "shown": 6, "clicked": 1, "rate": 0.166667},
         ]
         assert through["by_position"][1] == {"position": "2", "shown": 2, "clicked": 1, "rate": 0.5}
+        assert sum(row["shown"] for row in through["by_day"]) == 12
+        assert sum(row["clicked"] for row in through["by_day"]) == 2
     with served(place.engine()) as http:
         assert http.get("/v1/state").json()["click_through"] == through
         assert figures(http, "notellm_recommended_notes_total") == {}

@@ -10,7 +10,7 @@ are held for each hour of the last 7 days, by 3 sources and 21 positions at most
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from sys import intern
 from threading import Lock
 from typing import Any, Literal, Self, TypeAlias
@@ -101,7 +101,7 @@ class ClickThrough:
             for row in lists.filter(pc.is_in(lists["request_id"], value_set=names)).to_pylist():
                 marks[row["request_id"]] = mark = _mark(row, opened[row["request_id"]])
                 cells = (cell for place, cell in enumerate(_cells_of(row["sources"])) if mark >> place & 1)
-                found._cells(_hour(row["timestamp"]))[1].update(cells)
+                found._cells(hour_of(row["timestamp"]))[1].update(cells)
             latest = pa.concat_tables([latest, lists]).sort_by("timestamp")
             latest = latest.slice(max(0, latest.num_rows - _REMEMBERED))
         columns = [latest[name].to_pylist() for name in _COLUMNS[:3]]
@@ -164,7 +164,7 @@ class ClickThrough:
         """
         totals: tuple[Counter[Cell], Counter[Cell]] = Counter(), Counter()
         with self._lock:
-            self._drop_old(_hour(datetime.now(UTC)))
+            self._drop_old(hour_of(datetime.now(UTC)))
             for hour in self._hours.values():
                 for total, counts in zip(totals, hour, strict=True):
                     total.update(counts)
@@ -180,6 +180,17 @@ class ClickThrough:
             {key: positions[key] for key in order if key in positions},
         )
 
+    def by_day(self) -> dict[date, Rate]:
+        """Return what was shown on each of the last days, UTC, and opened since; the earliest day first."""
+        today = datetime.now(UTC).date()
+        sums = {today - timedelta(days=before): [0, 0] for before in reversed(range(DAYS))}
+        with self._lock:
+            for hour, counts in self._hours.items():
+                if (pair := sums.get(datetime.fromtimestamp(hour * _HOUR, UTC).date())) is not None:
+                    for kind, cells in enumerate(counts):
+                        pair[kind] += cells.total()
+        return {day: Rate(*pair) for day, pair in sums.items()}
+
     def _remember(
         self,
         request_id: str,
@@ -189,7 +200,7 @@ class ClickThrough:
         sources: tuple[str, ...],
     ) -> _Remembered:
         sources = self._patterns.setdefault(sources, sources)
-        each = _Remembered(_shared(user_id), _hour(time), note_ids, sources)
+        each = _Remembered(_shared(user_id), hour_of(time), note_ids, sources)
         self._lists[request_id] = each
         if len(self._lists) > _REMEMBERED:
             dropped = self._lists.pop(next(iter(self._lists)))
@@ -218,7 +229,8 @@ def _shared(text: str) -> str:
     return intern(str(text))
 
 
-def _hour(time: datetime) -> int:
+def hour_of(time: datetime) -> int:
+    """Return the hour of a time, as whole hours since 1970."""
     return int(time.timestamp()) // _HOUR
 
 

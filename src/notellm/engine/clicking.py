@@ -29,6 +29,8 @@ def write_clicks(state: State, requests: Sequence[Sequence[Click]]) -> list[Clic
         written = state.clicks.append(accepted, checked=True) if accepted else []
         new = [click for click in written if click is not None]
         state.users.add(new)
+        state.active.add(new)
+        state.latest_recall.offer(new)
         state.shown.click_through.click(new)
     start = 0
     for i, (outcome, count) in enumerate(zip(outcomes, counts, strict=True)):
@@ -44,6 +46,7 @@ def forget_user(state: State, user_id: str) -> Forgotten:
     with state.click_lock:
         count = state.clicks.forget(user_id)
         state.users.forget(user_id)
+        state.active.forget(user_id)
     lists = state.shown.forget(user_id)
     recommender = state.live.recommender
     known = recommender is not None and recommender.ranker.knows(user_id)

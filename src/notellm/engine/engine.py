@@ -5,9 +5,9 @@
     engine.related([RelatedQuery(note_id="n1")])
     engine.recommend("user-7", k=10)
 
-`requests.py` has the queries and answers, `live.py` the shared state; `users.py`, `newest.py`, `tracing.py`
-and `click_through.py` hold what is known of users, new notes and recommended lists. The work of the methods
-is in `opening`, `writing`, `health`, `searching`, `tagging`, `reading`, `clicking` and `reloading`.
+`requests.py` has the queries and answers, `live.py` the shared state. `users.py`, `active_users.py`,
+`newest.py`, `unseen.py`, `tracing.py`, `click_through.py` and `latest_recall.py` count and hold what happens.
+The work of the methods is in modules of their names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,8 @@ from typing import Any, Self
 from notellm.data.note import Note
 from notellm.engine import reading, searching
 from notellm.engine.clicking import forget_user, write_clicks
-from notellm.engine.health import why_not_writable
+from notellm.engine.drift import Drift, drift_of
+from notellm.engine.health import free_bytes, why_not_writable
 from notellm.engine.live import Paths, State
 from notellm.engine.opening import open_state
 from notellm.engine.reloading import reload_state
@@ -112,6 +113,7 @@ class Engine:
         """
         state = self._state
         with state.write_lock:
+            state.latest_recall.close()
             with state.click_lock:
                 state.clicks.close()
             state.shown.close()
@@ -167,6 +169,14 @@ class Engine:
         written from time to time (at most every 5 seconds), so that the reason goes when its cause is gone.
         """
         return why_not_writable(self._state)
+
+    def free_bytes(self) -> int | None:
+        """Return the free bytes on the disk of the store; None in object storage.
+
+        Raises:
+            OSError: if the store cannot be found.
+        """
+        return free_bytes(self._state)
 
     # ---------------------------------------------------------------- reading
 
@@ -305,6 +315,14 @@ class Engine:
     def shown(self) -> ShownLists:
         """The lists that were recommended, and their click-through."""
         return self._state.shown
+
+    def drift(self) -> Drift:
+        """Return how far the models that answer are behind what happens now.
+
+        This looks at users who are new since it was asked last and at the names of files beside the model,
+        and at no note. It may take some milliseconds.
+        """
+        return drift_of(self._state)
 
     @property
     def doubts(self) -> Sequence[str]:

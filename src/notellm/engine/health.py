@@ -19,18 +19,26 @@ def why_not_writable(state: State) -> str | None:
     if (failure := state.failure) is not None:
         return f"the last write failed: {failure}"
     folder = state.paths.store
-    if "://" in folder:
-        return None
     try:
-        free = shutil.disk_usage(folder).free
+        free = free_bytes(state)
     except OSError as error:
         return f"the store {folder} cannot be found: {error.strerror or error}"
-    if free < _RESERVE:
+    if free is not None and free < _RESERVE:
         return (
             f"the disk of the store {folder} has {free / 2**20:,.0f} MiB left; it needs "
             f"{_RESERVE / 2**20:,.0f} MiB: free some space"
         )
     return None
+
+
+def free_bytes(state: State) -> int | None:
+    """Return the free bytes on the disk of the store; None if it is in object storage.
+
+    Raises:
+        OSError: if it cannot be found.
+    """
+    folder = state.paths.store
+    return None if "://" in folder else shutil.disk_usage(folder).free
 
 
 def _check_again(state: State) -> None:

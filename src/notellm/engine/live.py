@@ -4,28 +4,36 @@
 index that belong together, even while a reload replaces them.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import Lock, RLock
 
 import numpy as np
 
 from notellm.data.note import Note
+from notellm.engine.active_users import ActiveUsers
+from notellm.engine.latest_recall import LatestRecall, was_offered
 from notellm.engine.newest import Newest
+from notellm.engine.renewals import Renewals
 from notellm.engine.tracing import ShownLists
+from notellm.engine.unseen import Unseen
 from notellm.engine.users import LiveUsers
 from notellm.errors import NotFoundError
 from notellm.lexical.index import LexicalIndex
 from notellm.lexical.terms import text_of
 from notellm.rank.scorer import Ranker
+from notellm.recall.checkpoint import CONFIG
 from notellm.recall.model import NoteLLM
+from notellm.recall.trained_notes import read_trained_notes
 from notellm.recommend.fresh import FreshNotes
 from notellm.recommend.recommender import Recommender, blend_doubt
-from notellm.store.clicks import ClickLog
+from notellm.store.clicks import Click, ClickLog
 from notellm.store.event_log import MAX_AGE
 from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
+from notellm.store.known_ids import KnownIds
 from notellm.store.notes import NoteStore
 from notellm.store.rows import StoredNote
 
@@ -65,6 +73,22 @@ class Paths:
         model.eval()
         return model
 
+    def trained_notes(self) -> KnownIds | None:
+        """Return the notes that the model was trained on; None if its directory does not say.
+
+        Raises:
+            ModelError: if the file that says it is damaged.
+        """
+        ids = read_trained_notes(self.model)
+        return None if ids is None else KnownIds(ids.to_pylist())
+
+    def written_at(self) -> datetime | None:
+        """Return when the model's settings file was written, by the time of the file; None if unknown."""
+        try:
+            return datetime.fromtimestamp((Path(self.model) / CONFIG).stat().st_mtime, UTC)
+        except OSError:
+            return None
+
     def load_ranker(self) -> Ranker | None:
         """Load the ranker, if there is one.
 
@@ -103,7 +127,10 @@ class Live:
         notes: all notes of the store by id; writes change it.
         lexical: their texts, for hybrid search; writes change it.
         newest: their times of publication; writes change it.
+        unseen: those that the model was not trained on; writes change it.
         recommender: index and ranker together; None without a ranker.
+        written_at: time of the model's files when it was loaded; None if unknown.
+        since: when the model began to answer.
     """
 
     model: NoteLLM
@@ -114,7 +141,16 @@ class Live:
     notes: dict[str, StoredNote]
     lexical: LexicalIndex
     newest: Newest
+    unseen: Unseen
     recommender: Recommender | None
+    written_at: datetime | None
+    since: datetime
+
+    def keep_lists(self, stored: Collection[StoredNote], missing: Collection[str]) -> None:
+        """Bring ``newest`` and ``unseen`` up to date with notes that were written, and with removed ones."""
+        for part in (self.newest, self.unseen):
+            part.upsert(stored)
+            part.remove(missing)
 
     def unknown_note(self, note_id: str) -> NotFoundError:
         """Return the error that a note does not exist."""
@@ -134,6 +170,9 @@ class State:
 
     Attributes:
         users: the latest clicks of each user, as the log has them.
+        active: the users of the last days.
+        latest_recall: measures recall on the clicks that arrive.
+        renewals: the decisions of renewals beside the model.
         click_lock: held while clicks are written.
         write_lock: held by every write, and by a reload while it replaces ``live``.
         touched: ids written since a reload began to build; None if no reload is running.
@@ -150,6 +189,9 @@ class State:
         self.clicks = clicks
         self.shown = shown
         self.users = LiveUsers.from_log(clicks)
+        self.active = ActiveUsers(self.users.latest())
+        self.latest_recall = LatestRecall(self._was_offered)
+        self.renewals = Renewals(paths.model)
         self.click_lock = Lock()
         self.write_lock = RLock()
         self.touched: set[str] | None = None
@@ -159,6 +201,10 @@ class State:
         self.checked_at = 0.0
         self.unheard: dict[str, None] = {}
         self.model_lock = Lock()  # threads must not share a tokenizer
+
+    def _was_offered(self, click: Click) -> bool | None:
+        live = self.live
+        return was_offered(live.recommender, self.users, live.notes, click)
 
     def hear(self, note_ids: Iterable[str]) -> None:
         """Let the tagger look at these notes, which were written, before its next answer."""

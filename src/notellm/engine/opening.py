@@ -4,7 +4,7 @@ import gc
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from time import perf_counter
 
 from notellm.engine.click_through import ClickThrough
@@ -12,6 +12,7 @@ from notellm.engine.live import Live, Paths, State, keep_texts, recommender_of
 from notellm.engine.newest import Newest
 from notellm.engine.tagging import prepare_tagger
 from notellm.engine.tracing import ShownLists
+from notellm.engine.unseen import Unseen
 from notellm.lexical.index import LexicalIndex
 from notellm.store.clicks import ClickLog
 from notellm.store.notes import NoteStore
@@ -35,6 +36,7 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
     """
     timer = _Timer()
     model = paths.load_model()
+    written_at, trained = paths.written_at(), paths.trained_notes()
     fingerprint = model.verified_fingerprint()
     timer.end("model")
     ranker = paths.load_ranker()
@@ -61,7 +63,20 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         lexical = LexicalIndex()
         keep_texts(lexical, notes.values())
         timer.end("words")
-        live = Live(model, fingerprint, store, home, index, notes, lexical, newest, recommender)
+        live = Live(
+            model,
+            fingerprint,
+            store,
+            home,
+            index,
+            notes,
+            lexical,
+            newest,
+            Unseen(trained, notes.values()),
+            recommender,
+            written_at,
+            datetime.now(UTC),
+        )
         # Only now that all of this model's data was read may the data of other models go.
         store.drop_others()
         home.drop_others()

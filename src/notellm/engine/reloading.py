@@ -7,12 +7,14 @@ writers wait while these notes are added to the new parts and `state.live` is re
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
 
 from notellm.engine.live import Live, Paths, State, keep_texts, recommender_of
 from notellm.engine.tagging import prepare_tagger
+from notellm.engine.unseen import Unseen
 from notellm.engine.writing import replace_notes
 from notellm.errors import ConfigError, StorageError
 from notellm.rank.scorer import Ranker
@@ -35,15 +37,18 @@ def reload_state(state: State, *, index: str | None, progress: bool) -> None:
         old = state.live
     try:
         model, ranker = paths.load_model(), paths.load_ranker()
+        written_at, trained = paths.written_at(), paths.trained_notes()
         fingerprint = model.verified_fingerprint()
         paths.check_ranker(ranker, fingerprint)  # before the notes are embedded
         rows = old.store.read()
         if fingerprint != old.fingerprint:
             rows = _embedded(model, rows)
-        prepare_tagger(model, {note.note_id: note for note in notes_of(rows)}, progress=progress)
+        notes = {note.note_id: note for note in notes_of(rows)}
+        prepare_tagger(model, notes, progress=progress)
+        unseen = Unseen(trained, notes.values())
         home = paths.home(fingerprint)
         new_index = home.build(rows, current=old.index, progress=progress)
-        _exchange(state, paths, model, ranker, home, new_index, rows)
+        _exchange(state, paths, model, ranker, home, new_index, rows, unseen, written_at)
     finally:
         with state.write_lock:
             state.touched = None
@@ -57,6 +62,8 @@ def _exchange(
     home: IndexHome,
     index: Index,
     rows: pa.Table,
+    unseen: Unseen,
+    written_at: datetime | None,
 ) -> None:
     """Add what was written while the new parts were built, and let them answer.
 
@@ -68,6 +75,8 @@ def _exchange(
         home: the place of the new index.
         index: an index of ``rows``.
         rows: the rows of the store when the reload began, with vectors of the new model.
+        unseen: those of these notes that the new model was not trained on.
+        written_at: time of the files of the new model.
     """
     with state.write_lock:
         old = state.live
@@ -93,9 +102,23 @@ def _exchange(
         lexical, newest = old.lexical, old.newest  # texts and times do not depend on the model
         keep_texts(lexical, late_notes.values())
         lexical.remove(missing)
-        newest.upsert(late_notes.values())
-        newest.remove(missing)
-        state.live = Live(model, home.fingerprint, store, home, index, notes, lexical, newest, recommender)
+        since = datetime.now(UTC) if is_other_model else old.since
+        live = Live(
+            model,
+            home.fingerprint,
+            store,
+            home,
+            index,
+            notes,
+            lexical,
+            newest,
+            unseen,
+            recommender,
+            written_at,
+            since,
+        )
+        live.keep_lists(late_notes.values(), missing)
+        state.live = live
         state.paths = paths
         state.hear(touched)
         state.in_doubt, state.failure = set(), None

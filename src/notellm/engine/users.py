@@ -76,7 +76,7 @@ class LiveUsers:
     def add(self, clicks: Iterable[Click]) -> None:
         """Add clicks with their times."""
         for click in clicks:
-            time = 0 if click.timestamp is None else (click.timestamp - _EPOCH) // _MICROSECOND
+            time = 0 if click.timestamp is None else _time_of(click.timestamp)
             entry = time, click.note_id, click.event
             entries = list(self._entries.get(click.user_id, ()))  # readers keep the former list
             insort(entries, entry)
@@ -86,17 +86,30 @@ class LiveUsers:
         """Forget a user."""
         self._entries.pop(user_id, None)
 
-    def known(self, user_id: str, before: Sequence[str] = ()) -> Known:
+    def latest(self) -> Iterator[tuple[str, datetime]]:
+        """Yield each user and the time of the latest click."""
+        for user_id, entries in self._entries.items():
+            yield user_id, _EPOCH + entries[-1][0] * _MICROSECOND
+
+    def known(self, user_id: str, before: Sequence[str] = (), *, until: datetime | None = None) -> Known:
         """Return what is known of a user.
 
         Args:
             user_id: the user, who may be unknown.
             before: the history that the ranker remembers, oldest first.
+            until: leave out clicks of this time and later ones; None takes all.
         """
         entries = self._entries.get(user_id, [])
+        if until is not None:
+            end = _time_of(until)
+            entries = [entry for entry in entries if entry[0] < end]
         last_said = {note_id: event for _, note_id, event in entries if event in ("like", "dislike")}
         disliked = {note_id for note_id, event in last_said.items() if event == "dislike"}
         opened = [*before, *(note_id for _, note_id, event in entries if event in _OPENED)]
         latest = list(dict.fromkeys(reversed(opened)))[::-1]
         seen = frozenset([*before, *(note_id for _, note_id, _ in entries)])
         return Known([note_id for note_id in latest if note_id not in disliked], seen)
+
+
+def _time_of(time: datetime) -> int:
+    return (time - _EPOCH) // _MICROSECOND

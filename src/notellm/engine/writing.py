@@ -67,8 +67,7 @@ def settle(state: State) -> None:
     replace_notes(live.notes, stored, missing)
     keep_texts(live.lexical, stored.values())
     live.lexical.remove(missing)
-    live.newest.upsert(stored.values())
-    live.newest.remove(missing)
+    live.keep_lists(stored.values(), missing)
     _forget(live, state.in_doubt)
     state.hear(state.in_doubt)
     state.in_doubt = set()
@@ -97,15 +96,14 @@ def _commit(state: State, drafts: Mapping[str, StoredNote | None]) -> None:
             live.lexical,
             [note for note in upserts if not _is_same_text(live.notes.get(note.note_id), note)],
         )
-        live.newest.upsert(upserts)
         live.notes.update((note.note_id, note) for note in upserts)
     if removed:
         live.store.delete(removed)
         live.index.remove(removed)
         live.lexical.remove(removed)
-        live.newest.remove(removed)
         for note_id in removed:
             del live.notes[note_id]
+    live.keep_lists(upserts, removed)
     if upserts or removed:  # removing a note that does not exist proves nothing about the disk
         state.failure = None
     _forget(live, drafts)

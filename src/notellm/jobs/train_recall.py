@@ -23,6 +23,7 @@ from notellm.recall.config import TINY, LossOptions, RecallOptions
 from notellm.recall.lexical_share import fit_lexical_share
 from notellm.recall.model import NoteLLM
 from notellm.recall.start import START
+from notellm.recall.trained_notes import TRAINED_NOTES, trained_notes_file
 from notellm.recall.trainer import NoteLLMTrainer, NoteLLMTrainingArguments, Validation, validation_metrics
 from notellm.record import RECORD, read_record
 
@@ -130,7 +131,8 @@ def train_recall(
         model_card,
         metrics=metrics,
         fingerprint=model.fingerprint(),
-        files={START: start.read_bytes()} if start.is_file() else None,
+        files={TRAINED_NOTES: trained_notes_file(notes)}
+        | ({START: start.read_bytes()} if start.is_file() else {}),
     )
     return model
 

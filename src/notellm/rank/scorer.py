@@ -126,9 +126,12 @@ class Ranker:
 
     def knows(self, user_id: str) -> bool:
         """Return whether the ranker was trained with rows of a user: it has their history or their code."""
-        if user_id in self.histories:
-            return True
-        return self.codes is not None and bool(self.codes.users.rows([user_id])[0] >= 0)
+        return bool(self.knows_all([user_id])[0])
+
+    def knows_all(self, user_ids: Sequence[str]) -> np.ndarray:
+        """Return for each of several users what :meth:`knows` says, bool (n,); much faster for many."""
+        known = np.array([user_id in self.histories for user_id in user_ids], dtype=bool)
+        return known if self.codes is None else known | (self.codes.users.rows(user_ids) >= 0)
 
     def without_users(self, user_ids: Collection[str]) -> "Ranker":
         """Return the same ranker without the histories and the codes of some users."""

@@ -25,7 +25,7 @@ from notellm.recall.made_by import check_blend, maker_of
 from notellm.recall.model import NoteLLM
 from notellm.recommend.candidates import vectors_among
 from notellm.recommend.fresh import EVERY, MOST, FreshNotes, nearest, with_fresh
-from notellm.recommend.near import merge_near
+from notellm.recommend.near import near_any
 from notellm.recommend.options import RecommendOptions
 from notellm.store.index.base import Index
 from notellm.store.index.exact import ExactIndex
@@ -195,7 +195,7 @@ class Recommender:
         fresh: list[str] = []
         every = EVERY
         if sources:
-            candidates, scores, reasons = _near_any(self.index, sources, seen, chosen, where)
+            candidates, scores, reasons = near_any(self.index, sources, seen, chosen, where)
             origin = f"related to {len(sources)} opened note{'s' if len(sources) > 1 else ''}"
             places = 0 if self._fresh is None else self._fresh.places(chosen.k)
             fresh, near = self._explored(sources, seen, places, where)
@@ -231,6 +231,28 @@ class Recommender:
             ranked += ", blended with similarity"
         best = with_fresh(np.argsort(-scores, kind="stable"), len(fresh), every=every)[: chosen.k]
         return _recommended(best, candidates, scores, reasons, len(fresh), f"{origin}, ranked {ranked}")
+
+    def candidates(
+        self, history: Sequence[str], *, exclude: Collection[str] = (), **options: Any
+    ) -> list[str]:
+        """Return what recall offers for a history before anything is ranked, highest similarity first.
+
+        Args:
+            history: notes that the user opened, oldest first; none of them comes back.
+            exclude: further note ids that must not come back.
+            options: as in :meth:`recommend`; none changes the order.
+
+        Returns:
+            The candidates; none if the index holds no note of the history.
+
+        Raises:
+            ConfigError: if an option is unknown or not allowed.
+        """
+        chosen = RecommendOptions.from_keywords(options)
+        sources = self._sources(history, chosen.last)
+        if not sources:
+            return []
+        return near_any(self.index, sources, {*history, *exclude}, chosen, None)[0]
 
     def _sources(self, opened: Sequence[str], last: int) -> list[str]:
         """Return the last opened notes that the index holds, latest first, each once."""
@@ -351,34 +373,3 @@ def blend_doubt(ranker: Ranker, made_by: str | None, names: tuple[str, str]) -> 
     if ranker.blend is None:
         return None
     return check_blend(ranker.blend_model, made_by, ranker=names[0], vectors=names[1])
-
-
-def _near_any(
-    index: Index,
-    opened: Sequence[str],
-    barred: Collection[str],
-    options: RecommendOptions,
-    where: Filter | None,
-) -> tuple[list[str], np.ndarray, list[str | None]]:
-    """Return the candidates near the opened notes, their highest similarities, and the note that has it.
-
-    Args:
-        index: index to search.
-        opened: opened notes, latest first; of equally similar ones the latest is named.
-        barred: notes that must not come back.
-        options: how many candidates, in all and of each opened note.
-        where: filter that candidates must pass.
-    """
-    limit = options.recall_k
-    each = limit if options.per_note is None else options.per_note
-    ids, scores = index.search(index.vectors(opened), each, where=where, exclude=[barred] * len(opened))
-    candidates = list(dict.fromkeys(note_id for neighbours in ids for note_id in neighbours))
-    row = {note_id: i for i, note_id in enumerate(candidates)}
-    width = max(map(len, ids))
-    rows = np.full((len(ids), width), -1, dtype=np.int64)
-    cosines = np.full((len(ids), width), -np.inf, dtype=np.float32)
-    for source, (neighbours, values) in enumerate(zip(ids, scores, strict=True)):
-        rows[source, : len(neighbours)] = [row[note_id] for note_id in neighbours]
-        cosines[source, : len(neighbours)] = values
-    near = merge_near(rows, cosines, (), each=each, limit=limit)
-    return [candidates[i] for i in near.rows], near.scores, [opened[i] for i in near.sources]

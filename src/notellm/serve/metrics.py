@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client import Counter as PrometheusCounter
-from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 #: Returns the values of the labels and the count of each of several counters.
@@ -23,7 +23,7 @@ _REFUSED = frozenset({401, 403, 408, 413, 429, 503})
 class Metrics:
     """The counters of one service.
 
-    Only the thread of the event loop may call these methods, except :meth:`gauge` and :meth:`counter`.
+    Only the thread of the event loop may call these methods, except those that add figures.
 
     Attributes:
         in_flight: how many requests are worked on.
@@ -68,6 +68,10 @@ class Metrics:
         """Add a figure whose value is read whenever the metrics are asked for."""
         Gauge(name, text, registry=self.registry).set_function(value)
 
+    def gauges(self, name: str, text: str, labels: Sequence[str], counts: Counts) -> None:
+        """Add figures as :meth:`counter` adds counters; one that is not returned is not known."""
+        self.registry.register(_Counts(GaugeMetricFamily, name, text, labels, counts))
+
     def counter(self, name: str, text: str, labels: Sequence[str], counts: Counts) -> None:
         """Add counters that are kept elsewhere, and read whenever the metrics are asked for.
 
@@ -77,7 +81,7 @@ class Metrics:
             labels: names of their labels.
             counts: returns the values of the labels and the count of each counter.
         """
-        self.registry.register(_Counts(name, text, labels, counts))
+        self.registry.register(_Counts(CounterMetricFamily, name, text, labels, counts))
 
     def request(self, method: str, route: str, status: int, seconds: float, refused: str | None) -> None:
         """Count an answered request; ``refused`` is the code if the guard refused it."""
@@ -130,16 +134,22 @@ class Metrics:
         }
 
 
-class _Counts(Collector):
-    """Counters whose values are read when they are asked for."""
+_Family: TypeAlias = CounterMetricFamily | GaugeMetricFamily
 
-    def __init__(self, name: str, text: str, labels: Sequence[str], counts: Counts) -> None:
+
+class _Counts(Collector):
+    """Counters or gauges whose values are read when they are asked for."""
+
+    def __init__(
+        self, kind: type[_Family], name: str, text: str, labels: Sequence[str], counts: Counts
+    ) -> None:
+        self._kind = kind
         self._names = name, text, labels
         self._counts = counts
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
+    def collect(self) -> Iterator[_Family]:
         name, text, labels = self._names
-        family = CounterMetricFamily(name, text, labels=labels)
+        family = self._kind(name, text, labels=labels)
         for values, count in self._counts():
             family.add_metric(values, count)
         yield family

@@ -12,7 +12,7 @@ from typing import Any
 from notellm.engine.engine import Engine
 from notellm.engine.requests import Clicked, Related, RelatedQuery, Tags, TagsQuery, Write, Written
 from notellm.errors import NotellmError
-from notellm.serve import tracing
+from notellm.serve import drift, tracing
 from notellm.serve.batching import Batcher, Gatherer
 from notellm.serve.failures import without_paths
 from notellm.serve.log import log
@@ -72,6 +72,16 @@ class Service:
             self.metrics.gauge(f"notellm_waiting_{batcher.name}", "Requests that wait", batcher.__len__)
         self.metrics.gauge("notellm_notes", "Notes in the store", lambda: len(engine.notes))
         tracing.add_metrics(self.metrics, engine.shown)
+        self._drift = engine.drift()
+        drift.add_metrics(self.metrics, lambda: self._drift)
+        self._free_bytes: int | None = None
+        self.metrics.gauge("notellm_ready", "Whether requests are taken", lambda: self._not_ready is None)
+        self.metrics.gauges(
+            "notellm_store_free_bytes",
+            "Free space on the disk of the store",
+            (),
+            lambda: [] if self._free_bytes is None else [((), self._free_bytes)],
+        )
 
     def _batcher(
         self, name: str, compute: Callable[[list[Any]], Any], size: tuple[int, int], **options: float
@@ -151,6 +161,19 @@ class Service:
             self._readiness = asyncio.ensure_future(asyncio.to_thread(self._find_readiness))
         return await asyncio.shield(self._readiness)
 
+    async def metrics_text(self) -> bytes:
+        """Return all metrics in the format of Prometheus, with those of files and users found out now."""
+        await self.not_ready()
+        await asyncio.to_thread(self._look)
+        return self.metrics.text()
+
+    def _look(self) -> None:
+        self._drift = self.engine.drift()
+        try:
+            self._free_bytes = self.engine.free_bytes()
+        except OSError:  # readiness says so
+            self._free_bytes = None
+
     def _find_readiness(self) -> str | None:
         reason, details = None, None
         try:
@@ -198,6 +221,7 @@ class Service:
                 "recall": index.recall["recall"] if index.recall else None,
             },
             "click_through": tracing.click_through(engine.shown),
+            "drift": drift.drift_json(engine.drift()),
             "reload": {"running": running, "error": self.reload_error},
             "traffic": traffic,
         }

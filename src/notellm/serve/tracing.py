@@ -55,12 +55,15 @@ def add_metrics(metrics: Metrics, shown: ShownLists) -> None:
 
 
 def click_through(shown: ShownLists) -> dict[str, Any]:
-    """Return how many notes were shown and opened in the last days, by source and by position."""
+    """Return how many notes were shown and opened in the last days: by source, by position and by day."""
     by_source, by_position = shown.click_through.last_days()
     return {
         "days": DAYS,
         "by_source": [{"source": key, **_json(rate)} for key, rate in by_source.items()],
         "by_position": [{"position": key, **_json(rate)} for key, rate in by_position.items()],
+        "by_day": [
+            {"day": day.isoformat(), **_json(rate)} for day, rate in shown.click_through.by_day().items()
+        ],
     }
 
 

@@ -1,13 +1,15 @@
-// The card of the state that says how many of the recommended notes were opened, by source and by position.
+// The card of the state that says how many of the recommended notes were opened, by source, position and day.
 
 import { el } from "./dom.js";
-import { addWords, number, t } from "./i18n.js";
+import { figures, percent } from "./figures.js";
+import { addWords, calendarDay, number, t } from "./i18n.js";
 
 addWords({
   "through.heading": ["Recommendations opened", "推荐打开率"],
   "through.days": [{ one: "Lists of the last day", other: "Lists of the last {n} days" }, "最近 {n} 天的推荐"],
   "through.source": ["Source", "来源"],
   "through.position": ["Position", "位置"],
+  "through.day": ["Day", "日期"],
   "through.shown": ["Shown", "展示"],
   "through.clicked": ["Opened", "打开"],
   "through.rate": ["Share", "比例"],
@@ -21,15 +23,10 @@ addWords({
 const SINGLE = 10; // positions with a row of their own; those after them share one
 
 function table(heading, rows) {
-  const percent = (share) => number(share, { style: "percent", maximumFractionDigits: 1 });
-  const column = (text) => el("th", { scope: "col", text });
-  return el("table", { class: "figures" },
-    el("thead", {}, el("tr", {}, ...[heading, t("through.shown"), t("through.clicked"), t("through.rate")].map(column))),
-    el("tbody", {}, ...rows.map(({ name, shown, clicked }) => el("tr", {},
-      el("th", { scope: "row", text: name }),
-      el("td", { text: number(shown) }),
-      el("td", { text: number(clicked) }),
-      el("td", { text: percent(shown ? clicked / shown : 0) })))));
+  return figures(
+    [heading, t("through.shown"), t("through.clicked"), t("through.rate")],
+    rows.map(({ name, shown, clicked }) => [name, number(shown), number(clicked), percent(shown ? clicked / shown : 0)]),
+  );
 }
 
 function byPosition(rows) {
@@ -42,13 +39,14 @@ function byPosition(rows) {
 }
 
 /** Returns the content of the card. */
-export function clickThrough({ days, by_source: sources, by_position: positions }) {
+export function clickThrough({ days, by_source: sources, by_position: positions, by_day: each }) {
   const named = sources.map((row) => ({ ...row, name: t(`through.${row.source}`) }));
+  const dated = each.filter((row) => row.shown).map((row) => ({ ...row, name: calendarDay(row.day) }));
   return [
     el("h2", { text: t("through.heading") }),
     el("p", { class: "muted", text: t("through.days", { n: days }) }),
     ...(sources.length
-      ? [table(t("through.source"), named), table(t("through.position"), byPosition(positions))]
+      ? [table(t("through.source"), named), table(t("through.position"), byPosition(positions)), table(t("through.day"), dated)]
       : [el("p", { class: "muted", text: t("through.none") })]),
   ];
 }

@@ -31,6 +31,10 @@ export const number = (value, options) => new Intl.NumberFormat(locale(), option
 export const date = (iso) =>
   new Intl.DateTimeFormat(locale(), { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso));
 
+/** Returns a day of the calendar, such as 2026-12-01, without its year. */
+export const calendarDay = (day) =>
+  new Intl.DateTimeFormat(locale(), { day: "numeric", month: "short", timeZone: "UTC" }).format(new Date(day));
+
 export const clock = (time) => new Intl.DateTimeFormat(locale(), { timeStyle: "medium" }).format(time);
 
 /** Returns a number of seconds in its two largest units, such as "3 hours 12 minutes". */

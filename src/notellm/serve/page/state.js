@@ -3,6 +3,7 @@
 import { askAgain, explain, forgetKey, get, hasKey } from "./api.js";
 import { clickThrough } from "./click-through.js";
 import { $, el, toast } from "./dom.js";
+import { drift, lastRenewal, latestRecall } from "./drift.js";
 import { clock, duration, number, t } from "./i18n.js";
 import { addView } from "./views.js";
 
@@ -126,7 +127,9 @@ function card(name, rows) {
 
 function cardsOf(state) {
   const cards = Object.entries(rowsOf(state)).filter(([, rows]) => rows).map(([name, rows]) => [name, card(name, rows)]);
-  return state.ranker ? [...cards, ["click-through", clickThrough(state.click_through)]] : cards;
+  cards.push(["drift", drift(state.drift)], ["renewal", lastRenewal(state.drift)]);
+  if (!state.ranker) return cards;
+  return [...cards, ["click-through", clickThrough(state.click_through)], ["latest-recall", latestRecall(state.drift)]];
 }
 
 function draw() {

@@ -40,7 +40,7 @@ def add_state_routes(api: FastAPI, service: Service) -> None:
     @api.get("/metrics", tags=["state"], responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         """Return counters and times in the format of Prometheus."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(await service.metrics_text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @api.get("/v1/state", tags=["state"], responses={200: {"content": {"application/json": {}}}})
     async def state() -> Response:
