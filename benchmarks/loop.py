@@ -267,12 +267,14 @@ def served(
     url = f"http://127.0.0.1:{port}"
     try:
         with Client(url, timeout=120) as client:
+            lists: dict[int, str | None] = {}  # the latest list of each user
 
             def shown_to(user: int) -> list[int]:
                 try:
                     found = client.recommend(user_id(user), k=K)
                 except ServiceError:
                     return []
+                lists[user] = found.request_id
                 return [int(note.note_id[1:]) for note in found.notes]
 
             def after_visit(user: int, rows: Sequence[int], clicks: Sequence[bool], at: datetime) -> None:
@@ -283,6 +285,7 @@ def served(
                             "note_id": note_id(row),
                             "event": "click" if is_click else "view",
                             "time": at.isoformat(),
+                            "request_id": lists[user],
                         }
                         for row, is_click in zip(rows, clicks, strict=True)
                     ]

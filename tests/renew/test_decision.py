@@ -41,6 +41,17 @@ def test_a_model_takes_over_unless_it_is_worse_beyond_chance_or_by_more_than_the
     assert f"{DECIDING} of recall is {100 * after:.1f} %" in reason
 
 
+def test_where_clicks_are_on_lists_of_the_serving_models_only_the_margin_counts():
+    lower = {"recall": figures(0.2, 0.16, -0.06, -0.02)}
+    assert not decide(lower, margin=0.3).takes_over
+    decision = decide(lower, margin=0.3, from_lists=True)
+    assert decision.takes_over
+    assert "so these figures favour them" in decision.reasons[-1]
+    far = decide({"recall": figures(0.2, 0.13, -0.1, -0.05)}, margin=0.3, from_lists=True)
+    assert not far.takes_over
+    assert "lower by more than 30 % of it" in far.reasons[0]
+
+
 def test_one_worse_list_is_enough_and_only_what_is_worse_is_a_reason():
     both = {"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.1)}
     decision = decide(both, margin=0.1)

@@ -36,7 +36,7 @@ BEGUN = "import sys; from notellm.cli import main; sys.argv = ['notellm', *sys.a
 
 @pytest.fixture
 def _takes_over(monkeypatch):
-    monkeypatch.setattr(module, "decide", lambda figures, margin: Decision(True, [f"{margin}"], figures))
+    monkeypatch.setattr(module, "decide", lambda figures, **_: Decision(True, ["asked for"], figures))
 
 
 @pytest.mark.usefixtures("_takes_over")

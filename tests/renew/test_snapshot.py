@@ -7,7 +7,7 @@ import pytest
 
 from notellm.data.schema import CLICKS, NOTES
 from notellm.errors import DataError
-from notellm.renew.snapshot import take_snapshot
+from notellm.renew.snapshot import opened_in_lists, take_snapshot
 from notellm.store.clicks import Click, ClickLog
 from notellm.store.notes import NoteStore
 from notellm.store.rows import StoredNote, rows_of
@@ -107,3 +107,19 @@ def test_a_clock_that_is_ahead_does_not_move_the_test_days(tmp_path):
     )
     assert rows(split.train.clicks) == [("u", "a", "click"), ("u", "b", "click")]
     assert rows(split.test.clicks) == [("v", "a", "click"), ("v", "b", "click")]
+
+
+def test_what_users_opened_in_lists_is_told_apart(tmp_path):
+    store = store_of(tmp_path / "store", note("a"), note("b"), note("c"), note("d"))
+    click(store, ("u", "a", 5), ("v", "a", 1))
+    log = ClickLog.open(store)
+    events = (
+        ("u", "b", "click", "r1"),
+        ("u", "c", "view", "r1"),
+        ("v", "d", "like", "r2"),
+        ("v", "b", "click", ""),
+    )
+    log.append([Click(user, note_id, event, NOW, request_id=name) for user, note_id, event, name in events])
+    log.close()
+    take_snapshot(store, tmp_path / "snapshot", now=NOW, progress=False, window_days=90, test_days=1)
+    assert opened_in_lists(tmp_path / "snapshot") == {("u", "b"), ("v", "d")}

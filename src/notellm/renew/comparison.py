@@ -3,10 +3,11 @@
 Both recommend to the same users, from the same notes, with the same history: what the user opened before
 these days. Relevant is what the user opened in them for the first time. "recall" is the candidates in their
 order, "recommend" is after the ranker. The metrics are those of ``evaluate/next_click.py``; differences are
-paired by user.
+paired by user. What users opened in a list that the serving models recommended says little about others: they
+could only open what was shown. Such clicks count only if there are too few others (``Queries.from_lists``).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,11 +43,13 @@ class Queries:
         histories: notes that each opened before the test days, oldest first.
         relevant: notes that each opened in the test days for the first time.
         found: number of such users in the log, from which these were drawn.
+        from_lists: whether clicks on lists of the serving models count, which favours these models.
     """
 
     histories: Mapping[str, Sequence[str]]
     relevant: Mapping[str, Sequence[str]]
     found: int
+    from_lists: bool
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,16 @@ class Figures:
         return {name: intervals_json(getattr(self, name)) for name in ("serving", "renewed", "difference")}
 
 
-def queries_of(snapshot: Split, *, users: int, seed: int) -> Queries:
+def queries_of(
+    snapshot: Split, in_lists: Collection[tuple[str, str]], *, users: int, least: int, seed: int
+) -> Queries:
     """Draw the users to compare models on from those who opened something before the test days and in them.
 
     Args:
         snapshot: the snapshot.
+        in_lists: users and the notes that they opened in recommended lists; see ``opened_in_lists``.
         users: largest number of users.
+        least: with fewer users who opened something outside of lists, what was opened in lists counts, too.
         seed: seed of the draw.
     """
     shown = set(snapshot.test.notes["note_id"].to_pylist())
@@ -89,9 +96,20 @@ def queries_of(snapshot: Split, *, users: int, seed: int) -> Queries:
             known = set(opened[user])
             if later := [note_id for note_id in notes if note_id not in known]:
                 relevant[user] = later
+    elsewhere = {
+        user: others
+        for user, notes in relevant.items()
+        if (others := [note_id for note_id in notes if (user, note_id) not in in_lists])
+    }
+    from_lists = len(elsewhere) < min(least, len(relevant))
+    if not from_lists:
+        relevant = elsewhere
     drawn = np.random.default_rng(seed).permutation(sorted(relevant))[:users].tolist()
     return Queries(
-        {user: before[user] for user in drawn}, {user: relevant[user] for user in drawn}, len(relevant)
+        {user: before[user] for user in drawn},
+        {user: relevant[user] for user in drawn},
+        len(relevant),
+        from_lists,
     )
 
 

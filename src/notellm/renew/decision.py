@@ -4,6 +4,9 @@ The new model is worse if, for "recall" or for "recommend", the deciding figure 
 
     is lower beyond chance:   the 95 % interval of the difference lies below 0, or
     is lower by more than allowed:   difference < -margin x figure of the serving model.
+
+Where users could open only what the serving models had shown, a lower figure is expected even of a better
+model. Then only the second rule holds, with a wider margin.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,12 +52,13 @@ class Decision:
 _PARTS = ("serving", "renewed", "difference")
 
 
-def decide(figures: Mapping[str, Figures], *, margin: float) -> Decision:
+def decide(figures: Mapping[str, Figures], *, margin: float, from_lists: bool = False) -> Decision:
     """Decide by the figures of both models.
 
     Args:
         figures: the figures by kind of list.
         margin: share of the serving model's figure by which the new one may be lower.
+        from_lists: whether the figures count clicks on lists of the serving models.
     """
     worse, fine = [], []
     for kind, each in figures.items():
@@ -64,13 +68,19 @@ def decide(figures: Mapping[str, Figures], *, margin: float) -> Decision:
             f"{DECIDING} of {kind} is {100 * after:.1f} %, that of the serving model {100 * before:.1f} % "
             f"(difference {difference.percent():+.1f})"
         )
-        if difference.high < 0:
+        if difference.high < 0 and not from_lists:
             worse.append(f"{said}: lower beyond chance")
         elif not difference.mean >= -margin * before:  # also if it is no number
             worse.append(f"{said}: lower by more than {100 * margin:g} % of it")
         else:
             fine.append(f"{said}: not worse")
-    return Decision(not worse, worse or fine, figures)
+    reasons = worse or fine
+    if from_lists:
+        reasons.append(
+            "users could open only what the serving models had shown, so these figures favour them; clicks "
+            "from elsewhere, or exploring (notellm serve --explore), would tell more"
+        )
+    return Decision(not worse, reasons, figures)
 
 
 def stays(*reasons: str) -> Decision:

@@ -24,6 +24,8 @@ class RenewOptions:
         users: largest number of users that the models are compared on; more are drawn from.
         least_users: with fewer users to compare on, the serving model stays.
         margin: by which share of the serving model's figure the new one may be below it.
+        list_margin: the same, where only clicks on lists of the serving models can be compared on, which
+            favours these.
         least_notes: with fewer notes than this share of those that the serving model was trained on, that
             model stays.
         seed: seed of everything random.
@@ -41,6 +43,7 @@ class RenewOptions:
     users: int = option(1_000, least=1)
     least_users: int = option(50, least=1)
     margin: float = option(0.1, least=0, most=1)
+    list_margin: float = option(0.3, least=0, most=1)
     least_notes: float = option(0.8, least=0, most=1)
     seed: int = option(0, least=0)
 

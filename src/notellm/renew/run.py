@@ -28,7 +28,7 @@ from notellm.renew.forgotten import forget_users, forgotten_since
 from notellm.renew.models import Models
 from notellm.renew.options import RenewOptions
 from notellm.renew.service import Service
-from notellm.renew.snapshot import take_snapshot
+from notellm.renew.snapshot import opened_in_lists, take_snapshot
 from notellm.renew.training import train_model, train_ranker
 from notellm.renew.work import WorkFolder
 from notellm.store.lance import is_locked, lock_for_writing, unlock
@@ -234,7 +234,13 @@ class Renewal:
                 f"the store has {notes:,} notes, and the serving model was trained on {trained:,}: fewer "
                 f"than {100 * options.least_notes:g} % are left; if that is right, lower least_notes"
             )
-        queries = queries_of(snapshot, users=options.users, seed=options.seed)
+        queries = queries_of(
+            snapshot,
+            opened_in_lists(self._work.snapshot),
+            users=options.users,
+            least=options.least_users,
+            seed=options.seed,
+        )
         if len(queries.relevant) < options.least_users:
             return stays(
                 f"{len(queries.relevant):,} users opened notes before the newest {options.test_days:g} days "
@@ -259,7 +265,8 @@ class Renewal:
                 train_ranker(snapshot.train, renewed.model, renewed.ranker, serving, options, **shared)
         with self._step(4, f"comparison on {len(queries.relevant):,} of {queries.found:,} users"):
             figures = compare(serving, renewed, snapshot, queries, seed=options.seed, **shared)
-        return decide(figures, margin=options.margin)
+        margin = options.list_margin if queries.from_lists else options.margin
+        return decide(figures, margin=margin, from_lists=queries.from_lists)
 
     def _snapshot(self, options: RenewOptions) -> Split:
         """Return the snapshot of the renewal, which is taken once."""

@@ -15,9 +15,12 @@ import pyarrow.compute as pc
 from notellm.data.schema import CLICKS, NOTES, TIME
 from notellm.data.split import Part, Split
 from notellm.errors import DataError
+from notellm.files import parquet_batches
 from notellm.jobs.export_store import export_store
-from notellm.jobs.folders import load_dataset, load_stored_notes
+from notellm.jobs.folders import EVENTS_FILE, load_dataset, load_stored_notes
 from notellm.store.rows import visible_rows
+
+_ROWS = 1 << 16  # of the log, read at once
 
 
 def take_snapshot(
@@ -66,6 +69,24 @@ def take_snapshot(
         Part(NOTES.empty_table(), CLICKS.empty_table()),
         Part(pool, test.filter(_among(test["note_id"], pool["note_id"]))),
     )
+
+
+def opened_in_lists(folder: Path) -> set[tuple[str, str]]:
+    """Return the users of a snapshot with the notes that they opened in lists that were recommended to them.
+
+    Args:
+        folder: the exported store.
+
+    Raises:
+        DataError: if its log cannot be read.
+    """
+    names = ("user_id", "note_id", "event", "request_id")
+    found: set[tuple[str, str]] = set()
+    for batch in parquet_batches(folder / EVENTS_FILE, _ROWS, names):
+        is_opened = pc.is_in(batch["event"], value_set=pa.array(["click", "like"]))
+        rows = batch.filter(pc.and_(is_opened, pc.not_equal(batch["request_id"], "")))
+        found.update(zip(rows["user_id"].to_pylist(), rows["note_id"].to_pylist(), strict=True))
+    return found
 
 
 def _after(times: pa.ChunkedArray, moment: datetime) -> pa.ChunkedArray:
