@@ -31,8 +31,8 @@ from notellm.rank.scorer import Ranker, Ranking
 from notellm.recall.model import NoteLLM
 from notellm.recall.tagging.tagger import LEAST
 from notellm.recommend.recommender import Recommendations
+from notellm.store.age import MAX_AGE
 from notellm.store.clicks import Click
-from notellm.store.event_log import MAX_AGE
 from notellm.store.index.base import Index
 from notellm.store.rows import StoredNote
 

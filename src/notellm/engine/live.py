@@ -29,8 +29,8 @@ from notellm.recall.model import NoteLLM
 from notellm.recall.trained_notes import read_trained_notes
 from notellm.recommend.fresh import FreshNotes
 from notellm.recommend.recommender import Recommender, blend_doubt
+from notellm.store.age import MAX_AGE
 from notellm.store.clicks import Click, ClickLog
-from notellm.store.event_log import MAX_AGE
 from notellm.store.index.base import Index
 from notellm.store.index.home import IndexHome
 from notellm.store.known_ids import KnownIds

@@ -30,8 +30,8 @@ from notellm.files import write_parquet_pieces
 from notellm.jobs.folders import CLICKS_FILE, EVENTS_FILE, NOTES_FILE, VECTORS_FILE, write_account
 from notellm.jobs.training_clicks import training_clicks
 from notellm.record import describe_parquet, fingerprint_of_columns, make_record
+from notellm.store.age import MOST_DAYS
 from notellm.store.clicks import CLICK_LOG, ClickLog
-from notellm.store.event_log import MOST_DAYS
 from notellm.store.notes import NoteStore
 from notellm.store.rows import check_stored_vectors, rows_schema
 
@@ -79,7 +79,7 @@ def export_store(
         progress: show progress bars.
 
     Raises:
-        ConfigError: if ``days`` is not above 0, or above ``store.event_log.MOST_DAYS``.
+        ConfigError: if ``days`` is not above 0, or above ``store.age.MOST_DAYS``.
         StorageError: if there is no store, it is damaged, files of the version that is read were removed
             meanwhile, or the folder cannot be written or lies in the store.
     """

@@ -29,8 +29,8 @@ from notellm.errors import ConfigError, DataError
 from notellm.files import parquet_batches
 from notellm.jobs.folders import EVENTS_FILE
 from notellm.jobs.prepare_options import LogOptions
+from notellm.store.age import MAX_AGE, MOST_DAYS
 from notellm.store.clicks import CLICK_LOG, EVENTS, Click, ClickLog
-from notellm.store.event_log import MAX_AGE, MOST_DAYS
 from notellm.store.lance import lock_for_writing, unlock
 from notellm.store.notes import NoteStore
 

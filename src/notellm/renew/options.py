@@ -5,7 +5,7 @@ from typing import Literal
 
 from notellm.options import check, option
 from notellm.pairs.score import PairOptions
-from notellm.store.event_log import MOST_DAYS
+from notellm.store.age import MOST_DAYS
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,11 @@ import pyarrow as pa
 
 from notellm.errors import StorageError
 from notellm.store import upkeep
+from notellm.store.age import MAX_AGE
 from notellm.store.durable import TableFiles
 from notellm.store.lance import connect, quoted, storage_errors
 
 log = logging.getLogger("notellm.store")
-
-#: How long events are kept unless told otherwise.
-MAX_AGE = timedelta(days=90)
-#: The most days that may be asked for: a moment so long ago can still be named.
-MOST_DAYS = 36_500
 
 _TIDIED_AT = 500  # writes after which a log is tidied
 _BATCH = 65_536  # rows read at once
