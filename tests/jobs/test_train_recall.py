@@ -40,7 +40,7 @@ from notellm import RecallOptions, Validation, mine_pairs, sample_world, split_b
 world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
 split = split_by_note(world.notes, world.clicks, valid=0.2)
 pairs, held_out = (mine_pairs(part.clicks, progress=False) for part in (split.train, split.valid))
-options = RecallOptions(max_steps=8, batch_pairs=4, evaluations=8)
+options = RecallOptions(max_steps=8, batch_pairs=4, evaluations=8, tiny_hidden=32, tiny_layers=2)
 validation = Validation(split.valid.notes, held_out)
 train_recall(split.train.notes, pairs, sys.argv[1], options=options, validation=validation,
     resume="--resume" in sys.argv, progress=False)
@@ -150,9 +150,16 @@ def test_a_learnt_tau_outlives_the_training_of_the_output_head(notes, pairs, tmp
     assert abs(float(trained.tau.detach()) - filled(options.resolved().tau)) > 0.01
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a run that nothing disturbs, and its process."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
+    return folder, job(folder)
+
+
 @pytest.mark.parametrize("phase", [".", WRITING])
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path, phase):
-    whole = job(tmp_path / "whole")
+def test_a_killed_run_resumes_to_the_same_weights(undisturbed, tmp_path, phase):
+    whole, process = undisturbed
     killed = job(tmp_path / "killed")
     checkpoint = tmp_path / "killed.run" / phase / "checkpoint-3" / "trainer_state.json"
     end = time.monotonic() + 120
@@ -161,18 +168,18 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path, phase):
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed").exists()
-    assert whole.wait() == 0
     assert job(tmp_path / "killed", "--resume").wait() == 0
-    one = load_file(tmp_path / "whole" / "model.safetensors")
+    assert process.wait() == 0
+    one = load_file(whole / "model.safetensors")
     two = load_file(tmp_path / "killed" / "model.safetensors")
     assert all((one[name] == two[name]).all() for name in one)
     assert one.keys() == two.keys()
-    records = [read_json(tmp_path / name / "record.json") for name in ("whole", "killed")]
+    records = [read_json(folder / "record.json") for folder in (whole, tmp_path / "killed")]
     assert records[0] == records[1]
     assert records[0]["metrics"]["untrained"].keys() == {"recall@10", "recall@100", "mrr", "mean"}
     assert "nan" not in (tmp_path / "killed" / "README.md").read_text()
     for file in (WEIGHTS, KNOWN):
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (tmp_path / "killed" / file).read_bytes() == (whole / file).read_bytes()
 
 
 def test_a_folder_of_somebody_else_at_the_place_of_the_run_is_not_touched(tmp_path):

@@ -92,7 +92,7 @@ def click_on(store: Path, clicks: pa.Table) -> None:
 @pytest.fixture(scope="session")
 def renewal_world():
     """Notes and clicks of four weeks that end now."""
-    world = sample_world(notes=160, users=120, clicks=3_000, bots=0, seed=5)
+    world = sample_world(notes=160, users=80, clicks=1_600, bots=0, seed=5)
     newest = pc.max(world.clicks["timestamp"]).as_py()
     by = datetime.now(UTC) - timedelta(hours=1) - newest
     return shifted(world.notes, by, "published_at"), shifted(world.clicks, by, "timestamp")
