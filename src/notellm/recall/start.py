@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast, get_args
 
 import numpy as np
@@ -68,7 +69,7 @@ def start_projection(
         seed: seed of the draw of notes, of the decomposition and of the notes that are held out.
         file: where the start is kept; states are kept beside it while they are computed. A file of the same
             model, notes, clicks, kind and seed is read, any other file of a start is replaced. None keeps
-            nothing, and gives the same start within rounding.
+            nothing, and gives the same start.
         progress: show a progress bar.
 
     Returns:
@@ -173,23 +174,35 @@ def _states(
 ) -> Iterator[Tensor]:
     """Yield the hidden states of notes, (n, hidden) float32; they are kept on disk until the block ends.
 
+    They are computed in the same shards whether a killed call could go on with them or not, since a state
+    depends on the others of its batch by rounding.
+
     Args:
         model: the model.
         notes: the notes.
         texts: their prompts.
-        file: the file that the block writes, beside which they are kept; None keeps nothing.
+        file: the file that the block writes, beside which they are kept; None keeps them in a temporary
+            folder.
         key: what the states depend on.
         progress: show a progress bar.
     """
-    if file is None:
-        yield model.prompt_states(texts, progress=progress)
-        return
 
     def compute(rows: np.ndarray) -> dict[str, np.ndarray]:
         return {"state": model.prompt_states([texts[row] for row in rows]).numpy()}
 
     order = shortest_first(notes, "to start the projection from")
-    with computed_shards(file, key, order, compute, size=SHARD, label="states", progress=progress) as shards:
+    with (
+        TemporaryDirectory() as scratch,
+        computed_shards(
+            file or Path(scratch) / START,
+            key,
+            order,
+            compute,
+            size=SHARD,
+            label="states",
+            progress=progress,
+        ) as shards,
+    ):
         states = np.empty((len(texts), model.projection.in_features), dtype=np.float32)
         for rows, result in shards:
             states[rows] = result["state"]
