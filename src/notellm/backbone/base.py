@@ -194,12 +194,17 @@ class PromptedModel(nn.Module):
         Raises:
             ModelError: if the folder holds no complete model of this class.
         """
+        cls.check_saved(path)
+        return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
+
+    @classmethod
+    def check_saved(cls, path: str | Path) -> None:
+        """Refuse a folder that does not hold a saved model of this class, with a ModelError."""
         if not cls.is_saved(path):
             raise ModelError(
                 f"{path} is not a saved {cls.__name__}: there is no {cls.settings_file}; give a folder that "
                 "a training or save_pretrained wrote, and copy all of its files"
             )
-        return cls.from_pretrained(path, dtype=dtype, trust_remote_code=trust_remote_code)
 
     @classmethod
     def is_saved(cls, path: str | Path) -> bool:

@@ -17,7 +17,14 @@ from notellm.backbone.load import LoraOptions
 from notellm.errors import ConfigError, DataError
 from notellm.jobs.runs import START_FOLDER, Run
 from notellm.options import filled, values_of
-from notellm.recall.config import OF_A_NEW_MODEL, TINY, ModelOptions, NoteLLMConfig, RecallOptions
+from notellm.recall.config import (
+    OF_A_NEW_MODEL,
+    TINY,
+    ModelOptions,
+    NoteLLMConfig,
+    RecallOptions,
+    checked_config,
+)
 from notellm.recall.model import NoteLLM
 from notellm.recall.start import START, load_start, start_projection
 from notellm.recall.teacher import FOLDER as TEACHER
@@ -102,7 +109,7 @@ def _saved_model(path: str, options: RecallOptions, *, trust_remote_code: bool) 
         ConfigError: if the options ask for another size than it has.
         ModelError: if it is not a saved NoteLLM.
     """
-    settings = NoteLLM.from_saved(path, trust_remote_code=trust_remote_code).settings
+    settings = saved_config(path)
     for name, value in values_of(options, ModelOptions).items():
         if (had := getattr(settings, name)) != value:
             raise ConfigError(
@@ -116,6 +123,16 @@ def _saved_model(path: str, options: RecallOptions, *, trust_remote_code: bool) 
         dtype="bfloat16" if options.bf16 and options.lora else "float32",
         trust_remote_code=trust_remote_code,
     )
+
+
+def saved_config(path: str | Path) -> NoteLLMConfig:
+    """Return what a saved model is besides its weights, which are not loaded.
+
+    Raises:
+        ModelError: if it is not a saved NoteLLM, or its files do not belong together.
+    """
+    NoteLLM.check_saved(path)
+    return checked_config(NoteLLM.read_settings(Path(path))["config"])
 
 
 def _tiny_size(options: RecallOptions) -> TinyOptions:
