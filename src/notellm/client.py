@@ -192,15 +192,9 @@ class Client:
         Raises:
             ServiceError: if the service refuses or cannot be reached; every method raises it.
         """
-        body = {
-            "title": title,
-            "content": content,
-            "topics": list(topics),
-            "category": category,
-            "published_at": _time(published_at),
-            "hidden": hidden,
-            "expires_at": _time(expires_at),
-        }
+        body: dict[str, Any] = {"title": title, "content": content, "topics": list(topics)}
+        body |= {"category": category, "hidden": hidden}
+        body |= {"published_at": _time(published_at), "expires_at": _time(expires_at)}
         return bool(self._ask("PUT", _path(note_id), body)["created"])
 
     def publish_many(self, notes: Sequence[Mapping[str, Any]]) -> int:
@@ -348,6 +342,10 @@ class Client:
         """Return readiness, model, index and traffic, which the page shows."""
         return self._ask("GET", "/v1/state")
 
+    def reload(self) -> None:
+        """Let the service load its model and ranker again; :meth:`state` says when it has."""
+        self._ask("POST", "/v1/reload", {})
+
     # ---------------------------------------------------------------- asking
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -364,21 +362,21 @@ class Client:
                 after = answer.headers.get("Retry-After", "1")  # a proxy may give a date
                 time.sleep(min(float(after) if after.isdecimal() else 1.0, _LONGEST_WAIT))
                 continue
-            if answer.is_success:
-                return dict(answer.json())
             break
         try:
+            if answer.is_success:
+                return dict(answer.json())
             problem = answer.json()["error"]
             code, message = str(problem["code"]), str(problem["message"])
         except (ValueError, KeyError, TypeError):
-            code, message = "http", answer.text[:200] or f"status {answer.status_code}"
+            told = answer.text[:200] or "nothing"
+            code, message = "http", f"status {answer.status_code}, and no answer of notellm: {told}"
         raise ServiceError(answer.status_code, code, message)
 
 
 def _known(kind: Any, row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        each.name: row[each.name] for each in fields(kind) if each.name in row
-    }  # a newer service has more
+    # A newer service has more.
+    return {each.name: row[each.name] for each in fields(kind) if each.name in row}
 
 
 def _likely(tags: Sequence[Mapping[str, Any]]) -> list[LikelyTag]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
+from notellm.client import Client
 from notellm.data.impressions import click_histories
 from notellm.data.sample_world import sample_world
 from notellm.data.schema import TIME
@@ -28,6 +29,7 @@ from notellm.record import RECORD, read_record
 from notellm.renew.models import Models
 from notellm.renew.options import RenewOptions
 from notellm.renew.run import Renewal
+from notellm.renew.service import Service
 from notellm.store.clicks import Click, ClickLog
 from tests.conftest import SMALL
 
@@ -56,6 +58,11 @@ def renewal(served: Served, *, ranked: bool = False, **options) -> Renewal:
     return Renewal(
         str(served.store), models, served.work, progress=False, **{"say": lambda _: None, **options}
     )
+
+
+def service_at(url: str, key: str | None = None) -> Service:
+    """What a renewal asks a service by its address."""
+    return Service(Client(url, key=key, retries=0), url)
 
 
 def candidate(served: Served, folder, *, useless: bool = False) -> Models:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from notellm.client import ServiceError
 from notellm.engine.engine import Engine
 from notellm.engine.requests import RelatedQuery
 from notellm.errors import DataError, NotFoundError, StorageError
@@ -23,11 +24,10 @@ from notellm.renew.comparison import compare
 from notellm.renew.decision import Decision
 from notellm.renew.models import Models
 from notellm.renew.run import Renewal
-from notellm.renew.service import Service
 from notellm.store.lance import _LOCK
 from notellm.store.notes import NoteStore
 from tests.commands import run as command
-from tests.renew.conftest import QUICK, KilledError, candidate, renewal
+from tests.renew.conftest import QUICK, KilledError, candidate, renewal, service_at
 from tests.serve.small import served as serving_engine
 
 PATIENCE = 120
@@ -123,8 +123,8 @@ def test_a_store_that_is_served_needs_the_address_of_its_service(served):
     other = FileLock(served.store / _LOCK)  # as another process has it: not the lock object of this one
     with other, pytest.raises(StorageError, match="another process writes to the store"):
         renewal(served).renew(QUICK)
-    with pytest.raises(StorageError, match="cannot be reached"):
-        renewal(served, service=Service("http://127.0.0.1:9")).renew(QUICK)
+    with pytest.raises(ServiceError, match="no answer from"):
+        renewal(served, service=service_at("http://127.0.0.1:9")).renew(QUICK)
 
 
 def test_two_renewals_do_not_run_at_once(served):
@@ -217,7 +217,7 @@ def test_a_running_service_switches_without_a_failed_request(served, tmp_path):
     with serving_engine(engine) as client:
         asking = threading.Thread(target=ask, args=(client,))
         asking.start()
-        service = Service(str(client.base_url))
+        service = service_at(str(client.base_url))
         decision = renewal(served, service=service).renew(QUICK, candidate=given).decision
         stop.set()
         asking.join()
@@ -236,7 +236,7 @@ def test_models_that_the_service_cannot_open_give_way_to_the_former_ones(served,
     monkeypatch.setattr(Engine, "reload", lambda *_, **__: (_ for _ in ()).throw(DataError("it is broken")))
     with serving_engine(engine) as client:
         decision = (
-            renewal(served, service=Service(str(client.base_url))).renew(QUICK, candidate=given).decision
+            renewal(served, service=service_at(str(client.base_url))).renew(QUICK, candidate=given).decision
         )
     assert not decision.takes_over
     assert "the new models cannot serve, so the former ones are back: data do not fit" in decision.reasons[0]

@@ -17,7 +17,7 @@ from notellm.renew.snapshot import take_snapshot
 from notellm.renew.work import WorkFolder
 from notellm.store.notes import NoteStore
 from tests.commands import run as command
-from tests.renew.conftest import QUICK, KilledError, candidate, renewal
+from tests.renew.conftest import QUICK, KilledError, candidate, renewal, service_at
 from tests.serve.small import served as serving_engine
 
 
@@ -95,7 +95,7 @@ def test_a_way_back_whose_end_is_unknown_is_completed_and_not_reversed(served, t
     renewal(served).renew(QUICK, candidate=given)
     engine = Engine.open(served.store, served.models.model)
     with serving_engine(engine) as client:
-        service = Service(str(client.base_url))
+        service = service_at(str(client.base_url))
         for _ in range(2):
             with monkeypatch.context() as patch:
                 patch.setattr(Service, "reload", unreachable)
@@ -140,7 +140,7 @@ def test_whether_the_service_has_switched_may_be_unknown(served, tmp_path, monke
     given = candidate(served, tmp_path / "given")
     engine = Engine.open(served.store, served.models.model)
     with serving_engine(engine) as client:
-        service = Service(str(client.base_url))
+        service = service_at(str(client.base_url))
         with monkeypatch.context() as patch:
             patch.setattr(Service, "reload", unreachable)
             with pytest.raises(StorageError, match="whether they serve is not known: give the same command"):
@@ -150,7 +150,7 @@ def test_whether_the_service_has_switched_may_be_unknown(served, tmp_path, monke
         Engine.open(served.store, served.models.model)
     assert command("store", "build", served.store, "--model", served.models.model) == 0
     with serving_engine(Engine.open(served.store, served.models.model)) as client:
-        service = Service(str(client.base_url))
+        service = service_at(str(client.base_url))
         assert renewal(served, service=service).renew(QUICK, candidate=given).decision.takes_over
     assert NoteStore.for_reading(served.store).model == given.fingerprint()
 

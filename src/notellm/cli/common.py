@@ -1,15 +1,19 @@
 """Shared parts of the commands: options, printing, and loading of models and notes."""
 
+import os
 import re
 import sys
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from notellm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from notellm.client import Client
 
 Output = Annotated[
     Path,
@@ -40,6 +44,9 @@ NewerNotes = Annotated[
 #: Characters that a terminal acts on instead of showing (control characters, changes of writing direction),
 #: and surrogates, which cannot be encoded.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+_TIMEOUT = 60.0  # seconds that one answer of a service may take
+_RETRIES = 8  # of a request that a busy service puts off
 
 #: Whether ``notellm`` was started with ``--trust-remote-code``.
 trusted: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -239,6 +246,20 @@ def load_service() -> Any:
             f"the service needs {error.name}: pip install 'notellm[serve]'"
         ) from error
     return run
+
+
+def connected(url: str) -> "Client":
+    """Return a client of a service, with the key of NOTELLM_KEY, which waits while the service is busy.
+
+    Raises:
+        ConfigError: if the address is not one of HTTP.
+        MissingDependencyError: if the package that it needs is not installed.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"the url of the service is {url!r}; it must begin with http:// or https://")
+    from notellm.client import Client
+
+    return Client(url, key=os.environ.get("NOTELLM_KEY"), timeout=_TIMEOUT, retries=_RETRIES)
 
 
 def trusts_code() -> bool:

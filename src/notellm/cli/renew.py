@@ -1,12 +1,12 @@
 """The command that renews the models of a store: renew."""
 
-import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from notellm.cli.common import Quiet, examples, group, hide_loading_bars, show, trusts_code
+from notellm.cli.common import Quiet, connected, examples, group, hide_loading_bars, show, trusts_code
 from notellm.cli.options import with_options
 from notellm.errors import ConfigError
 from notellm.renew.options import RenewOptions
@@ -48,6 +48,7 @@ def renew(
     Both models are compared on the newest days, which neither has seen. The new ones take the place of the
     old, which are kept as MODEL.former. A killed renewal goes on when the command is given again.
     """
+    from notellm.engine.renewals import ENDING
     from notellm.renew.models import Models
     from notellm.renew.run import Renewal
     from notellm.renew.service import Service
@@ -56,21 +57,22 @@ def renew(
         raise ConfigError("--candidate-ranker is the ranker of --candidate; give both")
     hide_loading_bars()
     serving = Models(model.resolve(), None if ranker is None else ranker.resolve())
-    renewal = Renewal(
-        store,
-        serving,
-        work or serving.beside(".renewal").model,
-        service=None if url is None else Service(url, os.environ.get("NOTELLM_KEY", "")),
-        trust_remote_code=trusts_code(),
-        progress=not quiet,
-        say=show,
-    )
-    if back:
-        renewal.back()
-        show("the former models serve again; the ones before are the former ones now")
-        return
-    given = None if candidate is None else Models(candidate, candidate_ranker)
-    renewed = renewal.renew(options, candidate=given)
+    with nullcontext() if url is None else connected(url) as client:
+        renewal = Renewal(
+            store,
+            serving,
+            work or serving.beside(ENDING).model,
+            service=None if client is None else Service(client, str(url)),
+            trust_remote_code=trusts_code(),
+            progress=not quiet,
+            say=show,
+        )
+        if back:
+            renewal.back()
+            show("the former models serve again; the ones before are the former ones now")
+            return
+        given = None if candidate is None else Models(candidate, candidate_ranker)
+        renewed = renewal.renew(options, candidate=given)
     decision = renewed.decision
     if decision.figures:
         show(decision.table().text())

@@ -1,6 +1,5 @@
 """Commands that move the data of a store: store export, store import."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,6 +14,7 @@ from notellm.cli.common import (
     Quiet,
     StorePlace,
     columns_of,
+    connected,
     examples,
     group,
     show,
@@ -32,7 +32,6 @@ commands = group()
 
 _REQUEST = 1_000  # clicks that a service takes in one request
 _TOO_LARGE = 413  # the status of a request that is larger than the service allows
-_RETRIES = 8  # of a request that a busy service puts off
 
 
 @commands.command(
@@ -133,10 +132,9 @@ def import_(
 @contextmanager
 def _service(url: str) -> Iterator["Write"]:
     """Give the function that writes clicks through a service."""
-    from notellm.client import Client
     from notellm.jobs.import_clicks import Written
 
-    with Client(url, key=os.environ.get("NOTELLM_KEY"), retries=_RETRIES) as client:
+    with connected(url) as client:
 
         def write(clicks: list[Any]) -> Written:
             rows = [

@@ -99,7 +99,7 @@ class LatestRecall:
                     return
                 try:
                     found = self._measure(click)
-                except Exception:
+                except Exception:  # whatever one click meets, the next ones are measured
                     log.exception("recall on a click was not measured")
                     continue
             if found is not None:

@@ -18,6 +18,8 @@ from notellm.files import read_json
 
 log = logging.getLogger("notellm.engine")
 
+#: What the name of a model's working folder of renewals ends in, and its folder of decisions.
+ENDING, DECISIONS = ".renewal", "decisions"
 _PARTS = ("serving", "renewed", "difference")
 
 
@@ -48,7 +50,7 @@ class Renewals:
 
     def __init__(self, model: str | Path) -> None:
         path = Path(model).resolve()
-        self._folder = path.with_name(f"{path.name}.renewal") / "decisions"
+        self._folder = path.with_name(path.name + ENDING) / DECISIONS
         self._name = ""
         self._newest: Renewal | None = None
         self._lock = Lock()

@@ -19,6 +19,7 @@ from notellm.artifacts.write import write_folder
 from notellm.data.split import Split
 from notellm.errors import ConfigError, DataError, NotellmError, StorageError
 from notellm.jobs.build_store import build_store
+from notellm.jobs.recall_model import saved_config
 from notellm.recall.model import NoteLLM
 from notellm.record import read_record
 from notellm.renew.comparison import compare, queries_of
@@ -99,7 +100,7 @@ class Renewal:
             StorageError: if another renewal is running, another process writes to a store for which no
                 service is named, the directories cannot change places, or something cannot be read or
                 written.
-            NotellmError: if a model cannot be opened.
+            NotellmError: if a model cannot be opened, or the service cannot be reached, or refuses.
         """
         if candidate is not None and candidate.ranker is not None and self._serving.ranker is None:
             raise ConfigError(
@@ -128,7 +129,8 @@ class Renewal:
         Raises:
             ConfigError: if the last renewal exchanged a ranker, too, and none is named.
             NotFoundError: if there are no former models.
-            StorageError: as :meth:`renew`, and if the service cannot switch; the present models stay then.
+            StorageError: if the former models cannot serve; the present ones stay then.
+            NotellmError: as :meth:`renew`.
         """
         self._check_places()
         with self._work.locked():
@@ -251,10 +253,7 @@ class Renewal:
         with self._step(2, "recall"):
             _copy(candidate, renewed)
             train_model(snapshot.train, renewed.model, serving, options, **shared)
-        opened = (
-            NoteLLM.from_saved(each.model, trust_remote_code=self._trusts) for each in (serving, renewed)
-        )
-        before, after = (model.settings.dim for model in opened)
+        before, after = (saved_config(each.model).dim for each in (serving, renewed))
         if before != after:
             return stays(
                 f"the vectors of the new model have {after} dimensions, those that serve {before}: a model "
@@ -296,7 +295,7 @@ class Renewal:
         with self._step(5, "the new models take over"):
             try:
                 error = self._switch()
-            except StorageError as unknown:
+            except NotellmError as unknown:
                 raise StorageError(
                     f"{unknown}; the new models are in {self._serving.model}, and whether they serve is not "
                     "known: give the same command again when the service runs, or without its address when "
@@ -314,7 +313,7 @@ class Renewal:
         A store that is not served gets the vectors of the model here.
 
         Raises:
-            StorageError: if it is not known whether the service has switched.
+            NotellmError: if it is not known whether the service has switched.
         """
         if self._service is not None:
             return self._service.reload(self._serving)

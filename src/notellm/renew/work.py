@@ -16,19 +16,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from notellm.artifacts.replace import remove_folder
+from notellm.engine.renewals import DECISIONS
 from notellm.errors import StorageError
 from notellm.files import read_json, write_json
 from notellm.jobs.runs import remove_run
 from notellm.renew.decision import Decision
 from notellm.renew.models import Models
 
-_STARTED, _DECISION, _DECISIONS, _SNAPSHOT, _JOURNAL = (
-    "renewal.json",
-    "decision.json",
-    "decisions",
-    "snapshot",
-    "exchange.json",
-)
+_STARTED, _DECISION, _SNAPSHOT, _JOURNAL = "renewal.json", "decision.json", "snapshot", "exchange.json"
 
 
 class WorkFolder:
@@ -114,7 +109,7 @@ class WorkFolder:
         """End the renewal; return the file in which its decision is kept."""
         told = read_json(self.path / _DECISION)
         told |= {"takes_over": decision.takes_over, "reasons": list(decision.reasons)}
-        kept = self.path / _DECISIONS / f"{told['at'].replace(':', '')}.json"
+        kept = self.path / DECISIONS / f"{told['at'].replace(':', '')}.json"
         write_json(told, kept, replace=True)
         self._clear_data()
         for name in (_STARTED, _DECISION):
@@ -124,7 +119,7 @@ class WorkFolder:
     def exchanged(self) -> Collection[str]:
         """Return the kinds that the last renewal which took over has exchanged; none if there was none."""
         kinds: Collection[str] = ()
-        for file in sorted((self.path / _DECISIONS).glob("*.json")):
+        for file in sorted((self.path / DECISIONS).glob("*.json")):
             if (told := read_json(file))["takes_over"]:
                 kinds = told["serving"].keys()
         return kinds
