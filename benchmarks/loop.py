@@ -2,13 +2,16 @@
 
 The feed is the sample world, whose truth says what each user wants. Its log of four weeks has three quarters
 of the concepts; the others come up during the simulated days, in new notes and in what users want. Every day
-notes are published, users open the feed, see ten notes and click. Four feeds see the same users on the same
+notes are published. Users visit: some search first, and open a note that they want, since a feed is
+never the only way to notes; then they see ten notes and click. Five feeds see the same users on the same
 days, and chance decides alike about the same visit and note:
 
 - no renewal: `notellm serve` with the models of the log, which takes notes and clicks all along;
 - exploring: the same, with `--explore 0.1`: a tenth of the places for fresh notes that few were shown;
 - daily renewal: without exploring, and `notellm renew` after every day;
-- popularity: the notes most clicked so far that the user has not seen.
+- popularity: unseen notes that most users clicked so far;
+- knowing the interest: unseen notes of the main interest of the user on that day, which no recommender knows.
+  It is a bound for what a feed can reach.
 
 A simulated day is twelve hours of the log, so that all days lie within the service's seven fresh days. Notes,
 clicks and recommendations go over HTTP, and renewals run beside the service.
@@ -21,25 +24,19 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from benchmarks.common import ROOT, arguments, code_fingerprint, table, write_results
+from benchmarks.feed import Feed, K, Knowing, Outcome, Popularity, Shows, Visit, notes_at, simulate
 from benchmarks.service import Server, free_port
-from notellm.client import Client, ServiceError
+from notellm.client import Client
 from notellm.data.impressions import click_histories
 from notellm.data.sample.truth import note_id, user_id
-from notellm.data.sample_world import SampleWorld, sample_world
-from notellm.data.schema import NOTES, TIME
 from notellm.data.split import split_impressions
 from notellm.files import read_json, write_json
 from notellm.jobs.build_store import build_store
@@ -51,14 +48,9 @@ from notellm.recall.config import RecallOptions
 from notellm.recommend.candidates import impressions_from_candidates
 from notellm.store.clicks import Click, ClickLog
 
-K = 10
-DAY = timedelta(hours=12)  # of the log
-_EXAMINED = 0.9  # of those who look at a place, how many look at the next one
-_WANTED, _UNWANTED = 0.5, 0.03  # probability that a note that is looked at is clicked
-_MAIN = 0.7  # share of the visits that follow the main interest of the day
-_NEW_CONCEPTS = 16
 #: What is compared: its name, whether models are renewed, and further options of the service.
 ARMS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
+    ("knowing the interest", False, ()),
     ("popularity", False, ()),
     ("no renewal", False, ()),
     ("daily renewal", True, ()),
@@ -66,159 +58,51 @@ ARMS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
 )
 
 
-@dataclass
-class Feed:
-    """A simulated feed: what there is before the days begin, and what happens on each of them.
+class Served(Shows):
+    """Shows what a real service recommends, and renews its models after each day if asked for."""
 
-    Attributes:
-        world: the sample world.
-        days: number of days.
-        notes: rows of the notes that are there from the start.
-        published: rows of the notes published on each day.
-        log: the clicks before, schema CLICKS, times shifted.
-        begin: when the first day begins.
-        main: (days, users) main interest of each user on each day.
-        visits: users who open the feed on each day, in order.
-        seed: seed of everything that is drawn.
-    """
+    def __init__(self, feed: Feed, client: Client, renew: Callable[[], dict[str, Any]] | None = None) -> None:
+        self._feed = feed
+        self._client = client
+        self._renew = renew
+        self._lists: dict[int, str | None] = {}  # the latest list of each user
 
-    world: SampleWorld
-    days: int
-    notes: np.ndarray
-    published: list[np.ndarray]
-    log: pa.Table
-    begin: datetime
-    main: np.ndarray
-    visits: list[np.ndarray]
-    seed: int
+    def begin_day(self, day: int, rows: np.ndarray) -> None:
+        """Publish the notes of a day."""
+        self._client.publish_many(notes_at(self._feed, rows, self._feed.time(day, 0)).to_pylist())
 
-    @classmethod
-    def make(cls, *, days: int, visits: int, per_day: int, seed: int) -> "Feed":
-        """Draw a feed."""
-        rng = np.random.default_rng(seed + 1_000)
-        world = sample_world(notes=2_400, users=600, clicks=24_000, bots=0, seed=seed)
-        truth = world.truth
-        pairs = {tuple(sorted((concept, int(other)))) for concept, other in enumerate(truth.complement)}
-        chosen = rng.permutation(sorted(pairs))[: _NEW_CONCEPTS // 2]
-        is_new = np.isin(truth.note_concept, chosen.ravel())
-        late = rng.permutation(np.flatnonzero(is_new))[: per_day * days // 2]
-        others = rng.permutation(np.flatnonzero(~is_new))
-        early, more = np.split(others, [len(others) - (per_day * days - len(late))])
-        published = np.array_split(rng.permutation(np.concatenate([late, more])), days)
-        begin = datetime.now(UTC).replace(microsecond=0) - days * DAY
-        log = world.clicks.filter(pc.is_in(world.clicks["note_id"], pa.array([note_id(i) for i in early])))
-        shift = begin - pc.max(log["timestamp"]).as_py() - timedelta(minutes=1)
-        times = pc.add(log["timestamp"], pa.scalar(shift)).cast(TIME)
-        log = log.set_column(log.column_names.index("timestamp"), log.schema.field("timestamp"), times)
+    def opened(self, visit: Visit, row: int) -> None:
+        """Send a click on a note of no list."""
+        self._client.click([_event(visit, row, "click")])
 
-        users = len(truth.bots)
-        turns = rng.integers(0, 2 * days, users)  # half of the users turn to something new within these days
-        newly = rng.choice(chosen.ravel(), users)
-        old = np.array(
-            [next((i for i in row[::-1] if i not in chosen), row[0]) for row in truth.user_interests]
+    def show(self, visit: Visit) -> list[int]:
+        """Return what is recommended."""
+        found = self._client.recommend(user_id(visit.user), k=K)
+        self._lists[visit.user] = found.request_id
+        return [int(note.note_id[1:]) for note in found.notes]
+
+    def visited(self, visit: Visit, rows: Sequence[int], clicks: Sequence[bool]) -> None:
+        """Send clicks and views."""
+        named = {"request_id": self._lists[visit.user]}
+        self._client.click(
+            [
+                _event(visit, row, "click" if is_click else "view") | named
+                for row, is_click in zip(rows, clicks, strict=True)
+            ]
         )
-        main = np.where(turns[None, :] <= np.arange(days)[:, None], newly[None, :], old[None, :])
-        activity = rng.lognormal(0, 1.0, users)
-        drawn = [rng.choice(users, visits, p=activity / activity.sum()) for _ in range(days)]
-        return cls(world, days, early, published, log, begin, main, drawn, seed)
 
-    def wants(self, day: int, user: int, visit: int) -> set[int]:
-        """Return the concepts that a user wants at a visit."""
-        draw = np.random.default_rng([self.seed, day, user, visit])
-        truth = self.world.truth
-        base = (
-            int(self.main[day, user])
-            if draw.random() < _MAIN
-            else int(draw.choice(truth.user_interests[user]))
-        )
-        return {base, int(truth.complement[base])}
-
-    def clicked(self, day: int, user: int, visit: int, shown: Sequence[int]) -> list[bool]:
-        """Return which of the shown notes the user clicks."""
-        truth, wanted = self.world.truth, self.wants(day, user, visit)
-        clicks = []
-        for place, row in enumerate(shown):
-            same = truth.note_language[row] == truth.user_language[user]
-            chance = _EXAMINED**place * (_WANTED if truth.note_concept[row] in wanted else _UNWANTED) * same
-            clicks.append(bool(np.random.default_rng([self.seed, day, user, visit, row]).random() < chance))
-        return clicks
-
-    def time(self, day: int, part: float) -> datetime:
-        """Return a moment of a day; part is 0 to 1."""
-        return self.begin + (day + part) * DAY
+    def end_day(self) -> dict[str, Any] | None:
+        """Renew the models."""
+        return None if self._renew is None else self._renew()
 
 
-@dataclass
-class Outcome:
-    """What became of one feed.
-
-    Attributes:
-        rates: click-through of each day.
-        waits: for each note published, after how many days it was first shown; None if it never was.
-        renewals: the decision of each renewal.
-        seconds: how long each took.
-    """
-
-    rates: list[float] = field(default_factory=list)
-    waits: list[int | None] = field(default_factory=list)
-    renewals: list[dict[str, Any]] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the outcome as JSON values."""
-        return {"rates": self.rates, "waits": self.waits, "renewals": self.renewals, "seconds": self.seconds}
-
-
-def simulate(feed: Feed, shown_to: Any, after_visit: Any, begin_day: Any, end_day: Any) -> Outcome:
-    """Run the days of a feed.
-
-    Args:
-        feed: the feed.
-        shown_to: returns the rows of the notes shown to a user.
-        after_visit: is told user, rows, clicks and time of a visit.
-        begin_day: is told the rows published on a day.
-        end_day: is called after each day; returns the decision of a renewal, or None.
-    """
-    outcome = Outcome()
-    first: dict[int, int] = {}  # the day on which a note was first shown
-    for day in range(feed.days):
-        begin_day(day, feed.published[day])
-        shown_count = clicks_count = 0
-        for visit, user in enumerate(feed.visits[day].tolist()):
-            rows = shown_to(user)
-            clicks = feed.clicked(day, user, visit, rows)
-            for row in rows:
-                first.setdefault(row, day)
-            shown_count += len(rows)
-            clicks_count += sum(clicks)
-            after_visit(user, rows, clicks, feed.time(day, (visit + 1) / (len(feed.visits[day]) + 1)))
-        outcome.rates.append(clicks_count / max(1, shown_count))
-        start = time.perf_counter()
-        if (decision := end_day(day)) is not None:
-            outcome.renewals.append(decision)
-            outcome.seconds.append(time.perf_counter() - start)
-        print(f"  day {day + 1}: click-through {100 * outcome.rates[-1]:.2f} %", flush=True)
-    for day, rows in enumerate(feed.published):
-        outcome.waits += [first[row] - day if row in first else None for row in rows.tolist()]
-    return outcome
-
-
-def popularity(feed: Feed) -> Outcome:
-    """Show the notes that were clicked most so far, which the user has not seen."""
-    counts: Counter[int] = Counter(int(each[1:]) for each in feed.log["note_id"].to_pylist())
-    seen: dict[int, set[int]] = {}
-    for user, opened in click_histories(feed.log).items():
-        seen[int(user[1:])] = {int(each[1:]) for each in opened}
-
-    def shown_to(user: int) -> list[int]:
-        known = seen.get(user, set())
-        return [row for row, _ in counts.most_common(K + len(known)) if row not in known][:K]
-
-    def after_visit(user: int, rows: Sequence[int], clicks: Sequence[bool], _: datetime) -> None:
-        seen.setdefault(user, set()).update(rows)
-        counts.update(row for row, is_click in zip(rows, clicks, strict=True) if is_click)
-
-    return simulate(feed, shown_to, after_visit, lambda *_: None, lambda _: None)
+def _event(visit: Visit, row: int, event: str) -> dict[str, Any]:
+    return {
+        "user_id": user_id(visit.user),
+        "note_id": note_id(row),
+        "event": event,
+        "time": visit.at.isoformat(),
+    }
 
 
 def build(feed: Feed, folder: Path) -> None:
@@ -247,14 +131,6 @@ def build(feed: Feed, folder: Path) -> None:
     clicks.close()
 
 
-def notes_at(feed: Feed, rows: np.ndarray, published: datetime | None = None) -> pa.Table:
-    """Return notes of the world; those from before the first day have no time of publication."""
-    some = feed.world.notes.take(pa.array(np.sort(rows)))
-    place = NOTES.get_field_index("published_at")
-    times = pa.array([published] * len(rows), TIME)
-    return some.set_column(place, NOTES.field(place), times)
-
-
 def served(
     feed: Feed, folder: Path, *, renews: bool, options: Sequence[str], serve: Sequence[str] = ()
 ) -> Outcome:
@@ -265,40 +141,10 @@ def served(
     command += ["--port", str(port), "--no-keys", *serve]
     server = Server(command, port, folder / "serve.log")
     url = f"http://127.0.0.1:{port}"
+    renew = partial(renewed, folder, places, url, options) if renews else None
     try:
         with Client(url, timeout=120) as client:
-            lists: dict[int, str | None] = {}  # the latest list of each user
-
-            def shown_to(user: int) -> list[int]:
-                try:
-                    found = client.recommend(user_id(user), k=K)
-                except ServiceError:
-                    return []
-                lists[user] = found.request_id
-                return [int(note.note_id[1:]) for note in found.notes]
-
-            def after_visit(user: int, rows: Sequence[int], clicks: Sequence[bool], at: datetime) -> None:
-                client.click(
-                    [
-                        {
-                            "user_id": user_id(user),
-                            "note_id": note_id(row),
-                            "event": "click" if is_click else "view",
-                            "time": at.isoformat(),
-                            "request_id": lists[user],
-                        }
-                        for row, is_click in zip(rows, clicks, strict=True)
-                    ]
-                )
-
-            def begin_day(day: int, rows: np.ndarray) -> None:
-                published = notes_at(feed, rows, feed.time(day, 0)).to_pylist()
-                client.publish_many([{**row, "published_at": row["published_at"]} for row in published])
-
-            def end_day(_: int) -> dict[str, Any] | None:
-                return renewed(folder, places, url, options) if renews else None
-
-            return simulate(feed, shown_to, after_visit, begin_day, end_day)
+            return simulate(feed, Served(feed, client, renew))
     finally:
         server.stop()
 
@@ -365,7 +211,8 @@ def main() -> None:
     parser = arguments("Click-through of a simulated feed with and without daily renewal.")
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--visits", type=int, default=300, help="visits of a day")
-    parser.add_argument("--published", type=int, default=60, help="notes published on a day")
+    parser.add_argument("--notes", type=int, default=6_000, help="notes in all, with those published later")
+    parser.add_argument("--published", type=int, default=300, help="notes published on a day")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "benchmarks" / "loop")
     parser.add_argument("--name", default="loop", help="name of the results")
@@ -374,10 +221,14 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     options = ["--test-days", "0.5", *(each for each in chosen.renew if each != "--")]
 
-    work = chosen.work / f"{code_fingerprint()}-{chosen.days}-{chosen.visits}-{chosen.published}"
+    work = (
+        chosen.work / f"{code_fingerprint()}-{chosen.days}-{chosen.visits}-{chosen.notes}-{chosen.published}"
+    )
     outcomes: dict[str, list[Outcome]] = {}
     for seed in chosen.seeds:
-        feed = Feed.make(days=chosen.days, visits=chosen.visits, per_day=chosen.published, seed=seed)
+        feed = Feed.make(
+            days=chosen.days, visits=chosen.visits, per_day=chosen.published, notes=chosen.notes, seed=seed
+        )
         start = work / f"seed-{seed}" / "start"
         for name, renews, serve in ARMS:
             folder = start.with_name(name.replace(" ", "-"))
@@ -390,7 +241,9 @@ def main() -> None:
                 shutil.rmtree(folder, ignore_errors=True)
                 shutil.copytree(start, folder)
                 if name == "popularity":
-                    outcome = popularity(feed)
+                    outcome = simulate(feed, Popularity(feed))
+                elif name == "knowing the interest":
+                    outcome = simulate(feed, Knowing(feed))
                 else:
                     outcome = served(feed, folder, renews=renews, options=options, serve=serve)
                 write_json(outcome.to_json(), kept)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import ROOT, arguments, table, write_results
-from benchmarks.loop import Feed, build
+from benchmarks.feed import Feed
+from benchmarks.loop import build
 from benchmarks.service import Server, free_port, load, merged, summary
 
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=3, help="pieces before, and after")
     asked = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    feed = Feed.make(days=6, visits=500, per_day=60, seed=0)
+    feed = Feed.make(days=6, visits=500, per_day=60, notes=2_400, seed=0)
     folder = asked.work / "feed"
     shutil.rmtree(folder, ignore_errors=True)
     if asked.start is None:
