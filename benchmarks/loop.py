@@ -48,6 +48,8 @@ from notellm.recall.config import RecallOptions
 from notellm.recommend.candidates import impressions_from_candidates
 from notellm.store.clicks import Click, ClickLog
 
+_TOGETHER = 200  # notes published by one request
+
 #: What is compared: its name, whether models are renewed, and further options of the service.
 ARMS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
     ("knowing the interest", False, ()),
@@ -69,7 +71,9 @@ class Served(Shows):
 
     def begin_day(self, day: int, rows: np.ndarray) -> None:
         """Publish the notes of a day."""
-        self._client.publish_many(notes_at(self._feed, rows, self._feed.time(day, 0)).to_pylist())
+        notes = notes_at(self._feed, rows, self._feed.time(day, 0)).to_pylist()
+        for start in range(0, len(notes), _TOGETHER):
+            self._client.publish_many(notes[start : start + _TOGETHER])
 
     def opened(self, visit: Visit, row: int) -> None:
         """Send a click on a note of no list."""

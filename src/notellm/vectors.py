@@ -1,7 +1,8 @@
 """Vectors of notes: exact search, and conversion between Arrow columns and matrices.
 
 Vectors have unit norm, so the inner product is the cosine. The search is a blocked matrix product followed by
-a partial sort. Among equal cosines the first row wins. For millions of notes use an index instead.
+a sort of the few cosines above a bound. Among equal cosines the first row wins. For millions of notes use an
+index instead.
 """
 
 from pathlib import Path
@@ -12,7 +13,9 @@ import pyarrow as pa
 from notellm.errors import ConfigError, DataError
 from notellm.files import read_parquet
 
-_BLOCK_BYTES = 64 * 2**20  # of cosines held at once
+_BLOCK_BYTES = 128 * 2**20  # of cosines held at once
+_TILE = 8_192  # vectors that are multiplied at once, so that they stay in the processor's cache
+_PIECES = 16  # pieces of a row for each cosine that is asked for; more give a closer bound, and take longer
 
 
 def search(
@@ -48,9 +51,16 @@ def search(
         )
     nearest = np.full((len(queries), k), -1, dtype=np.int64)
     cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    block = max(1, _BLOCK_BYTES // (4 * max(1, len(vectors))))
+    if not len(vectors):
+        return nearest, cosines
+    most = _BLOCK_BYTES // (4 * len(vectors))
+    block = max(1, min(len(queries), most))
+    buffer = np.empty((block, len(vectors)), dtype=np.float32)
     for start in range(0, len(queries), block):
-        scores = queries[start : start + block] @ vectors.T
+        some = queries[start : start + block]
+        scores = buffer[: len(some)]
+        for tile in range(0, len(vectors), _TILE):
+            np.matmul(some, vectors[tile : tile + _TILE].T, out=scores[:, tile : tile + _TILE])
         rows = np.arange(len(scores))
         if exclude is not None:
             excluded = exclude[start : start + block]
@@ -58,19 +68,31 @@ def search(
         if allowed is not None:
             scores[:, ~allowed] = -np.inf
         width = min(k, scores.shape[1])
-        if width < scores.shape[1]:
-            # All rows at or above the k-th best score are sorted, so that ties do not depend on the
-            # partition.
-            bound = -np.partition(-scores, width - 1, axis=1)[:, width - 1]
-        else:
-            bound = np.full(len(scores), -np.inf, dtype=np.float32)
+        bound = _bounds(scores, width)
         for row in rows:
             candidates = np.flatnonzero(scores[row] >= bound[row])
+            if len(candidates) > _PIECES * width:  # the best of a filtered search lie in few pieces
+                kept = scores[row, candidates]
+                candidates = candidates[kept >= np.partition(kept, -width)[-width]]
             best = candidates[np.argsort(-scores[row, candidates], kind="stable")[:width]]
             best = best[scores[row, best] > -np.inf]
             nearest[start + row, : len(best)] = best
             cosines[start + row, : len(best)] = scores[row, best]
     return nearest, cosines
+
+
+def _bounds(scores: np.ndarray, k: int) -> np.ndarray:
+    """Return for each row a bound that at least ``k`` of its scores reach, and few more.
+
+    It is the k-th largest of the maxima of pieces of the row, which are found much faster than the k-th
+    largest score.
+    """
+    length = scores.shape[1] // (_PIECES * k)  # of a piece
+    if length > 1:
+        count = scores.shape[1] // length
+        scores = scores[:, : count * length].reshape(len(scores), count, length).max(axis=2)
+    bounds: np.ndarray = np.partition(scores, -k, axis=1)[:, -k]
+    return bounds
 
 
 def vector_table(ids: pa.Array | pa.ChunkedArray, vectors: np.ndarray) -> pa.Table:

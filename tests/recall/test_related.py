@@ -24,7 +24,7 @@ def whole_numbers(n: int, dim: int, seed: int) -> np.ndarray:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 50), st.integers(0, 10**6), st.booleans())
+@given(st.integers(0, 200), st.integers(1, 4), st.integers(1, 50), st.integers(0, 10**6), st.booleans())
 def test_search_is_a_sort_with_ties_to_the_first(n: int, dim: int, k: int, seed: int, excluded: bool):
     vectors, queries = whole_numbers(n, dim, seed), whole_numbers(7, dim, seed + 1)
     barred = np.random.default_rng(seed).integers(-1, n, 7) if excluded else np.full(7, -1)
@@ -51,6 +51,22 @@ def test_blocks_do_not_matter(monkeypatch):
     blocked = search(vectors, vectors, 5, exclude=np.arange(30))
     np.testing.assert_array_equal(whole[0], blocked[0])
     np.testing.assert_array_equal(whole[1], blocked[1])
+
+
+def test_tiles_do_not_matter_and_a_filter_may_leave_notes_side_by_side(monkeypatch):
+    vectors, queries = whole_numbers(400, 3, 3), whole_numbers(5, 3, 4)
+    allowed = np.zeros(400, dtype=bool)
+    allowed[100:180] = True
+    whole, filtered = search(vectors, queries, 2), search(vectors, queries, 2, allowed=allowed)
+    for query, rows in zip(queries, filtered[0], strict=True):
+        assert rows.tolist() == [100 + row for row in by_sorting(vectors[100:180], query, 2)]
+    monkeypatch.setattr(vectors_module, "_TILE", 7)
+    for one, other in zip(
+        (*whole, *filtered),
+        (*search(vectors, queries, 2), *search(vectors, queries, 2, allowed=allowed)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_related_by_id_never_gives_the_note_itself():
