@@ -9,6 +9,7 @@ import torch
 
 from notellm.backbone.load import LoraOptions, add_lora
 from notellm.data.sample_world import SampleWorld
+from notellm.data.split import Part
 from notellm.pairs.local import mine_pairs
 from notellm.recall.batch import PairCollator
 from notellm.recall.model import NoteLLM
@@ -37,7 +38,7 @@ class StepwiseTraining:
     def __init__(
         self,
         model: NoteLLM,
-        world: SampleWorld,
+        world: SampleWorld | Part,
         folder: Path,
         *,
         lora: bool,

@@ -30,7 +30,7 @@ from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import evaluation_mode, hidden_states, label_logits
 from notellm.backbone.shared import can_share, end_states, read_beginning
 from notellm.backbone.tokenizer import end_texts
-from notellm.backbone.wanted import can_skip, last_layer_at
+from notellm.backbone.wanted import can_skip, last_layer_at, states_at
 from notellm.data.note import Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.lexical.hybrid import DEFAULT_SHARE
@@ -292,13 +292,13 @@ class NoteLLM(WritesTags, PromptedModel):
             for rows, batch in length_batches(rest, self.tokenizer, self.device):
                 for group, width in by_length(batch["attention_mask"]):
                     tokens, mask = (batch[name][group, :width] for name in ("input_ids", "attention_mask"))
-                    if beginning is None:
-                        states = hidden_states(self.backbone, tokens, mask)
-                        states = states[
-                            torch.arange(len(group), device=group.device), batch["position"][group]
-                        ]
-                    else:
+                    ends = torch.arange(len(group), device=group.device), batch["position"][group]
+                    if beginning is not None:
                         states = end_states(self.backbone, beginning, tokens, mask)
+                    elif self._can_skip():
+                        states = states_at(self.backbone, tokens, mask, *ends)
+                    else:
+                        states = hidden_states(self.backbone, tokens, mask)[ends]
                     yield rows[group.cpu().numpy()], states
                 bar.update(len(rows))
 
