@@ -1,5 +1,6 @@
 """A training that goes on from a saved model."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -129,8 +130,19 @@ def test_how_the_first_model_was_made_is_known_after_every_training(first, world
         assert serving.recall_options().template is None
         anew = recall_options(serving, RenewOptions(start="new"))
         assert (anew.warm_start, anew.template, anew.tau) == (None, "compact", 2.0)
+        assert recall_options(serving, RenewOptions()) == anew
     record = read_record(start)
     del record["data"]["start"]["made_with"]
     (start / RECORD).write_text(json_text(record))
     with pytest.raises(ConfigError, match="its record does not say how that one was made"):
         recall_options(serving, RenewOptions(start="new"))
+    assert recall_options(serving, RenewOptions()).warm_start == str(start)
+
+
+def test_a_renewal_goes_on_from_a_pretrained_model(first, tmp_path):
+    shutil.copytree(first, tmp_path / "model")
+    record = read_record(first)
+    record["config"] |= {"backbone": "some/model", "lora": True}
+    (tmp_path / "model" / RECORD).write_text(json_text(record))
+    chosen = recall_options(Models(tmp_path / "model", None), RenewOptions())
+    assert (chosen.warm_start, chosen.backbone) == (str(tmp_path / "model"), "some/model")

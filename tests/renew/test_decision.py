@@ -10,14 +10,13 @@ from notellm.renew.comparison import DECIDING, Figures
 from notellm.renew.decision import decide, stays
 
 
-def figures(before, after, low=None, high=None):
+def figures(before, after, low=None, high=None, kind="recall"):
     """Figures whose difference has a given interval."""
     difference = after - before
     span = Interval(difference, difference if low is None else low, difference if high is None else high)
+    name = DECIDING[kind]
     return Figures(
-        {DECIDING: Interval(before, before, before)},
-        {DECIDING: Interval(after, after, after)},
-        {DECIDING: span},
+        {name: Interval(before, before, before)}, {name: Interval(after, after, after)}, {name: span}
     )
 
 
@@ -38,7 +37,7 @@ def test_a_model_takes_over_unless_it_is_worse_beyond_chance_or_by_more_than_the
     assert decision.takes_over is takes_over
     (reason,) = decision.reasons
     assert reason.endswith(why)
-    assert f"{DECIDING} of recall is {100 * after:.1f} %" in reason
+    assert f"NDCG@100 of recall is {100 * after:.1f} %" in reason
 
 
 def test_where_clicks_are_on_lists_of_the_serving_models_only_the_margin_counts():
@@ -53,11 +52,13 @@ def test_where_clicks_are_on_lists_of_the_serving_models_only_the_margin_counts(
 
 
 def test_one_worse_list_is_enough_and_only_what_is_worse_is_a_reason():
-    both = {"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.1)}
+    both = {"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.1, kind="recommend")}
     decision = decide(both, margin=0.1)
     assert not decision.takes_over
     assert [reason.split(" of ")[1].split()[0] for reason in decision.reasons] == ["recommend"]
-    assert decide({"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.2)}, margin=0).takes_over
+    assert decide(
+        {"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.2, kind="recommend")}, margin=0
+    ).takes_over
 
 
 @given(st.integers(0, 10_000), st.floats(-0.5, 0.5))
@@ -66,9 +67,7 @@ def test_the_rule_is_that_of_the_paired_differences(seed, shift):
     before = rng.random(60)
     after = np.clip(before + shift + rng.normal(0, 0.1, 60), 0, 1)
     values = intervals({"before": before, "after": after, "difference": after - before}, 200, seed)
-    each = Figures(
-        {DECIDING: values["before"]}, {DECIDING: values["after"]}, {DECIDING: values["difference"]}
-    )
+    each = Figures(*({DECIDING["recall"]: values[name]} for name in ("before", "after", "difference")))
     worse = values["difference"].high < 0 or (after - before).mean() < -0.1 * before.mean()
     assert decide({"recall": each}, margin=0.1).takes_over is not worse
 
@@ -76,11 +75,11 @@ def test_the_rule_is_that_of_the_paired_differences(seed, shift):
 def test_the_figures_are_shown_and_kept():
     decision = decide({"recall": figures(0.2, 0.25, 0.01, 0.09)}, margin=0.1)
     assert decision.table().rows == [
-        ["recall", DECIDING, "20.0 [20.0, 20.0]", "25.0 [25.0, 25.0]", "5.0 [1.0, 9.0]"]
+        ["recall", "NDCG@100", "20.0 [20.0, 20.0]", "25.0 [25.0, 25.0]", "5.0 [1.0, 9.0]"]
     ]
     kept = decision.to_json()["figures"]["recall"]
-    assert kept["serving"][DECIDING]["mean"] == 0.2
-    assert kept["difference"][DECIDING]["high"] == 0.09
+    assert kept["serving"]["NDCG@100"]["mean"] == 0.2
+    assert kept["difference"]["NDCG@100"]["high"] == 0.09
 
 
 def test_without_figures_the_serving_models_stay():

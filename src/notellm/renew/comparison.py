@@ -28,8 +28,8 @@ from notellm.recommend.options import RecommendOptions
 from notellm.recommend.recommender import Recommender
 from notellm.renew.models import Models
 
-#: The figure that decides.
-DECIDING = "NDCG@20"
+#: The figure that decides, by kind of list: recall offers a hundred candidates, of which a user sees few.
+DECIDING = {"recall": "NDCG@100", "recommend": "NDCG@20"}
 _DEPTHS = {"recall": (20, 100), "recommend": (20,)}
 _RESAMPLES = 1_000
 _MOST_OPENED = 200  # latest notes of a history that count, as in the service

@@ -62,10 +62,11 @@ def decide(figures: Mapping[str, Figures], *, margin: float, from_lists: bool = 
     """
     worse, fine = [], []
     for kind, each in figures.items():
-        before, after = each.serving[DECIDING].mean, each.renewed[DECIDING].mean
-        difference = each.difference[DECIDING]
+        name = DECIDING[kind]
+        before, after = each.serving[name].mean, each.renewed[name].mean
+        difference = each.difference[name]
         said = (
-            f"{DECIDING} of {kind} is {100 * after:.1f} %, that of the serving model {100 * before:.1f} % "
+            f"{name} of {kind} is {100 * after:.1f} %, that of the serving model {100 * before:.1f} % "
             f"(difference {difference.percent():+.1f})"
         )
         if difference.high < 0 and not from_lists:

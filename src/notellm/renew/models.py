@@ -9,7 +9,7 @@ from notellm.errors import ConfigError, DataError
 from notellm.files import json_text
 from notellm.jobs.recall_model import made_with
 from notellm.rank.config import RankOptions
-from notellm.recall.config import RecallOptions
+from notellm.recall.config import TINY, RecallOptions
 from notellm.record import read_record
 
 
@@ -76,6 +76,14 @@ class Models:
                 "train one with notellm train and compare it with --candidate"
             )
         return found
+
+    def is_tiny(self) -> bool:
+        """Return whether the model has a tiny backbone, and its record says how that one was made.
+
+        Raises:
+            DataError: as :meth:`recall_options`.
+        """
+        return self.recall_options().backbone == TINY and bool(made_with(read_record(self.model)))
 
     def rank_options(self) -> RankOptions:
         """Return the options that the ranker was trained with; those of a new one if there is none.

@@ -15,8 +15,9 @@ class RenewOptions:
     Attributes:
         window_days: days up to now whose clicks count.
         test_days: newest days of the log. Nothing is trained on them; both models are compared on them.
-        start: "warm" goes on from the serving model and keeps its tokenizer; "new" trains from nothing, so
-            that the tiny backbone gets a tokenizer of the present notes.
+        start: "warm" goes on from the serving model and keeps its tokenizer; "new" trains with the options of
+            the first model from where that one started, so that the tiny backbone gets a tokenizer of the
+            present notes; "auto" is "new" for the tiny backbone, and "warm" for a pretrained one.
         min_users: related pairs of fewer users are not trained on.
         max_steps: steps of the training of recall; None passes over the related pairs as often as the
             training of the serving model was told to ("epochs").
@@ -36,7 +37,7 @@ class RenewOptions:
 
     window_days: float = option(90.0, above=0, most=MOST_DAYS)
     test_days: float = option(1.0, above=0)
-    start: Literal["warm", "new"] = option("warm")
+    start: Literal["auto", "warm", "new"] = option("auto")
     min_users: int = option(PairOptions.min_users, least=1)
     max_steps: int | None = option(None, least=1)
     rank_steps: int | None = option(None, least=1)

@@ -1,4 +1,4 @@
-"""Train the models of a renewal on a snapshot: recall, goes on from the serving model; the ranker anew.
+"""Train the models of a renewal on a snapshot: recall anew or from the serving model, the ranker anew.
 
 Each directory is written whole, so one that is there is finished; an unfinished training is continued.
 """
@@ -71,9 +71,13 @@ def train_model(
 
 
 def recall_options(serving: Models, options: RenewOptions) -> RecallOptions:
-    """Return the options by which recall is trained: those of the serving model, from its weights."""
+    """Return the options by which recall is trained: those of the serving model, anew or from its weights.
+
+    Most of what a tiny backbone knows it has from its start on a corpus: it learns hardly anything about
+    words that the corpus did not have.
+    """
     chosen = replace(serving.recall_options(), max_steps=options.max_steps, seed=options.seed)
-    if options.start == "new":
+    if options.start == "new" or (options.start == "auto" and serving.is_tiny()):
         return replace(chosen, warm_start=None, **serving.made_with())
     nothing: dict[str, Any] = dict.fromkeys((*OF_A_NEW_MODEL, "tau"))  # the saved model has its own
     return replace(chosen, warm_start=str(serving.model), **nothing)
