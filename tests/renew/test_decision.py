@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from notellm.evaluate.bootstrap import Interval, intervals
-from notellm.renew.comparison import DECIDING, Figures
+from notellm.renew.comparison import Figures
 from notellm.renew.decision import decide, stays
 
 
-def figures(before, after, low=None, high=None, kind="recall"):
+def figures(before, after, low=None, high=None):
     """Figures whose difference has a given interval."""
     difference = after - before
     span = Interval(difference, difference if low is None else low, difference if high is None else high)
-    name = DECIDING[kind]
+    name = "NDCG@100"
     return Figures(
-        {name: Interval(before, before, before)}, {name: Interval(after, after, after)}, {name: span}
+        {name: Interval(before, before, before)}, {name: Interval(after, after, after)}, {name: span}, name
     )
 
 
@@ -52,13 +52,11 @@ def test_where_clicks_are_on_lists_of_the_serving_models_only_the_margin_counts(
 
 
 def test_one_worse_list_is_enough_and_only_what_is_worse_is_a_reason():
-    both = {"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.1, kind="recommend")}
+    both = {"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.1)}
     decision = decide(both, margin=0.1)
     assert not decision.takes_over
     assert [reason.split(" of ")[1].split()[0] for reason in decision.reasons] == ["recommend"]
-    assert decide(
-        {"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.2, kind="recommend")}, margin=0
-    ).takes_over
+    assert decide({"recall": figures(0.2, 0.3), "recommend": figures(0.2, 0.2)}, margin=0).takes_over
 
 
 @given(st.integers(0, 10_000), st.floats(-0.5, 0.5))
@@ -67,7 +65,10 @@ def test_the_rule_is_that_of_the_paired_differences(seed, shift):
     before = rng.random(60)
     after = np.clip(before + shift + rng.normal(0, 0.1, 60), 0, 1)
     values = intervals({"before": before, "after": after, "difference": after - before}, 200, seed)
-    each = Figures(*({DECIDING["recall"]: values[name]} for name in ("before", "after", "difference")))
+    before_figures, after_figures, differences = (
+        {"NDCG@20": values[name]} for name in ("before", "after", "difference")
+    )
+    each = Figures(before_figures, after_figures, differences)
     worse = values["difference"].high < 0 or (after - before).mean() < -0.1 * before.mean()
     assert decide({"recall": each}, margin=0.1).takes_over is not worse
 

@@ -28,8 +28,8 @@ from notellm.recommend.options import RecommendOptions
 from notellm.recommend.recommender import Recommender
 from notellm.renew.models import Models
 
-#: The figure that decides, by kind of list: recall offers a hundred candidates, of which a user sees few.
-DECIDING = {"recall": "NDCG@100", "recommend": "NDCG@20"}
+#: From so many notes on, all hundred candidates of recall count; of fewer they are too large a share.
+_MANY_NOTES = 1_000
 _DEPTHS = {"recall": (20, 100), "recommend": (20,)}
 _RESAMPLES = 1_000
 _MOST_OPENED = 200  # latest notes of a history that count, as in the service
@@ -60,11 +60,13 @@ class Figures:
         serving: figures of the serving model, by name, as shares.
         renewed: figures of the new one.
         difference: new less serving, paired by user.
+        deciding: name of the figure that decides.
     """
 
     serving: Mapping[str, Interval]
     renewed: Mapping[str, Interval]
     difference: Mapping[str, Interval]
+    deciding: str = "NDCG@20"
 
     def to_json(self) -> dict[str, Any]:
         """Return all figures as numbers."""
@@ -142,6 +144,7 @@ def compare(
         for models in (serving, renewed)
     ]
     before, after = results
+    depths = {"recall": 100 if snapshot.test.notes.num_rows >= _MANY_NOTES else 20, "recommend": 20}
     return {
         kind: Figures(
             before[kind].figures,
@@ -154,6 +157,7 @@ def compare(
                 _RESAMPLES,
                 seed,
             ),
+            f"NDCG@{depths[kind]}",
         )
         for kind in after
         if kind in before

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from notellm.evaluate.tables import Table
-from notellm.renew.comparison import DECIDING, Figures
+from notellm.renew.comparison import Figures
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def decide(figures: Mapping[str, Figures], *, margin: float, from_lists: bool = 
     """
     worse, fine = [], []
     for kind, each in figures.items():
-        name = DECIDING[kind]
+        name = each.deciding
         before, after = each.serving[name].mean, each.renewed[name].mean
         difference = each.difference[name]
         said = (
