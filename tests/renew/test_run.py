@@ -19,6 +19,7 @@ from notellm.errors import DataError, NotFoundError, StorageError
 from notellm.files import json_text, read_json
 from notellm.recall.model import NoteLLM
 from notellm.record import RECORD, read_record
+from notellm.renew import comparison
 from notellm.renew import run as module
 from notellm.renew.comparison import compare
 from notellm.renew.decision import Decision
@@ -84,6 +85,14 @@ def test_a_useless_model_does_not_take_over_and_nothing_changes(served, tmp_path
     assert not served.models.beside(".former").model.exists()
     with pytest.raises(NotFoundError, match="no former model"):
         renewal(served).back()
+
+
+@pytest.mark.parametrize(("many", "deciding"), [(161, "NDCG@20"), (160, "NDCG@100")])
+def test_of_many_notes_all_candidates_of_recall_decide(served, tmp_path, monkeypatch, many, deciding):
+    monkeypatch.setattr(comparison, "_MANY_NOTES", many)
+    decision = renewal(served).renew(QUICK, candidate=candidate(served, tmp_path / "given")).decision
+    assert decision.figures["recall"].deciding == deciding
+    assert deciding in decision.reasons[0]
 
 
 def test_a_model_of_another_size_does_not_take_over(served, tmp_path, notes):

@@ -17,13 +17,14 @@ from typing import Any, cast
 
 import pyarrow as pa
 import torch
-from transformers import PrinterCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer
 
 from notellm.artifacts.replace import check_replaceable, remove_keeping_last
 from notellm.backbone.processes import is_main_process, process_count
 from notellm.backbone.trainer import last_checkpoint
 from notellm.errors import ConfigError, StorageError
 from notellm.files import json_text, read_json, write_json
+from notellm.jobs.training_progress import TrainingProgress
 from notellm.recall.frozen_states import FOLDER
 from notellm.recall.teacher import FOLDER as TEACHER
 from notellm.record import RECORD, describe, make_record
@@ -190,7 +191,10 @@ def training_options(
 
 def train_or_resume(trainer: Trainer) -> None:
     """Train from the newest checkpoint in the trainer's folder, or from the start if there is none."""
-    trainer.remove_callback(PrinterCallback)  # it prints every log where there is no progress bar
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(TrainingProgress())
     checkpoint = last_checkpoint(Path(cast("str", trainer.args.output_dir)))
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
