@@ -49,7 +49,7 @@ from notellm.recall.prompt import EMB_TOKEN
 from notellm.vectors import search, vector_table
 
 PAIRS, DIM, NEAREST = 128, 128, 100
-MODELS = ("tiny", "Llama of 30 M")
+MODELS = ("tiny", "llama-30m")
 
 
 class Stage(NamedTuple):
@@ -128,10 +128,10 @@ def in_turn(
     return seconds, results
 
 
-def training(rounds: int) -> Iterator[Stage]:
+def training(rounds: int, models: Sequence[str]) -> Iterator[Stage]:
     """A training step."""
     data = load("MicroLens")
-    for name in MODELS:
+    for name in models:
         with TemporaryDirectory() as folder:
             both = {
                 kind.__name__: stepwise(name, data, kind, Path(folder), steps=rounds + 1)
@@ -183,10 +183,10 @@ def _resident() -> float:
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-def embedding(rounds: int, count: int) -> Iterator[Stage]:
+def embedding(rounds: int, models: Sequence[str], count: int) -> Iterator[Stage]:
     """Embedding real notes."""
     data, notes = load("MicroLens"), make_notes(count)
-    for name in MODELS:
+    for name in models:
         model = make_model(name, data)
         with TemporaryDirectory() as folder:
             model.save_pretrained(f"{folder}/model")
@@ -305,6 +305,7 @@ def main() -> None:
     parser = arguments("Stages beside the plain way to do the same.")
     names = ("training", "embedding", "search", "start")
     parser.add_argument("--stages", nargs="+", choices=names, default=list(names))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--notes", type=int, default=20_000, help="notes that are embedded")
     parser.add_argument("--vectors", type=int, default=200_000)
@@ -317,8 +318,8 @@ def main() -> None:
         print_peak(*chosen.peak)
         return
     make: dict[str, Callable[[], Iterator[Stage]]] = {
-        "training": lambda: training(chosen.rounds),
-        "embedding": lambda: embedding(chosen.rounds, chosen.notes),
+        "training": lambda: training(chosen.rounds, chosen.models),
+        "embedding": lambda: embedding(chosen.rounds, chosen.models, chosen.notes),
         "search": lambda: exact(chosen.rounds, chosen.vectors, chosen.queries),
         "start": lambda: start(chosen.rounds),
     }

@@ -27,6 +27,8 @@ from notellm.rank.blend import Blend
 from notellm.rank.config import RankOptions
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
+from notellm.recommend import popular
+from notellm.store.clicks import Click
 from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
 from notellm.store.index.hnsw import HnswIndex
@@ -808,6 +810,22 @@ def test_a_note_removed_while_it_is_recommended_is_passed_over(opened, monkeypat
     assert len(found.note_ids) == 5
     assert gone not in found.note_ids
     assert engine.recommend("nobody").basis.startswith("popular notes")
+
+
+def test_a_new_user_gets_what_others_open_now(opened, monkeypatch):
+    monkeypatch.setattr(popular, "_KEPT_FOR", 0.0)
+    engine = opened()
+    before = engine.recommend("nobody", k=3, rerank=False)
+    last = engine.recommend("nobody", k=500, recall_k=500, rerank=False).note_ids[-1]
+    most = int(before.scores.max()) + 1
+    (answer,) = engine.click([[Click(f"new {i}", last) for i in range(most)]])
+    assert not isinstance(answer, NotellmError)
+    assert engine.recommend("nobody", k=3, rerank=False).note_ids[0] == last
+    engine.reload()
+    assert engine.recommend("nobody", k=3, rerank=False).note_ids[0] == last
+    for i in range(most):
+        engine.forget_user(f"new {i}")
+    assert engine.recommend("nobody", k=3, rerank=False).note_ids == before.note_ids
 
 
 def test_find_by_a_part_of_the_title_newest_first(plain):

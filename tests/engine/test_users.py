@@ -1,9 +1,12 @@
 """What the latest clicks of a user say about history and seen notes, whatever the order they came in."""
 
 import itertools
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from notellm.engine import users
 from notellm.engine.users import LiveUsers
@@ -107,3 +110,33 @@ def test_read_from_the_log_is_as_if_they_had_come_one_by_one(tmp_path, monkeypat
         assert read.known(user) == live.known(user)
     assert len(read.known("u1").history) == min(most, 7)
     assert read.known("u1").history[-1] == "n6"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["u1", "u2", "u3"]),
+            st.sampled_from(["n1", "n2", "n3"]),
+            st.sampled_from(["view", "click", "like", "dislike", "forget"]),
+        ),
+        max_size=30,
+    )
+)
+def test_a_note_counts_once_for_each_user_in_whose_history_it_is(said):
+    live = LiveUsers()
+    for place, (user, note_id, event) in enumerate(said):
+        if event == "forget":
+            live.forget(user)
+        else:
+            live.add([Click(user, note_id, event, START + timedelta(minutes=place), str(place))])
+    wanted = Counter(note_id for user in live for note_id in live.known(user).history)
+    assert live.opened == wanted
+    assert all(live.opened.values())
+
+
+def test_clicks_that_are_no_longer_held_do_not_count(monkeypatch):
+    monkeypatch.setattr(users, "MOST", 2)
+    live = LiveUsers()
+    live.add(clicks_of(("n1", "click"), ("n2", "click"), ("n1", "view"), ("n3", "like")))
+    assert live.opened == {"n3": 1}

@@ -183,12 +183,14 @@ class State:
         unheard: ids written since the tagger learnt from the store, oldest first (``tagging.py``).
     """
 
-    def __init__(self, live: Live, paths: Paths, clicks: ClickLog, shown: ShownLists) -> None:
+    def __init__(
+        self, live: Live, paths: Paths, clicks: ClickLog, users: LiveUsers, shown: ShownLists
+    ) -> None:
         self.live = live
         self.paths = paths
         self.clicks = clicks
         self.shown = shown
-        self.users = LiveUsers.from_log(clicks)
+        self.users = users
         self.active = ActiveUsers(self.users.latest())
         self.latest_recall = LatestRecall(self._was_offered)
         self.renewals = Renewals(paths.model)
@@ -230,6 +232,7 @@ def recommender_of(
     notes: Mapping[str, StoredNote],
     newest: Newest,
     exposure: Callable[[str], int],
+    users: LiveUsers,
     fingerprint: str,
     paths: Paths,
 ) -> Recommender | None:
@@ -241,6 +244,7 @@ def recommender_of(
         notes: all notes by id.
         newest: their times of publication.
         exposure: returns how often a note was shown of late.
+        users: what users opened, by the log.
         fingerprint: of the model.
         paths: names of the parts, and the share of places that explore.
     """
@@ -257,4 +261,5 @@ def recommender_of(
         made_by=fingerprint,
         names=paths.names,
         fresh=FreshNotes(fresh, exposure, paths.explore),
+        opened=lambda: users.opened,
     )

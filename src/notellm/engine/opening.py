@@ -13,6 +13,7 @@ from notellm.engine.newest import Newest
 from notellm.engine.tagging import prepare_tagger
 from notellm.engine.tracing import ShownLists
 from notellm.engine.unseen import Unseen
+from notellm.engine.users import LiveUsers
 from notellm.lexical.index import LexicalIndex
 from notellm.store.clicks import ClickLog
 from notellm.store.notes import NoteStore
@@ -58,8 +59,11 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         shown = ShownLog.open(paths.store, sync=paths.sync, max_age=age)
         with _garbage_collection_off():
             click_through = ClickThrough.from_logs(shown, clicks)
+            users = LiveUsers.from_log(clicks)
         timer.end("clicks")
-        recommender = recommender_of(ranker, index, notes, newest, click_through.exposure, fingerprint, paths)
+        recommender = recommender_of(
+            ranker, index, notes, newest, click_through.exposure, users, fingerprint, paths
+        )
         lexical = LexicalIndex()
         keep_texts(lexical, notes.values())
         timer.end("words")
@@ -82,7 +86,7 @@ def open_state(paths: Paths, *, progress: bool = False) -> tuple[State, Mapping[
         home.drop_others()
         prepare_tagger(model, notes, progress=progress)
         timer.end("tags")
-        state = State(live, paths, clicks, ShownLists(shown, click_through))
+        state = State(live, paths, clicks, users, ShownLists(shown, click_through))
         timer.end("clicks")
     except BaseException:
         store.close()

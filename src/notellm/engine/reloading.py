@@ -93,7 +93,9 @@ def _exchange(
         notes = dict(old.notes)
         replace_notes(notes, late_notes, missing)
         exposure = state.shown.click_through.exposure
-        recommender = recommender_of(ranker, index, notes, old.newest, exposure, home.fingerprint, paths)
+        recommender = recommender_of(
+            ranker, index, notes, old.newest, exposure, state.users, home.fingerprint, paths
+        )
         store = old.store
         # The new table comes last, when nothing else can fail: if it were left behind, it would miss writes.
         if is_other_model:

@@ -6,7 +6,7 @@ viewed, clicked, liked or disliked have been seen, and are not recommended.
 """
 
 from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -41,9 +41,14 @@ class Known:
 
 
 class LiveUsers:
-    """The latest clicks of all users. One thread changes them, any thread may read them."""
+    """The latest clicks of all users. One thread changes them, any thread may read them.
+
+    Attributes:
+        opened: how many of these users opened each note, and did not dislike it last.
+    """
 
     def __init__(self) -> None:
+        self.opened: Counter[str] = Counter()
         self._entries: dict[str, list[_Entry]] = {}
 
     @classmethod
@@ -61,7 +66,7 @@ class LiveUsers:
         times = rows["timestamp"].cast(pa.int64()).to_pylist()
         entries = zip(times, rows["note_id"].to_pylist(), rows["event"].to_pylist(), strict=True)
         for user_id, group in groupby(zip(rows["user_id"].to_pylist(), entries, strict=True), _first):
-            users._entries[user_id] = [entry for _, entry in deque(group, MOST)]
+            users._replace(user_id, [entry for _, entry in deque(group, MOST)])
         return users
 
     def __len__(self) -> int:
@@ -80,11 +85,24 @@ class LiveUsers:
             entry = time, click.note_id, click.event
             entries = list(self._entries.get(click.user_id, ()))  # readers keep the former list
             insort(entries, entry)
-            self._entries[click.user_id] = entries[-MOST:]
+            self._replace(click.user_id, entries[-MOST:])
 
     def forget(self, user_id: str) -> None:
         """Forget a user."""
-        self._entries.pop(user_id, None)
+        self._replace(user_id, [])
+
+    def _replace(self, user_id: str, entries: list[_Entry]) -> None:
+        """Replace what is known of a user; readers may keep the former list."""
+        before, after = _opened(self._entries.get(user_id, ())), _opened(entries)
+        self.opened.update(after - before)
+        for note_id in before - after:
+            self.opened[note_id] -= 1
+            if not self.opened[note_id]:
+                del self.opened[note_id]
+        if entries:
+            self._entries[user_id] = entries
+        else:
+            self._entries.pop(user_id, None)
 
     def latest(self) -> Iterator[tuple[str, datetime]]:
         """Yield each user and the time of the latest click."""
@@ -103,12 +121,22 @@ class LiveUsers:
         if until is not None:
             end = _time_of(until)
             entries = [entry for entry in entries if entry[0] < end]
-        last_said = {note_id: event for _, note_id, event in entries if event in ("like", "dislike")}
-        disliked = {note_id for note_id, event in last_said.items() if event == "dislike"}
+        disliked = _disliked(entries)
         opened = [*before, *(note_id for _, note_id, event in entries if event in _OPENED)]
         latest = list(dict.fromkeys(reversed(opened)))[::-1]
         seen = frozenset([*before, *(note_id for _, note_id, _ in entries)])
         return Known([note_id for note_id in latest if note_id not in disliked], seen)
+
+
+def _disliked(entries: Sequence[_Entry]) -> set[str]:
+    """Return the notes of which the last word is a dislike."""
+    last_said = {note_id: event for _, note_id, event in entries if event in ("like", "dislike")}
+    return {note_id for note_id, event in last_said.items() if event == "dislike"}
+
+
+def _opened(entries: Sequence[_Entry]) -> set[str]:
+    """Return the notes that were opened and not disliked."""
+    return {note_id for _, note_id, event in entries if event in _OPENED} - _disliked(entries)
 
 
 def _time_of(time: datetime) -> int:

@@ -5,12 +5,11 @@
     recommended = candidates by P(enjoy), or by the ranker's blend of P(enjoy) and similarity
 
 Recall searches an index of NoteLLM vectors, so a new note can be recommended as soon as it is in the index. A
-user without a history gets popular notes, those that most users liked, and on every third place a fresh one
-where the recommender knows which notes are fresh: the newest first. ``fresh.py`` says more of fresh notes.
+user without a history gets popular notes, and on every third place a fresh one where the recommender knows
+which notes are fresh: the newest first. ``popular.py`` and ``fresh.py`` say more of these.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -27,13 +26,14 @@ from notellm.recommend.candidates import vectors_among
 from notellm.recommend.fresh import EVERY, MOST, FreshNotes, nearest, with_fresh
 from notellm.recommend.near import near_any
 from notellm.recommend.options import RecommendOptions
+from notellm.recommend.popular import PopularNotes, nothing_opened
 from notellm.store.index.base import Index
 from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
 from notellm.store.rows import StoredNote, rows_of
 from notellm.vectors import read_vectors
 
-#: Where a recommended note comes from: near an opened note, liked by most, or published lately.
+#: Where a recommended note comes from: near an opened note, opened by most, or published lately.
 Source = Literal["recall", "popular", "fresh"]
 
 
@@ -45,7 +45,7 @@ class Recommendations:
         note_ids: the notes.
         scores: float32 (n,). With ranking P(enjoy), or the score of the ranker's blend, of which only
             differences have a meaning. Without ranking the similarity to the opened note, or for popular
-            notes the number of users who liked them.
+            notes the number of users who opened them.
         reasons: the opened note that led to each recommended note, or that an explored one is nearest to;
             None for notes that depend on no history.
         sources: where each note comes from: "recall", "popular" or "fresh".
@@ -70,6 +70,7 @@ class Recommender:
         made_by: fingerprint of the model that made the vectors of the index; None if unknown.
         names: what messages call the ranker and the vectors, such as their paths.
         fresh: which notes are fresh; None if that is not known.
+        opened: returns how many users opened each note since, or in all, by a log beside the ranker.
 
     Attributes:
         doubts: what may be wrong with these parts, in sentences; usually empty.
@@ -86,14 +87,14 @@ class Recommender:
         made_by: str | None = None,
         names: tuple[str, str] = ("the ranker", "these vectors"),
         fresh: FreshNotes | None = None,
+        opened: Callable[[], Mapping[str, int]] = nothing_opened,
     ) -> None:
         self.index = index
         self.ranker = ranker
         self._fresh = fresh
         doubt = blend_doubt(ranker, made_by, names)
         self.doubts = [] if doubt is None else [doubt]
-        self._likes = Counter(note_id for history in ranker.histories.values() for note_id in history)
-        self._popular = [note_id for note_id, _ in self._likes.most_common()]
+        self._popular = PopularNotes(ranker.histories.values(), opened)
 
     @classmethod
     def from_vectors(
@@ -211,7 +212,7 @@ class Recommender:
             fresh = self._fresh_notes(seen, chosen.k // EVERY, where)
             popular = self._popular_notes({*seen, *fresh}, chosen.recall_k, where)
             candidates = [*popular, *fresh]
-            scores = np.array([self._likes[note_id] for note_id in candidates], dtype=np.float32)
+            scores = np.array([self._popular.count(note_id) for note_id in candidates], dtype=np.float32)
             reasons = [None] * len(candidates)
             origin = "popular and fresh notes" if fresh else "popular notes"
         if not candidates:
@@ -261,11 +262,13 @@ class Recommender:
         return [note_id for note_id, held in zip(latest, present, strict=True) if held][:last]
 
     def _popular_notes(self, seen: Collection[str], limit: int, where: Filter | None) -> list[str]:
-        """Return the visible notes that most users liked; of equally liked ones the first in the log first.
+        """Return the visible notes that most users opened.
 
-        If fewer notes are liked than asked for, other notes follow in the order of the index.
+        If fewer notes were opened than asked for, other notes follow in the order of the index.
         """
-        popular = self._visible((note_id for note_id in self._popular if note_id not in seen), limit, where)
+        popular = self._visible(
+            (note_id for note_id in self._popular.order() if note_id not in seen), limit, where
+        )
         if len(popular) >= limit:
             return popular
         ((others,), _) = self.index.search(
