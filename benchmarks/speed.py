@@ -17,7 +17,6 @@ the process had before.
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -173,14 +172,16 @@ def print_peak(name: str, kind: str) -> None:
     with TemporaryDirectory() as folder:
         kinds = {"NoteLLM": NoteLLM, "PlainNoteLLM": PlainNoteLLM}
         each = stepwise(name, data, kinds[kind], Path(folder), steps=1)
-        before = _resident()
+        before = _memory("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
         each.step()
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before)
+        print(_memory("VmHWM") - before)
 
 
-def _resident() -> float:
+def _memory(name: str) -> float:
+    """Return a figure of this process in MiB; getrusage would count a parent's peak."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
 
 
 def embedding(rounds: int, models: Sequence[str], count: int) -> Iterator[Stage]:
