@@ -42,6 +42,8 @@ from benchmarks.stepwise import StepwiseTraining
 from benchmarks.training import load
 from notellm.backbone.tiny import train_tokenizer
 from notellm.data.split import Part
+from notellm.experiment.memory import peak_mib, reset_peak
+from notellm.options import filled
 from notellm.recall.config import NoteLLMConfig
 from notellm.recall.model import NoteLLM, NoteLLMOutput
 from notellm.recall.prompt import EMB_TOKEN
@@ -172,16 +174,11 @@ def print_peak(name: str, kind: str) -> None:
     with TemporaryDirectory() as folder:
         kinds = {"NoteLLM": NoteLLM, "PlainNoteLLM": PlainNoteLLM}
         each = stepwise(name, data, kinds[kind], Path(folder), steps=1)
-        before = _memory("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
+        if not reset_peak():  # getrusage would count the peak of the parent
+            sys.exit("the peak of memory is read from /proc, which this system does not have")
+        before = filled(peak_mib())
         each.step()
-        print(_memory("VmHWM") - before)
-
-
-def _memory(name: str) -> float:
-    """Return a figure of this process in MiB; getrusage would count a parent's peak."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(name)).split()[1]) / 1024
+        print(filled(peak_mib()) - before)
 
 
 def embedding(rounds: int, models: Sequence[str], count: int) -> Iterator[Stage]:
