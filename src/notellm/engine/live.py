@@ -261,5 +261,5 @@ def recommender_of(
         made_by=fingerprint,
         names=paths.names,
         fresh=FreshNotes(fresh, exposure, paths.explore),
-        opened=lambda: users.opened,
+        opened=users.opened,
     )

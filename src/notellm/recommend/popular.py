@@ -13,29 +13,24 @@ from time import monotonic
 _KEPT_FOR = 60.0
 
 
-def nothing_opened() -> Mapping[str, int]:
-    """Return no counts: there is no log."""
-    return {}
-
-
 class PopularNotes:
     """Notes in the order of the number of users who opened them. Threads may share it.
 
     Args:
         histories: the notes that each user opened, as the ranker remembers them.
-        opened: returns how many users opened each note in the log.
+        opened: how many users opened each note in the log, which may grow; None if there is no log.
         clock: returns seconds.
     """
 
     def __init__(
         self,
         histories: Iterable[Sequence[str]],
-        opened: Callable[[], Mapping[str, int]] = nothing_opened,
+        opened: Mapping[str, int] | None = None,
         *,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._remembered = Counter(note_id for history in histories for note_id in history)
-        self._opened = opened
+        self._opened = {} if opened is None else opened
         self._clock = clock
         self._order: list[str] = []
         self._made_at = -_KEPT_FOR
@@ -47,11 +42,11 @@ class PopularNotes:
         """
         now = self._clock()
         if now - self._made_at >= _KEPT_FOR:
-            counts = self._remembered + Counter(self._opened())
+            counts = self._remembered + Counter(self._opened)
             self._order = [note_id for note_id, _ in counts.most_common()]
             self._made_at = now
         return self._order
 
     def count(self, note_id: str) -> int:
         """Return how often a note counts now."""
-        return self._remembered[note_id] + self._opened().get(note_id, 0)
+        return self._remembered[note_id] + self._opened.get(note_id, 0)

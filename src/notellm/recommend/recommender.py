@@ -9,7 +9,7 @@ user without a history gets popular notes, and on every third place a fresh one 
 which notes are fresh: the newest first. ``popular.py`` and ``fresh.py`` say more of these.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from notellm.recommend.candidates import vectors_among
 from notellm.recommend.fresh import EVERY, MOST, FreshNotes, nearest, with_fresh
 from notellm.recommend.near import near_any
 from notellm.recommend.options import RecommendOptions
-from notellm.recommend.popular import PopularNotes, nothing_opened
+from notellm.recommend.popular import PopularNotes
 from notellm.store.index.base import Index
 from notellm.store.index.exact import ExactIndex
 from notellm.store.index.filters import Filter
@@ -70,7 +70,8 @@ class Recommender:
         made_by: fingerprint of the model that made the vectors of the index; None if unknown.
         names: what messages call the ranker and the vectors, such as their paths.
         fresh: which notes are fresh; None if that is not known.
-        opened: returns how many users opened each note since, or in all, by a log beside the ranker.
+        opened: how many users opened each note by a log beside the ranker, which may grow; None if there is
+            no log.
 
     Attributes:
         doubts: what may be wrong with these parts, in sentences; usually empty.
@@ -87,7 +88,7 @@ class Recommender:
         made_by: str | None = None,
         names: tuple[str, str] = ("the ranker", "these vectors"),
         fresh: FreshNotes | None = None,
-        opened: Callable[[], Mapping[str, int]] = nothing_opened,
+        opened: Mapping[str, int] | None = None,
     ) -> None:
         self.index = index
         self.ranker = ranker
