@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -224,8 +224,8 @@ class Knowing(Shows):
         return sorted(visit.unseen, key=lambda row: not self._feed.fits(row, visit.user, wanted))[:K]
 
 
-def simulate(feed: Feed, shows: Shows) -> Outcome:
-    """Run the days of a feed."""
+def simulate(feed: Feed, shows: Shows, after_day: Callable[[Outcome], None] = lambda _: None) -> Outcome:
+    """Run the days of a feed; ``after_day`` is called with what became of it so far, without waits."""
     outcome = Outcome()
     first: dict[int, int] = {}  # the day on which a note was first shown
     there: list[int] = feed.notes.tolist()
@@ -257,6 +257,7 @@ def simulate(feed: Feed, shows: Shows) -> Outcome:
             outcome.renewals.append(decision)
             outcome.seconds.append(time.perf_counter() - start)
         print(f"  day {day + 1}: click-through {100 * outcome.rates[-1]:.2f} %", flush=True)
+        after_day(outcome)
     for day, published in enumerate(feed.published):
         outcome.waits += [first[row] - day if row in first else None for row in published.tolist()]
     return outcome

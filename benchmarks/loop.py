@@ -24,7 +24,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,8 @@ ARMS: tuple[tuple[str, bool, tuple[str, ...]], ...] = (
     ("knowing the interest", False, ()),
     ("popularity", False, ()),
     ("no renewal", False, ()),
-    ("daily renewal", True, ()),
     ("exploring", False, ("--explore", "0.1")),
+    ("daily renewal", True, ()),
 )
 
 
@@ -136,7 +136,13 @@ def build(feed: Feed, folder: Path) -> None:
 
 
 def served(
-    feed: Feed, folder: Path, *, renews: bool, options: Sequence[str], serve: Sequence[str] = ()
+    feed: Feed,
+    folder: Path,
+    *,
+    renews: bool,
+    options: Sequence[str],
+    serve: Sequence[str],
+    after_day: Callable[[Outcome], None],
 ) -> Outcome:
     """Run the days with a real service, and renew its models after each day if asked for."""
     port = free_port()
@@ -148,7 +154,7 @@ def served(
     renew = partial(renewed, folder, places, url, options) if renews else None
     try:
         with Client(url, timeout=120) as client:
-            return simulate(feed, Served(feed, client, renew))
+            return simulate(feed, Served(feed, client, renew), after_day)
     finally:
         server.stop()
 
@@ -178,37 +184,86 @@ def renewed(folder: Path, places: Sequence[str], url: str, options: Sequence[str
     return decision
 
 
-def told(outcome: Outcome) -> str:
-    """Return what became of the renewals, in words."""
-    count = sum(decision["takes_over"] for decision in outcome.renewals)
-    return f"{count} of {len(outcome.renewals)}"
-
-
-def summary(outcomes: Mapping[str, Sequence[Outcome]]) -> list[str]:
-    """Return the table of click-through by day, and what became of new notes."""
-    days = len(next(iter(outcomes.values()))[0].rates)
+def report(seeds: Mapping[str, Mapping[str, Outcome]], options: Sequence[str]) -> Iterator[str]:
+    """Return the tables: click-through by day, its gain from renewing, new notes, renewals."""
+    names = [name for name, *_ in ARMS if any(name in each for each in seeds.values())]
+    outcomes = {name: [each[name] for each in seeds.values() if name in each] for name in names}
+    days = max(len(each.rates) for arm in outcomes.values() for each in arm)
     rows = []
-    for name, each in outcomes.items():
-        by_day = np.array([outcome.rates for outcome in each])
-        seeds = by_day.mean(axis=1)
-        spread = statistics.stdev(seeds) if len(seeds) > 1 else 0.0
-        rows.append(
-            [
-                name,
-                *(f"{100 * rate:.1f}" for rate in by_day.mean(axis=0)),
-                f"{100 * seeds.mean():.2f} ± {100 * spread:.2f}",
+    for name, arm in outcomes.items():
+        by_day = [[each.rates[day] for each in arm if len(each.rates) > day] for day in range(days)]
+        everything = [rate for each in arm for rate in each.rates]
+        cells = [f"{100 * statistics.mean(rates):.1f}" if rates else "" for rates in by_day]
+        rows.append([name, *cells, f"{100 * statistics.mean(everything):.2f}", f"{len(everything)}"])
+    yield table(["click-through, %", *(f"day {day + 1}" for day in range(days)), "mean", "days"], rows)
+    yield from _gains(seeds)
+    rows = []
+    for name, arm in outcomes.items():
+        if waits := [
+            wait for each in arm for wait in each.waits
+        ]:  # those of an unfinished feed are not known
+            shares = [
+                sum(wait is not None and wait <= limit for wait in waits) / len(waits) for limit in (0, 1, 3)
             ]
+            rows.append([name, *(f"{100 * share:.0f} %" for share in shares)])
+    yield table(["new notes shown", "on their first day", "within 2 days", "within 4 days"], rows)
+    renewed_arms = {seed: each["daily renewal"] for seed, each in seeds.items() if "daily renewal" in each}
+    if any(each.seconds for each in renewed_arms.values()):
+        took = ", ".join(
+            f"{sum(decision['takes_over'] for decision in each.renewals)} of {len(each.renewals)}"
+            for each in renewed_arms.values()
         )
-    body = [table(["click-through, %", *(f"day {day + 1}" for day in range(days)), "all days"], rows)]
-    rows = []
-    for name, each in outcomes.items():
-        waits = [wait for outcome in each for wait in outcome.waits]
-        within = [
-            sum(wait is not None and wait <= limit for wait in waits) / len(waits) for limit in (0, 1, 3)
-        ]
-        rows.append([name, *(f"{100 * share:.0f} %" for share in within)])
-    body.append(table(["new notes shown", "on their first day", "within 2 days", "within 4 days"], rows))
-    return body
+        seconds = statistics.median(second for each in renewed_arms.values() for second in each.seconds)
+        yield (
+            f"Renewals that took over, by seed: {took}. A renewal took {seconds:.0f} s (median). "
+            f"Options: {' '.join(options)}."
+        )
+
+
+def _gains(seeds: Mapping[str, Mapping[str, Outcome]]) -> Iterator[str]:
+    """Return the gain of renewing on the days that both feeds have, by seed."""
+    rows, every = [], []
+    for seed, each in seeds.items():
+        if "daily renewal" in each and "no renewal" in each:
+            gains = [
+                100 * (new - old)
+                for new, old in zip(each["daily renewal"].rates, each["no renewal"].rates, strict=False)
+            ]
+            every += gains[1:]  # no renewal came before the first day
+            rows.append([seed, " ".join(f"{gain:+.1f}" for gain in gains)])
+    if len(every) > 1:
+        yield table(["seed", "gain of daily renewal over none by day, points"], rows)
+        error = statistics.stdev(every) / len(every) ** 0.5
+        yield (
+            f"Mean of {len(every)} days after the first renewal: {statistics.mean(every):+.2f} points, "
+            f"standard error {error:.2f}."
+        )
+
+
+def run_seed(feed: Feed, work: Path, options: Sequence[str], record: Callable[[str, Outcome], None]) -> None:
+    """Run every feed of a seed that is not finished; ``record`` is called after each day and each feed."""
+    start = work / f"seed-{feed.seed}" / "start"
+    for name, renews, serve in ARMS:
+        folder = start.with_name(name.replace(" ", "-"))
+        kept = folder / "outcome.json"
+        if not kept.is_file():
+            print(f"seed {feed.seed}, {name}", flush=True)
+            if not (start / "store").is_dir():
+                shutil.rmtree(start, ignore_errors=True)
+                build(feed, start)
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(start, folder)
+            after_day = partial(record, name)
+            if name == "popularity":
+                outcome = simulate(feed, Popularity(feed), after_day)
+            elif name == "knowing the interest":
+                outcome = simulate(feed, Knowing(feed), after_day)
+            else:
+                outcome = served(
+                    feed, folder, renews=renews, options=options, serve=serve, after_day=after_day
+                )
+            write_json(outcome.to_json(), kept)
+        record(name, Outcome(**read_json(kept)))
 
 
 def main() -> None:
@@ -225,46 +280,36 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     options = ["--test-days", "0.5", *(each for each in chosen.renew if each != "--")]
 
-    work = (
-        chosen.work / f"{code_fingerprint()}-{chosen.days}-{chosen.visits}-{chosen.notes}-{chosen.published}"
-    )
-    outcomes: dict[str, list[Outcome]] = {}
+    sizes = {name: getattr(chosen, name) for name in ("days", "visits", "notes", "published")}
+    settings = {**sizes, "options": options}
+    work = chosen.work / "-".join([code_fingerprint(), *(str(size) for size in sizes.values())])
+    seeds: dict[str, dict[str, Any]] = {}  # by seed: its code, and the outcome of each feed
+    results = chosen.results / f"{chosen.name}.json"
+    if results.is_file() and (former := read_json(results)).get("settings") == settings:
+        seeds = former["seeds"]  # seeds of an earlier run stay
+
+    def record(seed: int, arm: str, outcome: Outcome) -> None:
+        """Write the results with what became of a feed so far."""
+        one = seeds.setdefault(str(seed), {"code": code_fingerprint(), "feeds": {}})
+        one["feeds"][arm] = outcome.to_json()
+        known = {
+            name: {arm: Outcome(**each) for arm, each in one["feeds"].items()} for name, one in seeds.items()
+        }
+        write_results(
+            chosen.results,
+            "loop",
+            "The closed loop on a simulated feed",
+            report(known, options),
+            {"settings": settings, "seeds": seeds},
+            name=chosen.name,
+        )
+
     for seed in chosen.seeds:
+        seeds.pop(str(seed), None)
         feed = Feed.make(
             days=chosen.days, visits=chosen.visits, per_day=chosen.published, notes=chosen.notes, seed=seed
         )
-        start = work / f"seed-{seed}" / "start"
-        for name, renews, serve in ARMS:
-            folder = start.with_name(name.replace(" ", "-"))
-            kept = folder / "outcome.json"
-            if not kept.is_file():
-                print(f"seed {seed}, {name}", flush=True)
-                if not (start / "store").is_dir():
-                    shutil.rmtree(start, ignore_errors=True)
-                    build(feed, start)
-                shutil.rmtree(folder, ignore_errors=True)
-                shutil.copytree(start, folder)
-                if name == "popularity":
-                    outcome = simulate(feed, Popularity(feed))
-                elif name == "knowing the interest":
-                    outcome = simulate(feed, Knowing(feed))
-                else:
-                    outcome = served(feed, folder, renews=renews, options=options, serve=serve)
-                write_json(outcome.to_json(), kept)
-            outcomes.setdefault(name, []).append(Outcome(**read_json(kept)))
-    seconds = [each for outcome in outcomes["daily renewal"] for each in outcome.seconds]
-    took = ", ".join(told(outcome) for outcome in outcomes["daily renewal"])
-    body = [
-        *summary(outcomes),
-        (
-            f"Renewals that took over, by seed: {took}. A renewal took {statistics.median(seconds):.0f} s "
-            f"(median). Options: {' '.join(options)}."
-        ),
-    ]
-    values = {name: [outcome.to_json() for outcome in each] for name, each in outcomes.items()}
-    write_results(
-        chosen.results, "loop", "The closed loop on a simulated feed", body, values, name=chosen.name
-    )
+        run_seed(feed, work, options, partial(record, seed))
 
 
 if __name__ == "__main__":
