@@ -11,10 +11,10 @@ LOWEST_PYTHON ?= python3.11
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lowest real check format lint types bench clean
+.PHONY: help venv demo test lowest real check format lint types bench bench-quick clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(INSTALLED) ## install notellm and the development tools into .venv
 
@@ -77,6 +77,9 @@ bench: venv ## all benchmarks, into benchmarks/results (hours; needs real data)
 	@$(BIN)/python -m benchmarks.durability --work build/catalogue
 	@$(BIN)/python -m benchmarks.index --work build/catalogue
 	@$(BIN)/python -m benchmarks.moving
+
+bench-quick: venv ## operations of the hot paths, compared with the committed counts (half a minute, no real data)
+	@$(BIN)/python -m benchmarks.counts
 
 clean: ## remove what the targets made, but results
 	@rm -rf .venv $(LOWEST) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -28,6 +28,7 @@ class StepwiseTraining:
         stored: store the states of the frozen layers.
         pairs: pairs in a batch.
         steps: number of steps at most.
+        chunk: notes that are computed at once, with cached gradients; None computes the batch at once.
 
     Attributes:
         losses: the loss of each step so far.
@@ -46,6 +47,7 @@ class StepwiseTraining:
         stored: bool,
         pairs: int,
         steps: int,
+        chunk: int | None = None,
     ) -> None:
         self.model = copy.deepcopy(model)
         torch.manual_seed(0)  # equal adapters
@@ -56,6 +58,7 @@ class StepwiseTraining:
             max_steps=steps,
             per_device_train_batch_size=pairs,
             train_layers=upper,
+            chunk_notes=chunk,
             learning_rate=1e-4 if lora else 3e-6,
             disable_tqdm=True,
             use_cpu=True,
