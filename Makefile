@@ -11,7 +11,7 @@ LOWEST_PYTHON ?= python3.11
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lowest real check format lint types bench bench-quick clean
+.PHONY: help venv demo test lowest real check docs format lint types bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,7 +48,10 @@ $(LOWEST)/.installed: pyproject.toml tools/lowest.py
 real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
 
-check: lint types test ## all that a change must pass: format, lint, layers, types, tests
+check: lint types docs test ## all that a change must pass: format, lint, layers, types, documentation, tests
+
+docs: venv ## the documentation site into build/docs/site, with its links checked
+	@$(BIN)/python tools/site.py
 
 format: venv ## format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet || true

@@ -2,11 +2,11 @@
 
 Nothing is downloaded, and the same seed and sizes give the same bytes.
 
-There are 64 concepts in 8 categories, each with 28 words per language. A note has one concept, 5 to 10 of its
-words and filler words. Every concept is matched with one of another category that shares no words with it:
-users switch between the two, so only the clicks tell that they belong together. A user has a language, three
-interests over the weeks, and lognormal activity; notes have Zipf popularity within their concept, and nobody
-clicks on a note before it is published. Bots click on every note, twice.
+There are 64 concepts in 8 categories, each with 28 words per language. A note has one concept, and 5 to 10 of
+its words in sentences that all notes share. Every concept is matched with one of another category that shares
+no words with it: users switch between the two, so only the clicks tell that they belong together. A user has
+a language, three interests over the weeks, and lognormal activity; notes have Zipf popularity within their
+concept, and nobody clicks on a note before it is published. Bots click on every note, twice.
 """
 
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def sample_world(
     if not 0 <= chinese <= 1:
         raise ConfigError(f"chinese is {chinese}; it must be a share from 0 to 1")
     rng = np.random.default_rng(seed)
-    concepts, filler, generic = vocabulary()
+    concepts, sentences, generic = vocabulary()
     complement = _match(concepts, rng)
     span = weeks * 7 * DAY
 
@@ -92,7 +92,7 @@ def sample_world(
         bots=is_bot,
     )
     log = draw_log(truth, shelf, clicks, span, rng)
-    table = note_table(truth, shelf.published, concepts, filler=filler, generic=generic, seed=seed)
+    table = note_table(truth, shelf.published, concepts, sentences=sentences, generic=generic, seed=seed)
     return SampleWorld(table, click_table(*log, users, notes), truth)
 
 

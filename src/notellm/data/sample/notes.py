@@ -1,12 +1,11 @@
 """The note table of a sample world."""
 
 import random
-from collections.abc import Iterator
 
 import pyarrow as pa
 
 from notellm.data.sample.truth import BEGIN, LANGUAGES, Ints, Truth, note_id
-from notellm.data.sample.words import Concept
+from notellm.data.sample.words import Concept, Sentences
 from notellm.data.schema import NOTES, TIME
 
 
@@ -15,7 +14,7 @@ def note_table(
     published: Ints,
     concepts: list[Concept],
     *,
-    filler: dict[str, list[str]],
+    sentences: dict[str, Sentences],
     generic: dict[str, list[str]],
     seed: int,
 ) -> pa.Table:
@@ -25,7 +24,7 @@ def note_table(
         truth: concepts and languages of the notes.
         published: (notes,) publication times, in seconds from the start of the log.
         concepts: the concepts.
-        filler: words that all notes use, by language.
+        sentences: sentences that all notes use, by language.
         generic: topics that all notes use, by language.
         seed: seed of the texts.
 
@@ -36,7 +35,7 @@ def note_table(
     titles, contents, topics, categories = [], [], [], []
     for number, spoken in zip(truth.note_concept.tolist(), truth.note_language.tolist(), strict=True):
         language, concept = LANGUAGES[spoken], concepts[number]
-        title, content = _write(concept.words[language], filler[language], language, draw)
+        title, content = _write(concept, language, sentences[language], draw)
         titles.append(title)
         contents.append(content)
         tags = draw.sample(concept.tags[language], draw.choice((0, 1, 2, 2, 3, 3, 4, 5)))
@@ -55,27 +54,57 @@ def note_table(
     return pa.table(columns, schema=NOTES)
 
 
-def _write(words: list[str], filler: list[str], language: str, draw: random.Random) -> tuple[str, str]:
-    """Write a title of 3 to 10 words and a content of 10 to 60, with 5 to 10 of the concept's words."""
-    chosen = draw.sample(words, draw.randint(5, 10))
-    in_title = draw.randint(1, 3)
-    title = chosen[:in_title] + draw.choices(filler, k=draw.randint(2, 7))
-    content = chosen[in_title:] + draw.choices(chosen, k=draw.randint(0, 4))
-    content += draw.choices(filler, k=max(0, draw.randint(10, 60) - len(content)))
-    draw.shuffle(title)
-    draw.shuffle(content)
-    if language == "zh":
-        return "".join(title), "".join(f"{part}。" for part in _sentences(content, "", draw))
-    sentences = _sentences(content, " ", draw)
-    return _capital(" ".join(title)), " ".join(f"{_capital(part)}." for part in sentences)
+def _write(concept: Concept, language: str, sentences: Sentences, draw: random.Random) -> tuple[str, str]:
+    """Write a title of 3 to 10 words and a content of 10 to 60, with 5 to 10 of the concept's words.
+
+    The words come in random order; each sentence is one that has places for the next words and names.
+    """
+    names = set(concept.names[language])
+    chosen = draw.sample(concept.words[language], draw.randint(5, 10))
+    open_words = [word for word in chosen if word not in names]
+    open_names = [word for word in chosen if word in names]
+    space, comma, last = (" ", ", ", " and ") if language == "en" else ("", "、", "和")
+    title = _fill(sentences.titles, open_words, open_names, draw)
+    repeated = draw.choices(chosen, k=draw.randint(0, 4))
+    open_words += [word for word in repeated if word not in names]
+    open_names += [word for word in repeated if word in names]
+    target = draw.randint(10, 36)
+    others = draw.sample(sentences.without_words, len(sentences.without_words))
+    written: list[str] = []
+    while _length(written, language) < target:
+        written.append(_fill(sentences.with_words, open_words, open_names, draw) or others.pop())
+        if draw.random() < 0.3:
+            written.append(others.pop())
+    draw.shuffle(written)
+    left = list(dict.fromkeys(open_words + open_names))
+    if left:
+        listed = comma.join(left[:-1]) + last + left[-1] if len(left) > 1 else left[0]
+        written.append(sentences.list.format(all=listed))
+    return _capital(title), space.join(_capital(sentence) for sentence in written)
 
 
-def _sentences(words: list[str], space: str, draw: random.Random) -> Iterator[str]:
-    """Yield the words in sentences of 4 to 12 words."""
-    while words:
-        length = draw.randint(4, 12)
-        yield space.join(words[:length])
-        words = words[length:]
+def _fill(templates: list[str], words: list[str], names: list[str], draw: random.Random) -> str:
+    """Return a sentence with the next words and names, which are taken; "" if there are none left."""
+    fitting = [
+        template
+        for template in templates
+        if all(
+            len(set(rest[: template.count(place)])) == template.count(place)
+            for place, rest in (("{w}", words), ("{n}", names))
+        )
+    ]
+    if not fitting:
+        return ""
+    sentence = draw.choice(fitting)
+    for place, rest in (("{w}", words), ("{n}", names)):
+        while place in sentence:
+            sentence = sentence.replace(place, rest.pop(0), 1)
+    return sentence
+
+
+def _length(sentences: list[str], language: str) -> int:
+    """Return about how many words sentences have."""
+    return sum(len(text.split()) if language == "en" else len(text) // 2 for text in sentences)
 
 
 def _capital(text: str) -> str:

@@ -68,18 +68,37 @@ class Concept:
     Attributes:
         name: the name, as "food/baking/bread".
         category: the category of its notes, by language.
-        words: its words, by language.
+        words: its words, by language, invented names last.
+        names: those of its words that are invented names, by language.
         tags: the topics that its notes draw from, by language.
     """
 
     name: str
     category: dict[str, str]
     words: dict[str, list[str]]
+    names: dict[str, list[str]]
     tags: dict[str, list[str]]
 
 
-def vocabulary() -> tuple[list[Concept], dict[str, list[str]], dict[str, list[str]]]:
-    """Return the concepts, and the filler words and the generic topics by language."""
+@dataclass(frozen=True)
+class Sentences:
+    """The sentences of notes in a language, with places for words, ``{w}``, and for invented names, ``{n}``.
+
+    Attributes:
+        titles: titles, each with places.
+        with_words: sentences of a content with places.
+        without_words: sentences of a content without places.
+        list: a last sentence that names any number of words, ``{all}``.
+    """
+
+    titles: list[str]
+    with_words: list[str]
+    without_words: list[str]
+    list: str
+
+
+def vocabulary() -> tuple[list[Concept], dict[str, Sentences], dict[str, list[str]]]:
+    """Return the concepts, and the sentences and the generic topics by language."""
     text = resources.files("notellm.data").joinpath("sample_words.json").read_text("utf-8")
     data: Any = json.loads(text)
     invented = {"en": _invented(_ENGLISH_SYLLABLES), "zh": _invented(_CHINESE_SYLLABLES)}
@@ -87,22 +106,24 @@ def vocabulary() -> tuple[list[Concept], dict[str, list[str]], dict[str, list[st
     for first in data["categories"]:
         for second in first["subcategories"]:
             for concept in second["concepts"]:
-                words = {}
-                for language in LANGUAGES:
-                    real = concept[language]
-                    names = itertools.islice(invented[language], WORDS_PER_CONCEPT - len(real))
-                    words[language] = [*real, *names]
+                names = {
+                    n: list(itertools.islice(invented[n], WORDS_PER_CONCEPT - len(concept[n])))
+                    for n in LANGUAGES
+                }
+                words = {n: [*concept[n], *names[n]] for n in LANGUAGES}
                 concepts.append(
                     Concept(
                         name=f"{first['en']}/{second['en']}/{concept['name']}",
                         category={n: f"{first[n]}/{second[n]}" for n in LANGUAGES},
                         words=words,
+                        names=names,
                         tags={
                             n: list(dict.fromkeys([*words[n][:5], second[n], first[n]])) for n in LANGUAGES
                         },
                     )
                 )
-    return concepts, data["filler"], data["generic_topics"]
+    sentences = {language: Sentences(**each) for language, each in data["sentences"].items()}
+    return concepts, sentences, data["generic_topics"]
 
 
 def _invented(syllables: list[str]) -> Iterator[str]:
