@@ -42,11 +42,12 @@ PLACES = {
     "tokenizers": {"backbone", "rank"},
     "torch": {"backbone", "experiment", "jobs", "rank", "recall"},
     "transformers": {"backbone", "cli", "jobs", "rank", "recall"},
+    "tqdm": {"progress"},
     "typer": {"cli"},
     "uvicorn": {"serve"},
 }
-#: Arrays, tables and progress bars may be used everywhere.
-EVERYWHERE = {"numpy", "pyarrow", "scipy", "sklearn", "tqdm"}
+#: Arrays and tables may be used everywhere.
+EVERYWHERE = {"numpy", "pyarrow", "scipy", "sklearn"}
 #: Imports whose distribution has another name, or comes with another one.
 DISTRIBUTIONS = {
     "charset_normalizer": "charset-normalizer",

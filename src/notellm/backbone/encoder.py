@@ -13,7 +13,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.batch import length_batches
@@ -23,6 +22,7 @@ from notellm.backbone.load import load_backbone, to_accelerator
 from notellm.backbone.source import asks_for_code, check_folder, first_line, is_file, read_object
 from notellm.errors import DataError, ModelError, NotellmError
 from notellm.files import read_json
+from notellm.progress import progress_bar
 
 _MODULES = "modules.json"
 _PACKAGE = "sentence_transformers."
@@ -136,7 +136,7 @@ class TextEncoder:
         ids = [row or [self.tokenizer.pad_token_id] for row in found]
         width = self.model.config.get_text_config().hidden_size
         vectors = np.empty((len(texts), width), dtype=np.float32)
-        with tqdm(total=len(ids), desc="embed", unit="note", disable=not progress) as bar:
+        with progress_bar(total=len(ids), desc="embed", unit="note", disable=not progress) as bar:
             for rows, batch in length_batches(ids, self.tokenizer, self.model.device):
                 mask = batch["attention_mask"]
                 states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state

@@ -10,11 +10,10 @@ fails by it. What has expired since it was learnt still counts, but is never nam
 import logging
 from collections.abc import Collection, Mapping, Sequence
 
-from tqdm.auto import tqdm
-
 from notellm.data.note import Note
 from notellm.engine.live import Live, State
 from notellm.engine.requests import ExplainedTag, Tags
+from notellm.progress import progress_bar
 from notellm.recall.learnt import TASKS
 from notellm.recall.model import NoteLLM
 from notellm.recall.tagging.tagger import Tagger
@@ -52,7 +51,7 @@ def prepare_tagger(model: NoteLLM, notes: Mapping[str, StoredNote], *, progress:
     others = [note for note in notes.values() if speaks(note) and note.note_id not in agreeing]
     others.sort(key=_newest_last)
     newest = others[-LEARNT_AT_ONCE:]
-    with tqdm(total=len(newest), unit="note", desc="tags", disable=not (progress and newest)) as bar:
+    with progress_bar(total=len(newest), unit="note", desc="tags", disable=not (progress and newest)) as bar:
         for start in range(0, len(newest), _BATCH):
             batch = newest[start : start + _BATCH]
             _learn(tagger, batch)

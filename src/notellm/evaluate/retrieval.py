@@ -20,13 +20,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
-from tqdm import tqdm
 
 from notellm.data.ids import Ids, as_array
 from notellm.errors import ConfigError, DataError
 from notellm.evaluate.bootstrap import Interval, intervals
 from notellm.evaluate.tables import Table, check_comparable, intervals_json
 from notellm.lexical.hybrid import hybrid_scores
+from notellm.progress import progress_bar
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -303,7 +303,7 @@ def _ranks(
     block = max(1, _CELLS // pool)
     rows_by_query = np.argsort(query_of_row, kind="stable")
     starts = np.searchsorted(query_of_row[rows_by_query], np.arange(len(queries) + 1))
-    with tqdm(total=len(queries), desc=name, unit="query", disable=not progress) as bar:
+    with progress_bar(total=len(queries), desc=name, unit="query", disable=not progress) as bar:
         for start in range(0, len(queries), block):
             part = queries[start : start + block]
             scores = np.asarray(scorer(part), np.float32)  # block x pool

@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
-from tqdm.auto import tqdm
 
 from notellm.data.same_text import equal_texts
 from notellm.errors import DataError
@@ -25,6 +24,7 @@ from notellm.evaluate.tagging_categories import TOP
 from notellm.evaluate.tagging_topics import overlap
 from notellm.evaluate.tfidf import fitted_vectorizer
 from notellm.lexical.terms import texts_of
+from notellm.progress import progress_bar
 
 #: Train notes that vote.
 NEIGHBOURS = 20
@@ -207,7 +207,7 @@ class _Index:
             progress: show a progress bar.
         """
         block = max(1, min(_BLOCK, _SIMILARITIES // self._size))
-        with tqdm(total=len(queries), desc="nearest notes", unit="note", disable=not progress) as bar:
+        with progress_bar(total=len(queries), desc="nearest notes", unit="note", disable=not progress) as bar:
             for start in range(0, len(queries), block):
                 texts = queries[start : start + block]
                 cosines = (sparse.csr_array(self._vectorizer.transform(texts)) @ self._columns).toarray()

@@ -10,13 +10,13 @@ the temperature of the softmax that makes probabilities of scores (Guo et al. 20
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from scipy import sparse
 from scipy.optimize import minimize_scalar
-from tqdm.auto import tqdm
 
 from notellm.data.same_text import equal_texts
 from notellm.evaluate.tagging import Ranked
@@ -24,6 +24,7 @@ from notellm.evaluate.tagging_baselines import with_category
 from notellm.evaluate.tagging_categories import TOP
 from notellm.evaluate.tfidf import fitted_vectorizer
 from notellm.lexical.terms import texts_of
+from notellm.progress import progress_bar
 
 _TERMS = 30_000
 _NOTES = 100_000  # train notes
@@ -111,7 +112,7 @@ def linear_categories(
     signs = draw.choice(np.array([-1, 1], np.float32), (len(learnt.labels), _PROBES))
     penalties = _PENALTIES if learnt.work <= _WORK_OF_CHOICE else _PENALTIES[:1]
     steps = len(penalties) * len(learnt.blocks())
-    with tqdm(total=steps, desc="linear classifier", unit="block", disable=not progress) as bar:
+    with progress_bar(total=steps, desc="linear classifier", unit="block", disable=not progress) as bar:
         fits = [_scores(learnt, queries, unseen, signs, penalty, bar) for penalty in penalties]
     truth = learnt.labels[unseen]
     of_queries, of_unseen = max(fits, key=lambda fit: (fit[1].argmax(axis=1) == truth).sum())
@@ -140,7 +141,7 @@ def _affordable(train: _Train, draw: np.random.Generator) -> _Train:
 
 
 def _scores(
-    train: _Train, queries: sparse.csr_array, unseen: Integers, signs: Floats, penalty: float, bar: tqdm
+    train: _Train, queries: sparse.csr_array, unseen: Integers, signs: Floats, penalty: float, bar: Any
 ) -> tuple[Floats, Floats]:
     """Return the scores of other notes, and those of train notes by a fit to the other train notes.
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
 
 from notellm.data.ids import check_ids
 from notellm.data.schema import NOTES
 from notellm.errors import ConfigError, DataError
 from notellm.jobs.folders import has_states
+from notellm.progress import progress_bar
 from notellm.recall.made_by import check_maker, maker_of
 from notellm.recall.model import NoteLLM
 from notellm.store.notes import NoteStore
@@ -130,7 +130,7 @@ def _embedded(
     """Yield the notes with their vectors in batches; if there are no notes, one empty batch."""
     if not notes:
         yield rows_schema(model.settings.dim).empty_table()
-    with tqdm(total=len(notes), unit="note", desc="store", disable=not progress) as bar:
+    with progress_bar(total=len(notes), unit="note", desc="store", disable=not progress) as bar:
         for start in range(0, len(notes), _BATCH_NOTES):
             piece = notes[start : start + _BATCH_NOTES]
             vectors = np.empty((len(piece), model.settings.dim), dtype=np.float32)

@@ -18,7 +18,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from notellm.artifacts.replace import check_replaceable
 from notellm.artifacts.write import write_folder
@@ -29,6 +28,7 @@ from notellm.errors import ConfigError, StorageError
 from notellm.files import write_parquet_pieces
 from notellm.jobs.folders import CLICKS_FILE, EVENTS_FILE, NOTES_FILE, VECTORS_FILE, write_account
 from notellm.jobs.training_clicks import training_clicks
+from notellm.progress import progress_bar
 from notellm.record import describe_parquet, fingerprint_of_columns, make_record
 from notellm.store.age import MOST_DAYS
 from notellm.store.clicks import CLICK_LOG, ClickLog
@@ -177,7 +177,7 @@ def _read(batches: Iterator[pa.RecordBatch], store: str) -> Iterator[pa.RecordBa
 
 def _shown(pieces: Iterator[Any], total: int, what: str, *, progress: bool) -> Iterator[Any]:
     """Yield tables or batches with a progress bar."""
-    with tqdm(total=total, unit="row", desc=what, disable=not progress) as bar:
+    with progress_bar(total=total, unit="row", desc=what, disable=not progress) as bar:
         for piece in pieces:
             yield piece
             bar.update(piece.num_rows)

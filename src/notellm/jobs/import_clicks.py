@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from tqdm.auto import tqdm
 
 from notellm.data.ids import RULE, refused_ids
 from notellm.data.log import only_order
@@ -29,6 +28,7 @@ from notellm.errors import ConfigError, DataError
 from notellm.files import parquet_batches
 from notellm.jobs.folders import EVENTS_FILE
 from notellm.jobs.prepare_options import LogOptions
+from notellm.progress import progress_bar
 from notellm.store.age import MAX_AGE, MOST_DAYS
 from notellm.store.clicks import CLICK_LOG, EVENTS, Click, ClickLog
 from notellm.store.lance import lock_for_writing, unlock
@@ -141,7 +141,7 @@ def import_clicks(
     left_out = _LeftOut(max_age)
     unknown = Tally()
     written = given = 0
-    with tqdm(total=total, unit="click", desc="clicks", disable=not progress) as bar:
+    with progress_bar(total=total, unit="click", desc="clicks", disable=not progress) as bar:
         for piece in pieces:
             rows = left_out.without(piece)
             clicks = [

@@ -4,8 +4,9 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from notellm.progress import progress_bar
 
 #: Entries of the log that say nothing to whoever watches.
 _LEFT_OUT = frozenset({"epoch", "learning_rate", "grad_norm", "step", "total_flos"})
@@ -25,7 +26,7 @@ class TrainingProgress(TrainerCallback):
         """Open the bar; a run that is continued begins where it stopped."""
         del args, control
         if state.is_world_process_zero:
-            self._bar = tqdm(
+            self._bar = progress_bar(
                 total=state.max_steps, initial=state.global_step, unit="step", desc="train", leave=False
             )
 

@@ -21,7 +21,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm import tqdm
 
 from notellm.data.convert import is_order_only
 from notellm.data.ids import codes
@@ -30,6 +29,7 @@ from notellm.data.schema import PAIRS, check_clicks
 from notellm.errors import ConfigError, DataError
 from notellm.pairs.counts import PairCounts
 from notellm.pairs.score import PairOptions
+from notellm.progress import progress_bar
 
 Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
@@ -133,7 +133,7 @@ def mine_counted_pairs(
     blocks = []
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=sources, desc="pairs", unit="note", disable=not progress) as bar,
+        progress_bar(total=sources, desc="pairs", unit="note", disable=not progress) as bar,
     ):
         for block in pool.map(mine_block, range(0, sources, _BLOCK)):
             blocks.append(block)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from notellm.backbone.batch import length_batches
 from notellm.backbone.load import evaluation_mode
 from notellm.errors import DataError, ModelError
+from notellm.progress import progress_bar
 from notellm.rank.batch import RankRows
 from notellm.rank.model import BinLLM
 
@@ -132,7 +132,7 @@ def _drawn(
     ids = [rows.ids[row] for row in chosen]
     with (
         evaluation_mode(model),
-        tqdm(total=len(ids), unit="prompt", desc="answers", disable=not progress) as bar,
+        progress_bar(total=len(ids), unit="prompt", desc="answers", disable=not progress) as bar,
     ):
         for part, batch in length_batches(ids, model.tokenizer, model.device):
             states[part] = model.last_states(**batch).float().cpu().numpy()

@@ -22,7 +22,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.base import PromptedModel
@@ -31,6 +30,7 @@ from notellm.backbone.load import hidden_states, label_logits
 from notellm.data.matrices import liked_notes
 from notellm.data.note import Note, Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
+from notellm.progress import progress_bar
 from notellm.rank.code_tokens import octet, train_code_tokenizer
 from notellm.rank.codes.text import Bits, binary_text, decimal_text
 from notellm.rank.config import FORMS, BinLLMConfig, Form, checked_config
@@ -230,7 +230,7 @@ class BinLLM(PromptedModel):
         result = np.empty(len(ids), dtype=np.float32)
         training = self.training
         self.eval()
-        with tqdm(total=len(ids), unit="prompt", desc="rank", disable=not progress) as bar:
+        with progress_bar(total=len(ids), unit="prompt", desc="rank", disable=not progress) as bar:
             for rows, batch in length_batches(ids, self.tokenizer, self.device):
                 result[rows] = self(**batch).cpu().numpy()
                 bar.update(len(rows))

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from notellm.backbone.batch import by_length, length_batches
@@ -22,6 +21,7 @@ from notellm.backbone.fingerprint import digest_of
 from notellm.backbone.frozen import SplitModel
 from notellm.backbone.load import evaluation_mode
 from notellm.errors import ModelError, StorageError
+from notellm.progress import progress_bar
 
 #: Folder of the states in the working folder of a run.
 FOLDER = "frozen_states"
@@ -98,7 +98,7 @@ def compute_states(
         with (
             file.open("ab") as out,
             evaluation_mode(split.model),
-            tqdm(
+            progress_bar(
                 total=len(sequences), initial=count, unit="sequence", desc=label, disable=not progress
             ) as bar,
         ):

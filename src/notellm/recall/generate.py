@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import LogitsProcessor, NoRepeatNGramLogitsProcessor, PreTrainedModel
 
 from notellm.backbone.batch import pad_left
 from notellm.backbone.load import evaluation_mode, own_decoding
 from notellm.data.note import Notes, as_notes
+from notellm.progress import progress_bar
 from notellm.recall.prompt import PromptBuilder, Task
 from notellm.recall.tagging.names import name_key
 
@@ -154,7 +154,7 @@ def _generate(
     config = own_decoding(tokenizer, max_new_tokens=limit)
     with (
         evaluation_mode(backbone),
-        tqdm(total=len(starts), unit="note", desc=task, disable=not progress) as bar,
+        progress_bar(total=len(starts), unit="note", desc=task, disable=not progress) as bar,
     ):
         # transformers fills options that a call leaves open from the model's generation_config (sampling,
         # penalties, forbidden tokens), and a model may override `generate`. A shallow copy with the same

@@ -21,7 +21,6 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from notellm.backbone.base import PromptedModel
@@ -34,6 +33,7 @@ from notellm.backbone.wanted import can_skip, last_layer_at, states_at
 from notellm.data.note import Notes, as_notes
 from notellm.errors import ConfigError, DataError, ModelError
 from notellm.lexical.hybrid import DEFAULT_SHARE
+from notellm.progress import progress_bar
 from notellm.recall.checkpoint import (
     CONFIG,
     check_complete,
@@ -285,7 +285,7 @@ class NoteLLM(WritesTags, PromptedModel):
         start = self._instruction(ids) if shared else []
         with (
             evaluation_mode(self),
-            tqdm(total=len(texts), unit="note", desc=label, disable=not progress) as bar,
+            progress_bar(total=len(texts), unit="note", desc=label, disable=not progress) as bar,
         ):
             beginning = read_beginning(self.backbone, start) if start else None
             rest = [row[len(start) :] for row in ids]

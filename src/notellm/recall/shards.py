@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
 
 from notellm.data.note import notes_from_table
 from notellm.errors import DataError, StorageError
 from notellm.files import read_parquet, write_parquet
+from notellm.progress import progress_bar
 
 _LOCK = ".lock"
 
@@ -58,7 +58,9 @@ def computed_tables(
         there = [file.is_file() for file in files]
         # What a killed run has left counts as done, but not for the rate.
         done = sum(len(piece) for piece, is_there in zip(pieces, there, strict=True) if is_there)
-        with tqdm(total=len(rows), initial=done, unit="note", desc=label, disable=not progress) as bar:
+        with progress_bar(
+            total=len(rows), initial=done, unit="note", desc=label, disable=not progress
+        ) as bar:
             for piece, file, is_there in zip(pieces, files, there, strict=True):
                 if not is_there:
                     write_parquet(compute(piece), file)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm.auto import tqdm
 
 from notellm.data.convert import is_order_only
 from notellm.data.impressions import positive_impressions
 from notellm.errors import ConfigError, DataError
+from notellm.progress import progress_bar
 from notellm.rank.blend import Blend, blend_features, fit_blend
 from notellm.rank.scorer import Ranker
 from notellm.recommend.near import Near, merge_near
@@ -109,7 +109,7 @@ def impressions_from_candidates(
     source_rows: list[int] = []
     note_rows: list[int] = []
     found = offers(positives["history"], vectors, recall_k=recall_k, last=last)
-    bar = tqdm(found, total=len(positives), unit="click", desc="candidates", disable=not progress)
+    bar = progress_bar(found, total=len(positives), unit="click", desc="candidates", disable=not progress)
     for row, (_, near) in enumerate(bar):
         if note[row] not in near.rows:
             continue
@@ -204,7 +204,7 @@ def candidate_lists(
 
 def blend_for(ranker: Ranker, lists: Sequence[CandidateList], *, progress: bool = False) -> Blend:
     """Fit the blend of similarities and P(enjoy) that makes the clicks of the lists most likely."""
-    bar = tqdm(lists, unit="list", desc="blend", disable=not progress)
+    bar = progress_bar(lists, unit="list", desc="blend", disable=not progress)
     features = []
     for candidates in bar:
         probabilities, _ = ranker.scores(candidates.user_id, candidates.note_ids, history=candidates.history)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from tqdm.auto import tqdm
 
 from notellm.data.impressions import click_histories
 from notellm.data.split import Split
@@ -21,6 +20,7 @@ from notellm.errors import DataError
 from notellm.evaluate.bootstrap import Interval, intervals
 from notellm.evaluate.next_click import NextClickResult, evaluate_recommendations
 from notellm.evaluate.tables import intervals_json
+from notellm.progress import progress_bar
 from notellm.rank.scorer import Ranker
 from notellm.recall.model import NoteLLM
 from notellm.recommend.candidates import Vectors, offers
@@ -203,7 +203,7 @@ def _recommended(
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield the recommended notes of each user, best first."""
     histories = queries.histories.items()
-    for user, history in tqdm(histories, unit="user", desc="recommend", disable=not progress):
+    for user, history in progress_bar(histories, unit="user", desc="recommend", disable=not progress):
         try:
             found = recommender.recommend(user, history=history, k=max(_DEPTHS["recommend"])).note_ids
         except DataError:  # nothing is left that the user has not opened

@@ -12,12 +12,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import pyarrow as pa
-from tqdm import tqdm
 
 from notellm.errors import DataError, StorageError
+from notellm.progress import progress_bar
 
 Content = Literal["parquet", "json", "delimited"]
 
@@ -147,7 +147,7 @@ def opened(path: Path, *, progress: bool = True) -> Iterator[IO[bytes]]:
             if kind is None and path.suffix.lower() == ".gz" and head:
                 raise DataError(f"{path} is not a whole gzip file: it does not begin as one")
             size = path.stat().st_size
-            with tqdm(
+            with progress_bar(
                 total=size,
                 desc=path.name,
                 unit="B",
@@ -172,7 +172,7 @@ def opened(path: Path, *, progress: bool = True) -> Iterator[IO[bytes]]:
 class _Counted:
     """A binary file that moves a progress bar by the bytes that were read from the disk."""
 
-    def __init__(self, source: IO[bytes], raw: IO[bytes], bar: "tqdm[object]") -> None:
+    def __init__(self, source: IO[bytes], raw: IO[bytes], bar: Any) -> None:
         self._source = source
         self._raw = raw
         self._bar = bar

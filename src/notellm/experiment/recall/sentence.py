@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from tqdm.auto import tqdm
 
 from notellm.backbone.source import first_line
 from notellm.errors import MissingDependencyError, ModelError
 from notellm.lexical.terms import texts_of
+from notellm.progress import progress_bar
 
 _BATCH, _RATE, _WARM_UP, _WEIGHT_DECAY = 64, 2e-5, 0.1, 0.01
 
@@ -96,7 +96,7 @@ def tune_sentence_model(
     batches = _batches(pairs.num_rows, seed)
     start, done, share = time.monotonic(), 0, 0.0
     model.train()
-    with tqdm(total=steps, desc="tune", unit="step", disable=not progress) as bar:
+    with progress_bar(total=steps, desc="tune", unit="step", disable=not progress) as bar:
         while share < 1:
             rows = next(batches)
             features = [

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
-from tqdm import tqdm
 
 from notellm.errors import ConfigError
+from notellm.progress import progress_bar
 from notellm.rank.collaborative.base import CollaborativeModel, predict, seeded
 from notellm.rank.collaborative.kinds import REAL_VALUED, RealValued
 from notellm.rank.collaborative.options import TrainingOptions
@@ -153,7 +153,7 @@ def fit(
     patience = min(options.patience, math.ceil(options.patience_steps / steps))
     with (
         seeded(options.seed),
-        tqdm(total=options.epochs, desc=name, unit="epoch", disable=not options.progress) as bar,
+        progress_bar(total=options.epochs, desc=name, unit="epoch", disable=not options.progress) as bar,
     ):
         for epoch in range(1, options.epochs + 1):
             if before_epoch is not None:

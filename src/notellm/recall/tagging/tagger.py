@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from notellm.backbone.batch import longest_first
 from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
 from notellm.errors import ConfigError, ModelError, StorageError
 from notellm.files import json_text, read_json
+from notellm.progress import progress_bar
 from notellm.recall.prompt import Task
 from notellm.recall.tagging.known import KnownNotes
 from notellm.recall.tagging.tags import NoteTags, Tag
@@ -263,7 +263,7 @@ class Tagger:
         order = longest_first(prompts).tolist()
         with (
             evaluation_mode(self.reader.backbone),
-            tqdm(total=len(notes), unit="note", desc=label, disable=not progress) as bar,
+            progress_bar(total=len(notes), unit="note", desc=label, disable=not progress) as bar,
         ):
             for start in range(0, len(order), size):
                 rows = order[start : start + size]

@@ -15,7 +15,6 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from notellm.backbone.batch import longest_first
@@ -23,6 +22,7 @@ from notellm.backbone.branches import Branches
 from notellm.backbone.load import evaluation_mode
 from notellm.data.note import Note
 from notellm.lexical.terms import term_counts
+from notellm.progress import progress_bar
 from notellm.recall.prompt import PromptBuilder, Task
 from notellm.recall.tagging.known import KnownNotes, text_counts
 from notellm.recall.tagging.likelihood import NameTrie, name_likelihoods
@@ -98,7 +98,7 @@ class Reader:
         pieces = []
         with (
             evaluation_mode(self.backbone),
-            tqdm(total=len(notes), unit="note", desc=f"known {task}", disable=not progress) as bar,
+            progress_bar(total=len(notes), unit="note", desc=f"known {task}", disable=not progress) as bar,
         ):
             for start in range(0, len(order), _READ_TOGETHER):
                 rows = order[start : start + _READ_TOGETHER]

@@ -19,13 +19,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from tqdm.auto import tqdm
 
 from notellm.artifacts.manifest import check_whole
 from notellm.artifacts.replace import remove_folder
 from notellm.artifacts.write import write_folder
 from notellm.errors import DataError, MissingDependencyError, ModelError, StorageError
 from notellm.files import read_json, read_parquet, write_json, write_parquet
+from notellm.progress import progress_bar
 from notellm.store.index import base
 from notellm.store.index.base import Index, Place
 from notellm.store.index.exact import nearest_of_all
@@ -197,7 +197,7 @@ class HnswIndex(MemoryIndex):
     def _add_vectors(self, vectors: np.ndarray) -> None:
         _set_threads(len(vectors))
         hidden = not self.progress or len(vectors) <= _BATCH
-        with tqdm(total=len(vectors), unit="note", desc="index", disable=hidden) as bar:
+        with progress_bar(total=len(vectors), unit="note", desc="index", disable=hidden) as bar:
             for start in range(0, len(vectors), _BATCH):
                 piece = np.ascontiguousarray(vectors[start : start + _BATCH])
                 self._graph.add(piece)
