@@ -1,4 +1,4 @@
-"""README and guide are true: their Python runs as it stands, their commands exist with the options they use."""
+"""README and guide are true: their Python runs as it stands, their commands and options exist."""
 
 import re
 import shlex
