@@ -11,7 +11,7 @@ LOWEST_PYTHON ?= python3.11
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lowest real check docs format lint types bench bench-quick clean
+.PHONY: help venv demo test lowest spark real check docs format lint types bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,10 +31,10 @@ demo: venv ## everything once on built-in data, without any download; ends by sa
 	@echo "To look at it in a browser:  $(BIN)/notellm demo --serve"
 
 test: venv ## the tests, except those on real data, in WORKERS processes (2)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not spark"
 
 lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
-	@HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not real" \
+	@HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not spark" \
 		--ignore=tests/jobs --ignore=tests/cli --ignore=tests/test_readme.py \
 		--ignore=tests/serve/test_browser.py
 
@@ -44,6 +44,10 @@ $(LOWEST)/.installed: pyproject.toml tools/lowest.py
 	@$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt \
 		-e '.[all,milvus-lite,test]'
 	@touch $@
+
+spark: venv ## pairs in a local Spark (needs Java; installs pyspark, some 400 MB)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[spark]'
+	@$(BIN)/python -m pytest -m spark
 
 real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real

@@ -12,7 +12,9 @@ import tomllib
 from itertools import chain
 from pathlib import Path
 
-_REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)\s*>=\s*(?P<lowest>[\w.]+)\s*(,[^;]*)?(?P<marker>;.*)?")
+_REQUIREMENT = re.compile(
+    r"(?P<name>[\w.-]+)(\[[\w,-]+\])?\s*>=\s*(?P<lowest>[\w.]+)\s*(,[^;]*)?(?P<marker>;.*)?"
+)
 _OWN = re.compile(r"notellm\[[\w,-]+\]")  # an extra that includes other extras
 
 

@@ -57,7 +57,7 @@ def brute_force(rows, options):
     found = found_pairs(rows, options.same_time)
     by_source = defaultdict(list)
     for (a, b), parts in found.items():
-        score = sum(sorted(parts))
+        score = round(sum(sorted(parts)), 9)
         if options.lower <= score <= options.upper and len(parts) >= options.min_users:
             by_source[a].append((-score, -len(parts), b))
     return [
@@ -96,7 +96,7 @@ def test_equals_the_definition(events, options, threads, random):
     pairs, counts = mine_counted_pairs(clicks, options, threads=threads, progress=False)
     assert as_tuples(pairs) == brute_force(events, options)
     assert mine(clicks, options, threads).equals(pairs)
-    found = [(sum(sorted(parts)), len(parts)) for parts in found_pairs(events, options.same_time).values()]
+    found = [(round(sum(parts), 9), len(parts)) for parts in found_pairs(events, options.same_time).values()]
     enough = [score for score, users in found if users >= options.min_users]
     assert (counts.found, counts.few_users) == (len(found), len(found) - len(enough))
     assert counts.low == sum(score < options.lower for score in enough)

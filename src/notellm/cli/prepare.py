@@ -251,7 +251,12 @@ def split(
 
 
 @commands.command(
-    epilog=examples("notellm pairs split", "notellm pairs data --window-days 7 --top 10 --min-users 2")
+    epilog=examples(
+        "notellm pairs split",
+        "notellm pairs data --window-days 7 --top 10 --min-users 2",
+        "notellm pairs data --engine spark://master:7077 --log hdfs:///logs/clicks/",
+        "notellm pairs data --engine bigquery://project/dataset --log clicks",
+    )
 )
 @with_options(PairOptions)
 def pairs(
@@ -259,6 +264,16 @@ def pairs(
         Path, typer.Argument(help="A dataset or split folder; pairs.parquet is written into it.")
     ],
     options: PairOptions,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Mine where the log lies: duckdb, local[N] or spark://HOST:PORT, an address of Ibis."
+        ),
+    ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(help="With --engine: table, Parquet file, folder or pattern; else the folder's clicks."),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
 ) -> None:
@@ -267,8 +282,16 @@ def pairs(
     from notellm.jobs.folders import mine_folder
     from notellm.pairs.counts import report_of, why_none
 
+    if engine is not None:
+        from notellm.jobs.warehouse_pairs import mine_folder_there
+
+        mined = mine_folder_there(folder, engine, options, log=log, force=force)
+    elif log is not None:
+        raise ConfigError(f"--log {log} belongs to --engine, which says where it lies")
+    else:
+        mined = mine_folder(folder, options, force=force, progress=not quiet)
     report = Report()
-    for name, counts in mine_folder(folder, options, force=force, progress=not quiet).items():
+    for name, counts in mined.items():
         reason = why_none(counts, options)
         show(f"{name or folder}: {counts.kept:,} related pairs{reason and f': {reason}'}")
         report += report_of(counts, options, f"{name} clicks: timestamp".strip())

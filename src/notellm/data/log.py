@@ -20,13 +20,14 @@ Times = npt.NDArray[np.int64]
 #: The time of a row without one.
 NO_TIME = np.iinfo(np.int64).min
 _PIECE = 1 << 20
-_YEAR = 365 * 86_400_000_000  # microseconds of 1970, in which logs lie that keep only an order
+#: Microseconds of 1970, in which logs lie that keep only an order.
+YEAR = 365 * 86_400_000_000
 
 
 def only_order(times: Times) -> bool:
     """Tell whether there are times, and all of them lie in 1970."""
     known = times[times != NO_TIME]
-    return bool(len(known)) and bool(known.min() >= 0) and bool(known.max() < _YEAR)
+    return bool(len(known)) and bool(known.min() >= 0) and bool(known.max() < YEAR)
 
 
 @dataclass(frozen=True)

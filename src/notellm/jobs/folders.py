@@ -228,20 +228,42 @@ def mine_folder(
     result = {}
     for name, part in parts.items():
         pairs, counts = mine_counted_pairs(part.clicks, options, progress=progress)
-        record = make_record(
-            kind="pairs",
-            config=asdict(options),
-            data={"clicks": describe(part.clicks)},
-            metrics={
-                "pairs": pairs.num_rows,
-                "sources": pc.count_distinct(pairs["source"]).as_py(),
-                "same_time": counts.same_time,
-            },
-            fingerprint=fingerprint(pairs),
-        )
-        write_parquet(pairs, path / name / PAIRS_FILE, record=record, force=force)
+        save_pairs(path / name, pairs, counts, options, log=describe(part.clicks), force=force)
         result[name] = counts
     return result
+
+
+def save_pairs(
+    folder: Path,
+    pairs: pa.Table,
+    counts: PairCounts,
+    options: PairOptions,
+    *,
+    log: Mapping[str, Any],
+    force: bool = False,
+) -> None:
+    """Write the related pairs of a dataset folder with their record.
+
+    Args:
+        folder: the dataset folder.
+        pairs: the pairs, schema PAIRS.
+        counts: what became of the rows and pairs.
+        options: how pairs were counted and scored.
+        log: describes the log.
+        force: replace a ``pairs.parquet`` even if notellm did not write it.
+    """
+    record = make_record(
+        kind="pairs",
+        config=asdict(options),
+        data={"clicks": dict(log)},
+        metrics={
+            "pairs": pairs.num_rows,
+            "sources": pc.count_distinct(pairs["source"]).as_py(),
+            "same_time": counts.same_time,
+        },
+        fingerprint=fingerprint(pairs),
+    )
+    write_parquet(pairs, folder / PAIRS_FILE, record=record, force=force)
 
 
 def why_no_pairs(folder: str | Path) -> str:

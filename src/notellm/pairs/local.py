@@ -28,7 +28,7 @@ from notellm.data.order import is_unordered
 from notellm.data.schema import PAIRS, check_clicks
 from notellm.errors import ConfigError, DataError
 from notellm.pairs.counts import PairCounts
-from notellm.pairs.score import PairOptions
+from notellm.pairs.score import DECIMALS, PairOptions
 from notellm.progress import progress_bar
 
 Ints = npt.NDArray[np.int64]
@@ -40,6 +40,7 @@ Floats = npt.NDArray[np.float64]
 _BLOCK = 256
 #: Last click time of a (user, note) that was never clicked; earlier than every time.
 _NEVER = np.iinfo(np.int64).min
+_SCALE = 10.0**DECIMALS
 
 
 def mine_pairs(
@@ -318,7 +319,7 @@ def _mine(  # pragma: no cover - compiled
         best = 0
         for i in range(reached):
             note = touched[i]
-            total, count = sums[note], counts[note]
+            total, count = np.rint(sums[note] * _SCALE) / _SCALE, counts[note]
             sums[note], counts[note] = 0.0, 0
             if note == source:
                 continue

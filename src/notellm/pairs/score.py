@@ -5,7 +5,8 @@
 Any row of u with A, "view" or "click", is a view; only a "click" row is a click. "Afterwards" means that
 first_u(A) < last_u(B), the times of u's first view of A and last click of B, or first_u(A) <= last_u(B) if
 ``same_time`` is "both". A is never B, and s is directed. N_u is the number of distinct notes that u clicked
-in the window. Each source keeps its best targets: by score, then users (descending), then target id.
+in the window. Scores are rounded to nine decimals, so that equal sums are equal in whatever order they are
+added. Each source keeps its best targets: by score, then users (descending), then target id.
 """
 
 import math
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from notellm.options import check, option
+
+#: Decimals of a score.
+DECIMALS = 9
 
 
 @dataclass(frozen=True)
