@@ -6,6 +6,9 @@
 - training: a step of 128 pairs of MicroLens. The plain step pads to the longest note, runs transformers'
   model as it is, and computes logits of the whole vocabulary at every token.
 - embedding: prompts of real notes, beside `SentenceTransformer.encode` on the same saved model.
+- tagging: topics and a category of unseen notes of MIND, chosen among the known names, beside writing both
+  freely with `generate` of transformers in sorted batches of 64. What they answer differs by design.
+- ranking: candidates of a user of ML-1M with ten liked notes, beside every prompt whole, sorted and batched.
 - search: the nearest of many notes among random vectors, beside a flat index of FAISS.
 - start: processes of the command line, beside `python -c "import torch"`.
 
@@ -22,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -37,14 +41,18 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.catalogue import make_notes
+from benchmarks.collaborative import read
 from benchmarks.common import arguments, table, write_results
+from benchmarks.scoring import SIZES, make_ranker
 from benchmarks.stepwise import StepwiseTraining
 from benchmarks.training import load
 from notellm.backbone.tiny import train_tokenizer
 from notellm.data.split import Part
 from notellm.experiment.memory import peak_mib, reset_peak
+from notellm.jobs.train_recall import train_recall
 from notellm.options import filled
-from notellm.recall.config import NoteLLMConfig
+from notellm.rank.scorer import Ranker
+from notellm.recall.config import NoteLLMConfig, RecallOptions
 from notellm.recall.model import NoteLLM, NoteLLMOutput
 from notellm.recall.prompt import EMB_TOKEN
 from notellm.vectors import search, vector_table
@@ -211,6 +219,55 @@ def embedding(rounds: int, models: Sequence[str], count: int) -> Iterator[Stage]
         )
 
 
+def tagging(rounds: int, count: int) -> Iterator[Stage]:
+    """Topics and category of notes, both at once."""
+    data = load("MIND")
+    train, test = data.notes.slice(count), data.notes.slice(0, count)
+    with TemporaryDirectory() as folder:
+        options = RecallOptions(max_steps=60)
+        model = train_recall(train, None, f"{folder}/model", options=options, progress=False)
+    ways = {"ours": lambda: model.tag(test), "theirs": lambda: model.tag(test, free=True)}
+    seconds, _ = in_turn(ways, rounds)
+    yield Stage(
+        f"tagging {count:,} notes, both outputs",
+        "generate, sorted batches",
+        seconds["ours"],
+        seconds["theirs"],
+        count,
+        "notes",
+        "by design",
+    )
+
+
+def ranking(rounds: int) -> Iterator[Stage]:
+    """Candidates of a user, their tokens kept by both ways."""
+    ranker = make_ranker(read())
+    user = max(ranker.histories, key=lambda each: (len(ranker.histories[each]), each))
+    draw = np.random.default_rng(0)
+    for size in SIZES:
+        candidates = draw.choice(ranker.texts.ids, size, replace=False).tolist()
+        repeats = max(1, 100 // size)  # processor time is counted in hundredths of a second
+        ways = {
+            name: partial(_scores, ranker, user, candidates, shared=shared, repeats=repeats)
+            for name, shared in (("ours", True), ("theirs", False))
+        }
+        seconds, results = in_turn(ways, rounds)
+        yield Stage(
+            f"ranking {size:,} candidates",
+            "whole prompts, sorted batches",
+            seconds["ours"],
+            seconds["theirs"],
+            size * repeats,
+            "candidates",
+            f"{np.abs(results['ours'] - results['theirs']).max():.0e} (probabilities)",
+        )
+
+
+def _scores(ranker: Ranker, user: str, candidates: list[str], *, shared: bool, repeats: int) -> np.ndarray:
+    """Return the scores of candidates, computed several times."""
+    return [ranker.scores(user, candidates, shared=shared)[0] for _ in range(repeats)][-1]
+
+
 def exact(rounds: int, count: int, queries: int) -> Iterator[Stage]:
     """Exact search, as for an item-to-item table."""
     faiss.omp_set_num_threads(1)
@@ -301,13 +358,15 @@ def report(stages: Sequence[Stage]) -> Iterator[str]:
 
 def main() -> None:
     parser = arguments("Stages beside the plain way to do the same.")
-    names = ("training", "embedding", "search", "start")
+    names = ("training", "embedding", "tagging", "ranking", "search", "start")
     parser.add_argument("--stages", nargs="+", choices=names, default=list(names))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--notes", type=int, default=20_000, help="notes that are embedded")
+    parser.add_argument("--tagged", type=int, default=2_000, help="notes that are tagged")
     parser.add_argument("--vectors", type=int, default=200_000)
     parser.add_argument("--queries", type=int, default=4_000)
+    parser.add_argument("--name", default="speed", help="name of the results")
     parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -318,6 +377,8 @@ def main() -> None:
     make: dict[str, Callable[[], Iterator[Stage]]] = {
         "training": lambda: training(chosen.rounds, chosen.models),
         "embedding": lambda: embedding(chosen.rounds, chosen.models, chosen.notes),
+        "tagging": lambda: tagging(chosen.rounds, chosen.tagged),
+        "ranking": lambda: ranking(chosen.rounds),
         "search": lambda: exact(chosen.rounds, chosen.vectors, chosen.queries),
         "start": lambda: start(chosen.rounds),
     }
@@ -327,7 +388,8 @@ def main() -> None:
             print(stage, flush=True)
             stages.append(stage)
     values = {"stages": [{**each._asdict(), "ratio": each.ratio} for each in stages]}
-    write_results(chosen.results, "speed", "Stages beside the plain way", report(stages), values)
+    title = "Stages beside the plain way"
+    write_results(chosen.results, "speed", title, report(stages), values, name=chosen.name)
 
 
 if __name__ == "__main__":
