@@ -2,13 +2,12 @@
 
     python -m benchmarks.soak --minutes 30
 
-Clients publish, change and remove notes, so that their number stays about the same; ask for related notes by
-id and by text, for tags, and for recommendations; and report clicks. Every minute the service is looked at from
-outside. In the end every note that was acknowledged has to be there as it was written last, and every removed
-one has to be gone; once more after SIGKILL.
+Clients publish, change and remove notes, so that their number stays about equal. They ask for related notes
+by id and by text, for tags and recommendations, and report clicks. Every minute the service is looked at from
+outside. In the end every acknowledged note has to be there as it was written last, and every removed one has
+to be gone; once more after SIGKILL.
 """
 
-import argparse
 import random
 import signal
 import statistics
@@ -173,8 +172,8 @@ def report(looks: Sequence[dict[str, float]], facts: dict[str, Any]) -> Iterator
     shown = [*looks[:-1:step], looks[-1]]
     yield table(head, [[f"{look[name]:,.0f}" for name in names] for look in shown], left=0)
     yield (
-        f"{facts['requests']:,} requests, {len(facts['errors'])} errors. {facts['notes']:,} notes were looked "
-        f"up in the end: {len(facts['lost'])} wrong; after SIGKILL and a new start: "
+        f"{facts['requests']:,} requests, {len(facts['errors'])} errors. {facts['notes']:,} notes were "
+        f"looked up in the end: {len(facts['lost'])} wrong; after SIGKILL and a new start: "
         f"{len(facts['lost_after_kill'])} wrong."
     )
 
@@ -192,7 +191,7 @@ def main() -> None:
         places = build(folder, world)
         port = free_port()
         command = [sys.executable, "-m", "notellm.cli", "serve", *places, "--port", str(port), "--no-keys"]
-            server = Server(command, port, folder / "serve.log")
+        server = Server(command, port, folder / "serve.log")
         url = f"http://127.0.0.1:{port}"
         workers = [Worker(number, url, world, chosen.rate) for number in range(chosen.workers)]
         start = time.perf_counter()
