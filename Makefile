@@ -61,10 +61,11 @@ format: venv ## format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet || true
 	@$(BIN)/ruff format
 
-lint: venv ## ruff: format and rules; import-linter: which layer imports which
+lint: venv ## ruff: format and rules; import-linter: which layer imports which; licences of what is installed
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/lint-imports --no-logo --no-cache
+	@$(BIN)/python tools/licences.py --check > /dev/null
 
 types: venv ## mypy, strict
 	@$(BIN)/mypy
@@ -89,5 +90,5 @@ bench-quick: venv ## operations of the hot paths, compared with the committed co
 	@$(BIN)/python -m benchmarks.counts
 
 clean: ## remove what the targets made, but results
-	@rm -rf .venv $(LOWEST) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv $(LOWEST) .cache build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
