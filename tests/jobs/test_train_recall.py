@@ -150,36 +150,36 @@ def test_a_learnt_tau_outlives_the_training_of_the_output_head(notes, pairs, tmp
     assert abs(float(trained.tau.detach()) - filled(options.resolved().tau)) > 0.01
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """The folder of a run that nothing disturbs, and its process."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
-    return folder, job(folder)
-
-
-@pytest.mark.parametrize("phase", [".", WRITING])
-def test_a_killed_run_resumes_to_the_same_weights(undisturbed, tmp_path, phase):
-    whole, process = undisturbed
-    killed = job(tmp_path / "killed")
-    checkpoint = tmp_path / "killed.run" / phase / "checkpoint-3" / "trainer_state.json"
+def kill_at(checkpoint, target, *more):
+    """Kill a job when it has written a checkpoint."""
+    killed = job(target, *more)
     end = time.monotonic() + 120
     while not checkpoint.is_file() and killed.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
     os.kill(killed.pid, signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed").exists()
-    assert job(tmp_path / "killed", "--resume").wait() == 0
-    assert process.wait() == 0
+    assert not target.exists()
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    """Killed in the joint training, and again in the training of the output head."""
+    whole, target = tmp_path / "whole", tmp_path / "killed"
+    work = tmp_path / "killed.run"
+    kill_at(work / "checkpoint-3" / "trainer_state.json", target)
+    kill_at(work / WRITING / "checkpoint-3" / "trainer_state.json", target, "--resume")
+    for arguments in ([str(target), "--resume"], [str(whole)]):
+        monkeypatch.setattr(sys, "argv", ["", *arguments])
+        exec(JOB, {})
     one = load_file(whole / "model.safetensors")
-    two = load_file(tmp_path / "killed" / "model.safetensors")
+    two = load_file(target / "model.safetensors")
     assert all((one[name] == two[name]).all() for name in one)
     assert one.keys() == two.keys()
-    records = [read_json(folder / "record.json") for folder in (whole, tmp_path / "killed")]
+    records = [read_json(folder / "record.json") for folder in (whole, target)]
     assert records[0] == records[1]
     assert records[0]["metrics"]["untrained"].keys() == {"recall@10", "recall@100", "mrr", "mean"}
-    assert "nan" not in (tmp_path / "killed" / "README.md").read_text()
+    assert "nan" not in (target / "README.md").read_text()
     for file in (WEIGHTS, KNOWN):
-        assert (tmp_path / "killed" / file).read_bytes() == (whole / file).read_bytes()
+        assert (target / file).read_bytes() == (whole / file).read_bytes()
 
 
 def test_a_folder_of_somebody_else_at_the_place_of_the_run_is_not_touched(tmp_path):
