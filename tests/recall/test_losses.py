@@ -4,8 +4,15 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from notellm.recall.losses import contrastive_loss, false_negatives, generation_loss, joint_loss
+from notellm.recall.losses import (
+    blockwise_contrastive_loss,
+    contrastive_loss,
+    false_negatives,
+    generation_loss,
+    joint_loss,
+)
 
 Rows = list[list[float]]
 
@@ -151,3 +158,42 @@ def test_gradients_reach_vectors_and_temperature():
         2 * step
     )
     assert float(tau.grad) / 8 == pytest.approx(slope, rel=1e-2)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.size = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        result = operation(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.size = max(self.size, tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("block", [64, 130, 200, 64 * 64])
+def test_blocks_have_the_loss_and_the_gradients_of_the_whole(block):
+    vectors, partner = batch(64)
+    vectors = vectors.float()
+    frequency = torch.arange(64).float().log1p()
+    excluded = torch.eye(64, dtype=torch.bool)
+    excluded[3, 7] = excluded[40, 2] = True
+    results = []
+    for blocks in (False, True):
+        unit = torch.nn.functional.normalize(vectors, dim=1).requires_grad_()
+        tau = torch.tensor(1.5, requires_grad=True)
+        given = (unit, unit, partner)
+        with Largest() as largest:
+            if blocks:
+                loss = blockwise_contrastive_loss(*given, excluded.__getitem__, tau, frequency, block=block)
+            else:
+                loss = contrastive_loss(*given, excluded, tau, frequency)
+            loss.backward()
+        results.append((loss.detach(), unit.grad, tau.grad))
+        assert largest.size == (max(64 * 5, min(block // 64, 64) * 64) if blocks else 64 * 64)
+    for whole, parts in zip(*results, strict=True):
+        torch.testing.assert_close(parts, whole)

@@ -8,9 +8,15 @@ N = 2B notes of B pairs (n_i, n_i+); both notes of a pair are queries; tau is le
 other notes of the batch, by default without false negatives (:func:`false_negatives`), which the paper keeps.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+#: Scores of queries and candidates that are held at once, 16 MiB in float32.
+BLOCK = 2**22
 
 
 def contrastive_loss(
@@ -42,6 +48,45 @@ def contrastive_loss(
         scores = scores - log_frequency.float()[None, :]
     scores = scores.masked_fill(excluded, float("-inf"))
     return functional.cross_entropy(scores, positive, reduction="sum")
+
+
+def blockwise_contrastive_loss(
+    queries: Tensor,
+    candidates: Tensor,
+    positive: Tensor,
+    excluded: Callable[[slice], Tensor],
+    tau: Tensor,
+    log_frequency: Tensor | None = None,
+    *,
+    block: int = BLOCK,
+) -> Tensor:
+    """Return :func:`contrastive_loss` with the memory of a few blocks of scores instead of all n x N.
+
+    The scores of a block of queries are computed again for the gradient. A batch of one block is computed as
+    a whole.
+
+    Args:
+        queries: as there.
+        candidates: as there.
+        positive: as there.
+        excluded: returns the rows of ``excluded`` of some queries, (rows, N) bool.
+        tau: as there.
+        log_frequency: as there.
+        block: number of scores in a block; a query has all of its scores in one.
+    """
+
+    def of_rows(rows: slice, some: Tensor, others: Tensor, tau: Tensor) -> Tensor:
+        return contrastive_loss(some, others, positive[rows], excluded(rows), tau, log_frequency)
+
+    size = max(1, block // len(candidates))
+    if size >= len(queries):
+        return of_rows(slice(None), queries, candidates, tau)
+    total = queries.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(queries), size):
+        rows = slice(start, start + size)
+        part: Tensor = checkpoint(of_rows, rows, queries[rows], candidates, tau, use_reentrant=False)
+        total = total + part
+    return total
 
 
 def generation_loss(logits: Tensor, labels: Tensor) -> Tensor:

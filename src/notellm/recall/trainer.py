@@ -40,7 +40,7 @@ from notellm.recall.distributed import (
 from notellm.recall.frozen_states import FOLDER, compute_states
 from notellm.recall.gradient_cache import MODEL_INPUTS, STATES, GradientCache
 from notellm.recall.learnt import taught_tasks
-from notellm.recall.losses import contrastive_loss, false_negatives, joint_loss, known_pairs
+from notellm.recall.losses import blockwise_contrastive_loss, false_negatives, joint_loss, known_pairs
 from notellm.recall.model import NoteLLM, NoteLLMOutput
 
 
@@ -265,16 +265,21 @@ class NoteLLMTrainer(BackboneTrainer):
         all_vectors = gather_with_gradients(vectors)
         all_notes, all_texts = gather(note), gather(text)
         positive = partner + first
-        excluded = torch.zeros(len(note), len(all_notes), dtype=torch.bool, device=note.device)
-        if self.args.mask_false_negatives:
-            known = known_pairs(note, all_notes, self._known.to(note.device), self.pair_index.count)
-            excluded = false_negatives(note, text, positive, all_notes, all_texts, known)
-        row = torch.arange(len(note), device=note.device)
-        excluded[row, row + first] = True  # a note is no candidate of itself
+        keys, count = self._known.to(note.device), self.pair_index.count
+
+        def excluded(rows: slice) -> Tensor:
+            some = note[rows]
+            found = torch.zeros(len(some), len(all_notes), dtype=torch.bool, device=note.device)
+            if self.args.mask_false_negatives:
+                known = known_pairs(some, all_notes, keys, count)
+                found = false_negatives(some, text[rows], positive[rows], all_notes, all_texts, known)
+            found.diagonal(first + (rows.start or 0)).fill_(True)  # a note is no candidate of itself
+            return found
+
         frequency = self._log_frequency
         if frequency is not None:
             frequency = frequency.to(all_notes.device)[all_notes]
-        total = contrastive_loss(vectors, all_vectors, positive, excluded, tau, frequency)
+        total = blockwise_contrastive_loss(vectors, all_vectors, positive, excluded, tau, frequency)
         loss: Tensor = self.args.world_size * total / len(all_notes)
         return loss
 
