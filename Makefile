@@ -55,7 +55,7 @@ real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
 check: lint types docs test ## all that a change must pass: format, lint, layers, types, documentation, tests
 
 docs: venv ## the documentation site into build/docs/site, with its links checked
-	@$(BIN)/python tools/site.py
+	@$(BIN)/python tools/documentation.py
 
 format: venv ## format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet || true
