@@ -812,6 +812,29 @@ def test_a_note_removed_while_it_is_recommended_is_passed_over(opened, monkeypat
     assert engine.recommend("nobody").basis.startswith("popular notes")
 
 
+@pytest.mark.parametrize("asks", ["recommend", "rank"])
+def test_an_opened_note_removed_meanwhile_is_passed_over(opened, monkeypatch, asks):
+    engine = opened()
+    gone, kept, *others = engine.notes
+    (answer,) = engine.click([[Click("reader", gone), Click("reader", kept)]])
+    assert not isinstance(answer, NotellmError)
+    scores = type(engine.ranker).scores
+
+    def removing(self, user_id, candidates, **options):
+        if gone in engine.notes:
+            engine.apply([Remove(gone)])
+        return scores(self, user_id, candidates, **options)
+
+    monkeypatch.setattr(type(engine.ranker), "scores", removing)
+    if asks == "recommend":
+        found = engine.recommend("reader", k=5)
+        assert set(found.reasons) <= {kept, None}
+    else:
+        found = engine.rank("reader", others[:5])
+    assert len(found.note_ids) == 5
+    assert gone not in engine.notes
+
+
 def test_a_new_user_gets_what_others_open_now(opened, monkeypatch):
     monkeypatch.setattr(popular, "_KEPT_FOR", 0.0)
     engine = opened()

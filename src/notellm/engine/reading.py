@@ -42,19 +42,21 @@ def rank(
 ) -> Ranking:
     """Order candidates for a user; see ``Engine.rank``."""
     notes = state.live.notes
-    ranker = recommender(state).ranker
-    if user_id is not None and history is None:
-        history = _history(state, user_id)
     pairs = ((note_id, notes.get(note_id)) for note_id in candidates)
     shown = [note_id for note_id, note in pairs if note is None or is_visible(note)]
     if candidates and not shown:
         return Ranking([], np.empty(0, dtype=np.float32), "nothing")
+
+    def ranked() -> Ranking:
+        opened = history if user_id is None or history is not None else _history(state, user_id)
+        return recommender(state).ranker.rank(user_id, shown, history=opened)
+
     try:
-        return ranker.rank(user_id, shown, history=history)
-    except KeyError:
-        # A candidate was removed while it was ranked. No write runs now, so the ranker names the note.
+        return ranked()
+    except (DataError, KeyError):
+        # A note was removed while it was ranked. No write runs now, so the ranker names what was asked for.
         with state.write_lock:
-            return recommender(state).ranker.rank(user_id, shown, history=history)
+            return ranked()
 
 
 def recommend(
@@ -68,16 +70,19 @@ def recommend(
 ) -> Recommendations:
     """Recommend notes to a user; see ``Engine.recommend``."""
     if user_id is not None and history is None:
-        history = _history(state, user_id)
         exclude = {*exclude, *state.users.known(user_id).seen}
-    options |= {"history": history, "exclude": exclude}
+
+    def recommended() -> Recommendations:
+        opened = history if user_id is None or history is not None else _history(state, user_id)
+        return recommender(state).recommend(user_id, history=opened, exclude=exclude, **options)
+
     live = state.live
     try:
-        result = recommender(state).recommend(user_id, **options)
+        result = recommended()
     except (DataError, KeyError):
-        with state.write_lock:  # a candidate may have been removed before it was ranked
+        with state.write_lock:  # a candidate, or a note that the user opened, may have been removed meanwhile
             live = state.live
-            result = recommender(state).recommend(user_id, **options)
+            result = recommended()
     request_id = state.shown.record(user_id, result, live.fingerprint) if record else None
     reasons = {reason: state.live.notes.get(reason or "") for reason in result.reasons}
     shown = {reason for reason, note in reasons.items() if note is not None and is_visible(note)}
