@@ -33,7 +33,7 @@ from notellm.renew.service import Service
 from notellm.store.clicks import Click, ClickLog
 from tests.conftest import SMALL
 
-RECALL = RecallOptions(max_steps=2, batch_pairs=16, dim=16, writing_epochs=0)
+RECALL = RecallOptions(max_steps=2, batch_pairs=16, dim=32, writing_epochs=0)
 RANK = RankOptions(max_steps=1, code_epochs=2, bits=8, out_of_fold=0, answer_rows=100, evaluations=1)
 #: A renewal with as little training as possible.
 QUICK = RenewOptions(start="warm", test_days=3, max_steps=2, rank_steps=1, users=20, least_users=5)

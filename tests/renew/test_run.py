@@ -101,7 +101,7 @@ def test_a_model_of_another_size_does_not_take_over(served, tmp_path, notes):
     other.save_pretrained(tmp_path / "given", extra={RECORD: json_text(record)})
     decision = renewal(served).renew(QUICK, candidate=Models(tmp_path / "given", None)).decision
     assert not decision.takes_over
-    assert "the new model have 8 dimensions, those that serve 16" in decision.reasons[0]
+    assert "the new model have 8 dimensions, those that serve 32" in decision.reasons[0]
 
 
 def test_with_half_of_the_notes_gone_nothing_is_trained(served, monkeypatch):

@@ -114,6 +114,20 @@ def test_anything_else_is_torn(reader, tmp_path, data):
     assert kind == "flipped"  # many bits name no file
 
 
+def test_no_flipped_bit_is_another_error(reader, tmp_path):
+    good = reader.path(5).read_bytes()
+    path = tmp_path / "some.manifest"
+    torn = 0
+    for place in range(len(good)):
+        for bit in (0, 3, 6):
+            path.write_bytes(good[:place] + bytes([good[place] ^ 1 << bit]) + good[place + 1 :])
+            try:
+                ManifestReader(tmp_path).read(path, 5)
+            except TornError:
+                torn += 1
+    assert torn > 100
+
+
 @pytest.mark.parametrize("name", [b"", b"..", b"../../x", b"a/b", b"a\\b"])
 def test_names_that_lead_elsewhere_are_no_files_of_a_table(tmp_path, name):
     def field(number, content):

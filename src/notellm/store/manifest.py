@@ -109,7 +109,7 @@ class ManifestReader:
         content = path.read_bytes()
         try:
             version = self._decode(content)
-        except (ValueError, IndexError, struct.error, OverflowError) as error:
+        except (ValueError, LookupError, struct.error, OverflowError) as error:
             raise TornError(f"{path.name} is not a whole manifest") from error
         if version.number != number:
             raise TornError(f"{path.name} is the manifest of version {version.number}, not of {number}")
