@@ -36,8 +36,10 @@ def test_a_line_has_rate_and_remaining_time():
 
 def test_short_work_writes_nothing_where_there_is_no_terminal(capsys):
     with progress_bar(total=100, unit="note", desc="embed") as bar:
-        for _ in range(100):
+        for number in range(100):
             bar.update(1)
+            bar.set_postfix(number=number)  # asks for a drawing
+            bar.refresh()
     assert list(progress_bar([1, 2, 3], desc="few")) == [1, 2, 3]
     assert capsys.readouterr().err == ""
 

@@ -32,13 +32,15 @@ class Lines(terminal_bar):  # type: ignore[misc]  # tqdm has no types
     def __init__(self, work: Iterable[Any] | None = None, **options: Any) -> None:
         options |= {"mininterval": _SECONDS, "maxinterval": 2 * _SECONDS, "file": sys.stderr}
         self._told = int(options.get("initial", 0))  # how far the latest line says that the work is
+        self._told_at = 0.0  # seconds after the start
         super().__init__(work, **options)
 
     def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        """Write a line if the work has gone on."""
+        """Write a line if the work has gone on and the latest one is old, whoever asks for a drawing."""
         del msg, pos
-        if self.n > self._told:
-            self._told = self.n
+        elapsed = self.format_dict["elapsed"]
+        if self.n > self._told and elapsed - self._told_at >= _SECONDS:
+            self._told, self._told_at = self.n, elapsed
             self.fp.write(f"{line_of(self.format_dict)}\n")
             self.fp.flush()
 
@@ -50,6 +52,7 @@ class Lines(terminal_bar):  # type: ignore[misc]  # tqdm has no types
         """Write the last line of what took long."""
         if not self.disable:
             if self.format_dict["elapsed"] >= _SECONDS:
+                self._told_at = -_SECONDS
                 self.display()
             self._told = self.n
             self.fp = io.StringIO()  # where tqdm writes its last drawing

@@ -17,7 +17,7 @@ from notellm.errors import ConfigError, DataError
 from notellm.jobs.folders import save_dataset
 from notellm.pairs.local import mine_counted_pairs
 from notellm.pairs.score import PairOptions
-from notellm.pairs.warehouse import connect, mine_there, open_log
+from notellm.pairs.warehouse import connect, mine_there, open_log, without_secrets
 from notellm.record import read_record
 from tests.commands import run
 from tests.pairs.test_local import ORDER_START, log, options_, rows
@@ -90,6 +90,19 @@ def test_numbers_as_ids_and_no_events(engine, tmp_path):
     options = PairOptions(min_users=2, upper=math.inf)
     found, _ = mine_there(open_log(engine, str(tmp_path / "log.parquet")), options)
     assert found.to_pylist() == [{"source": "1", "target": "2", "score": 1.0, "users": 2}]
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ("duckdb", "duckdb"),
+        ("local[2]", "local[2]"),
+        ("spark://host:7077", "spark://host:7077"),
+        ("snowflake://me:p@ss@account/db/schema?warehouse=w&token=t", "snowflake://account/db/schema"),
+    ],
+)
+def test_records_and_messages_have_no_passwords(engine, told):
+    assert without_secrets(engine) == told
 
 
 def test_mistakes_are_named(tmp_path):

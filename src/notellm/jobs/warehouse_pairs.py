@@ -7,7 +7,7 @@ from notellm.errors import ConfigError, DataError
 from notellm.jobs.folders import CLICKS_FILE, PAIRS_FILE, PARTS, is_split, save_pairs
 from notellm.pairs.counts import PairCounts
 from notellm.pairs.score import PairOptions
-from notellm.pairs.warehouse import connect, mine_there, open_log
+from notellm.pairs.warehouse import connect, mine_there, open_log, without_secrets
 
 
 def mine_folder_there(
@@ -46,7 +46,7 @@ def mine_folder_there(
         if not counts.rows and len(names) == 1:
             raise DataError(f"{where} has no rows, so there are no related pairs")
         (path / name).mkdir(parents=True, exist_ok=True)
-        described = {"engine": engine, "log": where, "rows": counts.rows}
+        described = {"engine": without_secrets(engine), "log": where, "rows": counts.rows}
         save_pairs(path / name, pairs, counts, options, log=described, force=force)
         result[name] = counts
     return result

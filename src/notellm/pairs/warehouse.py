@@ -67,12 +67,18 @@ def connect(engine: str) -> Any:
             return ibis.connect(engine)
     except ImportError as error:
         raise MissingDependencyError(
-            f"the engine {engine} needs a part of Ibis that is not installed: {error}; for Spark: "
-            "pip install 'notellm[spark]'"
+            f"the engine {without_secrets(engine)} needs a part of Ibis that is not installed: {error}; "
+            "for Spark: pip install 'notellm[spark]'"
         ) from error
-    except Exception as error:
-        raise ConfigError(f"the engine {engine} cannot be reached: {error}") from error
+    except Exception as error:  # each engine's driver has errors of its own
+        raise ConfigError(f"the engine {without_secrets(engine)} cannot be reached: {error}") from error
     raise ConfigError(f"the engine {engine!r} is not known; allowed are {ENGINES}")
+
+
+def without_secrets(engine: str) -> str:
+    """Return an engine without user, password and query of its address, for records and messages."""
+    scheme, mark, rest = engine.partition("://")
+    return scheme + mark + rest.partition("?")[0].rpartition("@")[2]
 
 
 def _spark(master: str) -> Any:
@@ -103,7 +109,7 @@ def open_log(connection: Any, log: str) -> Any:
             raise DataError(f"{log} has no Parquet files; name a folder that has some, or a table")
     try:
         table = connection.read_parquet(files) if is_file else connection.table(log)
-    except Exception as error:
+    except Exception as error:  # each engine's driver has errors of its own
         raise DataError(f"the log {log} cannot be read: {error}") from error
     if missing := {"user_id", "note_id", "timestamp"} - set(table.columns):
         raise DataError(
