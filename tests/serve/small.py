@@ -65,8 +65,14 @@ def make_places(folder):
 @contextmanager
 def serving(app):
     """Give a client of an application, which a server runs in a thread of this process."""
+    with answered_by(server_of(app)) as client:
+        yield client
+
+
+@contextmanager
+def answered_by(server):
+    """Give a client of a server of uvicorn, which runs in a thread of this process."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = server_of(app)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     address = "http://{}:{}".format(*listening.getsockname())

@@ -1,36 +1,15 @@
 """examples/own_page: a backend of one's own between a page and the service."""
 
 import runpy
-import socket
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 
-import httpx2 as httpx
 import pytest
 import uvicorn
 
 from notellm.client import Client
-from tests.serve.small import PATIENCE, served
+from tests.serve.small import answered_by, served
 
 FOLDER = Path(__file__).parents[2] / "examples" / "own_page"
-
-
-@contextmanager
-def running(app):
-    """Give a client of the backend, which a server runs in a thread of this process."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    try:
-        address = "http://{}:{}".format(*listening.getsockname())
-        with httpx.Client(base_url=address, timeout=PATIENCE, trust_env=False) as client:
-            yield client
-    finally:
-        server.should_exit = True
-        thread.join()
-        listening.close()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +19,7 @@ def page(places, tmp_path_factory):
     with (
         served(places.copied(tmp_path_factory.mktemp("own")).engine()) as service,
         Client(str(service.base_url)) as client,
-        running(make_app(client)) as page,
+        answered_by(uvicorn.Server(uvicorn.Config(make_app(client), log_level="error"))) as page,
     ):
         yield page, client
 

@@ -48,7 +48,7 @@ def rank(
         return Ranking([], np.empty(0, dtype=np.float32), "nothing")
 
     def ranked() -> Ranking:
-        opened = history if user_id is None or history is not None else _history(state, user_id)
+        opened = _history(state, user_id) if history is None else history
         return recommender(state).ranker.rank(user_id, shown, history=opened)
 
     try:
@@ -73,7 +73,7 @@ def recommend(
         exclude = {*exclude, *state.users.known(user_id).seen}
 
     def recommended() -> Recommendations:
-        opened = history if user_id is None or history is not None else _history(state, user_id)
+        opened = _history(state, user_id) if history is None else history
         return recommender(state).recommend(user_id, history=opened, exclude=exclude, **options)
 
     live = state.live
@@ -110,8 +110,10 @@ def opened_notes(state: State, user_id: str, *, limit: int) -> list[StoredNote]:
     return [note for note in latest if note is not None and is_visible(note)][:limit]
 
 
-def _history(state: State, user_id: str) -> list[str] | None:
+def _history(state: State, user_id: str | None) -> list[str] | None:
     """Return the notes of the store that a user opened, oldest first; None if the ranker knows as much."""
+    if user_id is None:
+        return None
     if user_id in state.users:
         return [note_id for note_id in known_user(state, user_id).history if note_id in state.live.notes]
     return None if recommender(state).ranker.knows(user_id) else []
