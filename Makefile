@@ -11,7 +11,7 @@ LOWEST_PYTHON ?= python3.11
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test lowest spark real check docs format lint types bench bench-quick clean
+.PHONY: help venv demo test slow lowest spark real check docs format lint types bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,11 +30,14 @@ demo: venv ## everything once on built-in data, without any download; ends by sa
 	@echo "notellm is installed in $(VENV): run  . $(BIN)/activate  first, or write $(BIN)/notellm"
 	@echo "To look at it in a browser:  $(BIN)/notellm demo --serve"
 
-test: venv ## the tests, except those on real data, in WORKERS processes (2)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not spark"
+test: venv ## the tests, except slow ones and those on real data, in WORKERS processes (2)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not real and not spark"
+
+slow: venv ## the tests that run, and kill, whole jobs
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
-	@HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not real and not spark" \
+	@HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not real and not spark" \
 		--ignore=tests/jobs --ignore=tests/cli --ignore=tests/test_readme.py \
 		--ignore=tests/serve/test_browser.py
 
@@ -52,7 +55,7 @@ spark: venv ## pairs in a local Spark (needs Java; installs pyspark, some 400 MB
 real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
 
-check: lint types docs test ## all that a change must pass: format, lint, layers, types, documentation, tests
+check: lint types docs test slow ## all that a change must pass: format, lint, layers, types, documentation, tests
 
 docs: venv ## the documentation site into build/docs/site, with its links checked
 	@$(BIN)/python tools/documentation.py

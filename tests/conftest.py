@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import gc
 import json
 import random
 from collections.abc import Iterator
@@ -37,6 +38,13 @@ from notellm.recall.tiny import TinyOptions
 # A busy machine is no failure: tests assert no timings, and neither does Hypothesis.
 settings.register_profile("notellm", deadline=None)
 settings.load_profile("notellm")
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over the modules; trainers collect the whole heap again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 THEMES = {
     "Cooking": [

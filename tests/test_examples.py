@@ -25,6 +25,7 @@ def run(monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_books_of_the_shelf_are_related(run):
     shelf = {}
     for line in (EXAMPLES / "books.csv").read_text(encoding="utf-8").splitlines()[1:]:
@@ -38,6 +39,7 @@ def test_books_of_the_shelf_are_related(run):
         assert np.mean(own) > 0.7, block  # by chance it would be a quarter
 
 
+@pytest.mark.slow
 def test_captions_get_hashtags(run, tmp_path):
     out = run("chinese_hashtags.py", "--steps", 3)
     blocks = out.split("\n\n")
@@ -49,6 +51,7 @@ def test_captions_get_hashtags(run, tmp_path):
     assert "#烘焙" in run("chinese_hashtags.py", "--steps", 2, "--notes", tmp_path / "captions.csv")
 
 
+@pytest.mark.slow
 def test_movies_are_ranked_with_and_without_codes(run, tmp_path):
     rng = np.random.default_rng(0)
     likes = rng.random((40, 30)) < 0.5

@@ -20,6 +20,7 @@ def blocks(text, language):
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path):
     guide = blocks((ROOT / "docs" / "python.md").read_text(encoding="utf-8"), "python")
     assert blocks(README, "python") == guide[:1]

@@ -48,6 +48,7 @@ def test_the_wheel_has_every_file_of_the_package(wheel):
     assert packed == there
 
 
+@pytest.mark.slow
 def test_the_installed_wheel_runs_outside_of_the_checkout(wheel, tmp_path):
     site, outside = tmp_path / "site", tmp_path / "outside"
     outside.mkdir()

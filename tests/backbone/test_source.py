@@ -93,6 +93,7 @@ def test_a_tokenizers_code_does_not_run(folder: Path, tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", ["y\n" * 9, ""])
 def test_nobody_is_asked_whether_code_may_run(
     with_code: Path, checkpoints: dict[str, Checkpoint], tmp_path: Path, answer: str

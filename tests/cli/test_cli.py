@@ -79,6 +79,7 @@ def test_records_are_a_chain_from_the_data_to_the_vectors(home, capsys):
     assert "notellm record model" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_vectors_of_another_model_are_refused_and_vectors_of_nobody_are_doubtful(home, tmp_path, capsys):
     few = ("--max-steps", 1, "--batch-pairs", 8, "--evaluations", 1, "--seed", 9, "-q")
     assert run("train", home / "split", "-o", tmp_path / "other", *few) == 0
@@ -160,6 +161,7 @@ def test_tag_one_and_many(home, capsys):
     assert "tags of 7 notes -> " in out
 
 
+@pytest.mark.slow
 def test_evaluate_prints_all_methods_and_saves(home, capsys):
     assert run("evaluate", home / "model", home / "split", "-o", home / "report", "-q") == 0
     out = capsys.readouterr().out
@@ -333,6 +335,7 @@ def test_a_read_only_folder_is_named(home, tmp_path, capsys):
     assert str(tmp_path / "wall") in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_unfinished_run_is_neither_lost_nor_mixed(home, tmp_path, capsys):
     few = ("--max-steps", 4, "--batch-pairs", 8, "--evaluations", 4, "-q")
     model = tmp_path / "model"
@@ -348,6 +351,7 @@ def test_unfinished_run_is_neither_lost_nor_mixed(home, tmp_path, capsys):
     assert pa.OSFile(str(model / "model.safetensors")).read() == first
 
 
+@pytest.mark.slow
 def test_the_demo_shows_all_it_promises(tmp_path, capsys):
     assert run("demo", "--notes", 200, "--max-steps", 2, "-o", tmp_path / "demo", "-q") == 0
     out = capsys.readouterr().out

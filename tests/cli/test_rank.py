@@ -143,6 +143,7 @@ def test_recommend_says_what_and_why(home, user, capsys):
     assert capsys.readouterr().out.startswith("popular notes, ranked for a typical user")
 
 
+@pytest.mark.slow
 def test_a_ranker_of_what_recall_offers_blends_its_similarity(home, tmp_path, capsys):
     vectors = ("--vectors", home / "vectors.parquet")
     options = (*vectors, "--valid-share", 0.3)
@@ -162,6 +163,7 @@ def test_a_ranker_of_what_recall_offers_blends_its_similarity(home, tmp_path, ca
     assert "ranked by code and history, blended with similarity" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_own_impressions_and_a_split_folder(home, tmp_path, capsys):
     test = home / "ranker.run" / "test.parquet"
     table = pq.read_table(test)

@@ -229,6 +229,7 @@ def test_notes_of_polars_as_csv(folder, rows, style, separator, null):
 topics = st.lists(bare, max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(notes, st.data())
 def test_notes_of_polars_as_ndjson_json_and_parquet(folder, rows, data):

@@ -597,6 +597,7 @@ def writes_of_all_kinds(engine, seed=0):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "killed"),
     [("exact", True), ("hnsw", False), ("hnsw", True), ("milvus", False)],
@@ -988,6 +989,7 @@ def in_the_middle(monkeypatch, *actions):
     monkeypatch.setattr(IndexHome, "build", building)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "which"), [("exact", "one"), ("hnsw", "other"), ("milvus", "one")])
 def test_what_is_written_during_a_reload_is_not_lost(opened, parts, tmp_path, monkeypatch, kind, which):
     engine = opened(kind)

@@ -23,6 +23,8 @@ from notellm.lexical.terms import texts_of
 from notellm.recall import config
 from tests.sentence_encoder import write_sentence_encoder
 
+pytestmark = pytest.mark.slow
+
 QUICK = ExperimentOptions(
     seeds=2, max_steps=2, tagged_notes=20, resamples=2_000, min_users=1, rank=False, ablations=False
 )

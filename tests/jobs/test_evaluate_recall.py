@@ -81,6 +81,7 @@ def test_a_report_is_saved_with_its_record(cold, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_by_time_only_notes_unknown_to_training_are_tagged(world, categories):
     split = split_by_time(world.notes, world.clicks)
     model = with_tagger(split, categories)

@@ -233,6 +233,7 @@ def test_the_time_that_writing_takes_makes_no_click_too_old(tmp_path):
     assert [click.timestamp for click in written] == [NOW - timedelta(days=1)]
 
 
+@pytest.mark.slow
 def test_after_a_kill_it_is_repeated_and_each_click_is_there_once(place, tmp_path):
     path = csv_of(tmp_path / "c.csv", *(f"u{i % 9},n{i % 10},{ago(seconds=i)},click" for i in range(1_000)))
     program = f"""

@@ -53,6 +53,7 @@ def start(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_model_of_one_with_twice_the_batch(tmp_path):
     world = sample_world(notes=200, users=80, clicks=2_000, bots=0, seed=5)
     split = split_by_note(world.notes, world.clicks, valid=0.2)

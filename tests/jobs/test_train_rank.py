@@ -141,6 +141,7 @@ def test_the_ranker_is_written_with_its_record_and_opens_again(world, fitted):
     assert one.basis == "code and history"
 
 
+@pytest.mark.slow
 def test_the_untrained_figures_are_those_of_the_model_after_its_answers_are_fitted(
     world, tmp_path, monkeypatch
 ):
@@ -166,6 +167,7 @@ TEXT_ONLY = {"form": "text_only"}, [0.7, 0.6]  # before the step, after it
 TWO_STEP = {"two_step": True}, [0.6, 0.7, 0.5, 0.6, 0.5, 0.65]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "aucs"), [TEXT_ONLY, TWO_STEP])
 def test_what_only_made_it_worse_is_undone(how, aucs, world, tmp_path, monkeypatch):
     notes, train, valid, _ = world
@@ -199,6 +201,7 @@ def test_what_only_made_it_worse_is_undone(how, aucs, world, tmp_path, monkeypat
     assert metrics["validation"] == metrics["untrained"] == {"auc": 0.7}
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     """Killed in the second of two steps: the codes and the first step are kept, not made again."""
     killed = subprocess.Popen(
@@ -247,6 +250,7 @@ def test_an_unfinished_run_is_neither_lost_nor_mixed(world, tmp_path, monkeypatc
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "lora"), [("llama", True), ("qwen2", False), ("neox", True)])
 def test_a_pretrained_backbone_is_tuned_in_two_steps(name, lora, checkpoints, world, tmp_path):
     """Tied embeddings (qwen2) and other projections than q and v (neox) among them."""
@@ -292,6 +296,7 @@ def test_a_pretrained_backbone_answers_by_words_or_by_a_head_fitted_first(checkp
     assert build_rank_model(words, notes, train).answer_head is None
 
 
+@pytest.mark.slow
 def test_the_fitted_answers_of_a_cut_off_run_are_not_fitted_again(checkpoints, world, tmp_path, monkeypatch):
     """Cut off before the last of two steps, by when the answers were fitted three times."""
     pytest.importorskip("peft")

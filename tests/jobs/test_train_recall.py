@@ -161,6 +161,7 @@ def kill_at(checkpoint, target, *more):
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path, monkeypatch):
     """Killed in the joint training, and again in the training of the output head."""
     whole, target = tmp_path / "whole", tmp_path / "killed"
@@ -198,6 +199,7 @@ def test_a_folder_of_somebody_else_at_the_place_of_the_run_is_not_touched(tmp_pa
     assert mine.read_text() == "x"
 
 
+@pytest.mark.slow
 def test_the_record_is_resolved_and_checkpoints_go(tmp_path):
     world = sample_world(notes=260, users=150, clicks=4_000, bots=0, seed=5)
     part = split_by_note(world.notes, world.clicks, valid=0).train
@@ -334,6 +336,7 @@ def test_few_notes_hide_nothing_and_validation_notes_are_used_first(world):
     assert taught is not world.notes
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_small")
 def test_no_hidden_answer_reaches_the_training_and_all_are_known_afterwards(world, tmp_path, monkeypatch):
     held_out, _ = hide(world.notes, seed=3)
@@ -364,6 +367,7 @@ def test_no_hidden_answer_reaches_the_training_and_all_are_known_afterwards(worl
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_small")
 def test_learning_to_write_changes_no_vector(world, tmp_path):
     notes = world.notes.slice(0, 200)

@@ -27,6 +27,7 @@ def test_an_entry_of_the_log_is_a_line_of_words(logs, line):
     assert line_of(logs, 20, 60) == line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("progress", [True, False])
 def test_a_training_shows_lines_and_no_dictionaries_or_nothing(tmp_path, capsys, progress):
     world = sample_world(notes=60, users=30, clicks=400, bots=0, seed=5)

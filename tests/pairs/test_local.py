@@ -153,6 +153,7 @@ def large_rows(seed=0, rows=9_000, users=300, notes=1_500):
     ]
 
 
+@pytest.mark.slow
 def test_large_log_is_the_same_for_any_threads_order_and_chunks():
     events = large_rows()
     clicks = log(events)
@@ -278,6 +279,7 @@ def test_result_has_the_schema():
     assert mine(log([("u", "a", 1), ("u", "b", 2)])).schema.equals(PAIRS)
 
 
+@pytest.mark.slow
 def test_mining_leaves_the_threads_of_torch_alone():
     code = (
         "import pyarrow as pa, torch\n"

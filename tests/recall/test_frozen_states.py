@@ -241,6 +241,7 @@ class KilledError(Exception):
     """Ends a run in the middle."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("lora", "at_step"), [(True, 3), (False, 3), (False, 1)])
 def test_a_run_that_was_cut_off_ends_with_the_same_model_and_leaves_no_states(
     lora: bool,

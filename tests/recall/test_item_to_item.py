@@ -212,6 +212,7 @@ def test_lists_that_held_all_there_was_take_in_what_comes_back(tmp_path):
 changes = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     start=st.integers(1, 40),

@@ -247,6 +247,7 @@ def two_processes(saved: Path, data: Path, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", jobs.COMPARABLE)
 def test_two_processes_do_what_one_does(make: Make, two_processes: Path, name: str):
     trainer = make(name)
@@ -263,6 +264,7 @@ def test_two_processes_do_what_one_does(make: Make, two_processes: Path, name: s
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     saved: Path, data: Path, notes: pa.Table, pairs: pa.Table, tmp_path: Path
 ):

@@ -94,6 +94,7 @@ def writer(request, checkpoints: dict[str, Checkpoint], notes: pa.Table) -> Note
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free", [False, True], ids=["chosen", "free"])
 def test_no_output_is_degenerate(writer: NoteLLM, notes: pa.Table, free: bool):
     rows = odd_notes()

@@ -204,6 +204,7 @@ def test_a_blend_goes_with_vectors_of_its_own_model_alone(world, fitted, tmp_pat
     assert doubt.startswith(f"the model behind {path} is not known")
 
 
+@pytest.mark.slow
 def test_a_run_with_other_vectors_is_not_gone_on_with(world, fitted, tmp_path, monkeypatch):
     notes, _, (ids, table) = world
     _, train, valid, options, arguments = fitted

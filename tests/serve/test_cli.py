@@ -76,6 +76,7 @@ def test_a_finished_demo_is_served_as_it_is(places, tmp_path, monkeypatch, capsy
     assert "open http://127.0.0.1:8765/" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["serve", "store", "--model", "m", "--no-keys"], ["demo", "--serve"]])
 def test_without_the_extra_it_says_what_to_install(command, tmp_path):
     code = "import sys; sys.modules['uvicorn'] = None; from notellm import cli; cli.main()"

@@ -488,6 +488,7 @@ server(Guard(Echo(), keys=Keys(), limits=Limits(), metrics=Metrics())).run([list
 """
 
 
+@pytest.mark.slow
 def test_idle_connections_lock_nobody_out_where_few_files_may_be_open():
     """274 connections once did so in a process that may open 300 files."""
     child = subprocess.Popen(

@@ -77,6 +77,7 @@ def sensible(case):
     return case
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["as described", "sensible", "against the description"])
 def test_no_request_makes_it_fail(operations, kind):
     assert len(operations) > 15

@@ -313,6 +313,7 @@ def process():
             one.child.communicate()
 
 
+@pytest.mark.slow
 def test_what_is_accepted_is_written_before_it_ends(places, tmp_path, process, capsys):
     """Clients write all the while."""
     own = places.copied(tmp_path)
@@ -367,6 +368,7 @@ def test_what_is_accepted_is_written_before_it_ends(places, tmp_path, process, c
     engine.close()
 
 
+@pytest.mark.slow
 def test_a_request_that_is_under_way_is_answered(places, tmp_path, process):
     """Nothing new is accepted meanwhile; Ctrl-C, too, ends the service in order."""
     own = places.copied(tmp_path)

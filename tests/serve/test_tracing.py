@@ -145,6 +145,7 @@ def test_a_reader_gets_recommendations_though_lists_cannot_be_written(place, mon
     assert request in ShownLog.for_reading(place.store).read()["request_id"].to_pylist()
 
 
+@pytest.mark.slow
 def test_a_kill_loses_only_lists_of_the_last_moment(place):
     program = f"""
 import os

@@ -257,6 +257,7 @@ def test_a_damaged_file_is_named_with_what_to_do(place):
         ClickLog.open(place)
 
 
+@pytest.mark.slow
 def test_no_acknowledged_click_is_lost_by_a_kill(place):
     """A process writes clicks, tells each that is acknowledged, and is killed."""
     program = f"""

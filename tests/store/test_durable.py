@@ -131,6 +131,7 @@ def test_a_power_failure_leaves_every_acknowledged_write(place, disk, tmp_path, 
     store.close()
 
 
+@pytest.mark.slow
 @KEEPS_NO_OLDER_VERSION
 @pytest.mark.parametrize("way", ALL_WAYS)
 def test_a_power_failure_amid_a_write_leaves_it_whole_or_not_at_all(place, disk, tmp_path, way, monkeypatch):
@@ -154,6 +155,7 @@ def test_a_power_failure_amid_a_write_leaves_it_whole_or_not_at_all(place, disk,
     store.close()
 
 
+@pytest.mark.slow
 def test_a_power_failure_amid_making_a_store_leaves_none_or_all(place, disk, tmp_path, monkeypatch):
     monkeypatch.setattr(durable, "_FLUSHES", 1)
     moments: list[Path] = []

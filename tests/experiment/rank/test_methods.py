@@ -159,6 +159,7 @@ class TestFits:
         assert fit("popularity").scores.tolist() == [liked.count(n) for n in data.test["note_id"].to_pylist()]
         assert not METHODS["popularity"].seeded
 
+    @pytest.mark.slow
     def test_binllm_and_its_codes_alone_score_as_those_of_rank_train(self, data, fit, tmp_path):
         options = RankOptions(**QUICK, max_steps=STEPS)
         ranker = train_rank(
@@ -182,6 +183,7 @@ class TestFits:
         assert run.prompt_tokens > 5
         assert run.seconds is not None
 
+    @pytest.mark.slow
     def test_methods_with_the_same_codes_fit_them_once(self, fit, monkeypatch, tmp_path):
         first = fit("binmf", folder=tmp_path)
         monkeypatch.delattr(rank_codes, "fit_out_of_fold")
@@ -209,6 +211,7 @@ class TestFits:
         assert (one.seed, other.seed, one.steps, one.history) == (0, 1, None, ())
         assert 0 < one.figures["validation"]["auc"] < 1
 
+    @pytest.mark.slow
     def test_a_killed_fit_resumes_to_the_same_scores(self, fit, tmp_path, monkeypatch):
         """Killed in the second of two steps: the codes, the first step and a checkpoint are there."""
         whole = fit("two_step", folder=tmp_path / "whole")

@@ -280,6 +280,7 @@ def test_the_weights_are_fitted_on_the_held_out_notes(tagger, table):
     assert min(tagger.weights["topics"].voices) >= 0
 
 
+@pytest.mark.slow
 def test_few_held_out_notes_leave_the_default_weights(known, table):
     other = NoteLLM.from_corpus(known, tiny=SMALL, dim=16)
     for held_out in (None, table.slice(220, 0), table.slice(220, 30)):
@@ -289,6 +290,7 @@ def test_few_held_out_notes_leave_the_default_weights(known, table):
         assert other.tagger.alone == MODEL_ALONE
 
 
+@pytest.mark.slow
 def test_held_out_notes_are_known_only_after_the_fit(known, monkeypatch):
     other = NoteLLM.from_corpus(known, tiny=SMALL, dim=16)
     seen = []
@@ -346,6 +348,7 @@ def test_a_weight_that_is_no_number_is_refused(tagger, tmp_path):
 # ---------------------------------------------------------------- models
 
 
+@pytest.mark.slow
 def test_a_model_without_a_tagger_writes_freely(known, asked):
     bare = NoteLLM.from_corpus(known, tiny=SMALL, dim=16)
     assert bare.tagger is None
