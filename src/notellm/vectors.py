@@ -15,7 +15,8 @@ from notellm.files import read_parquet
 
 _BLOCK_BYTES = 128 * 2**20  # of cosines held at once
 _TILE = 8_192  # vectors that are multiplied at once, so that they stay in the processor's cache
-_PIECES = 16  # pieces of a row for each cosine that is asked for; more give a closer bound, and take longer
+#: Pieces of a row for each cosine that is asked for, and at least: more give a closer bound, and take longer.
+_PIECES, _LEAST_PIECES = 16, 2_000
 
 
 def search(
@@ -85,12 +86,15 @@ def _bounds(scores: np.ndarray, k: int) -> np.ndarray:
     """Return for each row a bound that at least ``k`` of its scores reach, and few more.
 
     It is the k-th largest of the maxima of pieces of the row, which are found much faster than the k-th
-    largest score.
+    largest score. A piece is every ``count``-th score, so that whole stretches of a row are compared at once.
     """
-    length = scores.shape[1] // (_PIECES * k)  # of a piece
+    length = scores.shape[1] // max(_PIECES * k, _LEAST_PIECES)  # of a piece
     if length > 1:
         count = scores.shape[1] // length
-        scores = scores[:, : count * length].reshape(len(scores), count, length).max(axis=2)
+        maxima = scores[:, :count].copy()
+        for first in range(count, count * length, count):
+            np.maximum(maxima, scores[:, first : first + count], out=maxima)
+        scores = maxima
     bounds: np.ndarray = np.partition(scores, -k, axis=1)[:, -k]
     return bounds
 
