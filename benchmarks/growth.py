@@ -32,7 +32,7 @@ from benchmarks.common import arguments, table, write_results
 from benchmarks.scoring import make_ranker
 from benchmarks.stepwise import StepwiseTraining
 from benchmarks.training import load
-from notellm.data.sample_world import sample_world
+from notellm.data.sample_world import sample_log
 from notellm.experiment.memory import peak_mib, reset_peak
 from notellm.options import filled
 from notellm.pairs.local import mine_pairs
@@ -47,11 +47,9 @@ Work = Callable[[], object]
 
 
 def _pairs(clicks: int) -> Work:
-    world = sample_world(
-        notes=clicks // _CLICKS_PER_NOTE, users=clicks // _CLICKS_PER_USER, clicks=clicks, bots=0
-    )
-    mine_pairs(world.clicks.slice(0, 1_000), progress=False)  # compiles the kernel
-    return lambda: mine_pairs(world.clicks, progress=False)
+    log = sample_log(clicks // _CLICKS_PER_NOTE, clicks // _CLICKS_PER_USER, clicks, bots=0)
+    mine_pairs(log.slice(0, 1_000), progress=False)  # compiles the kernel
+    return lambda: mine_pairs(log, progress=False)
 
 
 def _training(pairs: int) -> Work:

@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from notellm.data.sample import clicks as clicks_module
 from notellm.data.sample.truth import INTERESTS, LANGUAGES, user_id
 from notellm.data.sample.words import WORDS_PER_CONCEPT, vocabulary
-from notellm.data.sample_world import sample_world
+from notellm.data.sample_world import sample_log, sample_world
 from notellm.data.schema import CLICKS, NOTES
 from notellm.data.validate import validate
 from notellm.errors import ConfigError
@@ -56,6 +56,11 @@ def test_the_seed_is_everything():
     assert (first.truth.complement == again.truth.complement).all()
     assert fingerprint(first.notes) != fingerprint(other.notes)
     assert (first.truth.complement != other.truth.complement).any()
+
+
+def test_a_log_alone_is_that_of_the_world():
+    world = sample_world(200, 50, 1_000, bots=1, weeks=2, chinese=0.5, seed=5)
+    assert sample_log(200, 50, 1_000, bots=1, weeks=2, chinese=0.5, seed=5).equals(world.clicks)
 
 
 def test_complements_are_a_matching_across_categories(world):
