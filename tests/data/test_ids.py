@@ -39,3 +39,21 @@ def test_the_message_names_the_id_the_rule_and_the_fix():
     assert "any text without control characters, of 1 to 512 characters; give the note another id" in message
     with pytest.raises(DataError, match=r"the note id 'a\\nb' \(3 characters\) cannot be used"):
         ids.check_id("a\nb")
+
+
+def test_chunks_that_were_encoded_before_get_one_dictionary():
+    both = pa.array(["a", "b", "c", "a"]).dictionary_encode()
+    one, other = pa.array(["b", "a"]).dictionary_encode(), pa.array(["c"]).dictionary_encode()
+    column = pa.chunked_array([both, one, other])
+    found, names = ids.codes(column)
+    assert names.take(pa.array(found)).to_pylist() == column.to_pylist() == list("abcabac")
+    assert len(names) == len(set(names.to_pylist()))
+
+
+def test_one_dictionary_is_not_unified_with_itself():
+    column = pa.chunked_array([["b", "a"], [], ["a", "c"]])
+    coded = ids.encoded(column)
+    assert coded.to_pylist() == column.to_pylist()
+    assert {chunk.dictionary.buffers()[-1].address for chunk in coded.chunks} == {
+        coded.chunk(0).dictionary.buffers()[-1].address
+    }

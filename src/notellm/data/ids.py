@@ -76,13 +76,28 @@ def as_array(ids: Ids) -> pa.Array:
     return ids.cast(pa.string()) if isinstance(ids, pa.Array) else pa.array(ids, pa.string())
 
 
+def encoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return a column as dictionary codes, with one dictionary for all chunks."""
+    chunked = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    # Encoding gives all chunks the same dictionary, and to unify that with itself takes most of the time.
+    if len({_place(chunk.dictionary) for chunk in chunked.chunks}) > 1:
+        chunked = chunked.unify_dictionaries()
+    return chunked
+
+
+def _place(array: pa.Array) -> tuple[int, ...]:
+    """Return where the values of an array lie in memory."""
+    addresses = (0 if buffer is None else buffer.address for buffer in array.buffers())
+    return (*addresses, array.offset, len(array))
+
+
 def codes(column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int32], pa.Array]:
     """Return an int32 code for each row, and the distinct ids that the codes index.
 
     Codes count the ids in the order in which they first appear.
     """
-    encoded = column.dictionary_encode().unify_dictionaries()
-    if encoded.num_chunks == 0:
+    chunks = encoded(column).chunks
+    if not chunks:
         return np.empty(0, np.int32), pa.array([], column.type)
-    indices: list[npt.NDArray[Any]] = [chunk.indices.to_numpy() for chunk in encoded.chunks]
-    return np.concatenate(indices), encoded.chunk(0).dictionary
+    indices: list[npt.NDArray[Any]] = [chunk.indices.to_numpy() for chunk in chunks]
+    return np.concatenate(indices), chunks[0].dictionary

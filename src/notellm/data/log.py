@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from notellm.data.ids import encoded
 from notellm.data.schema import CLICKS, TIME
 
 Codes = npt.NDArray[np.int32]
@@ -45,16 +46,14 @@ class Coded:
     @classmethod
     def of(cls, column: pa.ChunkedArray) -> "Coded":
         """Encode a column of any type that Arrow can compare; the values keep its type."""
-        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        encoded = encoded.unify_dictionaries()
-        if encoded.num_chunks == 0:
+        chunks = encoded(column).chunks
+        if not chunks:
             kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
             return cls(np.empty(0, np.int32), pa.array([], kind))
         codes: list[npt.NDArray[Any]] = [
-            chunk.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
-            for chunk in encoded.chunks
+            chunk.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False) for chunk in chunks
         ]
-        coded = cls(np.concatenate(codes), encoded.chunk(0).dictionary)
+        coded = cls(np.concatenate(codes), chunks[0].dictionary)
         return coded._by_appearance() if pa.types.is_dictionary(column.type) else coded
 
     def _by_appearance(self) -> "Coded":

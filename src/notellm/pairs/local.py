@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from queue import SimpleQueue
-from typing import Any
 
 import numba
 import numpy as np
@@ -28,10 +27,10 @@ from notellm.data.order import is_unordered
 from notellm.data.schema import PAIRS, check_clicks
 from notellm.errors import ConfigError, DataError
 from notellm.pairs.counts import PairCounts
+from notellm.pairs.key_order import Ints, stable_order
 from notellm.pairs.score import DECIMALS, PairOptions
 from notellm.progress import progress_bar
 
-Ints = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
@@ -219,9 +218,9 @@ def _encode(clicks: pa.Table) -> tuple[_Log, PairCounts]:
     user = user_rank[user]
 
     views = _order(note, user, len(user_ids))
-    click_rows = click_rows[np.argsort(last[click_rows])[::-1]]  # newest first
-    newest_first = np.arange(len(click_rows))
-    click_rows = click_rows[_order(user[click_rows], newest_first, len(click_rows))]
+    clicked_at = last[click_rows]
+    click_rows = click_rows[stable_order(clicked_at.max(initial=_NEVER) - clicked_at)]  # newest first
+    click_rows = click_rows[stable_order(user[click_rows].astype(np.int64))]
     log = _Log(
         note_ids=ids.take(by_id),
         source_start=_starts(note, len(ids)),
@@ -262,9 +261,9 @@ def _user_counts(
     )
 
 
-def _order(major: Codes, minor: npt.NDArray[np.integer[Any]], minors: int) -> Ints:
-    """Return the row order by ``major``, then ``minor`` (below ``minors``); one integer key sorts fastest."""
-    return np.argsort(major.astype(np.int64) * minors + minor)
+def _order(major: Codes, minor: Codes, minors: int) -> Ints:
+    """Return the row order by ``major``, then ``minor`` (below ``minors``)."""
+    return stable_order(major.astype(np.int64) * minors + minor)
 
 
 def _starts(sorted_codes: Codes, count: int) -> Ints:

@@ -7,6 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from notellm.data.ids import encoded
 from notellm.data.problems import Report
 from notellm.errors import DataError
 
@@ -26,9 +27,9 @@ def packed(column: pa.ChunkedArray) -> pa.ChunkedArray:
     first = column.slice(0, _LOOKED_AT)
     if len(first) and _are_whole(first) and _are_whole(column):
         return column.cast(pa.int64())
-    encoded = column.dictionary_encode().unify_dictionaries()
-    distinct = len(encoded.chunk(0).dictionary) if encoded.num_chunks else 0
-    return encoded if distinct * 2 < len(column) else column
+    coded = encoded(column)
+    distinct = len(coded.chunk(0).dictionary) if coded.num_chunks else 0
+    return coded if distinct * 2 < len(column) else column
 
 
 def _are_whole(column: pa.ChunkedArray) -> bool:
