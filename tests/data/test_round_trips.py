@@ -280,8 +280,8 @@ def test_notes_of_excel(folder, rows, codec):
     (folder / "e.csv").write_bytes(text.encode(codec))
     found, problems = notes_of(folder / "e.csv")
     if found != as_read(numbered(rows)):
-        # A few letters fit several encodings, and a line of the letters \u00c2\u00a1 is also one in UTF-8. Which was
-        # taken is in the report.
+        # A few letters fit several encodings: a capital A with circumflex before an inverted exclamation mark
+        # is one letter of UTF-8. The report says which was taken.
         assert codec == "cp1252"
         assert problems.keys() & {"text that is not UTF-8", "lines in UTF-8 and in another encoding"}
         assert notes_of(folder / "e.csv", encoding=codec)[0] == as_read(numbered(rows))
