@@ -9,9 +9,12 @@ WORKERS ?= 2
 LOWEST := .venv-lowest
 LOWEST_PYTHON ?= python3.11
 
+# `make s3`: moto needs an older python-dateutil than other packages, so it has an environment of its own.
+S3 := .venv-s3
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help venv demo test slow lowest spark real check docs format lint types bench bench-quick clean
+.PHONY: help venv demo test slow lowest spark s3 real check docs format lint types bench bench-quick clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,13 +34,13 @@ demo: venv ## everything once on built-in data, without any download; ends by sa
 	@echo "To look at it in a browser:  $(BIN)/notellm demo --serve"
 
 test: venv ## the tests, except slow ones and those on real data, in WORKERS processes (2)
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not real and not spark"
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not real and not spark and not s3"
 
 slow: venv ## the tests that run, and kill, whole jobs
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
 
 lowest: $(LOWEST)/.installed ## quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
-	@HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not real and not spark" \
+	@HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not real and not spark and not s3" \
 		--ignore=tests/jobs --ignore=tests/cli --ignore=tests/test_readme.py \
 		--ignore=tests/serve/test_browser.py
 
@@ -51,6 +54,11 @@ $(LOWEST)/.installed: pyproject.toml tools/lowest.py
 spark: venv ## pairs in a local Spark (needs Java; installs pyspark, some 400 MB)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt '.[spark]'
 	@$(BIN)/python -m pytest -m spark
+
+s3: venv ## a store in object storage, in a real S3 server (moto, installed into .venv-s3)
+	@test -x $(S3)/bin/moto_server || { $(PYTHON) -m venv $(S3) && \
+		$(S3)/bin/python -m pip install --quiet --disable-pip-version-check 'moto[s3,server]>=5.2,<6'; }
+	@NOTELLM_S3_SERVER=$(S3)/bin/moto_server $(BIN)/python -m pytest -m s3
 
 real: venv ## the tests on real data (NOTELLM_DATA, else ../shared/data)
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m real
@@ -93,5 +101,5 @@ bench-quick: venv ## operations of the hot paths, compared with the committed co
 	@$(BIN)/python -m benchmarks.counts
 
 clean: ## remove what the targets made, but results
-	@rm -rf .venv $(LOWEST) .cache build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv $(LOWEST) $(S3) .cache build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find src tests benchmarks -name __pycache__ -prune -exec rm -rf {} +

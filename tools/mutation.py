@@ -34,11 +34,14 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES: dict[str, tuple[str, Sequence[str]]] = {
     "losses": ("notellm.recall.losses", ("tests/recall/test_losses.py",)),
     "pairs": ("notellm.pairs.local", ("tests/pairs/test_local.py",)),
-    "score": ("notellm.pairs.score", ("tests/pairs/test_local.py",)),
-    "code-text": ("notellm.rank.codes.text", ("tests/rank/codes",)),
+    "score": ("notellm.pairs.score", ("tests/pairs/test_score.py", "tests/pairs/test_local.py")),
+    "code-text": ("notellm.rank.codes.text", ("tests/rank/codes/test_codes.py",)),
     "retrieval": ("notellm.evaluate.retrieval", ("tests/evaluate/test_retrieval.py",)),
-    "ranking-figures": ("notellm.evaluate.ranking_figures", ("tests/evaluate",)),
-    "bootstrap": ("notellm.evaluate.bootstrap", ("tests/evaluate",)),
+    "ranking-figures": ("notellm.evaluate.ranking_figures", ("tests/evaluate/test_ranking.py",)),
+    "bootstrap": (
+        "notellm.evaluate.bootstrap",
+        ("tests/evaluate/test_bootstrap.py", "tests/evaluate/test_retrieval.py"),
+    ),
 }
 _LIMIT = 180.0  # seconds of the tests of a mutant; one that loops for ever is noticed by it
 
@@ -162,7 +165,16 @@ def survives(module: str, mutant: Mutant, tests: Sequence[str], *, shows: bool =
 def _run_tests(tests: Sequence[str]) -> int:
     import pytest  # noqa: PLC0415 - in the forked process
 
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not real and not spark"]
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-m",
+        "not slow and not real and not spark",
+    ]
     return int(pytest.main([*options, *tests]))
 
 
