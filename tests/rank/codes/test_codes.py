@@ -350,9 +350,19 @@ def test_decimal_needs_whole_bytes():
         decimal_text(np.zeros((1, 12), bool))
 
 
-@pytest.mark.parametrize("texts", [["01", "012"], ["01", "0"], ["0b"], ["0-"], ["٠١"]])
-def test_what_is_no_binary_text_is_named(texts):
-    with pytest.raises(DataError, match="is not a code like"):
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (["01", "012"], "'012' is not a code like '01'"),
+        (["01", "0"], "'0' is not a code like '01'"),
+        (["01", "1", "11"], "'1' is not a code like '01'"),
+        (["0b"], "'0b' is not a code like '0b'"),
+        (["01", "0-"], "'0-' is not a code like '01'"),
+        (["٠١"], "'٠١' is not a code like '٠١'"),
+    ],
+)
+def test_what_is_no_binary_text_is_named(texts, named):
+    with pytest.raises(DataError, match=f"^{named}; give strings of 0 and 1 of one length$"):
         parse_binary(texts)
 
 
