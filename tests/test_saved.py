@@ -130,6 +130,7 @@ def outcome(name: str, folder: Path) -> tuple[object, Exception | None]:
 KINDS = ("gone", "empty", "cut", "noise", "other JSON", "types")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", KINDS)
 @pytest.mark.parametrize("agreed", [False, True], ids=["", "agreed"])
 @pytest.mark.parametrize("name", OPENED)

@@ -35,6 +35,7 @@ def home(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_every_artifact_carries_its_record(home):
     for folder, kind in (("data", "dataset"), ("split", "split"), ("model", "model")):
         record = json.loads((home / folder / "record.json").read_text())

@@ -1049,6 +1049,7 @@ def test_a_reload_reads_the_ranker_again(opened, tmp_path, parts):
     engine.reload()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken", ["model", "half a model", "a backbone", "ranker", "index", "table", "vectors"]
 )

@@ -13,6 +13,8 @@ from notellm.recall.model import NoteLLM
 from notellm.record import describe, read_record
 from tests.conftest import SMALL
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world():
@@ -81,7 +83,6 @@ def test_a_report_is_saved_with_its_record(cold, tmp_path):
     }
 
 
-@pytest.mark.slow
 def test_by_time_only_notes_unknown_to_training_are_tagged(world, categories):
     split = split_by_time(world.notes, world.clicks)
     model = with_tagger(split, categories)

@@ -64,6 +64,7 @@ def build(checkpoints: dict[str, Checkpoint]) -> Build:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [{}, {"chunk_notes": 3}, {"pairs": False}], ids=["plain", "chunks", "single"]
 )

@@ -65,6 +65,7 @@ def test_of_two_names_with_one_spelling_the_first_counts(tiny: NoteLLM, notes: p
     assert set(tiny.categorize(notes, categories=["SOUP", "soup"])) == {"SOUP"}
 
 
+@pytest.mark.slow
 def test_many_notes_at_once_write_what_each_writes_alone(model: NoteLLM, notes: pa.Table, monkeypatch):
     rows = notes_from_table(notes)[:10]
     lengths = {len(start_ids(model, note, "category", 1)) for note in rows}

@@ -31,6 +31,8 @@ from tests.commands import run as command
 from tests.renew.conftest import QUICK, KilledError, candidate, renewal, service_at
 from tests.serve.small import served as serving_engine
 
+pytestmark = pytest.mark.slow
+
 PATIENCE = 120
 BEGUN = "import sys; from notellm.cli import main; sys.argv = ['notellm', *sys.argv[1:]]; main()"
 
@@ -40,7 +42,6 @@ def _takes_over(monkeypatch):
     monkeypatch.setattr(module, "decide", lambda figures, **_: Decision(True, ["asked for"], figures))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_takes_over")
 def test_recall_and_ranker_are_trained_compared_and_take_over(served):
     before = served.models.identities()
@@ -143,7 +144,6 @@ def test_two_renewals_do_not_run_at_once(served):
         renewal(served).renew(QUICK)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_takes_over")
 @pytest.mark.parametrize("step", ["take_snapshot", "train_model", "compare", "take_over", "build_store"])
 def test_a_renewal_that_is_killed_before_or_after_a_step_goes_on(served, tmp_path, monkeypatch, step):
@@ -187,7 +187,6 @@ def test_an_unfinished_renewal_of_other_options_is_dropped(served, tmp_path, mon
     assert "begun with other options or models; a new one begins" in said[0]
 
 
-@pytest.mark.slow
 def test_a_renewal_is_killed_by_the_system_and_ends_as_if_it_had_not(served):
     options = ["--test-days", 3, "--max-steps", 2, "--users", 20, "--least-users", 5, "-q"]
     arguments = ["renew", served.store, "--model", served.models.model, "--work", served.work, *options]
@@ -211,7 +210,6 @@ def test_a_renewal_is_killed_by_the_system_and_ends_as_if_it_had_not(served):
     assert read_json(kept)["takes_over"] is served.models.beside(".former").model.is_dir()
 
 
-@pytest.mark.slow
 def test_a_running_service_switches_without_a_failed_request(served, tmp_path):
     given = candidate(served, tmp_path / "given")
     engine = Engine.open(served.store, served.models.model)

@@ -20,6 +20,8 @@ from tests.commands import run as command
 from tests.renew.conftest import QUICK, KilledError, candidate, renewal, service_at
 from tests.serve.small import served as serving_engine
 
+pytestmark = pytest.mark.slow
+
 
 def killed(*_, **__):
     raise KilledError
