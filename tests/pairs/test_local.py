@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notellm.data.schema import CLICKS, PAIRS
+from notellm.data.schema import CLICKS, PAIRS, TIME
 from notellm.errors import ConfigError, DataError
 from notellm.pairs.local import mine_counted_pairs, mine_pairs
 from notellm.pairs.score import PairOptions
@@ -249,6 +250,25 @@ def test_thresholds_keep_their_own_value():
     assert kept(lower=0.5) == [("a", "b"), ("c", "d")]
     assert kept(lower=0.51) == [("a", "b")]
     assert kept(min_users=2) == [("a", "b")]
+
+
+@pytest.mark.parametrize("same_time", ["none", "both"])
+def test_times_may_lie_as_far_apart_as_they_can(same_time):
+    """More than 2**63 microseconds: differences of times would overflow."""
+    micro = [-(2**63) + 2, 0, 2**63 - 1]
+    far = pa.table(
+        [
+            ["u"] * 3,
+            ["late", "early", "middle"],
+            pa.array([micro[2], micro[0], micro[1]]).cast(TIME),
+            ["click"] * 3,
+        ],
+        schema=CLICKS,
+    )
+    near = log([("u", "late", 2), ("u", "early", 0), ("u", "middle", 1)])
+    options = replace(ALL, same_time=same_time)
+    assert as_tuples(mine(far, options)) == as_tuples(mine(near, options))
+    assert len(mine(near, options)) == 3
 
 
 def test_window_is_the_end_of_the_log_and_counts_n_in_it():

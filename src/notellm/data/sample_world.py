@@ -54,8 +54,8 @@ def sample_world(
     Raises:
         ConfigError: if a size is too small or a share is not between 0 and 1.
     """
-    truth, shelf, log = _draw(notes, users, clicks, bots, weeks, chinese, seed)
     concepts, sentences, generic = vocabulary()
+    truth, shelf, log = _draw(concepts, notes, users, clicks, bots, weeks, chinese, seed)
     table = note_table(truth, shelf.published, concepts, sentences=sentences, generic=generic, seed=seed)
     return SampleWorld(table, click_table(*log, users, notes), truth)
 
@@ -74,12 +74,19 @@ def sample_log(
 
     Arguments, and what is raised, are those of :func:`sample_world`.
     """
-    _, _, log = _draw(notes, users, clicks, bots, weeks, chinese, seed)
+    _, _, log = _draw(vocabulary()[0], notes, users, clicks, bots, weeks, chinese, seed)
     return click_table(*log, users, notes)
 
 
 def _draw(
-    notes: int, users: int, clicks: int, bots: int, weeks: int, chinese: float, seed: int
+    concepts: list[Concept],
+    notes: int,
+    users: int,
+    clicks: int,
+    bots: int,
+    weeks: int,
+    chinese: float,
+    seed: int,
 ) -> tuple[Truth, Shelf, tuple[Ints, Ints, Ints]]:
     """Draw the truth, the notes by pool, and user, note and second of every click; see ``sample_world``."""
     for name, value, least in (
@@ -95,7 +102,6 @@ def _draw(
     if not 0 <= chinese <= 1:
         raise ConfigError(f"chinese is {chinese}; it must be a share from 0 to 1")
     rng = np.random.default_rng(seed)
-    concepts, _, _ = vocabulary()
     complement = _match(concepts, rng)
     span = weeks * 7 * DAY
 

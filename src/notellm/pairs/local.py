@@ -219,8 +219,9 @@ def _encode(clicks: pa.Table) -> tuple[_Log, PairCounts]:
 
     views = _order(note, user, len(user_ids))
     clicked_at = last[click_rows]
-    click_rows = click_rows[stable_order(clicked_at.max(initial=_NEVER) - clicked_at)]  # newest first
-    click_rows = click_rows[stable_order(user[click_rows].astype(np.int64))]
+    age = (clicked_at.max(initial=_NEVER) - clicked_at).view(np.uint64)  # right for any two times of 64 bits
+    click_rows = click_rows[stable_order(age)]  # newest first
+    click_rows = click_rows[stable_order(user[click_rows].astype(np.uint64))]
     log = _Log(
         note_ids=ids.take(by_id),
         source_start=_starts(note, len(ids)),
@@ -263,7 +264,7 @@ def _user_counts(
 
 def _order(major: Codes, minor: Codes, minors: int) -> Ints:
     """Return the row order by ``major``, then ``minor`` (below ``minors``)."""
-    return stable_order(major.astype(np.int64) * minors + minor)
+    return stable_order((major.astype(np.int64) * minors + minor).view(np.uint64))
 
 
 def _starts(sorted_codes: Codes, count: int) -> Ints:
