@@ -5,6 +5,7 @@ model, because `benchmarks.pairs` measures the memory of processes that import i
 """
 
 import argparse
+import math
 import os
 import platform
 import shlex
@@ -78,6 +79,11 @@ def write_results(
     with write_file(folder / f"{name}.md", force=True) as new:
         new.write_text(text, encoding="utf-8")
     print(text)
+
+
+def exponent(seconds: float, size: float, former_seconds: float, former_size: float) -> str:
+    """Return the power of the size that explains the time, given that of a smaller size."""
+    return f"{math.log(seconds / former_seconds) / math.log(size / former_size):.2f}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:

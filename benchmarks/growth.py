@@ -11,7 +11,6 @@ whole batch.
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -28,11 +27,11 @@ import torch
 
 from benchmarks.catalogue import make_notes
 from benchmarks.collaborative import read
-from benchmarks.common import arguments, table, write_results
+from benchmarks.common import arguments, exponent, table, write_results
+from benchmarks.scale import log_of
 from benchmarks.scoring import make_ranker
 from benchmarks.stepwise import StepwiseTraining
 from benchmarks.training import load
-from notellm.data.sample_world import sample_log
 from notellm.experiment.memory import peak_mib, reset_peak
 from notellm.options import filled
 from notellm.pairs.local import mine_pairs
@@ -40,14 +39,13 @@ from notellm.recall.model import NoteLLM
 from notellm.vectors import search
 
 _CHUNK = 64  # notes computed at once of a large batch
-_CLICKS_PER_NOTE, _CLICKS_PER_USER = 50, 25
 _DIM, _NEAREST, _QUERIES = 128, 100, 1_000
 
 Work = Callable[[], object]
 
 
 def _pairs(clicks: int) -> Work:
-    log = sample_log(clicks // _CLICKS_PER_NOTE, clicks // _CLICKS_PER_USER, clicks, bots=0)
+    log = log_of(clicks)
     mine_pairs(log.slice(0, 1_000), progress=False)  # compiles the kernel
     return lambda: mine_pairs(log, progress=False)
 
@@ -138,8 +136,7 @@ def report(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
         seconds = statistics.median(run["seconds"])
         growth = ""
         if former is not None and former["stage"] == run["stage"]:
-            ratio = seconds / statistics.median(former["seconds"])
-            growth = f"{math.log(ratio) / math.log(run['size'] / former['size']):.2f}"
+            growth = exponent(seconds, run["size"], statistics.median(former["seconds"]), former["size"])
         rows.append(
             [
                 run["stage"],

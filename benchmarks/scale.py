@@ -13,7 +13,6 @@ process.
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import time
@@ -22,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
-from benchmarks.common import CORES, ROOT, arguments, table, write_results
+from benchmarks.common import CORES, ROOT, arguments, exponent, table, write_results
 from notellm.data.sample_world import sample_log
 from notellm.data.schema import CLICKS
 from notellm.experiment.memory import peak_mib, reset_peak
@@ -45,11 +45,9 @@ METHODS: dict[str, tuple[str | None, Sequence[int]]] = {
 }
 
 
-def write_log(clicks: int, path: Path) -> None:
-    """Write a log."""
-    log = sample_log(clicks // _CLICKS_PER_NOTE, clicks // _CLICKS_PER_USER, clicks, bots=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_parquet(log, path)
+def log_of(clicks: int) -> pa.Table:
+    """Return a log of some clicks."""
+    return sample_log(clicks // _CLICKS_PER_NOTE, clicks // _CLICKS_PER_USER, clicks, bots=0)
 
 
 def mine(path: Path, method: str) -> dict[str, Any]:
@@ -107,9 +105,9 @@ def report(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
     for one in runs:
         growth = ""
         if former is not None and former["method"] == one["method"]:
-            ratio = one["seconds"] / former["seconds"]
-            growth = f"{math.log(ratio) / math.log(one['clicks'] / former['clicks']):.2f}"
-        same = {other["hash"] for other in runs if other["clicks"] == one["clicks"]}
+            growth = exponent(one["seconds"], one["clicks"], former["seconds"], former["clicks"])
+        of_this_log = [other["hash"] for other in runs if other["clicks"] == one["clicks"]]
+        same = "yes" if len(set(of_this_log)) == 1 else "NO"
         rows.append(
             [
                 one["method"],
@@ -122,7 +120,7 @@ def report(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
                 f"{one['log']:,.0f}" if "log" in one else "",
                 f"{one['pairs']:,}",
                 f"{one['found']:,}" if "found" in one else "",
-                "yes" if len(same) == 1 else "NO",
+                same if len(of_this_log) > 1 else "",
             ]
         )
         former = one
@@ -140,7 +138,9 @@ def main() -> None:
     if chosen.step:
         step, *words = chosen.step
         if step == "write":
-            write_log(int(words[0]), Path(words[1]))
+            path = Path(words[1])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_parquet(log_of(int(words[0])), path)
         else:
             print(json.dumps(mine(Path(words[0]), words[1])))
         return

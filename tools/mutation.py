@@ -12,7 +12,6 @@ fails for is printed as survived; docs/mutation.md explains those that are left.
 
 import argparse
 import ast
-import contextlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -24,6 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -101,17 +101,18 @@ def mutants(module: str) -> list[Mutant]:
     seen = {source}
     for name in sorted(operator_names()):
         operator = get_operator(name)
-        for arguments in operator.arguments() or [()]:
-            occurrence = 0
-            with contextlib.suppress(TypeError):  # operators that need arguments have none to offer here
-                while (changed := mutate_code(source, operator(*arguments), occurrence)) is not None:
-                    occurrence += 1
-                    line = _first_difference(source, changed)
-                    if changed in seen or line in passed_over:
-                        continue
-                    seen.add(changed)
-                    before, after = source.splitlines()[line - 1], changed.splitlines()[line - 1]
-                    found.append(Mutant(len(found), name, line, before, after, changed))
+        if operator.arguments():  # those that replace variables have to be told which
+            continue
+        for occurrence in count():
+            changed = mutate_code(source, operator(), occurrence)
+            if changed is None:
+                break
+            line = _first_difference(source, changed)
+            if changed in seen or line in passed_over:
+                continue
+            seen.add(changed)
+            before, after = source.splitlines()[line - 1], changed.splitlines()[line - 1]
+            found.append(Mutant(len(found), name, line, before, after, changed))
     return found
 
 

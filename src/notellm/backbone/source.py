@@ -76,7 +76,7 @@ def local_folder(name_or_path: str | Path, *, trust_remote_code: bool = False) -
         return _download(name, ["*.py"] if trust_remote_code else [])
     except ModelError:
         raise
-    except Exception as error:
+    except Exception as error:  # the hub, the network and the disk fail in many ways
         raise ModelError(
             f"no causal language model at {name}: {first_line(error)} (give a local model directory, or a "
             "hub name with a network connection)"

@@ -123,7 +123,7 @@ def _learn(tagger: Tagger, notes: Sequence[StoredNote]) -> None:
     note_ids = [note.note_id for note in notes]
     try:
         tagger.learn(note_ids, notes)
-    except Exception:
+    except Exception:  # the notes are stored and found, whatever the tagger meets in them
         log.exception("%d notes were not learnt for tags, so they do not speak for any", len(notes))
         _forget(tagger, note_ids)
 
